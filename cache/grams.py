@@ -1,0 +1,208 @@
+"""Read a Gram cache: a `GramSource` that takes its rows from disk, at memory-map speed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cache.key import CacheKey, layer_name
+from model.at_loss import TapSpec
+from model.gram import Rows
+from pipeline.errors import DamagedError, InputError, StaleError, StoredDataError
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.mapped import MappedArray
+from pipeline.store import FeatureStore, read_root
+
+__all__ = [
+    "ARRAY_OF",
+    "FORMAT",
+    "VERSION",
+    "CacheLayer",
+    "GramCache",
+    "choose_cache",
+    "layers_of",
+    "open_root",
+]
+
+FORMAT = "antigram/grams"
+VERSION = 1
+ARRAY_OF = {"packed": "gram", "map": "map"}  # codec -> the array that holds its rows
+
+
+def open_root(path: Path) -> dict[str, Any]:
+    """Attribute ``antigram`` of a cache.
+
+    Raises:
+        InputError: there is no cache.
+        StoredDataError: damaged, or of a newer version.
+    """
+    root = read_root(path, FORMAT, VERSION, "Gram cache")
+    if not isinstance(root.get("features"), str):
+        raise DamagedError(f"{path}: its attributes lack the features; build it again")
+    return root
+
+
+def layers_of(path: Path) -> list[int]:
+    """Layers a cache holds, sorted."""
+    return sorted(int(p.name.removeprefix("layer")) for p in path.glob("layer[0-9][0-9]"))
+
+
+def choose_cache(caches: Sequence[Path], store: FeatureStore) -> Path:
+    """Return the cache of a store that was made last.
+
+    Args:
+        caches: all there are, the one made last at the end.
+        store: the features of the run.
+
+    Raises:
+        InputError: none was made from it; the message says how to make one.
+    """
+    roots = {}
+    for path in caches:
+        try:
+            roots[path] = open_root(path)
+        except (InputError, StoredDataError):
+            continue  # named explicitly, it would say what is wrong with it
+    fitting = [p for p, root in roots.items() if root["features"] == store.fingerprint]
+    # One that was made from an older store of this name: opening it says that it is stale.
+    stale = [p for p, r in roots.items() if r.get("made_from", {}).get("store") == store.name]
+    if not fitting and not stale:
+        raise InputError(
+            f"no Gram cache of the store {store.name}: make one with "
+            f"`antigram cache-grams --ckpt FILE --layer N --data {store.name}`"
+        )
+    return (fitting or stale)[-1]
+
+
+class CacheLayer:
+    """One layer of a cache, read only.
+
+    Args:
+        path: the cache.
+        layer: number of the convolution layer.
+
+    Raises:
+        InputError: the cache has not this layer.
+        StoredDataError: damaged or incomplete.
+    """
+
+    def __init__(self, path: Path, layer: int) -> None:
+        self.path = path
+        self.folder = path / layer_name(layer)
+        if not self.folder.is_dir():
+            there = ", ".join(str(n) for n in layers_of(path)) or "none"
+            raise InputError(
+                f"{path}: layer {layer} is not cached (there: {there}). "
+                f"Add it with `antigram cache-grams --layer {layer}`."
+            )
+        manifest: Manifest = read_manifest(self.folder)
+        try:
+            found = json.loads((self.folder / "zarr.json").read_bytes())["attributes"]["antigram"]
+            complete = found["complete"]
+            self.key = CacheKey.from_json(found["key"])
+            self.channels, self.positions = int(found["channels"]), int(found["positions"])
+            self.fingerprint = str(found["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"{self.folder}: unreadable ({error}). {self._repair}") from None
+        if complete is not True:
+            raise DamagedError(f"{self.folder}: not complete. {self._repair}")
+
+        def array(name: str) -> MappedArray:
+            if name not in manifest.arrays:
+                raise DamagedError(f"{self.folder}: no array {name}. {self._repair}")
+            return MappedArray(self.folder, name, manifest.crcs(name), self._repair)
+
+        self.values = array(ARRAY_OF[self.key.codec])
+        # 8 bytes a clip: read at once, so that a batch gathers from one map and not from three.
+        self.norm: NDArray[np.float32] = array("norm").read()
+        self.row_norm: NDArray[np.float32] = array("row_norm").read()
+
+    @property
+    def _repair(self) -> str:
+        return f"See `antigram verify {self.path}`; the same `antigram cache-grams` makes it again."
+
+    def describe(self) -> dict[str, Any]:
+        """Fields of ``cache-grams --json``."""
+        return {
+            "codec": self.key.codec,
+            "dtype": self.key.dtype,
+            "channels": self.channels,
+            "positions": self.positions,
+            "bytes_per_clip": self.values.spec.row_bytes + 8,
+            "fingerprint": self.fingerprint,
+        }
+
+    def read(self, clips: NDArray[np.int64], *, pin: bool) -> Rows:
+        """Rows of some clips, as stored, in host memory."""
+        dtype = getattr(torch, self.key.dtype)
+        data = torch.empty((len(clips), *self.values.shape[1:]), dtype=dtype, pin_memory=pin)
+        self.values.gather(clips, data.numpy())
+        norm, row_norm = torch.from_numpy(self.norm[clips]), torch.from_numpy(self.row_norm[clips])
+        return Rows(self.key.codec, data, norm, row_norm)
+
+
+class GramCache:
+    """A `GramSource` that reads a cache.
+
+    Args:
+        path: the cache.
+        store: the features of the run; the cache must have been made from exactly these.
+        layers: layers to read; all of the cache's if None.
+        wanted: further fields of the key that the run needs (``tap``, ``aggregation``, ...).
+
+    Raises:
+        InputError: no such cache or layer.
+        StaleError: made from something else; names the field.
+        DamagedError: not as it was written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        store: FeatureStore,
+        layers: Sequence[int] | None = None,
+        wanted: Mapping[str, object] | None = None,
+    ) -> None:
+        self.path = path
+        root = open_root(path)
+        numbers = layers_of(path) if layers is None else sorted(set(layers))
+        if not numbers:
+            raise InputError(f"{path}: holds no layer; build one with `antigram cache-grams`")
+        self.layers = {number: CacheLayer(path, number) for number in numbers}
+        keys = [layer.key for layer in self.layers.values()]
+        for number, layer in self.layers.items():
+            if layer.key.layer != number:
+                raise DamagedError(f"{layer.folder}: holds layer {layer.key.layer}, not {number}")
+            layer.key.require(str(path), {"features": store.fingerprint, **(wanted or {})})
+            same = {name: getattr(keys[0], name) for name in ("tap", "aggregation", "arch")}
+            layer.key.require(str(path), same)
+            if len(layer.values) != len(store):
+                raise DamagedError(
+                    f"{layer.folder}: {len(layer.values)} rows, the store has {len(store)} clips"
+                )
+        if root["features"] != store.fingerprint:
+            raise StaleError(
+                f"{path}: its root names other features than its layers; build it again"
+            )
+        self.spec = TapSpec(
+            arch=keys[0].arch,
+            layers=tuple(self.layers),
+            tap=keys[0].tap,
+            aggregation=keys[0].aggregation,
+        )
+        self._pin = torch.cuda.is_available()
+
+    def read(self, clips: NDArray[np.int64]) -> Mapping[int, Rows]:
+        """Rows from disk: see `GramSource`."""
+        return {n: layer.read(clips, pin=self._pin) for n, layer in self.layers.items()}
+
+    def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
+        """The same rows on the device: see `GramSource`."""
+        return {n: rows.to(x.device) for n, rows in read.items()}

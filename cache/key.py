@@ -1,0 +1,97 @@
+"""What a layer of a cache was made from: everything that changes one of its numbers.
+
+Paths, times, names, batch size, device and worker counts are not in it: they are no identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from model.vgg import Arch
+from pipeline.errors import DamagedError, StaleError
+
+__all__ = ["CacheKey", "layer_name"]
+
+# Bump when the code makes other numbers from the same fields.
+VERSION = "grams/1"
+
+
+def layer_name(layer: int) -> str:
+    """Group of a layer in a cache: ``layer05``."""
+    return f"layer{layer:02d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheKey:
+    """Identity of one layer's rows.
+
+    Attributes:
+        extractor: SHA-256 of the frozen net's tensors up to the tap.
+        arch: of the frozen net.
+        features: fingerprint of the feature store.
+        layer: convolution layer.
+        tap: relu, conv or released.
+        aggregation: gram, mean, sum, max or compmul.
+        codec: packed or map.
+        dtype: of the stored rows.
+        energy: kept by a low-rank codec; None for exact ones.
+        rank: likewise.
+        precision: of the arithmetic.
+        version: of the code.
+    """
+
+    extractor: str
+    arch: Arch
+    features: str
+    layer: int
+    tap: str
+    aggregation: str
+    codec: str
+    dtype: str
+    energy: float | None = None
+    rank: int | None = None
+    precision: str = "float32"
+    version: str = VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, for the layer's attributes."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> CacheKey:
+        """Inverse of `to_json`.
+
+        Raises:
+            DamagedError: fields are missing or unknown.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(stored) != names:
+            odd = ", ".join(sorted(set(stored) ^ names))
+            raise DamagedError(f"cache key: fields {odd} missing or unknown; build the cache again")
+        return cls(**{**stored, "arch": Arch(**stored["arch"])})
+
+    def require(self, where: str, wanted: Mapping[str, object]) -> None:
+        """Refuse rows that were made from something else than what a run needs.
+
+        Args:
+            where: the cache, for the message.
+            wanted: field -> value needed.
+
+        Raises:
+            StaleError: naming the field, what it was and what it is.
+        """
+        for name, is_ in wanted.items():
+            was = getattr(self, name)
+            if was != is_:
+                raise StaleError(
+                    f"{where}: stale: layer {self.layer} was built with {name} {_short(was)}, this "
+                    f"run has {_short(is_)}. Build it again with `antigram cache-grams`, or name "
+                    "what it was built from."
+                )
+
+
+def _short(value: object) -> str:
+    text = f"{value.name} of width {value.width}" if isinstance(value, Arch) else str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text

@@ -1,0 +1,111 @@
+"""What a workspace holds: corpora, stores, caches and runs, and what was made from what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cache.grams import CacheLayer, layers_of, open_root
+from pipeline.corpora import CORPORA
+from pipeline.corpus import CorpusError, locate
+from pipeline.errors import InputError, StoredDataError
+from pipeline.store import FeatureStore
+from pipeline.workspace import Workspace
+
+__all__ = ["status"]
+
+
+def status(workspace: Workspace) -> dict[str, Any]:
+    """Fields of ``status --json``: lists of objects, each with ``name`` and ``summary``."""
+    stores = [_guarded(path, _store) for path in workspace.members(workspace.features)]
+    origin = {entry.get("fingerprint"): entry["name"] for entry in stores}
+    caches = [
+        _guarded(path, lambda p: _cache(p, origin)) for path in workspace.members(workspace.grams)
+    ]
+    runs = [_run(path, origin) for path in sorted(workspace.runs.glob("[!.]*")) if path.is_dir()]
+    return {
+        "workspace": str(workspace.root),
+        "corpora": [_corpus(workspace, name) for name in CORPORA],
+        "stores": stores,
+        "caches": caches,
+        "runs": runs,
+    }
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _guarded(path: Path, describe: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Describe a store or cache, or say what is wrong with it."""
+    common = {"name": path.name.removesuffix(".zarr"), "path": str(path), "bytes": _size(path)}
+    try:
+        found = describe(path)
+    except (InputError, StoredDataError) as error:
+        return {**common, "problem": str(error), "summary": f"unusable: {error}"}
+    return {**common, **found}
+
+
+def _corpus(workspace: Workspace, name: str) -> dict[str, Any]:
+    candidates = workspace.corpus_candidates(name, None)
+    try:
+        home = locate(CORPORA[name], candidates)
+    except CorpusError:
+        where = ", ".join(str(path) for path in candidates)
+        return {"name": name, "path": None, "summary": f"not there (looked in {where})"}
+    return {"name": name, "path": str(home), "summary": str(home)}
+
+
+def _store(path: Path) -> dict[str, Any]:
+    store = FeatureStore(path)
+    labels = ", ".join(f"{name} ({len(classes)})" for name, classes in store.classes.items())
+    return {
+        "fingerprint": store.fingerprint,
+        "clips": len(store),
+        "shape": list(store.shape),
+        "labels": {name: len(classes) for name, classes in store.classes.items()},
+        "summary": f"{len(store)} clips of {store.shape[0]} x {store.shape[1]}; {labels}; "
+        f"{_size(path) / 1e6:.1f} MB; {store.fingerprint[:12]}",
+    }
+
+
+def _cache(path: Path, origin: dict[Any, str]) -> dict[str, Any]:
+    root = open_root(path)
+    layers = {number: CacheLayer(path, number) for number in layers_of(path)}
+    store = origin.get(root["features"])
+    made_from = root.get("made_from", {})
+    of = f"of {store}" if store else f"STALE: no store has its features ({made_from.get('store')})"
+    each = ", ".join(
+        f"{number} ({layer.key.codec} {layer.key.dtype})" for number, layer in layers.items()
+    )
+    return {
+        "store": store,
+        "made_from": made_from,
+        "layers": {str(number): layer.describe() for number, layer in layers.items()},
+        "summary": f"{of}, net {made_from.get('checkpoint')}; layers {each}; "
+        f"{_size(path) / 1e6:.1f} MB",
+    }
+
+
+def _run(path: Path, origin: dict[Any, str]) -> dict[str, Any]:
+    common: dict[str, Any] = {"name": path.name, "path": str(path), "bytes": _size(path)}
+    try:
+        config = json.loads((path / "config.json").read_text())
+        store = origin.get(config["features"], "a store that is not there any more")
+        mode = config["config"]["mode"]
+        finished = path / "result.json"
+        result = json.loads(finished.read_text()) if finished.is_file() else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {**common, "summary": f"unreadable: {error}"}
+    known = {"mode": mode, "store": store, "result": result}
+    if result is None:
+        return {**common, **known, "summary": f"{mode} on {store}; not finished (--resume)"}
+    test = result["accuracy"]["test"]
+    score = "no test split" if test is None else f"test accuracy {test:.3f}"
+    return {
+        **common,
+        **known,
+        "summary": f"{mode} on {store}; {score}; {result['epochs']} epochs",
+    }

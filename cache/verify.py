@@ -1,0 +1,113 @@
+"""Read every byte of stores, caches and runs, and list what is damaged, missing or stale."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cache.grams import CacheLayer, layers_of, open_root
+from model.checkpoint import load_checkpoint
+from pipeline.errors import InputError, StoredDataError
+from pipeline.manifest import Problem, verify_group
+from pipeline.store import FeatureStore
+
+__all__ = ["kind_of", "verify_cache", "verify_run", "verify_store"]
+
+
+def kind_of(path: Path) -> str:
+    """``store``, ``cache`` or ``run``, by what lies there; damaged metadata counts as its place."""
+    if (path / "config.json").is_file() or path.parent.name == "runs":
+        return "run"
+    if any(path.glob("layer[0-9][0-9]")) or path.parent.name == "grams":
+        return "cache"
+    return "store"
+
+
+def verify_store(path: Path) -> Iterator[Problem]:
+    """Problems of a feature store."""
+    problems = list(verify_group(path))
+    yield from problems
+    if not problems:
+        try:
+            FeatureStore(path)  # holds the fingerprint against recipe and content
+        except (InputError, StoredDataError) as error:
+            yield _problem(path, error)
+
+
+def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
+    """Problems of a Gram cache; it is stale if it fits none of the stores.
+
+    Args:
+        path: the cache.
+        stores: feature stores it may have been made from.
+    """
+    yield from verify_group(path)
+    try:
+        root = open_root(path)
+    except (InputError, StoredDataError) as error:
+        yield _problem(path, error)
+        return
+    numbers = layers_of(path)
+    if not numbers:
+        yield Problem(path, "holds no layer")
+    for number in numbers:
+        folder = path / f"layer{number:02d}"
+        problems = list(verify_group(folder))
+        yield from problems
+        if not problems:
+            try:
+                layer = CacheLayer(path, number)
+            except (InputError, StoredDataError) as error:
+                yield _problem(folder, error)
+                continue
+            if layer.key.features != root["features"]:
+                yield Problem(folder, "stale: made from other features than the rest of the cache")
+    if stores and root["features"] not in set(_fingerprints(stores)):
+        yield Problem(path, "stale: no store of this workspace has the features it was made from")
+
+
+def _fingerprints(stores: Sequence[Path]) -> Iterator[str]:
+    for store in stores:
+        try:
+            yield FeatureStore(store).fingerprint
+        except (InputError, StoredDataError):
+            continue  # reported as that store's own problem
+
+
+def verify_run(path: Path) -> Iterator[Problem]:
+    """Problems of a run: its JSON files, and each record of its checkpoints."""
+    for name in ("config.json", "result.json"):
+        file = path / name
+        if not file.is_file():
+            if name == "config.json":
+                yield Problem(file, "missing")
+            continue
+        try:
+            json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            yield Problem(file, f"unreadable: {error}")
+    metrics = path / "metrics.jsonl"
+    if metrics.is_file():
+        for number, line in enumerate(metrics.read_bytes().splitlines(), 1):
+            try:
+                json.loads(line)
+            except ValueError as error:
+                yield Problem(metrics, f"line {number} is unreadable: {error}")
+    for name in ("best.pt", "last.pt"):
+        file = path / name
+        if not file.is_file():
+            continue
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if (bad := archive.testzip()) is not None:
+                    yield Problem(file, f"damaged: record {bad} has another checksum")
+                elif name == "best.pt":
+                    load_checkpoint(file)
+        except (OSError, zipfile.BadZipFile, InputError, StoredDataError) as error:
+            yield _problem(file, error)
+
+
+def _problem(path: Path, error: Exception) -> Problem:
+    return Problem(path, str(error).removeprefix(f"{path}: "))

@@ -1,0 +1,738 @@
+"""The command line: parse, build objects, call, print. No numerics.
+
+The only module that knows all three packages. torch takes seconds to import, so that each command
+imports what it needs; workers of `prepare` import this file, and must start fast.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.at_loss import GramSource
+    from model.checkpoint import Frozen
+    from model.train import TrainConfig
+    from model.vgg import Arch
+    from pipeline.store import FeatureStore
+    from pipeline.workspace import Workspace
+
+__all__ = ["app", "main"]
+
+# The user's machine, not our code: the disk is full, read-only, or not theirs.
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
+
+
+@dataclass(slots=True)
+class Context:
+    """What every command knows."""
+
+    workspace: Workspace
+    json: bool
+
+    def say(self, text: str) -> None:
+        """A line for people, on stderr."""
+        click.echo(text, err=True)
+
+    def answer(self, content: Mapping[str, Any], text: str) -> None:
+        """The result: JSON or text on stdout."""
+        click.echo(json.dumps(content, ensure_ascii=False) if self.json else text)
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Take --workspace, --json and -v after the command's name, too."""
+
+    @click.option("--workspace", type=click.Path(path_type=Path), hidden=True)
+    @click.option("--json", "as_json", is_flag=True, hidden=True)
+    @click.option("-v", "--verbose", is_flag=True, hidden=True)
+    @click.pass_context
+    @wraps(command)
+    def inner(
+        ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool, **kwargs: Any
+    ) -> Any:  # noqa: ANN401 - what the command gives
+        from pipeline.workspace import Workspace
+
+        common: Context = ctx.obj
+        if workspace is not None:
+            common.workspace = Workspace(workspace)
+        common.json = common.json or as_json
+        ctx.find_root().params["as_json"] = common.json
+        if verbose:
+            logging.basicConfig(level=logging.DEBUG)
+        return command(common, **kwargs)
+
+    return inner
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--workspace", type=click.Path(path_type=Path), help="Default: ./workspace.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
+@click.version_option(package_name="antigram")
+@click.pass_context
+def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool) -> None:
+    """Anti-transfer learning on audio, with the frozen network's Grams cached on disk."""
+    from pipeline.workspace import Workspace
+
+    root = workspace or Path(os.environ.get("ANTIGRAM_WORKSPACE", "workspace"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING)
+    ctx.obj = Context(Workspace(root), as_json)
+
+
+@app.command()
+@click.argument("corpus")
+@click.option("--source", type=click.Path(path_type=Path), help="The corpus, or the folder above.")
+@click.option("--noise", default="none", show_default=True, help="none, low or high.")
+@click.option(
+    "--noise-source", type=click.Path(path_type=Path), help="MS-SNSD, or its noise_train."
+)
+@click.option("--snr-mode", default="exact", show_default=True, help="exact, or released: half.")
+@click.option("--seconds", type=float, help="Length of a row; default: the corpus's.")
+@click.option("--overlap", type=float, help="Share of a window that the next repeats.")
+@click.option("--split", default="random", show_default=True, help="random, official or by:LABEL.")
+@click.option("--limit-per-class", type=int, default=0, help="Clips of each class; 0: all.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--dtype", default="float32", show_default=True, help="float32 or float16.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes; default: the cores.")
+@click.option("--max-rejected", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--name", help="Of the store; default: the corpus and what differs.")
+@click.option("--words", help="gsc: digits (default), all, or a list like yes,no.")
+@_common
+def prepare(
+    common: Context,
+    corpus: str,
+    source: Path | None,
+    noise: str,
+    noise_source: Path | None,
+    snr_mode: str,
+    seconds: float | None,
+    overlap: float | None,
+    split: str,
+    limit_per_class: int,
+    seed: int,
+    dtype: str,
+    workers: int | None,
+    max_rejected: int,
+    name: str | None,
+    words: str | None,
+) -> None:
+    """Turn CORPUS into a feature store: decoded, cut, mixed with noise, normalised spectrograms."""
+    from pipeline.corpora import find_corpus
+    from pipeline.corpus import locate
+    from pipeline.errors import InputError
+    from pipeline.noise import NoiseBank, noise_files
+    from pipeline.prepare import prepare as run
+    from pipeline.progress import Progress
+    from pipeline.recipe import Recipe
+    from pipeline.workspace import default_overlap, locked, store_name
+
+    adapter = find_corpus(corpus)
+    given = {key: value for key, value in (("words", words),) if value is not None}
+    if unknown := sorted(set(given) - set(adapter.options)):
+        raise InputError(f"--{unknown[0]}: {corpus} has no such option")
+    options = {k: adapter.resolve(k, v) for k, v in {**adapter.options, **given}.items()}
+    width = seconds if seconds is not None else adapter.seconds
+    recipe = Recipe(
+        corpus=corpus,
+        options=options,
+        seconds=width,
+        overlap=overlap if overlap is not None else default_overlap(adapter, width),
+        longer=adapter.longer,
+        noise=noise,
+        snr_mode=snr_mode,
+        split=split,
+        seed=seed,
+        limit_per_class=limit_per_class,
+        dtype=dtype,
+    )
+    workspace, cores = common.workspace, workers or len(os.sched_getaffinity(0))
+    with Progress() as progress:
+        candidates = workspace.corpus_candidates(corpus, source)
+        if corpus == "demo" and source is None and not any(p.is_dir() for p in candidates):
+            from pipeline.synth import synthesise
+
+            synthesise(candidates[-1], workers=cores, tick=progress.tick)
+        home = locate(adapter, candidates)
+        progress.say(f"{corpus}: {home}")
+        recordings = None
+        if noise != "none":
+            places = workspace.corpus_candidates("ms-snsd", noise_source)
+            if corpus == "demo" and noise_source is None:
+                places = [home]  # it comes with noise of its own
+            folder, recordings = noise_files(places)
+            progress.say(f"noise: {len(recordings)} classes in {folder}")
+            recipe = replace(recipe, noise_files=NoiseBank.digest_of(recordings))
+        target = workspace.features / f"{_plain(name or store_name(adapter, recipe))}.zarr"
+        with locked(target, "preparing"):
+            done = run(
+                adapter,
+                home,
+                recipe,
+                target,
+                noise=recordings,
+                workers=cores,
+                max_rejected=max_rejected,
+                tick=progress.tick,
+            )
+    content = done.to_json()
+    counts = ", ".join(f"{n} {split}" for split, n in content["clips"].items())
+    if not done.computed:
+        common.say(f"{done.store.name}: already there, with this recipe; nothing to do")
+    left_out = "".join(f"\n  skipped: {n} x {why}" for why, n in content["skipped"].items())
+    bad = "".join(f"\n  rejected: {r['source']}: {r['reason']}" for r in content["rejected"])
+    common.answer(
+        content,
+        f"{done.store.path}: {counts}; {content['shape'][0]} frames x {content['shape'][1]} "
+        f"frequencies; {content['clips_per_second']:g} clips/s{left_out}{bad}",
+    )
+
+
+@app.command("cache-grams")
+@click.option("--ckpt", type=click.Path(path_type=Path), required=True, help="The frozen net.")
+@click.option("--layer", "layers", multiple=True, required=True, help="1 to 13, or all.")
+@click.option("--data", help="The store; default: the only one, or the one prepared last.")
+@click.option("--tap", default="relu", show_default=True, help="relu, conv or released.")
+@click.option("--aggregation", default="gram", show_default=True)
+@click.option("--codec", default="auto", show_default=True, help="auto or packed.")
+@click.option("--dtype", default="float16", show_default=True, help="float16 or float32.")
+@click.option("--energy", type=float, help="For the codec lowrank.")
+@click.option("--rank", type=int, help="For the codec lowrank.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--dry-run", is_flag=True, help="Print sizes, compute nothing.")
+@click.option("--name", help="Of the cache; default: STORE--CKPT.")
+@_common
+def cache_grams(
+    common: Context,
+    ckpt: Path,
+    layers: tuple[str, ...],
+    data: str | None,
+    tap: str,
+    aggregation: str,
+    codec: str,
+    dtype: str,
+    energy: float | None,
+    rank: int | None,
+    batch_size: int,
+    device: str,
+    dry_run: bool,
+    name: str | None,
+) -> None:
+    """Run the frozen net of CKPT over a store once, and keep its Gram matrices."""
+    from cache.build import build_cache, plan_layers
+    from model.at_loss import TapSpec, check_combination
+    from model.checkpoint import load_frozen
+    from model.vgg import TAPS
+    from pipeline.errors import InputError
+    from pipeline.progress import Progress
+    from pipeline.store import FeatureStore
+    from pipeline.workspace import locked
+
+    if codec in ("factor", "lowrank") or energy is not None or rank is not None:
+        raise InputError("--codec factor and lowrank are not there yet: use --codec auto or packed")
+    _one_of("--tap", tap, TAPS)
+    _one_of("--dtype", dtype, ("float16", "float32"))
+    check_combination(aggregation, tap, "cos2")
+    frozen = load_frozen(ckpt)
+    if frozen.note:
+        common.say(frozen.note)
+    store = FeatureStore(common.workspace.store(data, common.say))
+    numbers = _layers(layers, frozen.arch)
+    spec = TapSpec(arch=frozen.arch, layers=numbers, tap=tap, aggregation=aggregation)
+    plans = plan_layers(store, frozen, spec, codec=codec, dtype=dtype)
+    default = f"{store.name}--{ckpt.stem}"
+    target = common.workspace.grams / f"{_plain(name or default)}.zarr"
+    sizes = {
+        str(n): {
+            "codec": plan.key.codec,
+            "dtype": dtype,
+            "channels": plan.channels,
+            "positions": plan.positions,
+            "bytes_per_clip": plan.bytes_per_clip,
+        }
+        for n, plan in plans.items()
+    }
+    if dry_run:
+        total = len(store) * sum(plan.bytes_per_clip for plan in plans.values())
+        content = {"dry_run": True, "cache": str(target), "clips": len(store), "bytes": total}
+        each = "".join(
+            f"\n  layer {n}: {s['codec']} {s['bytes_per_clip']} bytes a clip"
+            for n, s in sizes.items()
+        )
+        text = f"{target}: {len(store)} clips, {total / 1e6:.1f} MB{each}"
+        common.answer({**content, "name": target.stem, "layers": sizes}, text)
+        return
+    with Progress() as progress, locked(target, "building"):
+        built = build_cache(
+            store,
+            frozen,
+            plans,
+            target,
+            made_from={"store": store.name, "checkpoint": ckpt.stem},
+            batch_clips=batch_size,
+            device=_device(device),
+            tick=progress.tick,
+        )
+    if not built.computed:
+        common.say(f"{target.stem}: already there, with these keys; nothing to do")
+    each = "".join(
+        f"\n  layer {n}: {d['codec']} {d['dtype']}, {d['bytes_per_clip']} bytes a clip"
+        for n, d in built.to_json()["layers"].items()
+    )
+    common.answer(
+        built.to_json(), f"{built.path}: {built.clips} clips, {built.seconds:.1f} s{each}"
+    )
+
+
+@app.command()
+@click.option("--mode", required=True, help="baseline, wi, frozen, online or cached.")
+@click.option("--data", help="The store; default: the only one, or the one prepared last.")
+@click.option("--task", help="The label to learn; default: the store's main one.")
+@click.option("--ckpt", "ckpts", multiple=True, type=click.Path(path_type=Path))
+@click.option("--cache", "caches", multiple=True, help="Default: the store's only or latest.")
+@click.option("--layer", "layers", multiple=True, help="Where AT acts, or up to which to freeze.")
+@click.option("--tap", help="relu (default), conv or released.")
+@click.option("--beta", type=float, default=1.0, show_default=True, help="Below 0: transfer.")
+@click.option("--aggregation", help="gram (default), mean, sum, max or compmul.")
+@click.option("--similarity", default="cos2", show_default=True, help="cos2 or mse-sigmoid.")
+@click.option("--loss", default="paper", show_default=True, help="paper; released (online only).")
+@click.option("--init", type=click.Path(path_type=Path), help="Begin with its convolutions.")
+@click.option("--arch", help="vgg11, vgg13, vgg16 or vgg19; default: the frozen net's.")
+@click.option("--width", type=int, help="64 is the real VGG; default: the frozen net's.")
+@click.option("--epochs", type=int, default=50, show_default=True)
+@click.option("--patience", type=int, default=5, show_default=True)
+@click.option("--batch-size", type=int, default=13, show_default=True)
+@click.option("--lr", type=float, default=5e-4, show_default=True)
+@click.option("--dropout", type=float, default=0.5, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--precision", default="32", show_default=True, help="32, tf32 or bf16.")
+@click.option("--max-steps", type=int, default=0, help="Stop after so many; 0: no limit.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option("--name", help="Of the run; default: MODE-STORE-seedN.")
+@click.option("--save", type=click.Path(path_type=Path), help="Copy the best weights there.")
+@_common
+def train(
+    common: Context,
+    data: str | None,
+    name: str | None,
+    device: str,
+    resume: bool,
+    save: Path | None,
+    init: Path | None,
+    **options: Any,
+) -> None:
+    """Train a net on a store, with or without anti-transfer."""
+    from model.checkpoint import load_frozen
+    from model.train import build_student, copy_best
+    from model.train import train as run
+    from pipeline.errors import InputError
+    from pipeline.progress import Progress
+
+    if save is not None and not save.absolute().parent.is_dir():
+        raise InputError(f"--save {save}: there is no folder {save.absolute().parent}")
+    store, grams, config, frozen = _training(common, data, options)
+    if init is not None and config.mode in ("wi", "frozen"):
+        raise InputError(f"--init: --mode {config.mode} begins with --ckpt; use one of the two")
+    begin = load_frozen(init).state if init is not None else None
+    if config.mode in ("wi", "frozen") and frozen is not None:
+        begin = frozen.state
+    net = build_student(config, len(store.classes[config.task]), begin)
+    default = f"{config.mode}-{store.name}-seed{config.seed}"
+    folder = _run_folder(common.workspace.runs, name, default, resume=resume)
+    with Progress() as progress:
+
+        def tell(epoch: int, done: int, steps: int, known: Mapping[str, float]) -> None:
+            note = " ".join(f"{key} {value:.4g}" for key, value in known.items())
+            if len(known) > 1:
+                progress.say(f"epoch {epoch}: {note}")
+            else:
+                progress.tick(f"epoch {epoch}", done, steps, note)
+
+        try:
+            result = run(
+                net,
+                store,
+                grams,
+                config,
+                folder,
+                device=_device(device),
+                tell=tell,
+                resume=resume,
+            )
+        except KeyboardInterrupt:
+            progress.say(f"stopped; the same command with --resume --name {folder.name} goes on")
+            raise
+    if save is not None:
+        copy_best(folder, save)
+    scores = ", ".join(
+        f"{split} {value:.3f}" for split, value in result["accuracy"].items() if value is not None
+    )
+    common.answer(
+        result,
+        f"{folder}: accuracy {scores}; {result['epochs']} epochs, best {result['best_epoch']}; "
+        f"{result['seconds_per_step']:.3f} s a step, data wait {result['data_wait_fraction']:.1%}",
+    )
+
+
+def _training(
+    common: Context, data: str | None, options: dict[str, Any]
+) -> tuple[FeatureStore, GramSource | None, TrainConfig, Frozen | None]:
+    """Store, source of Grams and settings of a training, checked against each other."""
+    from model.at_loss import LiveGrams, TapSpec, check_combination, check_shapes
+    from model.checkpoint import load_frozen
+    from model.gram import AGGREGATIONS
+    from model.train import MODES, TrainConfig
+    from model.vgg import TAPS, Arch
+    from pipeline.errors import InputError
+    from pipeline.store import FeatureStore
+
+    mode, ckpts, caches = options["mode"], options.pop("ckpts"), options.pop("caches")
+    asked = {key: options.pop(key) for key in ("layers", "tap", "aggregation", "arch", "width")}
+    _one_of("--mode", mode, MODES)
+    if asked["tap"] is not None:
+        _one_of("--tap", asked["tap"], TAPS)
+    if asked["aggregation"] is not None:
+        _one_of("--aggregation", asked["aggregation"], AGGREGATIONS)
+    if len(ckpts) > 1 or len(caches) > 1:
+        raise InputError("several --ckpt or --cache: not there yet; use one")
+    if mode in ("wi", "frozen", "online") and not ckpts:
+        raise InputError(f"--mode {mode} needs the frozen net: --ckpt FILE")
+    if mode == "baseline" and ckpts:
+        raise InputError("--mode baseline has no frozen net: leave --ckpt out; see also --init")
+    if mode in ("online", "frozen") and not asked["layers"]:
+        raise InputError(f"--mode {mode} needs a layer: --layer 1 to 13")
+    if mode in ("baseline", "wi") and asked["layers"]:
+        raise InputError(f"--mode {mode} acts at no layer: leave --layer out")
+    if caches and mode != "cached":
+        raise InputError(f"--mode {mode} reads no cache: leave --cache out")
+
+    frozen = load_frozen(ckpts[0]) if ckpts else None
+    if frozen is not None and frozen.note:
+        common.say(frozen.note)
+    store = FeatureStore(_store_for(common, data, caches))
+    options["task"] = options["task"] or store.main_label
+    store.labels(options["task"])  # says at once if there is no such label
+    grams: GramSource | None = None
+    tap, aggregation = asked["tap"] or "relu", asked["aggregation"] or "gram"
+    if mode == "cached":
+        grams = _open_cache(common, store, caches, asked, frozen)
+        origin, layers = grams.spec.arch, grams.spec.layers
+        tap, aggregation = grams.spec.tap, grams.spec.aggregation
+    else:
+        origin = frozen.arch if frozen is not None else Arch()
+        layers = _layers(asked["layers"], origin)
+    arch = Arch(asked["arch"] or origin.name, asked["width"] or origin.width)
+    if mode == "online" and frozen is not None:
+        spec = TapSpec(arch=frozen.arch, layers=layers, tap=tap, aggregation=aggregation)
+        grams = LiveGrams(frozen.net().to(_device(options.get("device", "auto"))), spec)
+    check_combination(aggregation, tap, options["similarity"])
+    if grams is not None:
+        check_shapes(arch, grams.spec, store.shape)
+    config = TrainConfig(
+        arch=arch,
+        layers=layers,
+        tap=tap,
+        aggregation=aggregation,
+        batch_clips=options.pop("batch_size"),
+        **options,
+    )
+    return store, grams, config, frozen
+
+
+def _store_for(common: Context, data: str | None, caches: tuple[str, ...]) -> Path:
+    """The store named; else that of the cache named; else the only one or the one made last."""
+    from cache.grams import open_root
+    from pipeline.errors import InputError, StoredDataError
+    from pipeline.store import FeatureStore
+
+    workspace = common.workspace
+    if data is None and caches:
+        wanted = open_root(workspace.named(workspace.grams, caches[0], "Gram cache"))["features"]
+        for path in reversed(workspace.members(workspace.features)):
+            try:
+                if FeatureStore(path).fingerprint == wanted:
+                    common.say(f"store: {path.stem} (the cache's)")
+                    return path
+            except (InputError, StoredDataError):
+                continue  # another store's damage is not this run's
+    return workspace.store(data, common.say)
+
+
+def _open_cache(
+    common: Context,
+    store: FeatureStore,
+    caches: tuple[str, ...],
+    asked: Mapping[str, Any],
+    frozen: Frozen | None,
+) -> GramSource:
+    """The cache of a training: named, or the latest of the store."""
+    import torch
+
+    from cache.build import plan_layers
+    from cache.grams import GramCache, choose_cache, layers_of
+    from model.at_loss import TapSpec
+
+    workspace = common.workspace
+    if caches:
+        path = workspace.named(workspace.grams, caches[0], "Gram cache")
+    else:
+        path = choose_cache(workspace.members(workspace.grams), store)
+        common.say(f"cache: {path.stem}")
+    layers = None
+    if asked["layers"] and "all" not in asked["layers"]:
+        layers = [_number(text) for text in asked["layers"]]
+    wanted = {key: asked[key] for key in ("tap", "aggregation") if asked[key] is not None}
+    grams = GramCache(path, store, layers, wanted)
+    if frozen is not None:  # a net named beside a cache must be the one the cache was made with
+        spec = TapSpec(
+            arch=frozen.arch,
+            layers=grams.spec.layers if layers else tuple(layers_of(path)),
+            tap=grams.spec.tap,
+            aggregation=grams.spec.aggregation,
+        )
+        with torch.device("cpu"):
+            plans = plan_layers(store, frozen, spec, codec="auto", dtype="float16")
+        for number, plan in plans.items():
+            key = grams.layers[number].key
+            key.require(str(path), {"arch": plan.key.arch, "extractor": plan.key.extractor})
+    return grams
+
+
+@app.command()
+@click.option("--ckpt", type=click.Path(path_type=Path), required=True)
+@click.option("--data", help="The store; default: the only one, or the one prepared last.")
+@click.option("--split", default="test", show_default=True, help="train, validation or test.")
+@click.option("--device", default="auto", show_default=True)
+@_common
+def evaluate(common: Context, ckpt: Path, data: str | None, split: str, device: str) -> None:
+    """Accuracy, recalls and confusion matrix of a checkpoint on a split of a store."""
+    from model.checkpoint import load_checkpoint
+    from model.evaluate import evaluate_checkpoint
+    from pipeline.errors import InputError
+    from pipeline.store import FeatureStore
+
+    checkpoint = load_checkpoint(ckpt)
+    store = FeatureStore(common.workspace.store(data, common.say))
+    scores = evaluate_checkpoint(checkpoint, store, split, device=_device(device))
+    if scores.accuracy is None:
+        raise InputError(f"{store.path}: no clip in the {split} split")
+    content = scores.to_json()
+    width = max(len(name) for name in scores.classes)
+    lines = [
+        f"{name:>{width}}  {'-' if r is None else f'{r:.3f}'}  {' '.join(f'{n:4d}' for n in row)}"
+        for (name, r), row in zip(scores.recall.items(), content["confusion"], strict=True)
+    ]
+    table = "\n".join([f"{'':>{width}}  recall  decided as", *lines])
+    common.answer(
+        content,
+        f"{split}: {content['clips']} clips, accuracy {scores.accuracy:.4f}, "
+        f"unweighted average recall {scores.unweighted_average_recall:.4f}\n{table}",
+    )
+
+
+@app.command()
+@click.option("--ckpt", type=click.Path(path_type=Path), required=True)
+@click.option("--device", default="auto", show_default=True)
+@click.argument("audio", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_common
+def predict(common: Context, ckpt: Path, audio: tuple[Path, ...], device: str) -> None:
+    """Classes of AUDIO files and their probabilities."""
+    from model.checkpoint import load_checkpoint
+    from model.predict import predict as run
+
+    found = list(run(load_checkpoint(ckpt), audio, device=_device(device)))
+    lines = [f"{p.file} {p.start_s:g} s: {p.label} ({p.probabilities[p.label]:.3f})" for p in found]
+    common.answer({"predictions": [p.to_json() for p in found]}, "\n".join(lines))
+
+
+@app.command()
+@click.argument("names", nargs=-1)
+@_common
+def verify(common: Context, names: tuple[str, ...]) -> int:
+    """Read every byte of stores, caches and runs (all, or those named): exit 3 if any is bad."""
+    from cache.verify import kind_of, verify_cache, verify_run, verify_store
+    from pipeline.errors import InputError
+
+    workspace = common.workspace
+    stores = workspace.members(workspace.features)
+    every = [p for f in (workspace.features, workspace.grams) for p in sorted(f.glob("[!.]*.zarr"))]
+    every += sorted(p for p in workspace.runs.glob("[!.]*") if p.is_dir())
+    chosen = []
+    for name in names:
+        match = [p for p in every if name in (p.name, p.name.removesuffix(".zarr"))]
+        if not match and not Path(name).is_dir():
+            known = ", ".join(p.name.removesuffix(".zarr") for p in every) or "nothing"
+            raise InputError(f"no store, cache or run is called {name!r}; there is {known}")
+        chosen += [Path(name)] if Path(name).is_dir() else match
+    problems = []
+    for path in chosen if names else every:
+        kind = kind_of(path)
+        found = list(
+            verify_run(path)
+            if kind == "run"
+            else verify_cache(path, stores)
+            if kind == "cache"
+            else verify_store(path)
+        )
+        common.say(f"{kind} {path}: {'whole' if not found else f'{len(found)} problems'}")
+        problems += found
+    content = {
+        "ok": not problems,
+        "problems": [{"path": str(p.path), "problem": p.problem} for p in problems],
+        "checked": [str(path) for path in (chosen if names else every)],
+    }
+    text = "\n".join(f"{p.path}: {p.problem}" for p in problems) or "all whole"
+    common.answer(content, text)
+    return 3 if problems else 0
+
+
+@app.command()
+@_common
+def status(common: Context) -> None:
+    """What is there: corpora, stores, caches and runs, and what was made from what."""
+    from cache.status import status as run
+
+    content = run(common.workspace)
+    lines = []
+    for kind, members in content.items():
+        if isinstance(members, list):
+            lines.append(f"{kind}:{'' if members else ' none'}")
+            lines += [f"  {m['name']}: {m['summary']}" for m in members]
+    common.answer(content, "\n".join(lines))
+
+
+@app.command()
+@click.option("--report", type=click.Path(path_type=Path), default=Path("report.html"))
+@click.option("--width", type=int, default=8, show_default=True)
+@click.option("--epochs", type=int, default=8, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@_common
+def demo(common: Context, report: Path, width: int, epochs: int, seed: int) -> None:
+    """The whole chain on speech synthesised here, on a CPU, in minutes; ends with a report."""
+    from model.demo import run_demo, table
+
+    content = run_demo(
+        [sys.executable, str(Path(__file__).resolve())],
+        common.workspace.root,
+        report,
+        width=width,
+        epochs=epochs,
+        seed=seed,
+        say=common.say,
+    )
+    common.answer(content, table(content))
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    from pipeline.errors import InputError
+
+    if value not in known:
+        raise InputError(f"{option} {value!r}: wanted {', '.join(known)}")
+
+
+def _number(text: str) -> int:
+    from pipeline.errors import InputError
+
+    if not text.isdigit():
+        raise InputError(f"--layer {text!r}: wanted the number of a convolution layer, or all")
+    return int(text)
+
+
+def _layers(texts: tuple[str, ...], arch: Arch) -> tuple[int, ...]:
+    if "all" in texts:
+        return tuple(range(1, arch.layers + 1))
+    return arch.check_layers([_number(text) for text in texts])
+
+
+def _plain(name: str) -> str:
+    """A name that is one part of a path."""
+    from pipeline.errors import InputError
+
+    if not name or name.startswith((".", "-")) or any(c in name for c in "/\\\0"):
+        raise InputError(f"--name {name!r}: wanted a plain name, without slashes or a leading dot")
+    return name.removesuffix(".zarr")
+
+
+def _run_folder(runs: Path, name: str | None, default: str, *, resume: bool) -> Path:
+    """Folder of a run: new, or with --resume the one that is there."""
+    from pipeline.errors import InputError
+
+    taken = [default, *(f"{default}-{n}" for n in range(2, 10_000))]
+    there = [n for n in taken[:1000] if (runs / n).exists()]
+    if name is None:
+        if resume and not there:
+            raise InputError(f"--resume: there is no run {default} in {runs}; name one with --name")
+        return runs / (there[-1] if resume else next(n for n in taken if n not in set(there)))
+    folder = runs / _plain(name)
+    if folder.exists() and not resume:
+        raise InputError(f"{folder}: a run of this name is there; choose another, or --resume it")
+    if resume and not folder.exists():
+        raise InputError(f"--resume: there is no run {folder}")
+    return folder
+
+
+def _device(name: str) -> torch.device:
+    """The device asked for; what cannot be had is an error, never replaced by another."""
+    import torch
+
+    from pipeline.errors import InputError
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name!r}: wanted cpu, cuda, cuda:1 or auto") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name!r}: wanted cpu, cuda, cuda:1 or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: there is no such GPU; --device cpu works everywhere")
+    return device
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    line = " ".join(str(message).split())
+    click.echo(f"antigram: {line}", err=True)
+    if "--json" in sys.argv:
+        click.echo(json.dumps({"error": line, "exit_code": code}, ensure_ascii=False))
+    sys.exit(code)
+
+
+def main() -> None:
+    """Run a command; turn what we foresee into one line and an exit code."""
+    from pipeline.errors import InputError, StoredDataError
+
+    try:
+        code = app.main(standalone_mode=False)
+    except InputError as error:
+        _fail(str(error), 2)
+    except StoredDataError as error:
+        _fail(str(error), 3)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _fail("interrupted; the same command goes on where it was (train: with --resume)", 130)
+    except click.ClickException as error:
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        _fail(f"{error.format_message()} See `{where or 'antigram'} --help`.", 2)
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
+        where = error.filename or "the workspace"
+        _fail(f"{where}: {error.strerror}. What is finished is kept; mend it and run again.", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

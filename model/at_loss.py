@@ -1,0 +1,195 @@
+"""The anti-transfer loss, and where the frozen net's side of it comes from.
+
+``L_AT = beta * similarity``, one value per clip and layer; beta is applied by the trainer, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.gram import Rows, aggregate, encode_rows, gram, unpack
+from model.vgg import Arch, Vgg, tap_shape
+from pipeline.errors import InputError
+
+__all__ = [
+    "SIMILARITIES",
+    "GramSource",
+    "LiveGrams",
+    "TapSpec",
+    "at_loss",
+    "check_combination",
+    "check_shapes",
+    "released_loss",
+]
+
+SIMILARITIES = ("cos2", "mse-sigmoid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapSpec:
+    """What is compared: at which layers, where in them, and as what."""
+
+    arch: Arch
+    layers: tuple[int, ...]
+    tap: str = "relu"
+    aggregation: str = "gram"
+
+
+class GramSource(Protocol):
+    """Where the trainer gets the frozen net's rows from; live and cached look the same."""
+
+    spec: TapSpec
+
+    def read(self, clips: NDArray[np.int64]) -> Mapping[int, Rows]:
+        """What can be had without the net, for indices into the store: called ahead, in a thread.
+
+        Returns:
+            Layer -> rows in host memory; empty if the source has nothing stored.
+        """
+
+    def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
+        """Rows of a batch for each layer of ``spec``, on the device of its features.
+
+        Args:
+            read: what `read` gave for this batch.
+            x: ``(batch, 1, frame, freq)``, its features.
+        """
+
+
+class LiveGrams:
+    """A `GramSource` that runs the frozen net on every batch: the online mode.
+
+    Args:
+        net: frozen: put in eval mode, its gradients switched off.
+        spec: what is compared.
+    """
+
+    def __init__(self, net: Vgg, spec: TapSpec) -> None:
+        self.spec = spec
+        self.net = net.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
+        self.net.set_tap(spec.tap)
+
+    def read(self, clips: NDArray[np.int64]) -> Mapping[int, Rows]:
+        """Nothing: see `GramSource`."""
+        del clips
+        return {}
+
+    def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
+        """Run the frozen net up to the deepest layer: see `GramSource`."""
+        del read
+        found: dict[int, Rows] = {}
+
+        def on_tap(layer: int, maps: Tensor) -> None:
+            found[layer] = encode_rows(maps, self.spec.aggregation, torch.float32)
+
+        with torch.no_grad():
+            self.net.run_features(x, self.spec.layers, self.spec.tap, on_tap, stop=True)
+        return found
+
+
+def check_shapes(student: Arch, spec: TapSpec, shape: tuple[int, int]) -> None:
+    """Refuse a student whose maps at a layer have another shape than the frozen net's.
+
+    Args:
+        student: shape of the net in training.
+        spec: of the frozen net, and where the two are compared.
+        shape: (frame, freq) of a clip.
+
+    Raises:
+        InputError: naming the layer and both nets.
+    """
+    for layer in student.check_layers(spec.layers):
+        own = tap_shape(student, layer, spec.tap, shape)
+        theirs = tap_shape(spec.arch, layer, spec.tap, shape)
+        if own != theirs:
+            raise InputError(
+                f"layer {layer}: the net in training ({student.name}, width {student.width}) has "
+                f"{own[0]} channels x {own[1]} positions, the frozen net ({spec.arch.name}, width "
+                f"{spec.arch.width}) {theirs[0]} x {theirs[1]}. AT needs the same: leave --arch "
+                "and --width out, or train the frozen net with these."
+            )
+
+
+def check_combination(aggregation: str, tap: str, similarity: str) -> None:
+    """Refuse what has no meaning.
+
+    Raises:
+        InputError: ``compmul`` on maps that may be negative, or an unknown similarity.
+    """
+    if similarity not in SIMILARITIES:
+        raise InputError(f"--similarity {similarity!r}: wanted {', '.join(SIMILARITIES)}")
+    if aggregation == "compmul" and tap == "conv":
+        raise InputError(
+            "--aggregation compmul needs values >= 0, and --tap conv gives negative ones: "
+            "use --tap relu, or another aggregation"
+        )
+
+
+def _cosine(inner: Tensor, squared_norm: Tensor, row_norm: Tensor) -> Tensor:
+    """Cosine, 0 where either side is zero, without NaN in value or gradient."""
+    live = (squared_norm > 0) & (row_norm > 0)
+    # The inner `where` keeps sqrt away from 0, whose gradient is infinite: times 0 it is NaN.
+    own = torch.where(live, squared_norm, 1.0).sqrt()
+    return torch.where(live, inner / (own * torch.where(live, row_norm, 1.0)), 0.0)
+
+
+def at_loss(maps: Tensor, rows: Rows, aggregation: str, similarity: str = "cos2") -> Tensor:
+    """Similarity of a net's maps to the rows of the frozen net, for each clip.
+
+    Args:
+        maps: ``(batch, channel, frame, freq)`` of the net in training.
+        rows: of the frozen net, same clips, same layer and tap.
+        aggregation: what ``rows`` are.
+        similarity: ``cos2``, the squared cosine; or ``mse-sigmoid``, minus the sigmoid of the mean
+            squared error, of Grams scaled by 1000 / (C P) as in the paper's code, and of maps as
+            they are.
+
+    Returns:
+        ``(batch,)`` float32, before beta: in [0, 1] for ``cos2``, in (-1, -0.5] for the other.
+
+    References:
+        Guizzo, Weyde and Tarroni (2021), equation of L_AT and 5.5.
+    """
+    with torch.autocast(maps.device.type, enabled=False):
+        if aggregation == "gram":
+            own = gram(maps)
+            theirs = unpack(rows.data, own.shape[-1])
+            scale = 1000.0 / maps[0].numel()
+        else:
+            own, theirs, scale = aggregate(maps, aggregation), rows.data.float(), 1.0
+        own, theirs = own.flatten(1), theirs.flatten(1)
+        if similarity == "cos2":
+            inner = (own * theirs).sum(1)
+            return _cosine(inner, own.square().sum(1), rows.row_norm).square()
+        # Not scale-free: the stored row was divided by its norm.
+        whole = theirs * rows.norm[:, None]
+        return -torch.sigmoid((scale * (own - whole)).square().mean(1))
+
+
+def released_loss(maps: Tensor, frozen: Tensor) -> Tensor:
+    """Loss of the paper's released code, as a reference for comparisons.
+
+    The batch is folded into the channels, so that clips are mixed; the cosine is taken row by row,
+    its absolute values averaged and squared. There beta enters before the square: weigh by beta^2.
+
+    Args:
+        maps: ``(batch, channel, frame, freq)`` of the net in training.
+        frozen: the same of the frozen net.
+
+    Returns:
+        Scalar in [0, 1], before beta.
+    """
+    with torch.autocast(maps.device.type, enabled=False):
+        grams = []
+        for each in (frozen, maps):
+            rows = each.float().flatten(0, 1).flatten(1)
+            grams.append(rows @ rows.mT * (1000.0 / each.numel()))
+        cosine = torch.nn.functional.cosine_similarity(grams[0], grams[1], dim=1)
+        return cosine.abs().mean().square()

@@ -1,0 +1,129 @@
+"""Batches of a feature store: gathered from its maps by a thread, one or more ahead of the net."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.at_loss import GramSource
+from model.gram import Rows
+from pipeline.store import FeatureStore
+
+__all__ = ["Batch", "Batches", "epoch_order"]
+
+_AHEAD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some clips of a store, on the device of the net.
+
+    Attributes:
+        clips: (batch,) their indices in the store, in host memory.
+        x: (batch, 1, frame, freq) float32 features.
+        y: (batch,) int64 classes.
+        read: what the Gram source has stored for them, in host memory.
+    """
+
+    clips: NDArray[np.int64]
+    x: Tensor
+    y: Tensor
+    read: Mapping[int, Rows]
+
+
+def epoch_order(rows: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Permutation of the rows for an epoch: from seed and epoch alone, so that a run can resume."""
+    generator = torch.Generator().manual_seed((seed << 20) + epoch)
+    order: NDArray[np.int64] = rows[torch.randperm(len(rows), generator=generator).numpy()]
+    return order
+
+
+class Batches:
+    """Gives the batches of one pass over some rows, and measures how long the net waited.
+
+    Args:
+        store: features and labels.
+        task: the label to learn.
+        grams: source of the frozen net's rows, if there is AT.
+        batch_clips: clips in a batch; the last one may be shorter.
+        device: where the net is.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        task: str,
+        grams: GramSource | None,
+        batch_clips: int,
+        device: torch.device,
+    ) -> None:
+        self.store = store
+        self.labels = store.labels(task)
+        self.grams = grams
+        self.batch_clips = batch_clips
+        self.device = device
+        self.wait_s = 0.0
+
+    def _load(self, clips: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor, Tensor, object]:
+        pin = self.device.type == "cuda"
+        x = torch.empty((len(clips), 1, *self.store.shape), pin_memory=pin)
+        self.store.features.gather(clips, x.numpy()[:, 0])
+        y = torch.from_numpy(self.labels[clips].astype(np.int64))
+        return clips, x, y, self.grams.read(clips) if self.grams else {}
+
+    def passes(self, rows: NDArray[np.int64]) -> Iterator[Batch]:
+        """Batches of these rows, in this order."""
+        size = self.batch_clips
+        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+        self.wait_s = 0.0
+        for clips, x, y, read in self._ahead(parts):
+            yield Batch(
+                clips,
+                x.to(self.device, non_blocking=True),
+                y.to(self.device, non_blocking=True),
+                read,
+            )
+
+    def _ahead(self, parts: Sequence[NDArray[np.int64]]) -> Iterator[tuple]:  # type: ignore[type-arg]
+        """Load parts in a thread; an error there is raised here."""
+        ready: queue.Queue[object] = queue.Queue(_AHEAD)
+        stop = threading.Event()
+
+        def put(item: object) -> None:
+            while not stop.is_set():
+                try:
+                    ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+                return
+
+        def work() -> None:
+            try:
+                for part in parts:
+                    if stop.is_set():
+                        return
+                    put(self._load(part))
+            except BaseException as error:  # noqa: BLE001 - raised again in the other thread
+                put(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            for _ in parts:
+                begun = time.perf_counter()
+                item = ready.get()
+                self.wait_s += time.perf_counter() - begun
+                if isinstance(item, BaseException):
+                    raise item
+                yield item  # type: ignore[misc]  # what _load gives
+        finally:
+            stop.set()
+            thread.join()

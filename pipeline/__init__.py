@@ -1,0 +1,3 @@
+"""Audio corpora become Zarr feature stores. numpy, scipy, soundfile, soxr, zarr; no torch."""
+
+__all__: list[str] = []

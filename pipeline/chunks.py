@@ -1,0 +1,247 @@
+"""Raw crc32c chunks on disk: write, flush, journal, manifest, map. Both kinds of store stand on it.
+
+An array is a Zarr v3 array split along its first axis only, uncompressed, codecs ``bytes`` (little
+endian) and ``crc32c``. So a chunk file is C-order data and four bytes of checksum: any Zarr reader
+opens it and checks it, and it can be memory-mapped. Zarr reads a missing chunk as fill value and
+cannot see that two chunks were swapped: the manifest, which holds each chunk's crc32c by its
+index, does. It is stored as the attributes of a group ``manifest``, so that a store holds nothing
+that Zarr does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numcodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.recipe import canonical_json, digest
+
+__all__ = [
+    "STRING",
+    "ArraySpec",
+    "Journal",
+    "Written",
+    "array_digest",
+    "chunk_path",
+    "crc32c",
+    "encode",
+    "fsync_folder",
+    "replace_folder",
+    "rows_per_chunk",
+    "whole_file",
+    "write_chunk",
+    "write_durably",
+    "write_text",
+]
+
+CRC_BYTES = 4
+STRING = "string"  # dtype of an array of UTF-8 text
+_TARGET_BYTES = 8 << 20
+
+
+def rows_per_chunk(row_bytes: int, rows: int) -> int:
+    """Rows in a chunk: the power of two that makes up to 8 MiB, or all rows if they are fewer."""
+    fit = max(1, _TARGET_BYTES // row_bytes)
+    return max(1, min(1 << (fit.bit_length() - 1), rows))
+
+
+def crc32c(data: bytes | NDArray[Any]) -> int:
+    """Checksum of the Zarr codec ``crc32c`` (Castagnoli) of bytes or of a contiguous array."""
+    return int(google_crc32c.value(data))
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """Name and layout of one array of a store.
+
+    Attributes:
+        name: in the group; may hold ``/``.
+        shape: all axes, rows first.
+        dtype: numpy's name, or ``STRING``.
+        rows: in a chunk.
+        attributes: of the Zarr array.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    rows: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return -(-self.shape[0] // self.rows)
+
+    @property
+    def fill(self) -> float | int | str:
+        """Value of cells that no row has: the last chunk is padded to full size, as in any Zarr."""
+        if self.dtype == STRING:
+            return ""
+        return float("nan") if self.dtype.startswith("float") else -1
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row; not for text."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape[1:])
+
+    def span(self, index: int) -> slice:
+        """Rows of a chunk."""
+        return slice(index * self.rows, min((index + 1) * self.rows, self.shape[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written: kept in the journal while building, then in the manifest."""
+
+    crc32c: int
+    sha256: str
+
+
+def chunk_path(folder: Path, spec: ArraySpec, index: int) -> Path:
+    """File of a chunk, in Zarr's default key encoding."""
+    return folder.joinpath(*spec.name.split("/"), "c", str(index), *("0" for _ in spec.shape[1:]))
+
+
+def encode(spec: ArraySpec, index: int, values: NDArray[Any] | Sequence[str]) -> bytes:
+    """Bytes of a chunk, less the checksum: rows in C order, padded with the fill value."""
+    span = spec.span(index)
+    rows = span.stop - span.start
+    if len(values) != rows:
+        raise ValueError(f"{spec.name}: chunk {index} has {rows} rows, got {len(values)}")
+    if spec.dtype == STRING:
+        text = np.full(spec.rows, "", dtype=object)
+        text[:rows] = list(values)
+        return bytes(numcodecs.VLenUTF8().encode(text))
+    block = np.asarray(values, dtype=np.dtype(spec.dtype).newbyteorder("<"))
+    if rows < spec.rows:
+        padding = np.full((spec.rows - rows, *spec.shape[1:]), spec.fill, block.dtype)
+        block = np.concatenate([block, padding])
+    return block.tobytes()
+
+
+def write_chunk(folder: Path, spec: ArraySpec, index: int, data: bytes) -> Written:
+    """Write one chunk so that it is there as a whole or not at all, whatever happens."""
+    crc = crc32c(data)
+    path = chunk_path(folder, spec, index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, data, crc.to_bytes(CRC_BYTES, "little"))
+    return Written(crc, sha256(data).hexdigest())
+
+
+def write_durably(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file so that it is there as a whole or not at all."""
+    with whole_file(path) as file:
+        for part in parts:
+            file.write(part)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside the goal; at the end flush it to disk, rename it, flush the folder."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        fsync_folder(path.parent)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_durably` for text."""
+    write_durably(path, text.encode())
+
+
+def fsync_folder(folder: Path) -> None:
+    """Flush a folder, without which a rename may not survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_folder(new: Path, goal: Path) -> None:
+    """Put a finished folder in the place of another, which is kept aside until then.
+
+    Running readers keep their maps of the old files; they stay valid until they are closed.
+    """
+    aside = goal.with_name(f".{goal.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if goal.exists():
+        goal.rename(aside)
+    new.rename(goal)
+    fsync_folder(goal.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+class Journal:
+    """Append-only JSON lines, each with a checksum; what was acknowledged survives a kill.
+
+    A line that was torn by a crash ends the journal: it and what follows are cut off when the
+    journal is opened to be continued.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: list[dict[str, Any]] = []
+        whole = 0
+        if path.exists():
+            for line in path.read_bytes().splitlines(keepends=True):
+                if (entry := self._parse(line)) is None:
+                    break
+                self.entries.append(entry)
+                whole += len(line)
+        self._file = path.open("ab")
+        self._file.truncate(whole)
+
+    @staticmethod
+    def _parse(line: bytes) -> dict[str, Any] | None:
+        head, _, text = line.rstrip(b"\n").partition(b" ")
+        if not line.endswith(b"\n") or head != b"%08x" % crc32c(text):
+            return None
+        entry = json.loads(text)
+        return entry if isinstance(entry, dict) else None
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write an entry and flush it to disk before returning."""
+        text = canonical_json(entry).encode()
+        self._file.write(b"%08x %s\n" % (crc32c(text), text))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.entries.append(entry)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.entries)
+
+
+def array_digest(chunks: Sequence[str]) -> str:
+    """Digest of an array from those (SHA-256, hex) of its chunks."""
+    return digest(list(chunks))

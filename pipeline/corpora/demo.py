@@ -1,0 +1,40 @@
+"""The demo's corpus: spoken digits synthesised on this machine by espeak-ng.
+
+Source: `pipeline.synth`; 14 voices x 10 digits x 4 prosodies x 2 takes, 22,050 Hz WAV, free of
+rights.
+Layout: ``speech/<digit>_<voice>_<prosody>_<take>.wav``, and noise in ``noise_train``.
+Labels: ``word`` (10), ``speaker`` (the voice, 14), ``emotion`` (the prosody: pitch, range, rate and
+volume; 4).
+Split: none of its own. Every voice says everything: ``by:speaker`` asks for unheard voices.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pipeline.corpus import Clip, Corpus, CorpusError, wav_files
+
+__all__ = ["DEMO"]
+
+_NAME = re.compile(r"(?P<word>[a-z]+)_(?P<speaker>[a-z0-9+-]+)_(?P<emotion>[a-z]+)_\d+\.wav")
+
+
+def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip]:
+    for path in wav_files(home / "speech"):
+        if (name := _NAME.fullmatch(path.name)) is None:
+            raise CorpusError(f"demo: {path} is not named <digit>_<voice>_<prosody>_<take>.wav")
+        yield Clip(id=path.stem, path=path.relative_to(home), labels=name.groupdict())
+
+
+DEMO = Corpus(
+    name="demo",
+    labels=("word", "speaker", "emotion"),
+    seconds=1.0,
+    longer="cut",
+    licence="CC0-1.0",
+    how_to_get="`antigram prepare demo` synthesises it; that needs `pip install espeakng-loader`.",
+    is_home=lambda folder: (folder / "speech").is_dir() and (folder / "noise_train").is_dir(),
+    list_clips=_clips,
+)

@@ -1,0 +1,47 @@
+"""Free Spoken Digit Dataset: 6 speakers x 10 digits x 50 takes, 8 kHz mono WAV.
+
+Source: https://github.com/Jakobovski/free-spoken-digit-dataset; CC BY-SA 4.0.
+Layout: ``recordings/<digit>_<speaker>_<take>.wav``.
+Labels: ``word`` (0 to 9), ``speaker`` (6).
+Split: the authors' own: takes 0-4 are test; here 5-9 are validation. Every speaker is in all
+splits: ``by:speaker`` parts them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pipeline.corpus import Clip, Corpus, CorpusError, Split, wav_files
+
+__all__ = ["FSDD"]
+
+_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<take>\d+)\.wav")
+
+
+def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip]:
+    for path in wav_files(home / "recordings"):
+        if (name := _NAME.fullmatch(path.name)) is None:
+            raise CorpusError(f"fsdd: {path} is not named <digit>_<speaker>_<take>.wav")
+        take = int(name["take"])
+        split: Split = "test" if take < 5 else "validation" if take < 10 else "train"
+        yield Clip(
+            id=path.stem,
+            path=path.relative_to(home),
+            labels={"word": name["digit"], "speaker": name["speaker"]},
+            split=split,
+        )
+
+
+FSDD = Corpus(
+    name="fsdd",
+    labels=("word", "speaker"),
+    seconds=1.0,
+    longer="cut",
+    official=True,
+    licence="CC-BY-SA-4.0",
+    how_to_get="Free Spoken Digit Dataset: github.com/Jakobovski/free-spoken-digit-dataset.",
+    is_home=lambda folder: any((folder / "recordings").glob("[0-9]_*_*.wav")),
+    list_clips=_clips,
+)

@@ -1,0 +1,85 @@
+"""Google Speech Commands, v0.01 (30 words, 64,727 files) and v0.02 (35 words, 105,829 files).
+
+Source: Warden (2018), arXiv:1804.03209; CC BY 4.0. One-second WAV, 16 kHz, some shorter.
+Layout: ``<word>/<speaker>_nohash_<n>.wav``, ``testing_list.txt``, ``validation_list.txt``,
+``_background_noise_/`` (in no list, and no word). The archive has no top folder.
+Labels: ``word``; ``speaker`` (8 hex digits, stable across words).
+Split: the two lists; they part speakers. The same path in both versions need not be the same
+recording. The separate test-set archive has another layout and is not read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split, wav_files
+
+__all__ = ["GSC"]
+
+_NAME = re.compile(r"(?P<speaker>[0-9a-f]{8})_nohash_\d+\.wav")
+_DIGITS = "zero one two three four five six seven eight nine".split()
+
+
+def _is_home(folder: Path) -> bool:
+    return any(p.is_file() for p in folder.glob("*/*_nohash_*.wav"))
+
+
+def _words(option: str, value: str) -> str:
+    """Canonical form of ``--words``: digits, all, or a sorted list."""
+    words = sorted({w.strip() for w in value.split(",")} - {""})
+    if not words:
+        raise CorpusError(f"--{option} {value!r}: wanted digits, all, or a list like yes,no,up")
+    return value if value in ("digits", "all") else ",".join(words)
+
+
+def _official(home: Path) -> dict[str, Split]:
+    """Split of the paths in the two lists; all others are training."""
+    listed: dict[str, Split] = {}
+    lists: tuple[tuple[str, Split], ...] = (
+        ("testing_list.txt", "test"),
+        ("validation_list.txt", "validation"),
+    )
+    for name, split in lists:
+        if (home / name).is_file():
+            listed |= dict.fromkeys((home / name).read_text("utf-8").split(), split)
+    return listed
+
+
+def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
+    folders = {p.name: p for p in sorted(home.iterdir()) if p.is_dir() and p.name[0] not in "._"}
+    choice = options["words"]
+    chosen = list(folders) if choice == "all" else _DIGITS
+    if choice not in ("digits", "all"):
+        chosen = choice.split(",")
+        if missing := [word for word in chosen if word not in folders]:
+            raise CorpusError(f"gsc: {home} has no word {', '.join(missing)}: see --words")
+    lists = _official(home)
+    known = all((home / f"{name}_list.txt").is_file() for name in ("testing", "validation"))
+    for word in chosen:
+        for path in wav_files(folders[word]) if word in folders else ():
+            if (name := _NAME.fullmatch(path.name)) is None:
+                raise CorpusError(f"gsc: {path} is not named <8 hex digits>_nohash_<n>.wav")
+            relative = f"{word}/{path.name}"
+            yield Clip(
+                id=f"{word}/{path.stem}",
+                path=Path(relative),
+                labels={"word": word, "speaker": name["speaker"]},
+                split=lists.get(relative, "train") if known else None,
+            )
+
+
+GSC = Corpus(
+    name="gsc",
+    labels=("word", "speaker"),
+    seconds=1.0,
+    longer="cut",
+    official=True,
+    licence="CC-BY-4.0",
+    how_to_get="Google Speech Commands v0.02 (2.4 GB): download.tensorflow.org/data.",
+    is_home=_is_home,
+    list_clips=_clips,
+    options={"words": "digits"},
+    resolve=_words,
+)

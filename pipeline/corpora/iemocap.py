@@ -1,0 +1,87 @@
+"""IEMOCAP: 5 sessions of acted and improvised dialogue, 10 speakers, 10,039 turns, 16 kHz WAV.
+
+Source: Busso et al. (2008), doi:10.1007/s10579-008-9076-6; by agreement with USC, not free to copy.
+Layout: ``Session<1-5>/sentences/wav/<dialog>/<turn>.wav`` and
+``Session<1-5>/dialog/EmoEvaluation/<dialog>.txt``, whose lines in brackets give a turn's emotion.
+Labels: ``emotion`` neu ang hap sad, as in the paper (exc, fru, xxx and rarer ones are skipped);
+``speaker`` (10): session and the letter of the LAST part of a turn's name, as the letter after the
+session only tells who wore the markers; ``session`` (5).
+Split: none of the publisher's. ``by:session`` parts speakers too; ``random`` does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, wav_files
+
+__all__ = ["IEMOCAP"]
+
+_EMOTIONS = frozenset({"neu", "ang", "hap", "sad"})
+_TURN = re.compile(r"Ses0(?P<session>[1-5])[FM]_.+_(?P<speaker>[FM])(?:\d{3}|XX\d)")
+# [6.2901 - 8.2357] <tab> Ses01F_impro01_F000 <tab> neu <tab> [2.5000, 2.5000, 2.5000]
+_LINE = re.compile(r"\[[^\]]*\]\s+(?P<turn>\S+)\s+(?P<emotion>[a-z]{3})\s")
+
+
+def _emotions(session: Path) -> Iterator[tuple[str, str]]:
+    """Turn and emotion, from the files right in EmoEvaluation: those below it are single raters."""
+    for path in sorted((session / "dialog" / "EmoEvaluation").glob("*.txt")):
+        if path.name.startswith("."):
+            continue
+        for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
+            if line.startswith("["):
+                if (found := _LINE.match(line)) is None:
+                    raise CorpusError(f"iemocap: {path}:{number}: not a label line: {line[:60]!r}")
+                yield found["turn"], found["emotion"]
+
+
+def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
+    for session in sorted(home.glob("Session[1-5]")):
+        labels = dict(_emotions(session))
+        wav = session / "sentences" / "wav"
+        for dialog in sorted(p for p in wav.glob("*") if p.is_dir() and p.name[0] != "."):
+            if hidden := sum(1 for p in dialog.glob(".*.wav")):
+                yield Skipped("hidden file (._*.wav)", hidden)
+            for path in wav_files(dialog):
+                if (name := _TURN.fullmatch(path.stem)) is None:
+                    raise CorpusError(f"iemocap: {path} is not named <dialog>_<F or M><number>.wav")
+                emotion = labels.pop(path.stem, None)
+                if emotion not in _EMOTIONS:
+                    yield Skipped(f"emotion {emotion}" if emotion else "turn without a label")
+                    continue
+                yield Clip(
+                    id=path.stem,
+                    path=path.relative_to(home),
+                    labels={
+                        "emotion": emotion,
+                        "speaker": f"Ses0{name['session']}{name['speaker']}",
+                        "session": name["session"],
+                    },
+                )
+        for turn, emotion in labels.items():
+            if emotion in _EMOTIONS and (found := _TURN.fullmatch(turn)):
+                dialog_name = turn.rpartition("_")[0]
+                yield Clip(  # labelled and absent: the header check rejects it by name
+                    id=turn,
+                    path=(wav / dialog_name / f"{turn}.wav").relative_to(home),
+                    labels={
+                        "emotion": emotion,
+                        "speaker": f"Ses0{found['session']}{found['speaker']}",
+                        "session": found["session"],
+                    },
+                )
+
+
+IEMOCAP = Corpus(
+    name="iemocap",
+    labels=("emotion", "speaker", "session"),
+    seconds=4.0,
+    overlap=0.5,
+    longer="segment",
+    licence="by agreement with USC; research only",
+    how_to_get="IEMOCAP needs a signed form: sail.usc.edu/iemocap.",
+    is_home=lambda folder: any(folder.glob("Session[1-5]/sentences/wav")),
+    list_clips=_clips,
+)

@@ -1,0 +1,236 @@
+"""What a finished group of chunked arrays must hold, byte by byte; and finding what it does not.
+
+The manifest is the attributes of a Zarr group ``manifest`` inside the group it describes:
+
+* ``arrays``: array -> ``crc32c`` (of each chunk, by index) and ``sha256`` (over the SHA-256 of all
+  chunks, in order),
+* ``metadata``: crc32c of each ``zarr.json``,
+* ``digest``: SHA-256 over the two.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pipeline.chunks import (
+    CRC_BYTES,
+    ArraySpec,
+    Written,
+    array_digest,
+    crc32c,
+    write_text,
+)
+from pipeline.errors import DamagedError
+from pipeline.recipe import canonical_json, digest
+
+__all__ = [
+    "Manifest",
+    "Problem",
+    "create_arrays",
+    "create_group",
+    "read_manifest",
+    "verify_group",
+    "write_manifest",
+]
+
+FOLDER = "manifest"
+FORMAT = {"format": "antigram/manifest", "format_version": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in a store, cache or run."""
+
+    path: Path
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Checksums of a group: of each chunk of each array, and of the metadata."""
+
+    arrays: Mapping[str, Mapping[str, Any]]
+    metadata: Mapping[str, int]
+
+    def crcs(self, array: str) -> Sequence[int]:
+        """crc32c of each chunk of an array, by index."""
+        found: Sequence[int] = self.arrays[array]["crc32c"]
+        return found
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each array: its content, for a fingerprint."""
+        return {name: entry["sha256"] for name, entry in self.arrays.items()}
+
+
+def create_group(folder: Path, attributes: Mapping[str, Any]) -> None:
+    """Write a group's ``zarr.json``, in place of another if there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+    write_text(folder / "zarr.json", json.dumps(document, indent=2) + "\n")
+
+
+def create_arrays(folder: Path, specs: Sequence[ArraySpec]) -> None:
+    """Write the ``zarr.json`` of each array; `chunks.write_chunk` writes the chunks.
+
+    zarr says what stands in them, in memory; it would delete chunks that are already there.
+    """
+    import zarr  # here, as it takes half a second that workers and `--help` need not wait for
+    from zarr.codecs import BytesCodec, Crc32cCodec
+
+    memory: dict[str, Any] = {}
+    group = zarr.create_group(zarr.storage.MemoryStore(memory))
+    for spec in specs:
+        text = spec.dtype == "string"
+        group.create_array(
+            spec.name,
+            shape=spec.shape,
+            chunks=(spec.rows, *spec.shape[1:]),
+            dtype=str if text else spec.dtype,
+            serializer="auto" if text else BytesCodec(endian="little"),
+            compressors=[Crc32cCodec()],
+            fill_value=spec.fill,
+            attributes=dict(spec.attributes),
+        )
+    names = {f"{spec.name}/zarr.json" for spec in specs}
+    for key in sorted(names):
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        write_text(folder / key, memory[key].to_bytes().decode() + "\n")
+
+
+def write_manifest(folder: Path, arrays: Mapping[str, Sequence[Written]]) -> Manifest:
+    """Write the manifest of a group whose chunks and metadata are all in place."""
+    entries = {
+        name: {
+            "crc32c": [chunk.crc32c for chunk in chunks],
+            "sha256": array_digest([chunk.sha256 for chunk in chunks]),
+        }
+        for name, chunks in sorted(arrays.items())
+    }
+    metadata = {
+        path.relative_to(folder).as_posix(): crc32c(path.read_bytes())
+        for path in _metadata_files(folder, entries)
+    }
+    content = {**FORMAT, "arrays": entries, "metadata": metadata}
+    document = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {**content, "digest": digest(content)},
+    }
+    (folder / FOLDER).mkdir(exist_ok=True)
+    write_text(folder / FOLDER / "zarr.json", canonical_json(document) + "\n")
+    return Manifest(entries, metadata)
+
+
+def _metadata_files(folder: Path, arrays: Mapping[str, object]) -> Iterator[Path]:
+    """``zarr.json`` of the group, of its arrays, and of the groups between."""
+    parents = {Path(name).parent for name in arrays} | {Path(name) for name in arrays} | {Path()}
+    for relative in sorted(parents):
+        yield folder / relative / "zarr.json"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a group's manifest and check it against its own digest.
+
+    Raises:
+        DamagedError: missing, unreadable, or not as it was written.
+    """
+    path = folder / FOLDER / "zarr.json"
+    try:
+        raw = path.read_bytes()
+        document = json.loads(raw)
+        content = dict(document["attributes"])
+        stored = content.pop("digest")
+    except FileNotFoundError:
+        raise DamagedError(f"{path}: missing; without it nothing can be checked") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path}: unreadable: {error}") from None
+    # A flipped bit may leave JSON that means the same: the bytes themselves are held to the text.
+    whole = (canonical_json(document) + "\n").encode("utf-8", "surrogatepass") == raw
+    if not whole or stored != digest(content):
+        raise DamagedError(f"{path}: does not match its own digest")
+    if {key: content.get(key) for key in FORMAT} != FORMAT:
+        raise DamagedError(
+            f"{path}: {content.get('format')} version {content.get('format_version')}; "
+            f"this antigram reads {FORMAT['format']} version {FORMAT['format_version']}"
+        )
+    return Manifest(content["arrays"], content["metadata"])
+
+
+def verify_group(folder: Path) -> Iterator[Problem]:
+    """Read every byte of a group and hold it against the manifest."""
+    try:
+        manifest = read_manifest(folder)
+    except DamagedError as error:
+        yield Problem(folder / FOLDER / "zarr.json", str(error).partition(": ")[2])
+        return
+    for name, wanted in manifest.metadata.items():
+        path = folder / name
+        if not path.is_file():
+            yield Problem(path, "missing")
+        elif crc32c(path.read_bytes()) != wanted:
+            yield Problem(path, "not as it was written (crc32c)")
+    expected = {folder / name for name in manifest.metadata} | {folder / FOLDER / "zarr.json"}
+    for name, entry in manifest.arrays.items():
+        chunks: list[str] = []
+        found_problem = False
+        for path, crc in _chunk_files(folder, name, entry["crc32c"]):
+            expected.add(path)
+            problem, chunk = _verify_chunk(path, crc)
+            chunks.append(chunk)
+            if problem:
+                found_problem = True
+                yield Problem(path, problem)
+        if not found_problem and array_digest(chunks) != entry["sha256"]:
+            yield Problem(folder / name, "content does not match the manifest's SHA-256")
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path not in expected and not _in_inner_group(path, folder):
+            yield Problem(path, "unknown file: antigram did not write it")
+
+
+def _in_inner_group(path: Path, folder: Path) -> bool:
+    """Whether a file belongs to a group inside that has a manifest of its own (a cache's layer)."""
+    return any(
+        (parent / FOLDER).is_dir() and parent != folder
+        for parent in path.parents
+        if parent.is_relative_to(folder)
+    )
+
+
+def _chunk_files(folder: Path, name: str, crcs: Sequence[int]) -> Iterator[tuple[Path, int]]:
+    try:
+        axes = len(json.loads((folder / name / "zarr.json").read_bytes())["shape"])
+    except (OSError, ValueError, KeyError, TypeError):
+        axes = 1 + sum(1 for _ in _zeros_below(folder / name / "c" / "0"))
+    for index, crc in enumerate(crcs):
+        yield (folder / name / "c" / str(index)).joinpath(*["0"] * (axes - 1)), crc
+
+
+def _zeros_below(path: Path) -> Iterator[Path]:
+    """Folders ``0/0/...`` below a chunk's: the axes, where an array's metadata is unreadable."""
+    while path.is_dir():
+        path /= "0"
+        yield path
+
+
+def _verify_chunk(path: Path, wanted: int) -> tuple[str, str]:
+    """Return what is wrong with a chunk file ('' if nothing), and its SHA-256."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return "missing", ""
+    except OSError as error:
+        return f"unreadable: {error.strerror}", ""
+    if len(raw) <= CRC_BYTES:
+        return "empty" if not raw else "truncated", ""
+    data, tail = raw[:-CRC_BYTES], int.from_bytes(raw[-CRC_BYTES:], "little")
+    crc = crc32c(data)
+    if crc != tail:
+        return "damaged: truncated, or a bit has flipped (its own crc32c)", ""
+    if crc != wanted:
+        return "another chunk or an older version of it (the manifest's crc32c)", ""
+    return "", sha256(data).hexdigest()

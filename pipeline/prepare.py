@@ -1,0 +1,437 @@
+"""Make a feature store from a corpus: list, render, normalise, publish. Resumable at any moment.
+
+Work goes on in ``.NAME.partial`` beside the goal: raw blocks of magnitudes first (the mean and
+deviation are known only when all training clips were seen), then normalised chunks. Journals say
+what is done; the finished group is renamed into place in one step.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import math
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.chunks import (
+    STRING,
+    ArraySpec,
+    Journal,
+    Written,
+    encode,
+    replace_folder,
+    rows_per_chunk,
+    write_chunk,
+    write_text,
+)
+from pipeline.corpus import Corpus
+from pipeline.errors import InputError, StoredDataError
+from pipeline.manifest import create_arrays, create_group, write_manifest
+from pipeline.noise import NoiseBank
+from pipeline.recipe import Recipe, canonical_json, digest
+from pipeline.render import (
+    Context,
+    RawBlock,
+    RowResult,
+    block_is_whole,
+    normalise_chunk,
+    render_block,
+    set_up,
+)
+from pipeline.rows import Listing, Reject, Row, list_rows, split_rows
+from pipeline.split import SPLITS
+from pipeline.store import FORMAT, VERSION, FeatureStore, store_fingerprint
+
+__all__ = ["Prepared", "Tick", "prepare"]
+
+# Called with a stage's name, how much of it is done, and how much there is.
+Tick = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A finished store, and what making it took."""
+
+    store: FeatureStore
+    seconds: float
+    computed: int  # clips decoded in this run; 0 if the store was there
+
+    def to_json(self) -> dict[str, Any]:
+        """Fields of ``prepare --json``."""
+        store, counts = self.store, np.bincount(self.store.split, minlength=len(SPLITS))
+        return {
+            "store": str(store.path),
+            "name": store.name,
+            "fingerprint": store.fingerprint,
+            "clips": {split: int(n) for split, n in zip(SPLITS, counts, strict=True)},
+            "shape": list(store.shape),
+            "classes": store.classes,
+            "mean": store.mean,
+            "std": store.std,
+            "rejected": store.root["rejected"],
+            "skipped": store.root["skipped"],
+            "silent": store.root["silent"],
+            "seconds": round(self.seconds, 3),
+            "clips_per_second": round(self.computed / self.seconds, 1),
+            "computed": self.computed,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """All rows that can be stored, with what rendering found, in order of clip_id."""
+
+    rows: list[Row]
+    results: list[RowResult]
+    places: list[tuple[RawBlock, int]]  # raw block and row in it
+    rejected: list[Reject]
+
+
+def prepare(
+    corpus: Corpus,
+    home: Path,
+    recipe: Recipe,
+    target: Path,
+    *,
+    noise: Mapping[str, list[Path]] | None = None,
+    workers: int = 1,
+    max_rejected: int = 0,
+    tick: Tick | None = None,
+) -> Prepared:
+    """Make the feature store ``target``, or leave it alone if it is there with the same recipe.
+
+    Args:
+        corpus: the adapter.
+        home: the corpus's own folder.
+        recipe: decides the numbers.
+        target: ``NAME.zarr``.
+        noise: class -> recordings, if the recipe has noise.
+        workers: processes.
+        max_rejected: clips that may be unusable; with more of them nothing is published.
+        tick: told of progress.
+
+    Returns:
+        The opened store.
+
+    Raises:
+        InputError: the corpus gives nothing usable, or too many clips are unusable.
+    """
+    begun = time.perf_counter()
+    tell = tick or (lambda *_: None)
+    listing = list_rows(corpus, home, recipe, lambda done, all_: tell("headers", done, all_))
+    if (there := _up_to_date(target, recipe, listing)) is not None:
+        _check_rejected(corpus, [Reject(**r) for r in there.root["rejected"]], max_rejected, None)
+        os.utime(target / "zarr.json")  # it is now the one prepared last
+        return Prepared(there, time.perf_counter() - begun, 0)
+    partial = target.with_name(f".{target.name}.partial")
+    _begin(partial, {"recipe": recipe.fingerprint, "listing": listing.identity})
+    _check_free(partial, listing, recipe)
+    bank = (
+        NoiseBank.build(dict(noise), recipe.sample_rate, partial / "noise.f32") if noise else None
+    )
+    context = Context(recipe, home, partial / "raw", bank)
+    with _pool(workers, context) as pool:
+        rendered, computed = _render_all(pool, context, listing, partial, workers, tell)
+        _check_rejected(corpus, rendered.rejected, max_rejected, partial)
+        if not rendered.rows:
+            raise InputError(f"{corpus.name}: no usable clip in {home}; see --max-rejected")
+        split = split_rows(corpus, rendered.rows, recipe, listing.main)
+        mean, std = _mean_std(rendered.results, split, recipe, home)
+        _normalise_all(pool, partial, rendered, recipe, (mean, std), workers, tell)
+    _finish(partial / "store", corpus, recipe, listing, rendered, split, (mean, std), bank)
+    replace_folder(partial / "store", target)
+    shutil.rmtree(partial, ignore_errors=True)
+    return Prepared(FeatureStore(target), time.perf_counter() - begun, computed)
+
+
+def _up_to_date(target: Path, recipe: Recipe, listing: Listing) -> FeatureStore | None:
+    """Return the store that is there if it has this recipe, and the corpus has not changed."""
+    if not target.exists():
+        return None
+    try:
+        store = FeatureStore(target)
+    except (InputError, StoredDataError):
+        return None  # damaged or foreign: replaced once the new one is whole
+    same = store.recipe == recipe and store.root.get("listing") == listing.identity
+    return store if same else None
+
+
+def _begin(partial: Path, job: Mapping[str, str]) -> None:
+    """Keep what an interrupted run of the same job has done; clear away what another one has."""
+    note = partial / "job.json"
+    text = canonical_json(job)
+    if not note.is_file() or note.read_text() != text:
+        shutil.rmtree(partial, ignore_errors=True)
+    (partial / "raw").mkdir(parents=True, exist_ok=True)
+    write_text(note, text)
+
+
+def _check_free(partial: Path, listing: Listing, recipe: Recipe) -> None:
+    """Refuse a run that the disk cannot hold, before it begins."""
+    row = math.prod(recipe.shape) * (4 + np.dtype(recipe.dtype).itemsize)
+    used = sum(f.stat().st_size for f in partial.rglob("*") if f.is_file())
+    wanted, free = row * len(listing.rows) - used, shutil.disk_usage(partial).free
+    if wanted > free:
+        raise InputError(
+            f"{partial.parent}: {free / 1e9:.1f} GB free, {wanted / 1e9:.1f} GB wanted while "
+            "preparing. Make room, use --workspace on another disk, or --limit-per-class."
+        )
+
+
+def _check_rejected(
+    corpus: Corpus, rejected: Sequence[Reject], limit: int, partial: Path | None
+) -> None:
+    if partial is not None and rejected:
+        text = io.StringIO()
+        csv.writer(text).writerows(
+            [("source", "reason"), *((r.source, r.reason) for r in rejected)]
+        )
+        write_text(
+            partial.parent / f"{partial.name[1:].partition('.zarr')[0]}.rejected.csv",
+            text.getvalue(),
+        )
+    if len(rejected) > limit:
+        first = "; ".join(f"{r.source}: {r.reason}" for r in rejected[:3])
+        more = f"; and {len(rejected) - 3} more" if len(rejected) > 3 else ""
+        raise InputError(
+            f"{corpus.name}: {len(rejected)} unusable clips, {limit} allowed: {first}{more}. "
+            f"Repair or remove them, or leave them out with --max-rejected {len(rejected)}."
+        )
+
+
+@contextmanager
+def _pool(workers: int, context: Context) -> Iterator[ProcessPoolExecutor]:
+    # A fork server: children of a process with threads (zarr's) may hang, and a fresh
+    # interpreter for each worker takes longer to start than a small corpus to prepare.
+    method = multiprocessing.get_context("forkserver")
+    method.set_forkserver_preload(["pipeline.render"])
+    pool = ProcessPoolExecutor(workers, method, initializer=set_up, initargs=(context,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _drain(
+    pool: ProcessPoolExecutor,
+    function: Callable[..., Any],
+    tasks: Iterable[tuple[Any, ...]],
+    width: int,
+) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Run tasks in the pool, ``width`` of them waiting at most; give results as they come."""
+    running: dict[Future[Any], tuple[Any, ...]] = {}
+    for task in tasks:
+        running[pool.submit(function, *task)] = task
+        if len(running) >= width:
+            yield from _finished(running)
+    while running:
+        yield from _finished(running)
+
+
+def _finished(running: dict[Future[Any], tuple[Any, ...]]) -> list[tuple[tuple[Any, ...], Any]]:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    return [(running.pop(future), future.result()) for future in done]
+
+
+def _render_all(
+    pool: ProcessPoolExecutor,
+    context: Context,
+    listing: Listing,
+    partial: Path,
+    workers: int,
+    tell: Tick,
+) -> tuple[_Rendered, int]:
+    """First pass: magnitudes of all rows, in raw blocks; those already journalled are kept."""
+    row_bytes = 4 * math.prod(context.recipe.shape)
+    per = rows_per_chunk(row_bytes, len(listing.rows))
+    blocks = [listing.rows[i : i + per] for i in range(0, len(listing.rows), per)]
+    found: dict[int, tuple[RawBlock, list[RowResult]]] = {}
+    computed = 0
+    with Journal(partial / "raw.jsonl") as journal, Journal(partial / "chunks.jsonl") as chunks:
+        # A raw block whose rows are all in finished chunks was deleted, and is not missed.
+        spent = {index for entry in chunks for index in entry["spent"]}
+        for entry in journal:
+            block = RawBlock(**entry["block"])
+            if block.index in spent or block_is_whole(block, context.raw, row_bytes):
+                found[block.index] = block, [RowResult(**row) for row in entry["rows"]]
+        done = sum(len(blocks[i]) for i in found)
+        tell("features", done, len(listing.rows))
+        tasks = ((i, rows) for i, rows in enumerate(blocks) if i not in found)
+        for (index, rows), (block, results) in _drain(pool, render_block, tasks, 2 * workers):
+            journal.append({"block": asdict(block), "rows": [asdict(row) for row in results]})
+            found[index] = block, results
+            computed += len(rows)
+            tell("features", done + computed, len(listing.rows))
+    rendered = _Rendered([], [], [], list(listing.rejected))
+    for index, rows in enumerate(blocks):
+        block, results = found[index]
+        for place, (row, result) in enumerate(zip(rows, results, strict=True)):
+            if result.reason:
+                source = row.source(context.recipe.sample_rate)
+                rendered.rejected.append(Reject(source, result.reason))
+            else:
+                rendered.rows.append(row)
+                rendered.results.append(result)
+                rendered.places.append((block, place))
+    return rendered, computed
+
+
+def _mean_std(
+    results: Sequence[RowResult], split: Sequence[int], recipe: Recipe, home: Path
+) -> tuple[float, float]:
+    """Mean and standard deviation of the training split, from sums added in the order of clips."""
+    train = [result for result, part in zip(results, split, strict=True) if part == 0]
+    count = len(train) * math.prod(recipe.shape)
+    if not count:
+        raise InputError(f"{home}: no clip is in the training split; see --split")
+    mean = sum(result.total for result in train) / count
+    std = math.sqrt(max(0.0, sum(result.squares for result in train) / count - mean**2))
+    if std == 0:
+        raise InputError(f"{home}: all {len(train)} training clips are silent: nothing to learn")
+    return mean, std
+
+
+def _normalise_all(
+    pool: ProcessPoolExecutor,
+    partial: Path,
+    rendered: _Rendered,
+    recipe: Recipe,
+    mean_std: tuple[float, float],
+    workers: int,
+    tell: Tick,
+) -> None:
+    """Second pass: chunks of the store; raw blocks are deleted once no chunk needs them."""
+    spec = _features_spec(recipe, len(rendered.rows))
+    # What the chunks depend on beyond the job: which rows were rejected does not change while a
+    # job lasts, but a version of this code that cuts chunks otherwise would.
+    identity = digest([list(spec.shape), spec.rows, spec.dtype, *mean_std])
+    last_use: dict[int, int] = {}
+    pieces: list[list[tuple[RawBlock, list[int]]]] = []
+    for index in range(spec.chunks):
+        taken: list[tuple[RawBlock, list[int]]] = []
+        for block, row in rendered.places[spec.span(index)]:
+            if not taken or taken[-1][0] is not block:
+                taken.append((block, []))
+            taken[-1][1].append(row)
+            last_use[block.index] = index
+        pieces.append(taken)
+    users: dict[int, set[int]] = {}
+    for index, taken in enumerate(pieces):
+        for block, _ in taken:
+            users.setdefault(block.index, set()).add(index)
+    with Journal(partial / "chunks.jsonl") as journal:
+        done = {entry["chunk"] for entry in journal if entry["identity"] == identity}
+        tell("normalise", len(done), spec.chunks)
+        tasks = (
+            (partial / "store", spec, index, taken, *mean_std)
+            for index, taken in enumerate(pieces)
+            if index not in done
+        )
+        for task, written in _drain(pool, normalise_chunk, tasks, 2 * workers):
+            index = task[2]
+            done.add(index)
+            spent = [block for block, _ in task[3] if users[block.index] <= done]
+            journal.append(
+                {
+                    "chunk": index,
+                    "identity": identity,
+                    "written": asdict(written),
+                    "spent": [block.index for block in spent],
+                }
+            )
+            for block in spent:
+                block.path(partial / "raw").unlink(missing_ok=True)
+            tell("normalise", len(done), spec.chunks)
+
+
+def _features_spec(recipe: Recipe, rows: int) -> ArraySpec:
+    # The rows of a chunk follow from float32, so that both dtypes are cut alike.
+    per = rows_per_chunk(4 * math.prod(recipe.shape), rows)
+    return ArraySpec("features", (rows, *recipe.shape), recipe.dtype, per)
+
+
+def _finish(
+    store: Path,
+    corpus: Corpus,
+    recipe: Recipe,
+    listing: Listing,
+    rendered: _Rendered,
+    split: Sequence[int],
+    mean_std: tuple[float, float],
+    bank: NoiseBank | None,
+) -> None:
+    """Write the small arrays, the metadata and the manifest: only then is the group a store."""
+    count = len(rendered.rows)
+    features = _features_spec(recipe, count)
+    per = features.rows
+    with Journal(store.parent / "chunks.jsonl") as journal:
+        identity = journal.entries[-1]["identity"]
+        by_chunk = {e["chunk"]: e["written"] for e in journal if e["identity"] == identity}
+    arrays = {"features": [Written(**by_chunk[index]) for index in range(features.chunks)]}
+    specs, classes = [features], {}
+
+    def add(spec: ArraySpec, values: Any) -> None:  # noqa: ANN401 - an array, or strings
+        specs.append(spec)
+        arrays[spec.name] = [
+            write_chunk(store, spec, i, encode(spec, i, values[spec.span(i)]))
+            for i in range(spec.chunks)
+        ]
+
+    def add_label(name: str, values: Sequence[str]) -> None:
+        classes[name] = sorted(set(values) - {""})
+        index = {"": -1} | {value: i for i, value in enumerate(classes[name])}
+        coded = np.array([index[value] for value in values], np.int32)
+        add(ArraySpec(f"labels/{name}", (count,), "int32", per, {"classes": classes[name]}), coded)
+
+    labels = [dict(row.labels) for row in rendered.rows]
+    for name in listing.label_names:
+        add_label(name, [known.get(name, "") for known in labels])
+    if bank is not None:
+        drawn = [bank.classes[r.noise] if r.noise >= 0 else "" for r in rendered.results]
+        add_label("noise", drawn)
+        snr = [math.nan if r.snr_db is None else r.snr_db for r in rendered.results]
+        add(ArraySpec("snr_db", (count,), "float32", per), np.array(snr, np.float32))
+    add(ArraySpec("split", (count,), "int8", per), np.array(split, np.int8))
+    add(ArraySpec("clip_id", (count,), STRING, per), [row.clip_id for row in rendered.rows])
+    sources = [row.source(recipe.sample_rate) for row in rendered.rows]
+    add(ArraySpec("source", (count,), STRING, per), sources)
+
+    root = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "complete": True,
+        "recipe": recipe.to_json(),
+        "mean": mean_std[0],
+        "std": mean_std[1],
+        "corpus": corpus.name,
+        "main_label": listing.main,
+        "classes": classes,
+        "rejected": [asdict(reject) for reject in rendered.rejected],
+        "skipped": listing.skipped,
+        "silent": sum(result.silent for result in rendered.results),
+        "listing": listing.identity,
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("antigram", "numpy", "scipy", "soundfile", "soxr", "zarr")
+        },
+    }
+    create_group(store, {})
+    if any("/" in spec.name for spec in specs):
+        create_group(store / "labels", {})
+    create_arrays(store, specs)
+    create_group(store, {"antigram": root})
+    # The fingerprint needs the manifest's digests, and the manifest the root's checksum.
+    root["fingerprint"] = store_fingerprint(root, write_manifest(store, arrays))
+    create_group(store, {"antigram": root})
+    write_manifest(store, arrays)

@@ -1,0 +1,139 @@
+"""The recipe of a feature store: everything that decides its numbers, and nothing else.
+
+Paths, worker counts and limits on rejects are arguments of functions: here they would change the
+fingerprint of a store whose numbers they do not change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from pipeline.errors import InputError, StoredDataError
+
+__all__ = ["Recipe", "canonical_json", "digest"]
+
+# Bump when the code makes other numbers from the same fields.
+VERSION = "prepare/1"
+
+
+def canonical_json(value: object) -> str:
+    """JSON text that is the same for equal values: sorted keys, no blanks, UTF-8."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def digest(value: object) -> str:
+    """SHA-256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How the rows of a feature store are made from a corpus.
+
+    Attributes:
+        corpus: name of the adapter.
+        options: the adapter's own options, resolved (``{"words": "digits"}``).
+        seconds: length of a row.
+        overlap: share of a window that the next repeats, in [0, 1).
+        longer: ``cut`` or ``segment``.
+        noise: ``none``, ``low`` (20 to 40 dB) or ``high`` (0 to 10 dB).
+        snr_mode: ``exact``, or ``released``: half the nominal SNR, as in the paper's code.
+        noise_files: SHA-256 over names and bytes of the noise recordings; empty without noise.
+        split: ``random``, ``official`` or ``by:LABEL``.
+        seed: of the split, the noise and the choice of clips.
+        limit_per_class: clips of a class of the main label; 0 is all.
+        dtype: of the stored features.
+        sample_rate: Hz.
+        n_fft: window and transform length, samples.
+        hop: samples.
+        window: as scipy.signal names it, periodic.
+        resampler: name and quality.
+        version: of the code.
+    """
+
+    corpus: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 1.0
+    overlap: float = 0.0
+    longer: str = "cut"
+    noise: str = "none"
+    snr_mode: str = "exact"
+    noise_files: str = ""
+    split: str = "random"
+    seed: int = 0
+    limit_per_class: int = 0
+    dtype: str = "float32"
+    sample_rate: int = 16_000
+    n_fft: int = 256
+    hop: int = 128
+    window: str = "hamming"
+    resampler: str = "soxr-HQ"
+    version: str = VERSION
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds <= 3600:
+            raise InputError(
+                f"seconds is {self.seconds}; a row is above 0 and up to 3600 s long: see --seconds"
+            )
+        if round(self.seconds * self.sample_rate) < self.n_fft:
+            raise InputError(
+                f"seconds is {self.seconds}: shorter than one STFT window of "
+                f"{self.n_fft / self.sample_rate:g} s. Give a longer --seconds."
+            )
+        if not 0 <= self.overlap < 1:
+            raise InputError(f"overlap is {self.overlap}; wanted: at least 0, under 1: --overlap")
+        if self.limit_per_class < 0:
+            raise InputError(f"limit per class is {self.limit_per_class}; wanted: 0 (all) or more")
+        for name, known in (
+            ("longer", ("cut", "segment")),
+            ("noise", ("none", "low", "high")),
+            ("snr_mode", ("exact", "released")),
+            ("dtype", ("float32", "float16")),
+        ):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}; wanted: {', '.join(known)}")
+        if self.split not in ("random", "official") and not self.split.startswith("by:"):
+            raise InputError(f"split is {self.split!r}; wanted: random, official or by:LABEL")
+
+    @property
+    def samples(self) -> int:
+        """Samples in a row."""
+        return round(self.seconds * self.sample_rate)
+
+    @property
+    def window_hop(self) -> int:
+        """Samples from the start of one window to that of the next, when segmenting."""
+        return max(1, round(self.samples * (1 - self.overlap)))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(frame, freq) of a row: one frame per hop begun, and one more (scipy's padding)."""
+        return -(-self.samples // self.hop) + 1, self.n_fft // 2 + 1
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all fields."""
+        return digest(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types only, for attributes and checkpoints."""
+        return {**asdict(self), "options": dict(self.options)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Recipe:
+        """Inverse of `to_json`.
+
+        Raises:
+            StoredDataError: a field is unknown or the version is another one.
+        """
+        unknown = sorted(set(stored) - {f.name for f in fields(cls)})
+        if unknown or stored.get("version") != VERSION:
+            raise StoredDataError(
+                f"recipe: version {stored.get('version')!r}, unknown fields {unknown}; "
+                f"this antigram reads {VERSION!r}. Prepare the store again."
+            )
+        return cls(**stored)

@@ -1,0 +1,243 @@
+"""From a corpus to the rows of a store: headers checked, recordings cut or segmented, split drawn.
+
+Nothing is decoded here, so a listing of 100,000 files takes seconds and its mistakes come first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from pipeline.audio import AudioError, AudioInfo, probe
+from pipeline.corpus import Clip, Corpus, CorpusError, Skipped
+from pipeline.draw import draw
+from pipeline.errors import InputError
+from pipeline.recipe import Recipe, digest
+from pipeline.split import SPLITS, assign
+
+__all__ = ["Listing", "Reject", "Row", "list_rows", "split_rows", "window_starts"]
+
+SHORT_PIECE = "piece shorter than half a window"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a store: where its audio is, and what is known about it."""
+
+    clip_id: str
+    path: str  # relative to the corpus's folder, with /
+    start: int  # first sample, at the recipe's rate
+    count: int  # samples of audio; the rest of the row is zeros
+    labels: tuple[tuple[str, str], ...]
+    group: str
+    official: str | None
+
+    def source(self, sample_rate: int) -> str:
+        """``PATH#START_S``."""
+        seconds = f"{self.start / sample_rate:.6f}".rstrip("0").rstrip(".")
+        return f"{self.path}#{seconds}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A clip that should be there and cannot be used."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All rows a corpus can give, sorted by clip_id."""
+
+    rows: tuple[Row, ...]
+    rejected: tuple[Reject, ...]
+    skipped: dict[str, int]
+    label_names: tuple[str, ...]  # the main one first
+    identity: str  # SHA-256 over the rows and the sizes of their files
+
+    @property
+    def main(self) -> str:
+        """The label that the corpus is mostly used for."""
+        return self.label_names[0]
+
+
+def window_starts(count: int, window: int, hop: int) -> tuple[list[int], bool]:
+    """Starts of the windows that cover ``count`` samples, and whether a last piece was left out.
+
+    Windows follow each other by ``hop`` until the recording is covered. A last piece that fills
+    less than half a window is left out, unless it is the only one.
+    """
+    starts = [0]
+    while starts[-1] + window < count:
+        starts.append(starts[-1] + hop)
+    short = len(starts) > 1 and 2 * (count - starts[-1]) < window
+    return (starts[:-1] if short else starts), short
+
+
+def list_rows(
+    corpus: Corpus, home: Path, recipe: Recipe, tick: Callable[[int, int], None] | None = None
+) -> Listing:
+    """List a corpus, check every header, cut or segment, and choose clips if a limit is set.
+
+    Args:
+        corpus: the adapter.
+        home: the corpus's own folder.
+        recipe: what rows are wanted.
+        tick: called with (headers checked, headers in all).
+
+    Raises:
+        CorpusError: the corpus gives nothing, gives an id twice, or has a name that is not UTF-8.
+    """
+    skipped: Counter[str] = Counter()
+    clips: list[Clip] = []
+    for found in corpus.list_clips(home, recipe.options):
+        if isinstance(found, Skipped):
+            skipped[found.reason] += found.count
+        else:
+            clips.append(found)
+    if not clips:
+        raise _nothing(corpus, home, skipped)
+    label_names = corpus.labels or tuple(dict.fromkeys(k for clip in clips for k in clip.labels))
+    labelled = [clip for clip in clips if clip.labels.get(label_names[0])]
+    if len(labelled) < len(clips):
+        skipped[f"no {label_names[0]} label"] += len(clips) - len(labelled)
+    clips = sorted(labelled, key=lambda clip: clip.id)
+    if not clips:
+        raise _nothing(corpus, home, skipped)
+    _check_clips(corpus, home, clips)
+    clips = _limit(clips, recipe, label_names[0])
+    infos = _probe_all(home, sorted({clip.path for clip in clips}), tick)
+    rows: list[Row] = []
+    rejected: list[Reject] = []
+    for clip in clips:
+        info = infos[clip.path][0]
+        if isinstance(info, str):
+            rejected.append(Reject(clip.path.as_posix(), info))
+        else:
+            rows += _rows_of(clip, info, recipe, skipped, rejected)
+    rows.sort(key=lambda row: row.clip_id)
+    identity = digest(
+        [
+            [row.clip_id, row.path, row.start, row.count, row.labels, row.group, row.official]
+            for row in rows
+        ]
+        + [[path.as_posix(), size] for path, (_, size) in sorted(infos.items())]
+    )
+    return Listing(
+        tuple(rows), tuple(rejected), dict(sorted(skipped.items())), label_names, identity
+    )
+
+
+def _nothing(corpus: Corpus, home: Path, skipped: Counter[str]) -> CorpusError:
+    left_out = "; ".join(f"{n} x {reason}" for reason, n in skipped.items()) or "nothing"
+    return CorpusError(
+        f"{corpus.name}: no clip in {home} (skipped: {left_out}). Name another --source."
+    )
+
+
+def _check_clips(corpus: Corpus, home: Path, clips: list[Clip]) -> None:
+    for one, two in pairwise(clips):
+        if one.id == two.id:
+            raise CorpusError(f"{corpus.name}: {one.path} and {two.path} both have the id {one.id}")
+    for clip in clips:
+        try:
+            f"{clip.path}{clip.id}{clip.labels}".encode()
+        except UnicodeEncodeError:
+            raise CorpusError(
+                f"{corpus.name}: {str(clip.path)!r} in {home}: its name is not UTF-8. Rename it."
+            ) from None
+
+
+def _limit(clips: list[Clip], recipe: Recipe, main: str) -> list[Clip]:
+    """Keep at most so many clips of each class of the main label, drawn from the seed."""
+    if not recipe.limit_per_class:
+        return clips
+    classes: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        classes[clip.labels[main]].append(clip)
+    kept: set[str] = set()
+    for members in classes.values():
+        members.sort(key=lambda clip: draw(recipe.seed, "limit", clip.id))
+        kept.update(clip.id for clip in members[: recipe.limit_per_class])
+    return [clip for clip in clips if clip.id in kept]
+
+
+def _probe_all(
+    home: Path, paths: Sequence[Path], tick: Callable[[int, int], None] | None
+) -> dict[Path, tuple[AudioInfo | str, int]]:
+    """Header of each file, or the reason why it is none; and its size."""
+
+    def one(path: Path) -> tuple[AudioInfo | str, int]:
+        try:
+            return probe(home / path), (home / path).stat().st_size
+        except AudioError as error:
+            return str(error), -1
+
+    found: dict[Path, tuple[AudioInfo | str, int]] = {}
+    with ThreadPoolExecutor(4) as pool:  # waiting for a disk, not for a core
+        for path, info in zip(paths, pool.map(one, paths, chunksize=64), strict=True):
+            found[path] = info
+            if tick is not None:
+                tick(len(found), len(paths))
+    return found
+
+
+def _rows_of(
+    clip: Clip, info: AudioInfo, recipe: Recipe, skipped: Counter[str], rejected: list[Reject]
+) -> Iterable[Row]:
+    total = info.samples_at(recipe.sample_rate)
+    first = round(clip.start_s * recipe.sample_rate)
+    last = total if clip.end_s is None else min(total, round(clip.end_s * recipe.sample_rate))
+    path = clip.path.as_posix()
+    if first >= last:
+        reason = f"the part from {clip.start_s:g} s lies behind its end ({total} samples)"
+        rejected.append(Reject(path, reason))
+        return
+    if recipe.longer == "cut":
+        starts = [0]
+    else:
+        starts, short = window_starts(last - first, recipe.samples, recipe.window_hop)
+        skipped[SHORT_PIECE] += short
+        skipped += Counter()  # drops zeros
+    for index, start in enumerate(starts):
+        yield Row(
+            clip_id=clip.id if recipe.longer == "cut" else f"{clip.id}#{index:05d}",
+            path=path,
+            start=first + start,
+            count=min(recipe.samples, last - first - start),
+            labels=tuple(sorted((k, v) for k, v in clip.labels.items() if v)),
+            group=clip.group or clip.id,
+            official=clip.split,
+        )
+
+
+def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -> list[int]:
+    """Split of each row, as the recipe says: index into `SPLITS`.
+
+    Raises:
+        InputError: the publisher gives no split, or ``by:LABEL`` names no label of the corpus.
+    """
+    if recipe.split == "official":
+        missing = [row.clip_id for row in rows if row.official is None]
+        if missing:
+            raise InputError(
+                f"{corpus.name}: --split official: the publisher's split is not known for "
+                f"{len(missing)} of {len(rows)} clips, {missing[0]} among them. "
+                "Use --split random or by:LABEL."
+            )
+        return [SPLITS.index(row.official or "") for row in rows]
+    labels = [dict(row.labels)[main] for row in rows]
+    if recipe.split == "random":
+        return assign([row.group for row in rows], labels, seed=recipe.seed)
+    label = recipe.split.removeprefix("by:")
+    known = sorted({name for row in rows for name, _ in row.labels})
+    if label not in known:
+        raise InputError(f"--split by:{label}: no such label; {corpus.name} has {', '.join(known)}")
+    # A clip that lacks the label can only be a group of its own.
+    groups = [dict(row.labels).get(label, f"\0{row.group}") for row in rows]
+    return assign(groups, labels, seed=recipe.seed, fill_all=True)

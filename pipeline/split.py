@@ -1,0 +1,68 @@
+"""Divide clips into train, validation and test: seeded, stratified, groups never parted."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from pipeline.draw import draw
+
+__all__ = ["FRACTIONS", "SPLITS", "assign"]
+
+SPLITS = ("train", "validation", "test")
+FRACTIONS = (0.7, 0.2, 0.1)
+
+
+def assign(
+    groups: Sequence[str], labels: Sequence[str], *, seed: int, fill_all: bool = False
+) -> list[int]:
+    """Assign each clip to a split, 70/20/10 of the clips as far as the groups allow.
+
+    Groups are dealt one by one, large ones first and equal ones in an order drawn from the seed,
+    each to the split that lacks most clips of the group's classes. What it lacks of all classes
+    together, per class, is added, so that rounding in many small classes does not add up. A class
+    that only one group has goes to train, where it can be learned.
+
+    Args:
+        groups: the group of each clip; a group goes to one split as a whole.
+        labels: the class of each clip, to stratify by.
+        seed: decides the order of equal groups.
+        fill_all: give each split at least one group, as a split by speaker needs; of two groups
+            one is validation, and test stays empty.
+
+    Returns:
+        For each clip 0 (train), 1 (validation) or 2 (test).
+    """
+    content: dict[str, Counter[str]] = defaultdict(Counter)
+    for group, label in zip(groups, labels, strict=True):
+        content[group][label] += 1
+    totals = Counter(labels)
+    owners = Counter(label for counts in content.values() for label in counts)
+    have = [Counter[str]() for _ in SPLITS]  # clips of each class in each split
+    size = [0] * len(SPLITS)
+
+    def lack(split: int, label: str) -> float:
+        return FRACTIONS[split] * totals[label] - have[split][label]
+
+    order = sorted(content, key=lambda g: (-content[g].total(), draw(seed, "split", g)[0], g))
+    chosen: dict[str, int] = {}
+    for place, group in enumerate(order):
+        counts = content[group]
+        empty = [s for s in range(min(len(SPLITS), len(order))) if not size[s]]
+        if fill_all and len(order) - place <= len(empty):
+            allowed = empty
+        elif not fill_all and all(owners[label] == 1 for label in counts):
+            allowed = [0]
+        else:
+            allowed = list(range(len(SPLITS)))
+
+        def need(split: int, counts: Counter[str] = counts) -> tuple[float, int]:
+            by_class = sum(n * lack(split, label) for label, n in counts.items())
+            overall = FRACTIONS[split] * len(labels) - size[split]
+            return round(by_class / counts.total() + overall / len(totals), 9), -split
+
+        best = max(allowed, key=need)
+        chosen[group] = best
+        have[best].update(counts)
+        size[best] += counts.total()
+    return [chosen[group] for group in groups]

@@ -1,0 +1,135 @@
+"""Where things lie and how they are called: corpora, stores, caches and runs of one workspace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline.corpus import Corpus
+from pipeline.errors import InputError
+from pipeline.recipe import Recipe
+
+__all__ = ["Workspace", "locked", "store_name"]
+
+
+@contextmanager
+def locked(target: Path, doing: str) -> Iterator[None]:
+    """Hold the right to make ``target``; the lock of a process that died is free by itself.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(f".{target.name}.lock")
+    try:
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout:
+        raise InputError(
+            f"{target}: another process is {doing} it now ({path} is locked). "
+            "Wait for it, or choose another --name."
+        ) from None
+
+
+def store_name(corpus: Corpus, recipe: Recipe) -> str:
+    """Default name of a store: the corpus, and what differs from its defaults."""
+    parts = [corpus.name]
+    if recipe.noise != "none":
+        parts.append(recipe.noise)
+        if recipe.snr_mode != "exact":
+            parts.append(recipe.snr_mode)
+    parts += [
+        value.replace(",", "+")
+        for key, value in sorted(recipe.options.items())
+        if value != corpus.options[key]
+    ]
+    if recipe.seconds != corpus.seconds:
+        parts.append(f"{recipe.seconds:g}s")
+    if recipe.longer == "segment" and recipe.overlap != default_overlap(corpus, recipe.seconds):
+        parts.append(f"overlap{recipe.overlap:g}")
+    if recipe.split != "random":
+        parts.append(recipe.split.replace(":", "-"))
+    if recipe.limit_per_class:
+        parts.append(f"limit{recipe.limit_per_class}")
+    if recipe.seed:
+        parts.append(f"seed{recipe.seed}")
+    if recipe.dtype != "float32":
+        parts.append("f16")
+    return "-".join(parts)[:120]
+
+
+def default_overlap(corpus: Corpus, seconds: float) -> float:
+    """Overlap of a corpus's windows; one-second windows (words) do not overlap, as in the paper."""
+    return 0.0 if seconds == 1 else corpus.overlap
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A folder with ``features``, ``grams``, ``runs`` and ``corpora``."""
+
+    root: Path
+
+    @property
+    def features(self) -> Path:
+        """Folder of the feature stores."""
+        return self.root / "features"
+
+    @property
+    def grams(self) -> Path:
+        """Folder of the Gram caches."""
+        return self.root / "grams"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the runs."""
+        return self.root / "runs"
+
+    def corpus_candidates(self, name: str, source: Path | None) -> list[Path]:
+        """Where a corpus is looked for: the folder named, else the shared one and our own."""
+        if source is not None:
+            return [source]
+        shared = os.environ.get("ANTIGRAM_CORPORA")
+        return [*([Path(shared) / name] if shared else []), self.root / "corpora" / name]
+
+    @staticmethod
+    def members(folder: Path) -> list[Path]:
+        """Finished stores or caches in a folder, the one made last at the end."""
+        found = [p for p in folder.glob("*.zarr") if (p / "zarr.json").is_file()]
+        found = [p for p in found if not p.name.startswith(".")]
+        return sorted(found, key=lambda p: ((p / "zarr.json").stat().st_mtime_ns, p.name))
+
+    @staticmethod
+    def named(folder: Path, name: str, what: str) -> Path:
+        """Path of a store, cache or run that is named, or given as a path.
+
+        Raises:
+            InputError: there is none; the message lists those there are.
+        """
+        for path in (Path(name), folder / f"{name}.zarr", folder / name):
+            if path.is_dir():
+                return path
+        known = sorted(p.name.removesuffix(".zarr") for p in folder.glob("[!.]*"))
+        there = f"there are {', '.join(known)}" if known else "there are none"
+        raise InputError(f"no {what} is called {name!r} in {folder}: {there}")
+
+    def store(self, name: str | None, say: Callable[[str], None]) -> Path:
+        """Path of the store named, else the only one, else the one prepared last.
+
+        Raises:
+            InputError: there is none.
+        """
+        if name is not None:
+            return self.named(self.features, name, "feature store")
+        found = self.members(self.features)
+        if not found:
+            raise InputError(
+                f"{self.features}: no feature store yet; make one with `antigram prepare CORPUS`"
+            )
+        why = "the only one" if len(found) == 1 else "the one prepared last"
+        say(f"store: {found[-1].stem} ({why})")
+        return found[-1]
