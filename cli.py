@@ -57,11 +57,10 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--workspace", type=click.Path(path_type=Path), hidden=True)
     @click.option("--json", "as_json", is_flag=True, hidden=True)
     @click.option("-v", "--verbose", is_flag=True, hidden=True)
-    @click.pass_context
     @wraps(command)
     def inner(
         ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool, **kwargs: Any
-    ) -> Any:  # noqa: ANN401 - what the command gives
+    ) -> Any:
         from pipeline.workspace import Workspace
 
         common: Context = ctx.obj
@@ -73,7 +72,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
             logging.basicConfig(level=logging.DEBUG)
         return command(common, **kwargs)
 
-    return inner
+    return click.pass_context(inner)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -188,7 +187,7 @@ def prepare(
             )
     content = done.to_json()
     counts = ", ".join(f"{n} {split}" for split, n in content["clips"].items())
-    if not done.computed:
+    if done.left_alone:
         common.say(f"{done.store.name}: already there, with this recipe; nothing to do")
     left_out = "".join(f"\n  skipped: {n} x {why}" for why, n in content["skipped"].items())
     bad = "".join(f"\n  rejected: {r['source']}: {r['reason']}" for r in content["rejected"])
@@ -616,8 +615,8 @@ def status(common: Context) -> None:
 
 @app.command()
 @click.option("--report", type=click.Path(path_type=Path), default=Path("report.html"))
-@click.option("--width", type=int, default=8, show_default=True)
-@click.option("--epochs", type=int, default=8, show_default=True)
+@click.option("--width", type=int, default=4, show_default=True)
+@click.option("--epochs", type=int, default=12, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @_common
 def demo(common: Context, report: Path, width: int, epochs: int, seed: int) -> None:
@@ -723,6 +722,9 @@ def main() -> None:
         _fail(str(error), 3)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted; the same command goes on where it was (train: with --resume)", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
         _fail(f"{error.format_message()} See `{where or 'antigram'} --help`.", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ class Frozen:
         with torch.device("meta"):
             net = Vgg(self.arch, 0)
         net.load_state_dict(self.state, assign=True)
-        return net.eval()
+        return net.to(memory_format=torch.channels_last).eval()
 
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
@@ -118,11 +119,13 @@ def load_tensors(path: Path) -> dict[str, Any]:
             f"{path}: no such file; wanted a checkpoint (`antigram train --save FILE`)"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles: the error says enough
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        why = str(error).strip().splitlines()[0][:120] if str(error).strip() else repr(error)
-        if isinstance(error, pickle.UnpicklingError):
-            why = "it holds more than tensors and plain types, or is no checkpoint at all"
+        why = "it holds more than tensors and plain types, or was not written by torch.save"
+        if isinstance(error, RuntimeError):  # of the archive, and it says what
+            why = str(error).strip().splitlines()[0][:120]
         raise InputError(
             f"{path}: not a checkpoint that can be read safely: {why}. "
             "Wanted: a file of `antigram train --save`, or a VGG state dict of plain tensors."

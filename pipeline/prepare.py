@@ -65,7 +65,8 @@ class Prepared:
 
     store: FeatureStore
     seconds: float
-    computed: int  # clips decoded in this run; 0 if the store was there
+    computed: int  # clips decoded in this run
+    left_alone: bool = False  # it was there already
 
     def to_json(self) -> dict[str, Any]:
         """Fields of ``prepare --json``."""
@@ -133,7 +134,7 @@ def prepare(
     if (there := _up_to_date(target, recipe, listing)) is not None:
         _check_rejected(corpus, [Reject(**r) for r in there.root["rejected"]], max_rejected, None)
         os.utime(target / "zarr.json")  # it is now the one prepared last
-        return Prepared(there, time.perf_counter() - begun, 0)
+        return Prepared(there, time.perf_counter() - begun, 0, left_alone=True)
     partial = target.with_name(f".{target.name}.partial")
     _begin(partial, {"recipe": recipe.fingerprint, "listing": listing.identity})
     _check_free(partial, listing, recipe)
@@ -192,15 +193,15 @@ def _check_free(partial: Path, listing: Listing, recipe: Recipe) -> None:
 def _check_rejected(
     corpus: Corpus, rejected: Sequence[Reject], limit: int, partial: Path | None
 ) -> None:
-    if partial is not None and rejected:
+    if partial is not None:
+        listed = partial.with_name(partial.name[1:].removesuffix(".zarr.partial") + ".rejected.csv")
         text = io.StringIO()
-        csv.writer(text).writerows(
-            [("source", "reason"), *((r.source, r.reason) for r in rejected)]
-        )
-        write_text(
-            partial.parent / f"{partial.name[1:].partition('.zarr')[0]}.rejected.csv",
-            text.getvalue(),
-        )
+        writer = csv.writer(text)
+        writer.writerows([("source", "reason"), *((r.source, r.reason) for r in rejected)])
+        if rejected:
+            write_text(listed, text.getvalue())
+        else:
+            listed.unlink(missing_ok=True)  # of an earlier run
     if len(rejected) > limit:
         first = "; ".join(f"{r.source}: {r.reason}" for r in rejected[:3])
         more = f"; and {len(rejected) - 3} more" if len(rejected) > 3 else ""

@@ -29,8 +29,9 @@ __all__ = ["synthesise"]
 WORDS = "zero one two three four five six seven eight nine".split()
 # Voices of espeak-ng: a variety of English, and a variant of the speaker.
 VOICES = (
-    "en-us+m1 en-us+f1 en-us+m3 en-us+f3 en-us+m7 en-us+f5 en-gb-x-rp+m2 en-gb-x-rp+f2 "
-    "en-gb-x-rp+m5 en-gb-x-rp+f4 en-gb-scotland+m4 en-gb-scotland+f3 en-us+klatt2 en-029+m8"
+    "en-us+m1 en-us+f1 en-us+m3 en-us+f3 en-us+m7 en-us+f5 en-us+klatt2 en-us+m4 "
+    "en-gb-x-rp+m2 en-gb-x-rp+f2 en-gb-x-rp+m5 en-gb-x-rp+f4 en-gb-x-rp+m8 en-gb-x-rp+f1 "
+    "en-gb-scotland+m4 en-gb-scotland+f3 en-gb-scotland+m6 en-029+m8 en-029+f2 en-029+m1"
 ).split()
 # The prosodies that stand for emotions: words a minute, pitch, pitch range (0-99), volume.
 PROSODIES = {
@@ -39,7 +40,7 @@ PROSODIES = {
     "sad": (135, 32, 15, 70),
     "angry": (210, 58, 65, 150),
 }
-TAKES = 2
+TAKES = 1
 # What espeak-ng's speak_lib.h calls them.
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _SYNCHRONOUS = 2
@@ -63,8 +64,10 @@ def synthesise(
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "speech").mkdir(parents=True)
 
+    speech = (partial / "speech").resolve()
+
     def one(voice: str) -> None:
-        command = [sys.executable, "-m", "pipeline.synth", voice, str(partial / "speech")]
+        command = [sys.executable, "-m", "pipeline.synth", voice, str(speech)]
         here = Path(__file__).resolve().parents[1]
         done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
         if done.returncode:

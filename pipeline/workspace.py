@@ -113,7 +113,7 @@ class Workspace:
         for path in (Path(name), folder / f"{name}.zarr", folder / name):
             if path.is_dir():
                 return path
-        known = sorted(p.name.removesuffix(".zarr") for p in folder.glob("[!.]*"))
+        known = sorted(p.name.removesuffix(".zarr") for p in folder.glob("[!.]*") if p.is_dir())
         there = f"there are {', '.join(known)}" if known else "there are none"
         raise InputError(f"no {what} is called {name!r} in {folder}: {there}")
 

@@ -1,9 +1,9 @@
 """The demo's corpus: spoken digits synthesised on this machine by espeak-ng.
 
-Source: `pipeline.synth`; 14 voices x 10 digits x 4 prosodies x 2 takes, 22,050 Hz WAV, free of
+Source: `pipeline.synth`; 20 voices x 10 digits x 4 prosodies, 22,050 Hz WAV, free of
 rights.
 Layout: ``speech/<digit>_<voice>_<prosody>_<take>.wav``, and noise in ``noise_train``.
-Labels: ``word`` (10), ``speaker`` (the voice, 14), ``emotion`` (the prosody: pitch, range, rate and
+Labels: ``word`` (10), ``speaker`` (the voice, 20), ``emotion`` (the prosody: pitch, range, rate and
 volume; 4).
 Split: none of its own. Every voice says everything: ``by:speaker`` asks for unheard voices.
 """
