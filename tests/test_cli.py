@@ -1,0 +1,267 @@
+"""The command line as a user types it: fields of the JSON, names, defaults, exit codes."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--arch", "vgg11", "--width", "1", "--epochs", "1"]
+
+
+class Shell:
+    """Runs commands in this process, in a folder and workspace of their own."""
+
+    def __init__(self, folder, capsys, monkeypatch):
+        self.folder, self.capsys, self.monkeypatch = folder, capsys, monkeypatch
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("ANTIGRAM_WORKSPACE", raising=False)
+        monkeypatch.delenv("ANTIGRAM_CORPORA", raising=False)
+
+    def __call__(self, *arguments):
+        """Return exit code, stdout and stderr."""
+        self.monkeypatch.setattr(sys, "argv", ["antigram", *map(str, arguments)])
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = self.capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    def json(self, *arguments):
+        """Answer of a command that must succeed."""
+        code, out, err = self("--json", *arguments)
+        assert code == 0, err
+        assert out.count("\n") == 1  # one object and nothing else
+        return json.loads(out)
+
+    def refused(self, code, match, *arguments):
+        """A command that must fail with one line that says ``match``."""
+        got, out, err = self(*arguments)
+        assert (got, out) == (code, ""), err
+        last = err.strip().splitlines()[-1]
+        assert last.startswith("antigram: ")
+        assert match in last
+        assert "Traceback" not in err
+
+
+@pytest.fixture
+def shell(tmp_path, capsys, monkeypatch):
+    return Shell(tmp_path, capsys, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def audio(tmp_path_factory, write_wav):
+    """Thirty one-second clips of three classes that differ in pitch."""
+    home = tmp_path_factory.mktemp("audio")
+    rng = np.random.default_rng(3)
+    t = np.arange(16_000) / 16_000
+    for pitch, name in ((300, "low"), (1000, "middle"), (3000, "high")):
+        for take in range(10):
+            y = 0.3 * np.sin(2 * np.pi * pitch * t) + 0.02 * rng.standard_normal(t.size)
+            write_wav(home / name / f"{take}.wav", y)
+    return home
+
+
+@pytest.fixture
+def chain(shell, audio):
+    """A store, a frozen net, a cache; named as by default where there is a default."""
+    shell.json("prepare", "folder", "--source", audio, "--name", "tones")
+    shell.json("train", "--mode", "baseline", *TINY, "--save", "net.pt")
+    shell.json("cache-grams", "--ckpt", "net.pt", "--layer", 3)
+    return shell
+
+
+def test_the_chain_gives_the_fields_that_are_promised(shell, audio):
+    store = shell.json("prepare", "folder", "--source", audio, "--name", "tones")
+    assert store["name"] == "tones"
+    assert sum(store["clips"].values()) == 30
+    assert store["shape"] == [126, 129]
+    assert store["classes"] == {"label": ["high", "low", "middle"]}
+    promised = {"store", "fingerprint", "mean", "std", "rejected", "skipped", "seconds"}
+    assert promised | {"clips_per_second"} <= set(store)
+    assert Path(store["store"]) == Path("workspace/features/tones.zarr")
+
+    first = shell.json("train", "--mode", "baseline", *TINY, "--save", "net.pt")
+    assert Path(first["run"]) == Path("workspace/runs/baseline-tones-seed0")
+    assert set(first["accuracy"]) == {"train", "validation", "test"}
+    grams = shell.json("cache-grams", "--ckpt", "net.pt", "--layer", "3", "--layer", 5)
+    assert grams["name"] == "tones--net"
+    assert (grams["clips"], grams["computed"]) == (30, 30)
+    assert grams["layers"]["3"]["codec"] == "packed"
+    assert grams["layers"]["3"]["channels"] == 4
+    assert grams["layers"]["3"]["bytes_per_clip"] == 2 * 4 * 5 // 2 + 8
+
+    second = shell.json("train", "--mode", "cached", "--epochs", 1)
+    assert (second["layers"], second["mode"], second["beta"]) == ([3, 5], "cached", 1.0)
+    scores = shell.json("evaluate", "--ckpt", "net.pt")
+    assert scores["accuracy"] == pytest.approx(first["accuracy"]["test"])
+    assert np.sum(scores["confusion"]) == store["clips"]["test"]
+    said = shell.json("predict", "--ckpt", "net.pt", audio / "low" / "0.wav")["predictions"]
+    assert said[0]["start_s"] == 0
+    assert sum(said[0]["probabilities"].values()) == pytest.approx(1)
+    assert said[0]["label"] == max(said[0]["probabilities"], key=said[0]["probabilities"].get)
+    assert shell.json("verify")["ok"] is True
+    there = shell.json("status")
+    assert [m["name"] for m in there["stores"]] == ["tones"]
+    assert there["caches"][0]["store"] == "tones"
+    assert len(there["runs"]) == 2
+
+
+def test_a_second_run_is_numbered_and_a_named_one_never_overwritten(chain):
+    again = chain.json("train", "--mode", "baseline", *TINY)
+    assert Path(again["run"]).name == "baseline-tones-seed0-2"
+    chain.json("train", "--mode", "baseline", *TINY, "--name", "mine")
+    chain.refused(2, "a run of this name", "train", "--mode", "baseline", *TINY, "--name", "mine")
+
+
+def test_what_is_there_is_left_alone(chain, audio):
+    before = {p: p.read_bytes() for p in Path("workspace").rglob("*") if p.is_file()}
+    code, _, err = chain("prepare", "folder", "--source", audio, "--name", "tones")
+    assert code == 0
+    assert "nothing to do" in err
+    assert chain.json("cache-grams", "--ckpt", "net.pt", "--layer", 3)["computed"] == 0
+    assert {p: p.read_bytes() for p in Path("workspace").rglob("*") if p.is_file()} == before
+
+
+def test_json_is_also_taken_behind_the_command(chain):
+    code, out, _ = chain("status", "--json")
+    assert code == 0
+    assert json.loads(out)["stores"]
+
+
+def test_a_store_prepared_with_another_seed_makes_the_cache_stale(chain, audio):
+    chain.json("prepare", "folder", "--source", audio, "--name", "tones", "--seed", 1)
+    chain.refused(3, "built with features", "train", "--mode", "cached", "--epochs", 1)
+    code, out, _ = chain("--json", "verify")
+    assert code == 3
+    assert any("stale" in problem["problem"] for problem in json.loads(out)["problems"])
+
+
+def test_another_width_than_the_cache_is_refused(chain):
+    chain.refused(2, "width 2", "train", "--mode", "cached", "--width", 2)
+
+
+def test_a_flipped_bit_stops_training_and_is_found(chain):
+    chunk = Path("workspace/grams/tones--net.zarr/layer03/gram/c/0/0")
+    raw = bytearray(chunk.read_bytes())
+    raw[11] ^= 4
+    chunk.write_bytes(raw)
+    chain.refused(3, "gram/c/0/0", "train", "--mode", "cached", "--epochs", 1)
+    code, out, _ = chain("--json", "verify")
+    assert code == 3
+    assert [Path(p["path"]).name for p in json.loads(out)["problems"]] == ["0"]
+
+
+def test_resume_goes_on_with_the_run(chain):
+    whole = chain.json("train", "--mode", "cached", "--epochs", 2, "--name", "whole")
+    chain.json("train", "--mode", "cached", "--epochs", 2, "--name", "half", "--max-steps", 2)
+    config = Path("workspace/runs/half/config.json")
+    config.write_text(config.read_text().replace('"max_steps": 2', '"max_steps": 0'))
+    half = chain.json("train", "--mode", "cached", "--epochs", 2, "--name", "half", "--resume")
+    keys = ("epochs", "steps", "best_epoch", "accuracy")
+    assert [half[k] for k in keys] == [whole[k] for k in keys]
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(chain):
+    Path("evil.pt").write_bytes(pickle.dumps(Touch(Path("owned").absolute())))
+    chain.refused(2, "evil.pt", "cache-grams", "--ckpt", "evil.pt", "--layer", 3)
+    assert not Path("owned").exists()
+
+
+def test_a_text_file_is_no_checkpoint(chain):
+    Path("text.pt").write_text("hello\n")
+    chain.refused(2, "text.pt: not a checkpoint", "train", "--mode", "wi", "--ckpt", "text.pt")
+
+
+@pytest.mark.parametrize(
+    ("match", "arguments"),
+    [
+        ("no corpus is called 'nosuch'", ["prepare", "nosuch"]),
+        ("no such corpus in nowhere", ["prepare", "gsc", "--source", "nowhere"]),
+        ("no feature store yet", ["train", "--mode", "baseline"]),
+        ("--mode 'odd'", ["train", "--mode", "odd"]),
+        ("needs the frozen net", ["train", "--mode", "online", "--layer", "5"]),
+        ("wanted: none, low, high", ["prepare", "fsdd", "--noise", "loud"]),
+        ("by:LABEL", ["prepare", "fsdd", "--split", "half"]),
+        ("not a valid float", ["train", "--mode", "baseline", "--lr", "much"]),
+        ("No such command", ["paint"]),
+        ("no such file", ["cache-grams", "--ckpt", "none.pt", "--layer", "5"]),
+        ("not there yet", ["cache-grams", "--ckpt", "n.pt", "--layer", "5", "--codec", "factor"]),
+        ("no store, cache or run", ["verify", "nothing"]),
+        ("has no such option", ["prepare", "fsdd", "--words", "all"]),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(shell, match, arguments):
+    shell.refused(2, match, *arguments)
+
+
+def test_a_missing_noise_folder_says_where_it_looked(shell, audio):
+    command = ["prepare", "folder", "--source", audio, "--noise", "high"]
+    shell.refused(2, "workspace/corpora/ms-snsd", *command)
+    shell.refused(2, "no noise recordings", *command, "--noise-source", "nowhere")
+    assert not list(Path().rglob("*.zarr"))
+
+
+def test_an_unusable_clip_stops_the_store_until_it_is_allowed(shell, audio, tmp_path):
+    tree = tmp_path / "tree"
+    for path in audio.rglob("*.wav"):
+        target = tree / path.relative_to(audio)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    bad = tree / "low" / "0.wav"
+    bad.write_bytes(bad.read_bytes()[:1000])
+    command = ["prepare", "folder", "--source", tree, "--name", "t"]
+    shell.refused(2, "low/0.wav: truncated", *command)
+    assert not Path("workspace/features/t.zarr").exists()
+    done = shell.json(*command, "--max-rejected", 1)
+    assert [r["source"] for r in done["rejected"]] == ["low/0.wav"]
+    assert sum(done["clips"].values()) == 29
+
+
+def test_a_defect_of_ours_keeps_its_traceback(shell, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr("pipeline.corpora.find_corpus", broken)
+    monkeypatch.setattr(sys, "argv", ["antigram", "prepare", "gsc"])
+    with pytest.raises(RuntimeError, match="ours"):
+        cli.main()
+
+
+def test_an_interrupt_says_how_to_go_on(shell, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.corpora.find_corpus", stopped)
+    code, _, err = shell("prepare", "gsc")
+    assert code == 130
+    assert "goes on" in err
+
+
+def test_it_runs_as_a_script_from_another_folder(tmp_path, audio):
+    done = subprocess.run(
+        [sys.executable, ROOT / "cli.py", "--json", "prepare", "folder", "--source", audio],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={k: v for k, v in os.environ.items() if not k.startswith("ANTIGRAM")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["name"] == "folder"
+    assert (tmp_path / "workspace" / "features" / "folder.zarr").is_dir()
