@@ -93,69 +93,53 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 @app.command()
 @click.argument("corpus")
 @click.option("--source", type=click.Path(path_type=Path), help="The corpus, or the folder above.")
-@click.option("--noise", default="none", show_default=True, help="none, low or high.")
+@click.option("--preset", help="paper: the paper's setting; options given beside it win.")
+@click.option("--noise", help="none, low or high; default: none (ms-snsd: low).")
 @click.option(
     "--noise-source", type=click.Path(path_type=Path), help="MS-SNSD, or its noise_train."
 )
-@click.option("--snr-mode", default="exact", show_default=True, help="exact, or released: half.")
+@click.option("--snr-mode", help="exact (default), or released: half.")
 @click.option("--seconds", type=float, help="Length of a row; default: the corpus's.")
 @click.option("--overlap", type=float, help="Share of a window that the next repeats.")
-@click.option("--split", default="random", show_default=True, help="random, official or by:LABEL.")
-@click.option("--limit-per-class", type=int, default=0, help="Clips of each class; 0: all.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--dtype", default="float32", show_default=True, help="float32 or float16.")
+@click.option("--last-window", help="pad (default), or end: ends with the recording.")
+@click.option("--split", help="random (default), official or by:LABEL.")
+@click.option("--limit-per-class", type=int, help="Clips of each class; 0: all.")
+@click.option("--limit", type=int, help="Clips in all; 0: all.")
+@click.option("--balance", is_flag=True, default=None, help="As many of each as of the rarest.")
+@click.option("--seed", type=int, help="Default: 0.")
+@click.option("--dtype", help="float32 (default) or float16.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes; default: the cores.")
 @click.option("--max-rejected", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--name", help="Of the store; default: the corpus and what differs.")
-@click.option("--words", help="gsc: digits (default), all, or a list like yes,no.")
+@click.option("--words", help="gsc: digits (default), all, or a list; librispeech: how many.")
+@click.option("--unit", help="librispeech: word (default) or utterance.")
+@click.option("--subset", help="librispeech: all (default), or train-clean-100 and so on.")
+@click.option("--hours", help="ms-snsd: of mixtures; default: 1.")
+@click.option("--clean-source", type=click.Path(path_type=Path), help="ms-snsd: clean speech.")
 @_common
 def prepare(
     common: Context,
     corpus: str,
     source: Path | None,
-    noise: str,
+    preset: str | None,
     noise_source: Path | None,
-    snr_mode: str,
-    seconds: float | None,
-    overlap: float | None,
-    split: str,
-    limit_per_class: int,
-    seed: int,
-    dtype: str,
+    clean_source: Path | None,
     workers: int | None,
     max_rejected: int,
     name: str | None,
-    words: str | None,
+    **asked: Any,
 ) -> None:
     """Turn CORPUS into a feature store: decoded, cut, mixed with noise, normalised spectrograms."""
     from pipeline.corpora import find_corpus
-    from pipeline.corpus import locate
-    from pipeline.errors import InputError
+    from pipeline.corpus import CorpusError, locate
     from pipeline.noise import NoiseBank, noise_files
     from pipeline.prepare import prepare as run
+    from pipeline.presets import preset_for
     from pipeline.progress import Progress
-    from pipeline.recipe import Recipe
-    from pipeline.workspace import default_overlap, locked, store_name
+    from pipeline.workspace import locked, recipe_for, store_name
 
-    adapter = find_corpus(corpus)
-    given = {key: value for key, value in (("words", words),) if value is not None}
-    if unknown := sorted(set(given) - set(adapter.options)):
-        raise InputError(f"--{unknown[0]}: {corpus} has no such option")
-    options = {k: adapter.resolve(k, v) for k, v in {**adapter.options, **given}.items()}
-    width = seconds if seconds is not None else adapter.seconds
-    recipe = Recipe(
-        corpus=corpus,
-        options=options,
-        seconds=width,
-        overlap=overlap if overlap is not None else default_overlap(adapter, width),
-        longer=adapter.longer,
-        noise=noise,
-        snr_mode=snr_mode,
-        split=split,
-        seed=seed,
-        limit_per_class=limit_per_class,
-        dtype=dtype,
-    )
+    given = {key: value for key, value in asked.items() if value is not None}
+    adapter, recipe = recipe_for(find_corpus(corpus), {**preset_for(corpus, preset), **given})
     workspace, cores = common.workspace, workers or len(os.sched_getaffinity(0))
     with Progress() as progress:
         candidates = workspace.corpus_candidates(corpus, source)
@@ -166,13 +150,18 @@ def prepare(
         home = locate(adapter, candidates)
         progress.say(f"{corpus}: {home}")
         recordings = None
-        if noise != "none":
+        if recipe.noise != "none":
             places = workspace.corpus_candidates("ms-snsd", noise_source)
-            if corpus == "demo" and noise_source is None:
-                places = [home]  # it comes with noise of its own
+            if corpus in ("demo", "ms-snsd") and noise_source is None:
+                places = [home]  # they come with noise of their own
             folder, recordings = noise_files(places)
             progress.say(f"noise: {len(recordings)} classes in {folder}")
             recipe = replace(recipe, noise_files=NoiseBank.digest_of(recordings))
+        if adapter.list_mixtures is not None:
+            home = clean_source or home / "clean_train"
+            progress.say(f"clean speech: {home}")
+        elif clean_source is not None:
+            raise CorpusError(f"--clean-source: {corpus} is not mixed from clean speech")
         target = workspace.features / f"{_plain(name or store_name(adapter, recipe))}.zarr"
         with locked(target, "preparing"):
             done = run(
@@ -198,6 +187,45 @@ def prepare(
     )
 
 
+@app.command()
+@_common
+def corpora(common: Context) -> None:
+    """The corpora: tasks, licences, presets, where each is looked for and whether it is there."""
+    from pipeline.corpora import describe_corpora
+
+    found = describe_corpora(common.workspace)
+    lines = []
+    for entry in found:
+        there = entry["path"] or f"not there; looked in {', '.join(entry['looked_in'])}"
+        lines += [
+            f"{entry['name']}: {', '.join(entry['labels']) or 'labels of your own'}; "
+            f"{entry['seconds']:g} s; {entry['licence']}",
+            f"  {there}",
+            f"  {entry['how_to_get']}",
+        ]
+        lines += [f"  --preset {name}: {each}" for name, each in entry["presets"].items()]
+    common.answer({"corpora": found}, "\n".join(lines))
+
+
+@app.command()
+@click.argument("corpus")
+@click.option("--subset", help="librispeech: train-clean-100 (default), dev-clean and so on.")
+@_common
+def download(common: Context, corpus: str, subset: str | None) -> None:
+    """Fetch CORPUS, check it, and unpack it to where `prepare` finds it; resumes after a cut."""
+    from pipeline.download import download as run
+    from pipeline.progress import Progress
+
+    with Progress() as progress:
+        target = common.workspace.root / "corpora" / corpus
+        done = run(corpus, target, subset=subset, tick=progress.tick, say=progress.say)
+    content = done.to_json()
+    hashes = "".join(f"\n  SHA-256 {value}  {name}" for name, value in content["sha256"].items())
+    vouched = "as published" if content["verified"] else "no hash is published"
+    text = "already there" if done.left_alone else f"{content['bytes']} bytes, {vouched}{hashes}"
+    common.answer(content, f"{done.path}: {text}")
+
+
 @app.command("cache-grams")
 @click.option("--ckpt", type=click.Path(path_type=Path), required=True, help="The frozen net.")
 @click.option("--layer", "layers", multiple=True, required=True, help="1 to 13, or all.")
@@ -205,7 +233,7 @@ def prepare(
 @click.option("--tap", default="relu", show_default=True, help="relu, conv or released.")
 @click.option("--aggregation", default="gram", show_default=True)
 @click.option("--codec", default="auto", show_default=True, help="auto or packed.")
-@click.option("--dtype", default="float16", show_default=True, help="float16 or float32.")
+@click.option("--dtype", help="float16 (default; compmul: float32) or float32.")
 @click.option("--energy", type=float, help="For the codec lowrank.")
 @click.option("--rank", type=int, help="For the codec lowrank.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
@@ -221,7 +249,7 @@ def cache_grams(
     tap: str,
     aggregation: str,
     codec: str,
-    dtype: str,
+    dtype: str | None,
     energy: float | None,
     rank: int | None,
     batch_size: int,
@@ -242,13 +270,17 @@ def cache_grams(
     if codec in ("factor", "lowrank") or energy is not None or rank is not None:
         raise InputError("--codec factor and lowrank are not there yet: use --codec auto or packed")
     _one_of("--tap", tap, TAPS)
-    _one_of("--dtype", dtype, ("float16", "float32"))
-    check_combination(aggregation, tap, "cos2")
+    if dtype is not None:
+        _one_of("--dtype", dtype, ("float16", "float32"))
     frozen = load_frozen(ckpt)
     if frozen.note:
         common.say(frozen.note)
     store = FeatureStore(common.workspace.store(data, common.say))
     numbers = _layers(layers, frozen.arch)
+    check_combination(aggregation, tap, "cos2", numbers)
+    if aggregation == "compmul" and dtype == "float16":
+        common.say("compmul: its values differ so little that float16 costs 1 % of the gradient")
+    dtype = dtype or ("float32" if aggregation == "compmul" else "float16")
     spec = TapSpec(arch=frozen.arch, layers=numbers, tap=tap, aggregation=aggregation)
     plans = plan_layers(store, frozen, spec, codec=codec, dtype=dtype)
     default = f"{store.name}--{ckpt.stem}"
@@ -437,7 +469,7 @@ def _training(
     if mode == "online" and frozen is not None:
         spec = TapSpec(arch=frozen.arch, layers=layers, tap=tap, aggregation=aggregation)
         grams = LiveGrams(frozen.net().to(_device(options.get("device", "auto"))), spec)
-    check_combination(aggregation, tap, options["similarity"])
+    check_combination(aggregation, tap, options["similarity"], layers)
     if grams is not None:
         check_shapes(arch, grams.spec, store.shape)
     config = TrainConfig(

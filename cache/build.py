@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from pipeline.chunks import (
     write_text,
 )
 from pipeline.errors import InputError, StoredDataError
-from pipeline.manifest import create_arrays, create_group, write_manifest
+from pipeline.manifest import create_arrays, create_group, verify_group, write_manifest
 from pipeline.recipe import canonical_json, digest
 from pipeline.store import FeatureStore
 
@@ -202,7 +203,8 @@ def _layers_there(target: Path, root: Mapping[str, Any]) -> dict[int, CacheLayer
         found = {}
         for path in sorted(target.glob("layer[0-9][0-9]")):
             number = int(path.name.removeprefix("layer"))
-            found[number] = CacheLayer(target, number)
+            if not any(verify_group(path, content=False)):
+                found[number] = CacheLayer(target, number)
     except (InputError, StoredDataError):
         return {}  # damaged or foreign: replaced once the new one is whole
     return found
@@ -226,8 +228,11 @@ class _LayerWriter:
         self.plan = plan
         self.specs = plan.specs(clips)
         self.folder = partial / layer_name(plan.key.layer)
+        staged = partial / "root" / self.folder.name
+        if staged.is_dir() and not self.folder.exists():
+            staged.rename(self.folder)  # killed while it was being published
         note, text = self.folder.with_suffix(".json"), canonical_json(plan.key.to_json())
-        if not note.is_file() or note.read_text() != text:
+        if not note.is_file() or note.read_text() != text or not self.folder.is_dir():
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.with_suffix(".jsonl").unlink(missing_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -246,7 +251,6 @@ class _LayerWriter:
 
     def finish(self) -> None:
         """Write metadata and manifest; the group is then complete."""
-        self.journal.close()
         entries = {entry["chunk"]: entry["written"] for entry in self.journal}
         arrays = {
             spec.name: [Written(**entries[i][spec.name]) for i in range(spec.chunks)]
@@ -276,7 +280,26 @@ def _compute(
     tick: Tick,
 ) -> int:
     """Fill in the chunks that the journals lack; return how many clips that took."""
-    writers = {n: _LayerWriter(plan, partial, len(store)) for n, plan in plans.items()}
+    with ExitStack() as open_journals:
+        writers = {n: _LayerWriter(plan, partial, len(store)) for n, plan in plans.items()}
+        for writer in writers.values():
+            open_journals.enter_context(writer.journal)
+        computed = _fill(store, frozen, plans, writers, batch_clips, device, tick)
+    for writer in writers.values():
+        writer.finish()
+    return computed
+
+
+def _fill(
+    store: FeatureStore,
+    frozen: Frozen,
+    plans: Mapping[int, LayerPlan],
+    writers: Mapping[int, _LayerWriter],
+    batch_clips: int,
+    device: torch.device,
+    tick: Tick,
+) -> int:
+    """Run the net over the chunks that some layer lacks, while a thread writes the last ones."""
     first = next(iter(writers.values())).specs[0]
     any_plan = next(iter(plans.values()))
     tap, aggregation = any_plan.key.tap, any_plan.key.aggregation
@@ -298,8 +321,6 @@ def _compute(
             tick("frozen net", span.stop, len(store))
         for future in pending:
             future.result()
-    for writer in writers.values():
-        writer.finish()
     return computed
 
 

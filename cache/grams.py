@@ -44,6 +44,7 @@ def open_root(path: Path) -> dict[str, Any]:
         StoredDataError: damaged, or of a newer version.
     """
     root = read_root(path, FORMAT, VERSION, "Gram cache")
+    read_manifest(path).check_metadata(path, "Build the cache again.")
     if not isinstance(root.get("features"), str):
         raise DamagedError(f"{path}: its attributes lack the features; build it again")
     return root
@@ -103,6 +104,7 @@ class CacheLayer:
                 f"Add it with `antigram cache-grams --layer {layer}`."
             )
         manifest: Manifest = read_manifest(self.folder)
+        manifest.check_metadata(self.folder, self._repair)
         try:
             found = json.loads((self.folder / "zarr.json").read_bytes())["attributes"]["antigram"]
             complete = found["complete"]

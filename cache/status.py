@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.grams import CacheLayer, layers_of, open_root
-from pipeline.corpora import CORPORA
-from pipeline.corpus import CorpusError, locate
+from pipeline.corpora import describe_corpora
 from pipeline.errors import InputError, StoredDataError
 from pipeline.store import FeatureStore
 from pipeline.workspace import Workspace
@@ -27,7 +26,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
     runs = [_run(path, origin) for path in sorted(workspace.runs.glob("[!.]*")) if path.is_dir()]
     return {
         "workspace": str(workspace.root),
-        "corpora": [_corpus(workspace, name) for name in CORPORA],
+        "corpora": [_corpus(entry) for entry in describe_corpora(workspace)],
         "stores": stores,
         "caches": caches,
         "runs": runs,
@@ -48,14 +47,9 @@ def _guarded(path: Path, describe: Callable[[Path], dict[str, Any]]) -> dict[str
     return {**common, **found}
 
 
-def _corpus(workspace: Workspace, name: str) -> dict[str, Any]:
-    candidates = workspace.corpus_candidates(name, None)
-    try:
-        home = locate(CORPORA[name], candidates)
-    except CorpusError:
-        where = ", ".join(str(path) for path in candidates)
-        return {"name": name, "path": None, "summary": f"not there (looked in {where})"}
-    return {"name": name, "path": str(home), "summary": str(home)}
+def _corpus(entry: dict[str, Any]) -> dict[str, Any]:
+    missing = f"not there (looked in {', '.join(entry['looked_in'])})"
+    return {"name": entry["name"], "path": entry["path"], "summary": entry["path"] or missing}
 
 
 def _store(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,18 @@ from pipeline.manifest import Problem, verify_group
 from pipeline.store import FeatureStore
 
 __all__ = ["kind_of", "verify_cache", "verify_run", "verify_store"]
+
+
+# What reading a damaged archive may raise; InputError and StoredDataError are ValueErrors.
+_BROKEN_ZIP = (
+    OSError,
+    ValueError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def kind_of(path: Path) -> str:
@@ -105,7 +118,7 @@ def verify_run(path: Path) -> Iterator[Problem]:
                     yield Problem(file, f"damaged: record {bad} has another checksum")
                 elif name == "best.pt":
                     load_checkpoint(file)
-        except (OSError, zipfile.BadZipFile, InputError, StoredDataError) as error:
+        except _BROKEN_ZIP as error:
             yield _problem(file, error)
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -117,7 +117,9 @@ def check_shapes(student: Arch, spec: TapSpec, shape: tuple[int, int]) -> None:
             )
 
 
-def check_combination(aggregation: str, tap: str, similarity: str) -> None:
+def check_combination(
+    aggregation: str, tap: str, similarity: str, layers: Collection[int] = ()
+) -> None:
     """Refuse what has no meaning.
 
     Raises:
@@ -125,10 +127,11 @@ def check_combination(aggregation: str, tap: str, similarity: str) -> None:
     """
     if similarity not in SIMILARITIES:
         raise InputError(f"--similarity {similarity!r}: wanted {', '.join(SIMILARITIES)}")
-    if aggregation == "compmul" and tap == "conv":
+    # What enters layer 1 is the normalised spectrogram itself.
+    if aggregation == "compmul" and (tap == "conv" or (tap == "released" and 1 in layers)):
         raise InputError(
-            "--aggregation compmul needs values >= 0, and --tap conv gives negative ones: "
-            "use --tap relu, or another aggregation"
+            f"--aggregation compmul needs values >= 0, and --tap {tap} gives negative ones"
+            f"{' at layer 1' if tap == 'released' else ''}: use --tap relu, or another aggregation"
         )
 
 

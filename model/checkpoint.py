@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ FORMAT = "antigram/checkpoint"
 VERSION = 1
 # What torch.load raises for files that are no checkpoints, or not whole.
 _UNREADABLE = (
+    OSError,
     pickle.UnpicklingError,
     RuntimeError,
     EOFError,
@@ -154,9 +156,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
-    if content.get("format_version", 0) > VERSION:
+    if not isinstance(number := content.get("format_version"), int):
+        raise InputError(f"{path}: format_version is {number!r}, wanted a number")
+    if number > VERSION:
         raise StoredDataError(
-            f"{path}: written by checkpoint version {content['format_version']}, "
+            f"{path}: written by checkpoint version {number}, "
             f"this antigram reads up to {VERSION}. Update antigram."
         )
     try:
@@ -172,7 +176,11 @@ def _checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         )
         with torch.device("meta"):
             wanted = Vgg(found.arch, len(found.classes)).state_dict()
-    except (KeyError, TypeError, ValueError) as error:
+        if not (math.isfinite(found.mean) and 0 < found.std < math.inf):
+            raise ValueError(f"mean is {found.mean}, std is {found.std}")
+    except StoredDataError as error:  # a recipe of another version
+        raise StoredDataError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: a checkpoint that is not whole ({error!r})") from None
     _check_shapes(path, found.state_dict, wanted)
     return found
@@ -187,7 +195,7 @@ def _check_shapes(path: Path, state: Mapping[str, Any], wanted: Mapping[str, Ten
             )
         if not torch.isfinite(state[name]).all():
             raise InputError(f"{path}: {name} holds NaN or infinite values; train it again")
-    if unknown := sorted(set(shapes) - set(wanted)):
+    if unknown := sorted(map(str, set(shapes) - set(wanted))):
         raise InputError(f"{path}: unknown tensor {unknown[0]}; wanted a VGG without batch norm")
 
 

@@ -96,10 +96,11 @@ def run_demo(
         report,
         title="antigram demo: which digit, whatever the prosody",
         text=[
-            f"{sum(store['clips'].values())} spoken digits, synthesised on this machine in 20 "
-            "voices and 4 prosodies, with noise at 0 to 10 dB. Test voices are in no other split. "
-            "The frozen net knows the prosody; anti-transfer keeps the digit net away from it at "
-            f"convolution layer {LAYER}.",
+            f"{sum(store['clips'].values())} spoken digits, synthesised on this machine in "
+            f"{len(store['classes']['speaker'])} voices and {len(store['classes']['emotion'])} "
+            "prosodies, with noise at 0 to 10 dB. Test voices are in no other split. The frozen "
+            "net knows the prosody; anti-transfer keeps the digit net away from it at convolution "
+            f"layer {LAYER}.",
             f"One seed, {store['clips']['test']} test clips, nets of {width} channels where the "
             "real VGG16 has 64: differences of a few clips mean nothing here.",
             f"The cache: {content['cache_bytes'] / 1e6:.2f} MB, "

@@ -67,6 +67,8 @@ def curves_svg(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
                 for split, style in (("train", "-"), ("validation", "--")):
                     values = [entry[split][key] for entry in entries]
                     axis.plot(epochs, values, style, label=split)
+                # Arms without AT have none to show.
+                axis.set_visible(key == "ce" or any(entry["train"]["at"] for entry in entries))
                 axis.set_title(f"{name}: {what}")
                 axis.set_ylim(bottom=0)
                 axis.grid(alpha=0.3)

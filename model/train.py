@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import platform
 import resource
 import shutil
@@ -79,6 +80,8 @@ class TrainConfig:
                 raise InputError(f"{option} {number}: wanted at least {least}")
         if not 0 < self.lr < float("inf"):
             raise InputError(f"--lr {self.lr}: wanted a number above 0")
+        if not math.isfinite(self.beta):
+            raise InputError(f"--beta {self.beta}: wanted a number")
         if not 0 <= self.dropout < 1:
             raise InputError(f"--dropout {self.dropout}: wanted at least 0, under 1")
         if self.loss == "released" and self.mode != "online":
@@ -268,7 +271,7 @@ def train(
         unseen = _Sums(torch.zeros(3, dtype=torch.float64, device=device))
         with torch.no_grad():
             for batch in batches.passes(rows["validation"]):
-                step(batch, unseen)
+                _check_finite(step(batch, unseen), batch, store)
         entry = {
             "epoch": state.epoch,
             "train": sums.means(config.at_weight),
@@ -376,7 +379,7 @@ def _check_finite(loss: Tensor, batch: Batch, store: FeatureStore) -> None:
     if not torch.isfinite(loss):
         ids = ", ".join(store.clip_ids[i] for i in batch.clips)
         raise StoredDataError(
-            f"{store.path}: the loss is {float(loss)} at the batch of {ids}. "
+            f"{store.path}: the loss is {loss.item()} at the batch of {ids}. "
             "Lower --lr, or look at these clips with `antigram verify`."
         )
 

@@ -206,7 +206,11 @@ def tap_shape(arch: Arch, layer: int, tap: str, shape: tuple[int, int]) -> tuple
 
 def conv_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The convolution part of a state dict."""
-    return {name: tensor for name, tensor in state.items() if name.startswith("features.")}
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if isinstance(name, str) and name.startswith("features.")
+    }
 
 
 def extractor_digest(state: Mapping[str, Tensor], net: Vgg, layer: int, tap: str) -> str:

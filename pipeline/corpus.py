@@ -13,7 +13,18 @@ from typing import Literal
 
 from pipeline.errors import InputError
 
-__all__ = ["Clip", "Corpus", "CorpusError", "Skipped", "Split", "locate", "wav_files"]
+__all__ = [
+    "Clip",
+    "Corpus",
+    "CorpusError",
+    "Mixture",
+    "MixtureRequest",
+    "Rejected",
+    "Skipped",
+    "Split",
+    "locate",
+    "wav_files",
+]
 
 Split = Literal["train", "validation", "test"]
 
@@ -23,17 +34,43 @@ class CorpusError(InputError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """Clean recordings one behind the other, with one noise recording below them.
+
+    Attributes:
+        clean: path and samples (at the recipe's rate) of each clean recording.
+        noise: class of the noise.
+        recording: which of the class's recordings.
+        offset: drawn number that decides where the noise begins; reduced to its length.
+        snr_db: over the whole mixture.
+    """
+
+    clean: tuple[tuple[str, int], ...]
+    noise: str
+    recording: int
+    offset: int
+    snr_db: float
+
+    @property
+    def samples(self) -> int:
+        """Length, at the recipe's rate."""
+        return sum(count for _, count in self.clean)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
     """One recording (or a part of one) and what is known about it.
 
     Attributes:
         id: unique in the corpus, the same on every machine and in every run.
         path: the audio file, relative to the corpus's own folder.
-        labels: label name -> class; a label that is not known for this clip is left out.
+        labels: label name -> class; one that is not known for this clip is left out, or empty.
         group: what a split may not part; the clip itself if None.
         split: the publisher's split, if there is one.
         start_s: where the part begins, in seconds.
         end_s: where it ends; None is the end of the file.
+        mixture: what the clip is made of, for a corpus that is mixed here; ``path`` is then its
+            first clean recording.
     """
 
     id: str
@@ -43,6 +80,36 @@ class Clip:
     split: Split | None = None
     start_s: float = 0.0
     end_s: float | None = None
+    mixture: Mixture | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A file that an adapter needs to read while listing, and cannot use."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixtureRequest:
+    """What an adapter that mixes needs to know.
+
+    Attributes:
+        clean: folder of clean speech; paths of clips are relative to it.
+        noise: class -> number of its recordings.
+        level: of the noise: low or high.
+        seed: decides every draw.
+        sample_rate: Hz, of the recipe.
+        options: the adapter's own.
+    """
+
+    clean: Path
+    noise: Mapping[str, int]
+    level: str
+    seed: int
+    sample_rate: int
+    options: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +137,9 @@ class Corpus:
         list_clips: the corpus's own folder and the options given -> clips and what was skipped.
         options: options this corpus understands, with their defaults (they enter the recipe).
         resolve: turns an option's text into its canonical form, or raises CorpusError.
+        adapt: the corpus as it is with some options, where labels or lengths depend on them.
+        noise: level that is mixed in if none is asked for.
+        list_mixtures: in place of ``list_clips``, for a corpus that is mixed from two.
     """
 
     name: str
@@ -79,11 +149,14 @@ class Corpus:
     licence: str
     how_to_get: str
     is_home: Callable[[Path], bool]
-    list_clips: Callable[[Path, Mapping[str, str]], Iterable[Clip | Skipped]]
+    list_clips: Callable[[Path, Mapping[str, str]], Iterable[Clip | Skipped | Rejected]]
     overlap: float = 0.0
     official: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     resolve: Callable[[str, str], str] = lambda _name, value: value
+    adapt: Callable[[Corpus, Mapping[str, str]], Corpus] = lambda corpus, _options: corpus
+    noise: str = "none"
+    list_mixtures: Callable[[MixtureRequest], Iterable[Clip | Skipped | Rejected]] | None = None
 
 
 def locate(corpus: Corpus, candidates: Iterable[Path]) -> Path:

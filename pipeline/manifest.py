@@ -11,6 +11,7 @@ The manifest is the attributes of a Zarr group ``manifest`` inside the group it 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -61,6 +62,21 @@ class Manifest:
         """crc32c of each chunk of an array, by index."""
         found: Sequence[int] = self.arrays[array]["crc32c"]
         return found
+
+    def check_metadata(self, folder: Path, repair: str) -> None:
+        """Hold each ``zarr.json`` against its checksum, before it is believed.
+
+        Raises:
+            DamagedError: one is missing or not as it was written.
+        """
+        for name, wanted in self.metadata.items():
+            path = folder / name
+            try:
+                whole = crc32c(path.read_bytes()) == wanted
+            except OSError:
+                whole = False
+            if not whole:
+                raise DamagedError(f"{path}: missing, or not as it was written. {repair}")
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each array: its content, for a fingerprint."""
@@ -116,14 +132,16 @@ def write_manifest(folder: Path, arrays: Mapping[str, Sequence[Written]]) -> Man
         for path in _metadata_files(folder, entries)
     }
     content = {**FORMAT, "arrays": entries, "metadata": metadata}
-    document = {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": {**content, "digest": digest(content)},
-    }
+    document = _as_group(content)
     (folder / FOLDER).mkdir(exist_ok=True)
     write_text(folder / FOLDER / "zarr.json", canonical_json(document) + "\n")
     return Manifest(entries, metadata)
+
+
+def _as_group(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest as Zarr metadata, with its own digest."""
+    attributes = {**content, "digest": digest(content)}
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
 def _metadata_files(folder: Path, arrays: Mapping[str, object]) -> Iterator[Path]:
@@ -144,14 +162,13 @@ def read_manifest(folder: Path) -> Manifest:
         raw = path.read_bytes()
         document = json.loads(raw)
         content = dict(document["attributes"])
-        stored = content.pop("digest")
+        del content["digest"]
     except FileNotFoundError:
         raise DamagedError(f"{path}: missing; without it nothing can be checked") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path}: unreadable: {error}") from None
     # A flipped bit may leave JSON that means the same: the bytes themselves are held to the text.
-    whole = (canonical_json(document) + "\n").encode("utf-8", "surrogatepass") == raw
-    if not whole or stored != digest(content):
+    if raw != (canonical_json(_as_group(content)) + "\n").encode("utf-8", "surrogatepass"):
         raise DamagedError(f"{path}: does not match its own digest")
     if {key: content.get(key) for key in FORMAT} != FORMAT:
         raise DamagedError(
@@ -161,8 +178,14 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(content["arrays"], content["metadata"])
 
 
-def verify_group(folder: Path) -> Iterator[Problem]:
-    """Read every byte of a group and hold it against the manifest."""
+def verify_group(folder: Path, *, content: bool = True) -> Iterator[Problem]:
+    """Read every byte of a group and hold it against the manifest.
+
+    Args:
+        folder: the group.
+        content: hold it against the SHA-256 too, and not only against every crc32c, which finds
+            all accidents at ten times the speed.
+    """
     try:
         manifest = read_manifest(folder)
     except DamagedError as error:
@@ -180,12 +203,12 @@ def verify_group(folder: Path) -> Iterator[Problem]:
         found_problem = False
         for path, crc in _chunk_files(folder, name, entry["crc32c"]):
             expected.add(path)
-            problem, chunk = _verify_chunk(path, crc)
+            problem, chunk = _verify_chunk(path, crc, content=content)
             chunks.append(chunk)
             if problem:
                 found_problem = True
                 yield Problem(path, problem)
-        if not found_problem and array_digest(chunks) != entry["sha256"]:
+        if content and not found_problem and array_digest(chunks) != entry["sha256"]:
             yield Problem(folder / name, "content does not match the manifest's SHA-256")
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path not in expected and not _in_inner_group(path, folder):
@@ -193,12 +216,9 @@ def verify_group(folder: Path) -> Iterator[Problem]:
 
 
 def _in_inner_group(path: Path, folder: Path) -> bool:
-    """Whether a file belongs to a group inside that has a manifest of its own (a cache's layer)."""
-    return any(
-        (parent / FOLDER).is_dir() and parent != folder
-        for parent in path.parents
-        if parent.is_relative_to(folder)
-    )
+    """Whether a file belongs to a group inside that has a manifest of its own: a cache's layer."""
+    first = path.relative_to(folder).parts[0]
+    return re.fullmatch(r"layer\d\d", first) is not None and (folder / first / FOLDER).is_dir()
 
 
 def _chunk_files(folder: Path, name: str, crcs: Sequence[int]) -> Iterator[tuple[Path, int]]:
@@ -217,8 +237,8 @@ def _zeros_below(path: Path) -> Iterator[Path]:
         yield path
 
 
-def _verify_chunk(path: Path, wanted: int) -> tuple[str, str]:
-    """Return what is wrong with a chunk file ('' if nothing), and its SHA-256."""
+def _verify_chunk(path: Path, wanted: int, *, content: bool) -> tuple[str, str]:
+    """Return what is wrong with a chunk file ('' if nothing), and its SHA-256 if asked for."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -233,4 +253,4 @@ def _verify_chunk(path: Path, wanted: int) -> tuple[str, str]:
         return "damaged: truncated, or a bit has flipped (its own crc32c)", ""
     if crc != wanted:
         return "another chunk or an older version of it (the manifest's crc32c)", ""
-    return "", sha256(data).hexdigest()
+    return "", sha256(data).hexdigest() if content else ""

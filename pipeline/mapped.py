@@ -79,6 +79,8 @@ class MappedArray:
         try:
             meta = json.loads(path.read_bytes())
             text = meta["data_type"] == STRING
+            if not text:
+                np.dtype(meta["data_type"])
             codecs = [codec["name"] for codec in meta["codecs"]]
             shape = tuple(meta["shape"])
             grid = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])

@@ -134,16 +134,36 @@ class NoiseBank:
             one, two, three = draw(seed, f"noise/{attempt}", clip_id, 3)
             label = one % len(self.classes)
             spans = self.spans[label]
-            first, length = spans[two % len(spans)]
-            if length >= count:
-                offset = three % (length - count + 1)
-                y = np.asarray(samples[first + offset : first + offset + count])
-            else:
-                whole = np.asarray(samples[first : first + length])
-                y = np.resize(np.roll(whole, -(three % length)), count)
+            recording = two % len(spans)
+            y = self._cut(samples, spans[recording], three, count)
             if y.any():
                 return label, y
         raise CorpusError(f"noise: 1000 excerpts drawn for {clip_id} were silent; see its files")
+
+    def take(
+        self, samples: NDArray[np.float32], label: str, recording: int, drawn: int, count: int
+    ) -> NDArray[np.float32]:
+        """``count`` samples of a recording, from a drawn place; not all zero.
+
+        From a place where it is silent for so long, the recording is taken from its first sound.
+        """
+        span = self.spans[self.classes.index(label)][recording]
+        y = self._cut(samples, span, drawn, count)
+        if not y.any():
+            whole = np.asarray(samples[span[0] : span[0] + span[1]])
+            y = np.resize(np.roll(whole, -int(np.flatnonzero(whole)[0])), count)
+        return y
+
+    @staticmethod
+    def _cut(
+        samples: NDArray[np.float32], span: tuple[int, int], drawn: int, count: int
+    ) -> NDArray[np.float32]:
+        first, length = span
+        if length >= count:
+            offset = first + drawn % (length - count + 1)
+            return np.asarray(samples[offset : offset + count])
+        whole = np.asarray(samples[first : first + length])
+        return np.resize(np.roll(whole, -(drawn % length)), count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,5 +222,5 @@ def mix_noise(
 
 
 def _rms(y: NDArray[np.float32]) -> float:
-    wide = y.astype(np.float64)
-    return float(np.sqrt(wide @ wide / wide.size))
+    # Not a dot product: BLAS would start threads for it, in every worker.
+    return float(np.sqrt(np.square(y).sum(dtype=np.float64) / y.size))

@@ -11,13 +11,10 @@ import csv
 import importlib.metadata
 import io
 import math
-import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +34,7 @@ from pipeline.chunks import (
 )
 from pipeline.corpus import Corpus
 from pipeline.errors import InputError, StoredDataError
-from pipeline.manifest import create_arrays, create_group, write_manifest
+from pipeline.manifest import create_arrays, create_group, verify_group, write_manifest
 from pipeline.noise import NoiseBank
 from pipeline.recipe import Recipe, canonical_json, digest
 from pipeline.render import (
@@ -47,11 +44,13 @@ from pipeline.render import (
     block_is_whole,
     normalise_chunk,
     render_block,
+    render_row,
     set_up,
 )
 from pipeline.rows import Listing, Reject, Row, list_rows, split_rows
 from pipeline.split import SPLITS
 from pipeline.store import FORMAT, VERSION, FeatureStore, store_fingerprint
+from pipeline.workers import WorkerDiedError, Workers
 
 __all__ = ["Prepared", "Tick", "prepare"]
 
@@ -130,26 +129,29 @@ def prepare(
     """
     begun = time.perf_counter()
     tell = tick or (lambda *_: None)
-    listing = list_rows(corpus, home, recipe, lambda done, all_: tell("headers", done, all_))
+    listing = list_rows(corpus, home, recipe, noise, lambda done, all_: tell("headers", done, all_))
+    partial = target.with_name(f".{target.name}.partial")
+    job = {"recipe": recipe.fingerprint, "listing": listing.identity}
     if (there := _up_to_date(target, recipe, listing)) is not None:
         _check_rejected(corpus, [Reject(**r) for r in there.root["rejected"]], max_rejected, None)
         os.utime(target / "zarr.json")  # it is now the one prepared last
+        if _is_job(partial, job):  # killed right after it had published
+            shutil.rmtree(partial, ignore_errors=True)
         return Prepared(there, time.perf_counter() - begun, 0, left_alone=True)
-    partial = target.with_name(f".{target.name}.partial")
-    _begin(partial, {"recipe": recipe.fingerprint, "listing": listing.identity})
+    _begin(partial, job)
     _check_free(partial, listing, recipe)
     bank = (
         NoiseBank.build(dict(noise), recipe.sample_rate, partial / "noise.f32") if noise else None
     )
     context = Context(recipe, home, partial / "raw", bank)
-    with _pool(workers, context) as pool:
-        rendered, computed = _render_all(pool, context, listing, partial, workers, tell)
+    with Workers(workers, set_up, context, "pipeline.render") as pool:
+        rendered, computed = _render_all(pool, context, listing, partial, tell)
         _check_rejected(corpus, rendered.rejected, max_rejected, partial)
         if not rendered.rows:
             raise InputError(f"{corpus.name}: no usable clip in {home}; see --max-rejected")
         split = split_rows(corpus, rendered.rows, recipe, listing.main)
         mean, std = _mean_std(rendered.results, split, recipe, home)
-        _normalise_all(pool, partial, rendered, recipe, (mean, std), workers, tell)
+        _normalise_all(pool, partial, rendered, recipe, (mean, std), tell)
     _finish(partial / "store", corpus, recipe, listing, rendered, split, (mean, std), bank)
     replace_folder(partial / "store", target)
     shutil.rmtree(partial, ignore_errors=True)
@@ -165,17 +167,21 @@ def _up_to_date(target: Path, recipe: Recipe, listing: Listing) -> FeatureStore 
     except (InputError, StoredDataError):
         return None  # damaged or foreign: replaced once the new one is whole
     same = store.recipe == recipe and store.root.get("listing") == listing.identity
-    return store if same else None
+    # Not only when asked to verify: what says that it is up to date must be whole.
+    return store if same and not any(verify_group(target, content=False)) else None
 
 
 def _begin(partial: Path, job: Mapping[str, str]) -> None:
     """Keep what an interrupted run of the same job has done; clear away what another one has."""
-    note = partial / "job.json"
-    text = canonical_json(job)
-    if not note.is_file() or note.read_text() != text:
+    if not _is_job(partial, job):
         shutil.rmtree(partial, ignore_errors=True)
     (partial / "raw").mkdir(parents=True, exist_ok=True)
-    write_text(note, text)
+    write_text(partial / "job.json", canonical_json(job))
+
+
+def _is_job(partial: Path, job: Mapping[str, str]) -> bool:
+    note = partial / "job.json"
+    return note.is_file() and note.read_bytes() == canonical_json(job).encode()
 
 
 def _check_free(partial: Path, listing: Listing, recipe: Recipe) -> None:
@@ -211,46 +217,11 @@ def _check_rejected(
         )
 
 
-@contextmanager
-def _pool(workers: int, context: Context) -> Iterator[ProcessPoolExecutor]:
-    # A fork server: children of a process with threads (zarr's) may hang, and a fresh
-    # interpreter for each worker takes longer to start than a small corpus to prepare.
-    method = multiprocessing.get_context("forkserver")
-    method.set_forkserver_preload(["pipeline.render"])
-    pool = ProcessPoolExecutor(workers, method, initializer=set_up, initargs=(context,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _drain(
-    pool: ProcessPoolExecutor,
-    function: Callable[..., Any],
-    tasks: Iterable[tuple[Any, ...]],
-    width: int,
-) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Run tasks in the pool, ``width`` of them waiting at most; give results as they come."""
-    running: dict[Future[Any], tuple[Any, ...]] = {}
-    for task in tasks:
-        running[pool.submit(function, *task)] = task
-        if len(running) >= width:
-            yield from _finished(running)
-    while running:
-        yield from _finished(running)
-
-
-def _finished(running: dict[Future[Any], tuple[Any, ...]]) -> list[tuple[tuple[Any, ...], Any]]:
-    done, _ = wait(running, return_when=FIRST_COMPLETED)
-    return [(running.pop(future), future.result()) for future in done]
-
-
 def _render_all(
-    pool: ProcessPoolExecutor,
+    pool: Workers,
     context: Context,
     listing: Listing,
     partial: Path,
-    workers: int,
     tell: Tick,
 ) -> tuple[_Rendered, int]:
     """First pass: magnitudes of all rows, in raw blocks; those already journalled are kept."""
@@ -269,7 +240,18 @@ def _render_all(
         done = sum(len(blocks[i]) for i in found)
         tell("features", done, len(listing.rows))
         tasks = ((i, rows) for i, rows in enumerate(blocks) if i not in found)
-        for (index, rows), (block, results) in _drain(pool, render_block, tasks, 2 * workers):
+
+        def without_culprits(task: tuple[Any, ...]) -> tuple[RawBlock, list[RowResult]]:
+            """Find the rows whose decoding kills a worker, and render the block without them."""
+            dead = []
+            for place, row in enumerate(task[1]):
+                try:
+                    pool.alone(render_row, row)
+                except WorkerDiedError:
+                    dead.append(place)
+            return pool.alone(render_block, *task, dead)
+
+        for (index, rows), (block, results) in pool.run(render_block, tasks, without_culprits):
             journal.append({"block": asdict(block), "rows": [asdict(row) for row in results]})
             found[index] = block, results
             computed += len(rows)
@@ -304,12 +286,11 @@ def _mean_std(
 
 
 def _normalise_all(
-    pool: ProcessPoolExecutor,
+    pool: Workers,
     partial: Path,
     rendered: _Rendered,
     recipe: Recipe,
     mean_std: tuple[float, float],
-    workers: int,
     tell: Tick,
 ) -> None:
     """Second pass: chunks of the store; raw blocks are deleted once no chunk needs them."""
@@ -339,7 +320,7 @@ def _normalise_all(
             for index, taken in enumerate(pieces)
             if index not in done
         )
-        for task, written in _drain(pool, normalise_chunk, tasks, 2 * workers):
+        for task, written in pool.run(normalise_chunk, tasks):
             index = task[2]
             done.add(index)
             spent = [block for block, _ in task[3] if users[block.index] <= done]
@@ -354,6 +335,13 @@ def _normalise_all(
             for block in spent:
                 block.path(partial / "raw").unlink(missing_ok=True)
             tell("normalise", len(done), spec.chunks)
+
+
+def sort_classes(names: Iterable[str]) -> list[str]:
+    """Order of a label's classes: by number where all are numbers, else by name."""
+    found = list(names)
+    number = all(name.isdecimal() for name in found)
+    return sorted(found, key=lambda name: (int(name), name) if number else (0, name))
 
 
 def _features_spec(recipe: Recipe, rows: int) -> ArraySpec:
@@ -390,7 +378,7 @@ def _finish(
         ]
 
     def add_label(name: str, values: Sequence[str]) -> None:
-        classes[name] = sorted(set(values) - {""})
+        classes[name] = sort_classes(set(values) - {""})
         index = {"": -1} | {value: i for i, value in enumerate(classes[name])}
         coded = np.array([index[value] for value in values], np.int32)
         add(ArraySpec(f"labels/{name}", (count,), "int32", per, {"classes": classes[name]}), coded)
@@ -398,9 +386,10 @@ def _finish(
     labels = [dict(row.labels) for row in rendered.rows]
     for name in listing.label_names:
         add_label(name, [known.get(name, "") for known in labels])
-    if bank is not None:
+    if bank is not None and corpus.list_mixtures is None:
         drawn = [bank.classes[r.noise] if r.noise >= 0 else "" for r in rendered.results]
         add_label("noise", drawn)
+    if bank is not None:
         snr = [math.nan if r.snr_db is None else r.snr_db for r in rendered.results]
         add(ArraySpec("snr_db", (count,), "float32", per), np.array(snr, np.float32))
     add(ArraySpec("split", (count,), "int8", per), np.array(split, np.int8))

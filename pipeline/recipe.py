@@ -46,6 +46,10 @@ class Recipe:
         split: ``random``, ``official`` or ``by:LABEL``.
         seed: of the split, the noise and the choice of clips.
         limit_per_class: clips of a class of the main label; 0 is all.
+        limit: clips in all, drawn; 0 is all.
+        balance: keep as many clips of each class as the smallest has.
+        last_window: of a recording that is segmented: ``pad`` it with zeros, or let it ``end``
+            with the recording.
         dtype: of the stored features.
         sample_rate: Hz.
         n_fft: window and transform length, samples.
@@ -66,6 +70,9 @@ class Recipe:
     split: str = "random"
     seed: int = 0
     limit_per_class: int = 0
+    limit: int = 0
+    balance: bool = False
+    last_window: str = "pad"
     dtype: str = "float32"
     sample_rate: int = 16_000
     n_fft: int = 256
@@ -86,11 +93,13 @@ class Recipe:
             )
         if not 0 <= self.overlap < 1:
             raise InputError(f"overlap is {self.overlap}; wanted: at least 0, under 1: --overlap")
-        if self.limit_per_class < 0:
-            raise InputError(f"limit per class is {self.limit_per_class}; wanted: 0 (all) or more")
+        for number in (self.limit_per_class, self.limit):
+            if number < 0:
+                raise InputError(f"a limit is {number}; wanted: 0 (all clips) or more")
         for name, known in (
             ("longer", ("cut", "segment")),
             ("noise", ("none", "low", "high")),
+            ("last_window", ("pad", "end")),
             ("snr_mode", ("exact", "released")),
             ("dtype", ("float32", "float16")),
         ):
@@ -136,4 +145,7 @@ class Recipe:
                 f"recipe: version {stored.get('version')!r}, unknown fields {unknown}; "
                 f"this antigram reads {VERSION!r}. Prepare the store again."
             )
-        return cls(**stored)
+        try:
+            return cls(**stored)
+        except (InputError, TypeError) as error:
+            raise StoredDataError(f"recipe: {error}. Prepare the store again.") from None

@@ -11,7 +11,9 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -20,16 +22,26 @@ from numpy.typing import NDArray
 
 from pipeline.audio import AudioError, read
 from pipeline.chunks import ArraySpec, Written, crc32c, encode, write_chunk
+from pipeline.corpus import Mixture
 from pipeline.mapped import map_file
-from pipeline.noise import NoiseBank, mix_noise
+from pipeline.noise import NoiseBank, mix, mix_noise
 from pipeline.recipe import Recipe
 from pipeline.rows import Row
 from pipeline.stft import stft
 
-__all__ = ["Context", "RawBlock", "RowResult", "normalise_chunk", "render_block", "set_up"]
+__all__ = [
+    "Context",
+    "RawBlock",
+    "RowResult",
+    "block_is_whole",
+    "normalise_chunk",
+    "render_block",
+    "render_row",
+    "set_up",
+]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Context:
     """What every task of a run shares."""
 
@@ -95,15 +107,27 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def render_block(index: int, rows: Sequence[Row]) -> tuple[RawBlock, list[RowResult]]:
+def render_row(row: Row) -> None:
+    """Render one row and forget it: to see whether this process survives."""
+    context = _shared()
+    with suppress(AudioError):
+        _render(context, row, np.zeros(context.recipe.shape, np.float32))
+
+
+def render_block(
+    index: int, rows: Sequence[Row], dead: Sequence[int] = ()
+) -> tuple[RawBlock, list[RowResult]]:
     """Decode, mix and transform rows, and write their magnitudes as one raw block.
 
-    The block is not flushed to disk: its checksum is kept, and a block that a power cut damaged is
-    made again.
+    Rows at the places ``dead`` are rejected unseen: decoding them kills the process. The block is
+    not flushed to disk: its checksum is kept, and a block that a power cut damaged is made again.
     """
     context, results = _shared(), []
     block = np.zeros((len(rows), *context.recipe.shape), np.float32)
     for place, row in enumerate(rows):
+        if place in dead:
+            results.append(RowResult(reason="its decoding crashes the decoder"))
+            continue
         try:
             results.append(_render(context, row, block[place]))
         except AudioError as error:
@@ -126,15 +150,22 @@ def _shared() -> Context:
 def _render(context: Context, row: Row, out: NDArray[np.float32]) -> RowResult:
     recipe = context.recipe
     y = np.zeros(recipe.samples, np.float32)
-    heard = read(
-        context.home / row.path, start=row.start, count=row.count, sample_rate=recipe.sample_rate
-    )
-    if heard.size == 0:
-        raise AudioError(f"no audio at {row.start / recipe.sample_rate:g} s")
-    y[: heard.size] = heard
-    silent = not heard.any()
     noise, snr_db = -1, None
-    if context.bank is not None and _noise is not None and not silent:
+    if row.mixture is not None:
+        y[: row.count] = _mixed(context, row.mixture)[row.offset : row.offset + row.count]
+        snr_db = row.mixture.snr_db
+    else:
+        heard = read(
+            context.home / row.path,
+            start=row.start,
+            count=row.count,
+            sample_rate=recipe.sample_rate,
+        )
+        if heard.size == 0:
+            raise AudioError(f"no audio at {row.start / recipe.sample_rate:g} s")
+        y[: heard.size] = heard
+    silent = not y.any()
+    if row.mixture is None and context.bank is not None and _noise is not None and not silent:
         mixed = mix_noise(
             y,
             context.bank,
@@ -146,13 +177,37 @@ def _render(context: Context, row: Row, out: NDArray[np.float32]) -> RowResult:
         )
         y, noise, snr_db = mixed.y, mixed.noise, mixed.snr_db
     out[:] = stft(y, n_fft=recipe.n_fft, hop=recipe.hop, window=recipe.window)
-    wide = out.astype(np.float64).ravel()
-    squares = float(np.dot(wide, wide))
+    squares = float(np.square(out).sum(dtype=np.float64))
     if not np.isfinite(squares):
         raise AudioError("samples so large that its spectrum is not finite")
     return RowResult(
-        total=float(wide.sum()), squares=squares, silent=silent, noise=noise, snr_db=snr_db
+        total=float(out.sum(dtype=np.float64)),
+        squares=squares,
+        silent=silent,
+        noise=noise,
+        snr_db=snr_db,
     )
+
+
+@lru_cache(maxsize=2)
+def _mixed(context: Context, mixture: Mixture) -> NDArray[np.float32]:
+    """A whole mixture: its fragments are rendered one after the other, from this."""
+    if context.bank is None or _noise is None:
+        raise RuntimeError("a mixture needs noise")
+    rate = context.recipe.sample_rate
+    speech = np.zeros(mixture.samples, np.float32)
+    place = 0
+    for path, count in mixture.clean:
+        heard = read(context.home / path, start=0, count=count, sample_rate=rate)
+        speech[place : place + heard.size] = heard
+        place += count
+    if not speech.any():
+        raise AudioError("clean speech is silent from end to end")
+    noise = context.bank.take(
+        _noise, mixture.noise, mixture.recording, mixture.offset, mixture.samples
+    )
+    released = context.recipe.snr_mode == "released"
+    return mix(speech, noise, mixture.snr_db, released=released)
 
 
 def block_is_whole(block: RawBlock, folder: Path, row_bytes: int) -> bool:

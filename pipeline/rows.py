@@ -5,15 +5,16 @@ Nothing is decoded here, so a listing of 100,000 files takes seconds and its mis
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from pipeline.audio import AudioError, AudioInfo, probe
-from pipeline.corpus import Clip, Corpus, CorpusError, Skipped
+from pipeline.corpus import Clip, Corpus, CorpusError, Mixture, MixtureRequest, Rejected, Skipped
 from pipeline.draw import draw
 from pipeline.errors import InputError
 from pipeline.recipe import Recipe, digest
@@ -21,6 +22,7 @@ from pipeline.split import SPLITS, assign
 
 __all__ = ["Listing", "Reject", "Row", "list_rows", "split_rows", "window_starts"]
 
+_UNSAFE = frozenset("/\\") | {chr(code) for code in range(32)}
 SHORT_PIECE = "piece shorter than half a window"
 
 
@@ -35,6 +37,8 @@ class Row:
     labels: tuple[tuple[str, str], ...]
     group: str
     official: str | None
+    mixture: Mixture | None = None  # then `path` and `start` are within it, at `offset`
+    offset: int = 0  # first sample, within the mixture
 
     def source(self, sample_rate: int) -> str:
         """``PATH#START_S``."""
@@ -66,28 +70,38 @@ class Listing:
         return self.label_names[0]
 
 
-def window_starts(count: int, window: int, hop: int) -> tuple[list[int], bool]:
+def window_starts(
+    count: int, window: int, hop: int, last_window: str = "pad"
+) -> tuple[list[int], bool]:
     """Starts of the windows that cover ``count`` samples, and whether a last piece was left out.
 
-    Windows follow each other by ``hop`` until the recording is covered. A last piece that fills
-    less than half a window is left out, unless it is the only one.
+    Windows follow each other by ``hop`` until the recording is covered. With ``pad`` a last piece
+    that fills less than half a window is left out, unless it is the only one; with ``end`` the last
+    window is moved back so that it ends with the recording.
     """
     starts = [0]
     while starts[-1] + window < count:
         starts.append(starts[-1] + hop)
+    if last_window == "end":
+        return [*starts[:-1], max(0, min(starts[-1], count - window))], False
     short = len(starts) > 1 and 2 * (count - starts[-1]) < window
     return (starts[:-1] if short else starts), short
 
 
 def list_rows(
-    corpus: Corpus, home: Path, recipe: Recipe, tick: Callable[[int, int], None] | None = None
+    corpus: Corpus,
+    home: Path,
+    recipe: Recipe,
+    noise: Mapping[str, Sequence[Path]] | None = None,
+    tick: Callable[[int, int], None] | None = None,
 ) -> Listing:
     """List a corpus, check every header, cut or segment, and choose clips if a limit is set.
 
     Args:
         corpus: the adapter.
-        home: the corpus's own folder.
+        home: the corpus's own folder; of a corpus that is mixed here, that of the clean speech.
         recipe: what rows are wanted.
+        noise: class -> recordings, for a corpus that is mixed here.
         tick: called with (headers checked, headers in all).
 
     Raises:
@@ -95,14 +109,18 @@ def list_rows(
     """
     skipped: Counter[str] = Counter()
     clips: list[Clip] = []
-    for found in corpus.list_clips(home, recipe.options):
+    rejected: list[Reject] = []
+    for found in _found(corpus, home, recipe, noise):
         if isinstance(found, Skipped):
             skipped[found.reason] += found.count
+        elif isinstance(found, Rejected):
+            rejected.append(Reject(found.path.as_posix(), found.reason))
         else:
             clips.append(found)
     if not clips:
         raise _nothing(corpus, home, skipped)
     label_names = corpus.labels or tuple(dict.fromkeys(k for clip in clips for k in clip.labels))
+    _check_label_names(corpus, home, label_names, recipe)
     labelled = [clip for clip in clips if clip.labels.get(label_names[0])]
     if len(labelled) < len(clips):
         skipped[f"no {label_names[0]} label"] += len(clips) - len(labelled)
@@ -111,10 +129,12 @@ def list_rows(
         raise _nothing(corpus, home, skipped)
     _check_clips(corpus, home, clips)
     clips = _limit(clips, recipe, label_names[0])
-    infos = _probe_all(home, sorted({clip.path for clip in clips}), tick)
+    infos = _probe_all(home, sorted({clip.path for clip in clips if not clip.mixture}), tick)
     rows: list[Row] = []
-    rejected: list[Reject] = []
     for clip in clips:
+        if clip.mixture is not None:
+            rows += _rows_of_mixture(clip, clip.mixture, recipe, skipped)
+            continue
         info = infos[clip.path][0]
         if isinstance(info, str):
             rejected.append(Reject(clip.path.as_posix(), info))
@@ -124,6 +144,7 @@ def list_rows(
     identity = digest(
         [
             [row.clip_id, row.path, row.start, row.count, row.labels, row.group, row.official]
+            + ([asdict(row.mixture)] if row.mixture else [])
             for row in rows
         ]
         + [[path.as_posix(), size] for path, (_, size) in sorted(infos.items())]
@@ -133,11 +154,42 @@ def list_rows(
     )
 
 
+def _found(
+    corpus: Corpus, home: Path, recipe: Recipe, noise: Mapping[str, Sequence[Path]] | None
+) -> Iterable[Clip | Skipped | Rejected]:
+    if corpus.list_mixtures is None:
+        return corpus.list_clips(home, recipe.options)
+    request = MixtureRequest(
+        clean=home,
+        noise={label: len(paths) for label, paths in (noise or {}).items()},
+        level=recipe.noise,
+        seed=recipe.seed,
+        sample_rate=recipe.sample_rate,
+        options=recipe.options,
+    )
+    return corpus.list_mixtures(request)
+
+
 def _nothing(corpus: Corpus, home: Path, skipped: Counter[str]) -> CorpusError:
     left_out = "; ".join(f"{n} x {reason}" for reason, n in skipped.items()) or "nothing"
     return CorpusError(
         f"{corpus.name}: no clip in {home} (skipped: {left_out}). Name another --source."
     )
+
+
+def _check_label_names(corpus: Corpus, home: Path, names: Sequence[str], recipe: Recipe) -> None:
+    """Labels become names of arrays, and come from other people's tables."""
+    for name in names:
+        if not name or name.startswith((".", "__")) or name == "zarr.json" or set(name) & _UNSAFE:
+            raise CorpusError(
+                f"{corpus.name}: {home}: a label is called {name!r}; wanted a plain name, without "
+                "slashes or a leading dot. Rename the column."
+            )
+    if "noise" in names and recipe.noise != "none" and corpus.list_mixtures is None:
+        raise CorpusError(
+            f"{corpus.name}: {home}: a label is called 'noise', as is that of the noise mixed in: "
+            "rename the column, or use --noise none"
+        )
 
 
 def _check_clips(corpus: Corpus, home: Path, clips: list[Clip]) -> None:
@@ -154,17 +206,18 @@ def _check_clips(corpus: Corpus, home: Path, clips: list[Clip]) -> None:
 
 
 def _limit(clips: list[Clip], recipe: Recipe, main: str) -> list[Clip]:
-    """Keep at most so many clips of each class of the main label, drawn from the seed."""
-    if not recipe.limit_per_class:
-        return clips
+    """Keep at most so many clips of each class of the main label, and in all, drawn by the seed."""
+    drawn = {clip.id: draw(recipe.seed, "limit", clip.id)[0] for clip in clips}
     classes: dict[str, list[Clip]] = defaultdict(list)
-    for clip in clips:
+    for clip in sorted(clips, key=lambda clip: (drawn[clip.id], clip.id)):
         classes[clip.labels[main]].append(clip)
-    kept: set[str] = set()
-    for members in classes.values():
-        members.sort(key=lambda clip: draw(recipe.seed, "limit", clip.id))
-        kept.update(clip.id for clip in members[: recipe.limit_per_class])
-    return [clip for clip in clips if clip.id in kept]
+    most = min(map(len, classes.values())) if recipe.balance else len(clips)
+    if recipe.limit_per_class:
+        most = min(most, recipe.limit_per_class)
+    kept = [clip for members in classes.values() for clip in members[:most]]
+    if recipe.limit:
+        kept = sorted(kept, key=lambda clip: (drawn[clip.id], clip.id))[: recipe.limit]
+    return sorted(kept, key=lambda clip: clip.id)
 
 
 def _probe_all(
@@ -201,7 +254,9 @@ def _rows_of(
     if recipe.longer == "cut":
         starts = [0]
     else:
-        starts, short = window_starts(last - first, recipe.samples, recipe.window_hop)
+        starts, short = window_starts(
+            last - first, recipe.samples, recipe.window_hop, recipe.last_window
+        )
         skipped[SHORT_PIECE] += short
         skipped += Counter()  # drops zeros
     for index, start in enumerate(starts):
@@ -213,6 +268,31 @@ def _rows_of(
             labels=tuple(sorted((k, v) for k, v in clip.labels.items() if v)),
             group=clip.group or clip.id,
             official=clip.split,
+        )
+
+
+def _rows_of_mixture(
+    clip: Clip, mixture: Mixture, recipe: Recipe, skipped: Counter[str]
+) -> Iterable[Row]:
+    """Fragments of a mixture; the source of each is the clean recording in which it begins."""
+    starts, short = window_starts(
+        mixture.samples, recipe.samples, recipe.window_hop, recipe.last_window
+    )
+    if short:
+        skipped[SHORT_PIECE] += 1
+    ends = list(accumulate(count for _, count in mixture.clean))
+    for index, start in enumerate(starts):
+        part = bisect_right(ends, start)
+        yield Row(
+            clip_id=f"{clip.id}#{index:05d}",
+            path=mixture.clean[part][0],
+            start=start - (ends[part - 1] if part else 0),
+            count=min(recipe.samples, mixture.samples - start),
+            labels=tuple(sorted((k, v) for k, v in clip.labels.items() if v)),
+            group=clip.id,
+            official=clip.split,
+            mixture=mixture,
+            offset=start,
         )
 
 

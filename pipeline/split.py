@@ -19,9 +19,10 @@ def assign(
     """Assign each clip to a split, 70/20/10 of the clips as far as the groups allow.
 
     Groups are dealt one by one, large ones first and equal ones in an order drawn from the seed,
-    each to the split that lacks most clips of the group's classes. What it lacks of all classes
-    together, per class, is added, so that rounding in many small classes does not add up. A class
-    that only one group has goes to train, where it can be learned.
+    each to the split that lacks most clips of the group's classes, as long as one lacks a whole
+    group; what is left over goes to the split that lacks most clips of all classes, so that
+    rounding in many small classes does not add up. A class that only one group has goes to train,
+    where it can be learned.
 
     Args:
         groups: the group of each clip; a group goes to one split as a whole.
@@ -56,10 +57,12 @@ def assign(
         else:
             allowed = list(range(len(SPLITS)))
 
-        def need(split: int, counts: Counter[str] = counts) -> tuple[float, int]:
+        def need(split: int, counts: Counter[str] = counts) -> tuple[float, float, int]:
             by_class = sum(n * lack(split, label) for label, n in counts.items())
+            brought = sum(n * n for n in counts.values())
             overall = FRACTIONS[split] * len(labels) - size[split]
-            return round(by_class / counts.total() + overall / len(totals), 9), -split
+            whole = round(by_class, 9) >= brought
+            return round(by_class, 9) if whole else 0.0, round(overall, 9), -split
 
         best = max(allowed, key=need)
         chosen[group] = best

@@ -49,7 +49,8 @@ def stft(
     spectrum = scipy.fft.rfft(windows * _scaled_window(window, n_fft), axis=1)
     # sqrt(re^2 + im^2) is several times faster than abs(), whose hypot guards against an
     # overflow that audio cannot reach.
-    power: NDArray[np.float32] = np.square(spectrum.real)
-    power += np.square(spectrum.imag)
-    np.sqrt(power, out=power)
+    with np.errstate(over="ignore"):  # of absurd samples; the caller sees that it is not finite
+        power: NDArray[np.float32] = np.square(spectrum.real)
+        power += np.square(spectrum.imag)
+        np.sqrt(power, out=power)
     return power

@@ -47,9 +47,11 @@ def read_root(path: Path, wanted: str, version: int, what: str) -> dict[str, Any
     if not isinstance(root, dict) or root.get("format") != wanted:
         found = root.get("format") if isinstance(root, dict) else "no antigram attribute"
         raise InputError(f"{path}: not a {what} ({found}), wanted {wanted}")
-    if root.get("format_version", 0) > version:
+    if not isinstance(number := root.get("format_version"), int):
+        raise DamagedError(f"{document}: format_version is {number!r}; make the {what} again")
+    if number > version:
         raise StoredDataError(
-            f"{path}: written by format version {root['format_version']}, "
+            f"{path}: written by format version {number}, "
             f"this antigram reads up to {version}. Update antigram."
         )
     return root
@@ -89,6 +91,7 @@ class FeatureStore:
         if self.root.get("complete") is not True:
             raise DamagedError(f"{path}: not complete; run the same `antigram prepare` again")
         self._manifest = read_manifest(path)
+        self._manifest.check_metadata(path, self._repair)
         try:
             self.recipe = Recipe.from_json(self.root["recipe"])
             self.mean, self.std = float(self.root["mean"]), float(self.root["std"])
@@ -98,6 +101,8 @@ class FeatureStore:
             whole = store_fingerprint(self.root, self._manifest) == self.fingerprint
         except (KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"{path}: its attributes lack {error}; prepare it again") from None
+        if self.main_label not in self.classes:
+            raise DamagedError(f"{path}: its main label {self.main_label!r} is none of its labels")
         if not whole:
             raise DamagedError(f"{path}: does not match its fingerprint. {self._repair}")
         self.features = self._array("features")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -14,7 +15,7 @@ from pipeline.corpus import Corpus
 from pipeline.errors import InputError
 from pipeline.recipe import Recipe
 
-__all__ = ["Workspace", "locked", "store_name"]
+__all__ = ["Workspace", "locked", "recipe_for", "store_name"]
 
 
 @contextmanager
@@ -36,13 +37,40 @@ def locked(target: Path, doing: str) -> Iterator[None]:
         ) from None
 
 
+def recipe_for(corpus: Corpus, asked: Mapping[str, Any]) -> tuple[Corpus, Recipe]:
+    """Recipe for what a user asked, the corpus's own defaults for the rest; and the corpus so set.
+
+    Args:
+        corpus: the adapter.
+        asked: fields of the recipe, and options of the corpus.
+
+    Raises:
+        InputError: the corpus has not such an option, or a value is not one of those known.
+    """
+    fields = {key: value for key, value in asked.items() if key in Recipe.__dataclass_fields__}
+    own = {key: value for key, value in asked.items() if key not in fields}
+    if unknown := sorted(set(own) - set(corpus.options)):
+        known = ", ".join(f"--{name}" for name in corpus.options) or "none of its own"
+        raise InputError(f"--{unknown[0]}: {corpus.name} has no such option; it has {known}")
+    options = {k: corpus.resolve(k, v) for k, v in {**corpus.options, **own}.items()}
+    corpus = corpus.adapt(corpus, options)
+    seconds = fields.get("seconds", corpus.seconds)
+    defaults = {
+        "seconds": seconds,
+        "overlap": default_overlap(corpus, seconds),
+        "longer": corpus.longer,
+        "noise": corpus.noise,
+    }
+    return corpus, Recipe(corpus=corpus.name, options=options, **{**defaults, **fields})
+
+
 def store_name(corpus: Corpus, recipe: Recipe) -> str:
     """Default name of a store: the corpus, and what differs from its defaults."""
     parts = [corpus.name]
-    if recipe.noise != "none":
+    if recipe.noise != corpus.noise:
         parts.append(recipe.noise)
-        if recipe.snr_mode != "exact":
-            parts.append(recipe.snr_mode)
+    if recipe.snr_mode != "exact":
+        parts.append(recipe.snr_mode)
     parts += [
         value.replace(",", "+")
         for key, value in sorted(recipe.options.items())
@@ -54,8 +82,14 @@ def store_name(corpus: Corpus, recipe: Recipe) -> str:
         parts.append(f"overlap{recipe.overlap:g}")
     if recipe.split != "random":
         parts.append(recipe.split.replace(":", "-"))
+    if recipe.last_window != "pad":
+        parts.append(recipe.last_window)
     if recipe.limit_per_class:
-        parts.append(f"limit{recipe.limit_per_class}")
+        parts.append(f"{recipe.limit_per_class}-a-class")
+    if recipe.limit:
+        parts.append(f"limit{recipe.limit}")
+    if recipe.balance:
+        parts.append("balanced")
     if recipe.seed:
         parts.append(f"seed{recipe.seed}")
     if recipe.dtype != "float32":

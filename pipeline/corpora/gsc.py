@@ -55,10 +55,17 @@ def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
         chosen = choice.split(",")
         if missing := [word for word in chosen if word not in folders]:
             raise CorpusError(f"gsc: {home} has no word {', '.join(missing)}: see --words")
+    background = len(list((home / "_background_noise_").glob("*.wav")))
+    if background:
+        yield Skipped("_background_noise_", background)
     lists = _official(home)
     known = all((home / f"{name}_list.txt").is_file() for name in ("testing", "validation"))
     for word in chosen:
-        for path in wav_files(folders[word]) if word in folders else ():
+        if word not in folders:
+            continue
+        if hidden := len(list(folders[word].glob(".*.wav"))):
+            yield Skipped("hidden file (._*.wav)", hidden)
+        for path in wav_files(folders[word]):
             if (name := _NAME.fullmatch(path.name)) is None:
                 raise CorpusError(f"gsc: {path} is not named <8 hex digits>_nohash_<n>.wav")
             relative = f"{word}/{path.name}"

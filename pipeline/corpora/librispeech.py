@@ -1,0 +1,217 @@
+"""LibriSpeech: 1,000 hours of read English, 2,484 speakers, 16 kHz FLAC; words need alignments.
+
+Source: Panayotov et al. (2015), openslr.org/12; CC BY 4.0.
+Layout: ``<subset>/<speaker>/<chapter>/<utterance>.flac``, or below ``split/`` as SpeechVGG has it.
+Word alignments, the first kind that is there:
+
+* ``<speaker>-<chapter>.alignment.txt`` beside the audio (CorentinJ's; words and END times),
+* ``<utterance>.TextGrid`` (Montreal Forced Aligner; tier ``words``),
+* ``word_labels/<subset>-selected-*.txt`` (SpeechVGG's; start and duration).
+
+Labels: with ``--unit word``, ``word`` (the ``--words N`` most frequent, default 1000) and
+``speaker``; a row is a word. With ``--unit utterance``, ``speaker``; utterances are segmented.
+Split: the subsets (train-*, dev-*, test-*), whose speakers are disjoint.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split
+
+__all__ = ["LIBRISPEECH"]
+
+_SUBSETS: dict[str, Split] = {
+    "train-clean-100": "train",
+    "train-clean-360": "train",
+    "train-other-500": "train",
+    "dev-clean": "validation",
+    "dev-other": "validation",
+    "test-clean": "test",
+    "test-other": "test",
+}
+_UTTERANCE = re.compile(r"(?P<speaker>\d+)-(?P<chapter>\d+)-\d{4}")
+_ALIGNED = re.compile(r'(?P<utterance>\S+) "(?P<words>[^"]*)" "(?P<ends>[^"]*)"')
+_NO_WORD = frozenset({"", "<unk>", "sil", "sp", "spn"})
+
+
+class _Word(NamedTuple):
+    utterance: str
+    word: str
+    start_s: float
+    end_s: float
+
+
+def _audio(home: Path, only: str) -> dict[str, tuple[Path, Split]]:
+    """Utterance -> file (relative) and split."""
+    found: dict[str, tuple[Path, Split]] = {}
+    for top in (home, home / "split"):
+        for subset, split in _SUBSETS.items():
+            if only not in ("all", subset):
+                continue
+            for path in sorted((top / subset).glob("*/*/*.flac")):
+                if path.name.startswith("."):
+                    continue
+                if _UTTERANCE.fullmatch(path.stem) is None:
+                    raise CorpusError(
+                        f"librispeech: {path} is not named <speaker>-<chapter>-<4 digits>.flac"
+                    )
+                found.setdefault(path.stem, (path.relative_to(home), split))
+    return found
+
+
+def _from_ends(path: Path) -> Iterator[_Word]:
+    """CorentinJ's: empty words are silences; a word begins where the one before it ends."""
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        found = _ALIGNED.fullmatch(line.strip())
+        try:
+            if found is None:
+                raise ValueError("wanted: utterance, words and times in double quotes")
+            words = found["words"].split(",")
+            ends = [0.0, *map(float, found["ends"].split(","))]
+            if len(words) != len(ends) - 1:
+                raise ValueError(f"{len(words)} words, {len(ends) - 1} times")
+        except ValueError as error:
+            raise CorpusError(f"librispeech: {path}:{number}: {error}") from None
+        for word, (start, end) in zip(words, pairwise(ends), strict=True):
+            yield _Word(found["utterance"], word.lower(), start, end)
+
+
+def _from_textgrid(path: Path) -> Iterator[_Word]:
+    from praatio import textgrid
+    from praatio.utilities.errors import PraatioException
+
+    try:
+        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False)
+        entries = grid.getTier("words").entries
+    except (PraatioException, OSError, ValueError, KeyError, IndexError) as error:
+        raise CorpusError(
+            f"librispeech: {path}: not a TextGrid with a tier words: {error}"
+        ) from None
+    for entry in entries:
+        yield _Word(path.stem, entry.label.lower(), float(entry.start), float(entry.end))
+
+
+def _from_selected(path: Path) -> Iterator[_Word]:
+    """SpeechVGG's: ``<utterance> <channel> <start> <duration> <WORD> <confidence>``."""
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        fields = line.split()
+        try:
+            if len(fields) != 6:
+                raise ValueError(f"{len(fields)} fields, wanted 6")
+            start, length = float(fields[2]), float(fields[3])
+        except ValueError as error:
+            raise CorpusError(f"librispeech: {path}:{number}: {error}") from None
+        yield _Word(fields[0], fields[4].lower(), start, start + length)
+
+
+def _alignments(home: Path) -> Iterable[_Word]:
+    visible = {
+        kind: [p for p in sorted(home.rglob(kind)) if not p.name.startswith(".")]
+        for kind in ("*.alignment.txt", "*.TextGrid")
+    }
+    if visible["*.alignment.txt"]:
+        return (word for path in visible["*.alignment.txt"] for word in _from_ends(path))
+    if visible["*.TextGrid"]:
+        return (word for path in visible["*.TextGrid"] for word in _from_textgrid(path))
+    selected = sorted((home / "word_labels").glob("[!.]*-selected-*.txt"))
+    if selected:
+        return (word for path in selected for word in _from_selected(path))
+    raise CorpusError(
+        f"librispeech: {home}: no word alignments (*.alignment.txt, *.TextGrid, or word_labels/). "
+        "Lay one beside the audio, or use --unit utterance for the speaker task."
+    )
+
+
+def _words(
+    home: Path, audio: Mapping[str, tuple[Path, Split]], most: int
+) -> Iterator[Clip | Skipped]:
+    spoken: list[_Word] = []
+    unheard = broken = 0
+    for word in _alignments(home):
+        if word.word in _NO_WORD:
+            continue
+        if word.utterance not in audio:
+            unheard += 1
+        elif not 0 <= word.start_s < word.end_s:
+            broken += 1
+        else:
+            spoken.append(word)
+    counts = Counter(word.word for word in spoken)
+    # Of equally frequent words the first by name, so that the choice is the same everywhere.
+    chosen = set(sorted(counts, key=lambda word: (-counts[word], word))[:most])
+    rare = sum(n for word, n in counts.items() if word not in chosen)
+    for reason, count in (
+        ("word of an utterance that is not there", unheard),
+        ("word of no length", broken),
+        (f"word not among the {most} most frequent", rare),
+    ):
+        if count:
+            yield Skipped(reason, count)
+    for word in spoken:
+        if word.word in chosen:
+            path, split = audio[word.utterance]
+            yield Clip(
+                id=f"{word.utterance}@{word.start_s:08.3f}",
+                path=path,
+                labels={"word": word.word, "speaker": word.utterance.partition("-")[0]},
+                group=word.utterance,
+                split=split,
+                start_s=word.start_s,
+                end_s=word.end_s,
+            )
+
+
+def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
+    audio = _audio(home, options["subset"])
+    if options["unit"] == "word":
+        yield from _words(home, audio, int(options["words"]))
+        return
+    for utterance, (path, split) in sorted(audio.items()):
+        labels = {"speaker": utterance.partition("-")[0]}
+        yield Clip(id=utterance, path=path, labels=labels, split=split)
+
+
+def _resolve(option: str, value: str) -> str:
+    if option == "words" and not (value.isdecimal() and int(value) > 0):
+        raise CorpusError(f"--words {value!r}: librispeech wants how many of the most frequent")
+    if option == "unit" and value not in ("word", "utterance"):
+        raise CorpusError(f"--unit {value!r}: wanted word or utterance")
+    if option == "subset" and value not in ("all", *_SUBSETS):
+        raise CorpusError(f"--subset {value!r}: wanted all, {', '.join(_SUBSETS)}")
+    return str(int(value)) if option == "words" else value
+
+
+def _adapt(corpus: Corpus, options: Mapping[str, str]) -> Corpus:
+    """Utterances are for the speaker task, and are segmented."""
+    if options["unit"] == "word":
+        return corpus
+    return replace(corpus, labels=("speaker",), longer="segment")
+
+
+LIBRISPEECH = Corpus(
+    name="librispeech",
+    labels=("word", "speaker"),
+    seconds=4.0,
+    longer="cut",
+    official=True,
+    licence="CC-BY-4.0",
+    how_to_get="LibriSpeech: openslr.org/12; words: github.com/CorentinJ/librispeech-alignments.",
+    is_home=lambda folder: any(
+        (top / subset).is_dir() for top in (folder, folder / "split") for subset in _SUBSETS
+    ),
+    list_clips=_clips,
+    options={"unit": "word", "words": "1000", "subset": "all"},
+    resolve=_resolve,
+    adapt=_adapt,
+)

@@ -1,0 +1,147 @@
+"""MS-SNSD: noisy speech, mixed here from clean speech and the corpus's noise recordings.
+
+Source: Reddy et al. (2019), github.com/microsoft/MS-SNSD; MIT code, clean and noise audio under
+licences of their own (CC0, CC BY-SA 3.0 and others).
+Layout: ``clean_train/*.wav`` (``p234_001.wav``: speaker and sentence; ``clnsp<n>.wav``: no speaker)
+and ``noise_train/<Class>_<n>.wav``. Any folder of clean speech serves with ``--clean-source``.
+Mixtures (``--hours`` of them): clean recordings of one speaker, at least 10 s, one noise recording,
+classes in balanced rotation, SNR drawn from the level's five; then fragments of one second.
+Labels: ``noise`` (11), ``speaker`` where the clean file's name tells.
+Split: none of the publisher's; fragments of a mixture are never parted, recordings of noise are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from pipeline.audio import AudioError, probe
+from pipeline.corpus import Clip, Corpus, CorpusError, Mixture, MixtureRequest, Rejected, Skipped
+from pipeline.draw import draw
+from pipeline.noise import SNR_LEVELS, noise_files
+from pipeline.rows import window_starts
+
+__all__ = ["MS_SNSD"]
+
+_MIN_S = 10.0
+_FRAGMENT_S = 1.0
+# VCTK's and LibriSpeech's names tell the speaker; others do not.
+_SPEAKER = re.compile(r"(p\d+)_\d+.*|(\d+)-\d+-\d{4}")
+_AUDIO = frozenset({".wav", ".flac"})
+
+
+def _speaker(stem: str) -> str:
+    found = _SPEAKER.fullmatch(stem)
+    return (found[1] or found[2]) if found else ""
+
+
+def _clean(request: MixtureRequest) -> Iterator[tuple[str, str, int] | Rejected]:
+    """Speaker, relative path and samples of each clean recording, or why it is none."""
+    for path in sorted(request.clean.rglob("*")):
+        relative = path.relative_to(request.clean)
+        hidden = any(part.startswith((".", "noise_")) for part in relative.parts)
+        if hidden or path.suffix.lower() not in _AUDIO:
+            continue
+        try:
+            samples = probe(path).samples_at(request.sample_rate)
+        except AudioError as error:
+            yield Rejected(relative, str(error))
+        else:
+            yield _speaker(path.stem), relative.as_posix(), samples
+
+
+def _mixtures(request: MixtureRequest) -> Iterator[Clip | Skipped | Rejected]:
+    speakers: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for found in _clean(request):
+        if isinstance(found, Rejected):
+            yield found
+        else:
+            speakers[found[0]].append((found[1], found[2]))
+    if not speakers:
+        raise CorpusError(
+            f"ms-snsd: no clean speech (*.wav, *.flac) in {request.clean}. It belongs in "
+            "clean_train; or name any folder of clean speech with --clean-source."
+        )
+    if not request.noise:
+        raise CorpusError("ms-snsd: --noise none leaves nothing to tell apart: use low or high")
+    names, classes = sorted(speakers), sorted(request.noise)
+    wanted = round(float(request.options["hours"]) * 3600 / _FRAGMENT_S)
+    number = 0
+    while wanted > 0:
+        name = f"mix{number:06d}"
+        # Speakers take turns in an order drawn anew for each round, so that all are heard.
+        turn, place = divmod(number, len(names))
+        order = sorted(names, key=lambda who: draw(request.seed, f"round {turn}", who))
+        speaker = order[place]
+        first, recording, offset, level = draw(request.seed, "mixture", name, 4)
+        clean = _take(speakers[speaker], first, request.sample_rate, wanted)
+        label = classes[number % len(classes)]
+        levels = SNR_LEVELS[request.level]
+        mixture = Mixture(
+            clean=tuple(clean),
+            noise=label,
+            recording=recording % request.noise[label],
+            offset=offset,
+            snr_db=levels[level % len(levels)],
+        )
+        window = round(request.sample_rate * _FRAGMENT_S)
+        wanted -= len(window_starts(mixture.samples, window, window)[0])
+        number += 1
+        yield Clip(
+            id=name,
+            path=Path(clean[0][0]),
+            labels={"noise": label} | ({"speaker": speaker} if speaker else {}),
+            mixture=mixture,
+        )
+
+
+def _take(
+    recordings: list[tuple[str, int]], first: int, sample_rate: int, fragments: int
+) -> list[tuple[str, int]]:
+    """Recordings from a drawn one on, round and round, of 10 s or more; the last mixture is cut."""
+    taken: list[tuple[str, int]] = []
+    total, most = 0, round(fragments * _FRAGMENT_S * sample_rate)
+    while total < min(_MIN_S * sample_rate, most):
+        path, samples = recordings[(first + len(taken)) % len(recordings)]
+        taken.append((path, min(samples, most - total)))
+        total += taken[-1][1]
+    return taken
+
+
+def _resolve(option: str, value: str) -> str:
+    try:
+        hours = float(value)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours <= 10_000:
+        raise CorpusError(f"--{option} {value!r}: wanted how many hours of mixtures, above 0")
+    return f"{hours:g}"
+
+
+def _no_clips(home: Path, options: Mapping[str, str]) -> Iterable[Clip]:
+    raise NotImplementedError(f"{home}, {options}: mixtures are listed by list_mixtures")
+
+
+def _is_home(folder: Path) -> bool:
+    try:
+        return noise_files([folder])[0] == folder / "noise_train"
+    except CorpusError:
+        return False
+
+
+MS_SNSD = Corpus(
+    name="ms-snsd",
+    labels=("noise", "speaker"),
+    seconds=_FRAGMENT_S,
+    longer="segment",
+    licence="MIT; clean and noise audio: CC0, CC-BY-SA-3.0 and others",
+    how_to_get="MS-SNSD: github.com/microsoft/MS-SNSD.",
+    is_home=_is_home,
+    list_clips=_no_clips,
+    options={"hours": "1"},
+    resolve=_resolve,
+    noise="low",
+    list_mixtures=_mixtures,
+)

@@ -1,0 +1,62 @@
+"""NSynth: 305,979 four-second notes of 1,006 instruments, 16 kHz WAV.
+
+Source: Engel et al. (2017), arXiv:1704.01279; CC BY 4.0.
+Layout: ``nsynth-<train|valid|test>/examples.json`` and ``.../audio/<note>.wav``.
+Labels: ``family`` (11), ``instrument`` (the name, as family may hold ``_``), ``pitch`` (MIDI),
+``velocity``, ``source`` (acoustic, electronic, synthetic).
+Split: the publisher's. It has no instrument of train in valid or test, so that instrument identity
+cannot be tested on it; ``synth_lead`` is in train only. Some notes are nearly silent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pipeline.corpus import Clip, Corpus, CorpusError, Split
+
+__all__ = ["NSYNTH"]
+
+_FOLDERS: dict[str, Split] = {
+    "nsynth-train": "train",
+    "nsynth-valid": "validation",
+    "nsynth-test": "test",
+}
+
+
+def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip]:
+    for folder, split in _FOLDERS.items():
+        table = home / folder / "examples.json"
+        if not table.is_file():
+            continue
+        try:
+            notes = json.loads(table.read_text("utf-8"))
+            for name, note in sorted(notes.items()):
+                yield Clip(
+                    id=name,
+                    path=Path(folder, "audio", f"{name}.wav"),
+                    labels={
+                        "family": note["instrument_family_str"],
+                        "instrument": note["instrument_str"],
+                        "pitch": str(note["pitch"]),
+                        "velocity": str(note["velocity"]),
+                        "source": note["instrument_source_str"],
+                    },
+                    split=split,
+                )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorpusError(f"nsynth: {table}: not NSynth's examples.json: {error!r}") from None
+
+
+NSYNTH = Corpus(
+    name="nsynth",
+    labels=("family", "instrument", "pitch", "velocity", "source"),
+    seconds=6.0,
+    longer="cut",
+    official=True,
+    licence="CC-BY-4.0",
+    how_to_get="NSynth, json/wav version: magenta.tensorflow.org/datasets/nsynth.",
+    is_home=lambda folder: any((folder / name / "examples.json").is_file() for name in _FOLDERS),
+    list_clips=_clips,
+)

@@ -1,0 +1,155 @@
+"""A pool of processes that survives the death of its workers.
+
+A decoder that crashes, or a machine that runs out of memory, kills a worker; ProcessPoolExecutor
+then breaks as a whole and does not say at which task. Here the tasks that were running are run
+again one at a time, and one that kills a worker again is handed back to the caller, who can find
+out what in it does.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+__all__ = ["WorkerDiedError", "Workers"]
+
+Task = tuple[Any, ...]
+Result = TypeVar("Result")
+
+
+class WorkerDiedError(RuntimeError):
+    """A task killed its worker, twice."""
+
+
+class Workers:
+    """Processes that run tasks; a context manager.
+
+    Args:
+        count: processes.
+        set_up: called once in each of them.
+        shared: argument of ``set_up``.
+        preload: module that the fork server imports, so that workers start fast.
+    """
+
+    def __init__(
+        self, count: int, set_up: Callable[[Any], None], shared: object, preload: str
+    ) -> None:
+        self.count = count
+        self._set_up, self._shared = set_up, shared
+        # A fork server: children of a process with threads (zarr's) may hang, and a fresh
+        # interpreter for each worker takes longer to start than a small corpus to prepare.
+        self._method = multiprocessing.get_context("forkserver")
+        self._method.set_forkserver_preload([preload])
+        self._pool = self._start(count)
+
+    def _start(self, count: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            count, self._method, initializer=self._set_up, initargs=(self._shared,)
+        )
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def alone(self, function: Callable[..., Result], *task: object) -> Result:
+        """Run one task with no other beside it.
+
+        Raises:
+            WorkerDiedError: it killed its worker.
+        """
+        try:
+            return self._pool.submit(function, *task).result()
+        except BrokenProcessPool:
+            self._pool.shutdown(wait=True)
+            self._pool = self._start(self.count)
+            raise WorkerDiedError(f"{function.__name__} killed its worker") from None
+
+    def run(
+        self,
+        function: Callable[..., Result],
+        tasks: Iterable[Task],
+        on_crash: Callable[[Task], Result] | None = None,
+    ) -> Iterator[tuple[Task, Result]]:
+        """Run tasks, two waiting for each process at most; give results as they come.
+
+        Args:
+            function: importable by name, as workers are other processes.
+            tasks: its arguments.
+            on_crash: called with a task that kills its worker even when it runs alone, to give a
+                result in its place.
+
+        Raises:
+            WorkerDiedError: a task killed its worker twice, and there is no ``on_crash``.
+        """
+        flight = _Flight(self, function, on_crash)
+        for task in tasks:
+            flight.add(task)
+            if flight.full:
+                yield from flight.land()
+        while flight.running:
+            yield from flight.land()
+
+
+class _Flight(Generic[Result]):
+    """The tasks that are running."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        function: Callable[..., Result],
+        on_crash: Callable[[Task], Result] | None,
+    ) -> None:
+        self.workers, self.function, self.on_crash = workers, function, on_crash
+        self.running: dict[Future[Result], Task] = {}
+        self.fallen: list[Task] = []  # could not even be handed in
+
+    @property
+    def full(self) -> bool:
+        return len(self.running) + len(self.fallen) >= 2 * self.workers.count
+
+    def add(self, task: Task) -> None:
+        try:
+            self.running[self.workers._pool.submit(self.function, *task)] = task
+        except BrokenProcessPool:
+            self.fallen.append(task)
+
+    def land(self) -> Iterator[tuple[Task, Result]]:
+        """Results of those that are done; after a crash, of all that were running."""
+        done, _ = wait(self.running, return_when=FIRST_COMPLETED)
+        for future in done:
+            if not isinstance(future.exception(), BrokenProcessPool):
+                yield self.running.pop(future), future.result()
+        if any(isinstance(f.exception(), BrokenProcessPool) for f in done if f in self.running):
+            yield from self._recover()
+
+    def _recover(self) -> Iterator[tuple[Task, Result]]:
+        wait(self.running)
+        suspects = [*self.running.items()]
+        self.running.clear()
+        self.workers._pool.shutdown(wait=True)
+        self.workers._pool = self.workers._start(self.workers.count)
+        again = [*self.fallen]
+        self.fallen.clear()
+        for future, task in suspects:
+            if isinstance(future.exception(), BrokenProcessPool):
+                again.append(task)
+            else:
+                yield task, future.result()
+        for task in again:
+            try:
+                yield task, self.workers.alone(self.function, *task)
+            except WorkerDiedError:
+                if self.on_crash is None:
+                    raise
+                yield task, self.on_crash(task)

@@ -1,0 +1,89 @@
+"""A store of 15 clips, a narrow VGG16 and caches of it; chunks of 4 rows, so that there are four.
+
+VGG16, as layers 1, 5 and 13 are those of the paper.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import cache.build
+from cache.build import build_cache, plan_layers
+from model.at_loss import TapSpec
+from model.vgg import Arch
+from tests.model.conftest import _one_thread  # noqa: F401 - for these tests, too
+from tests.model.tiny import CPU, make_store, save_frozen, write_corpus
+
+ARCH = Arch("vgg16", 2)
+LAYERS = (1, 5, 13)
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(cache.build, "_ROWS_PER_CHUNK", 4)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("cached") / "corpus", clips=5)
+
+
+@pytest.fixture(scope="session")
+def store(corpus):
+    return make_store(corpus, corpus.parent / "features" / "tiny.zarr")
+
+
+@pytest.fixture(scope="session")
+def other_store(corpus):
+    """The same clips, prepared with another seed."""
+    return make_store(corpus, corpus.parent / "features" / "other.zarr", seed=1)
+
+
+@pytest.fixture(scope="session")
+def frozen(corpus, store):
+    return save_frozen(corpus.parent / "frozen.pt", ARCH, store)
+
+
+@pytest.fixture(scope="session")
+def other_frozen(corpus, store):
+    return save_frozen(corpus.parent / "other.pt", ARCH, store, seed=12)
+
+
+@pytest.fixture
+def build(store, frozen, tmp_path):
+    """Build a cache, and return what that took."""
+
+    def run(name="grams", *, of=None, net=None, batch_clips=4, dtype="float16", **spec):
+        given = TapSpec(arch=ARCH, **{"layers": LAYERS, **spec})
+        of, net = of or store, net or frozen
+        return build_cache(
+            of,
+            net,
+            plan_layers(of, net, given, codec="auto", dtype=dtype),
+            tmp_path / "grams" / f"{name}.zarr",
+            made_from={"store": of.name, "checkpoint": "frozen"},
+            batch_clips=batch_clips,
+            device=CPU,
+        )
+
+    return run
+
+
+def content_of(path):
+    """Relative name -> bytes of every file below."""
+    return {
+        file.relative_to(path).as_posix(): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def maps_of(net, x, layers, tap):
+    found = {}
+    with torch.no_grad():
+        net.set_tap(tap)
+        net.run_features(
+            x, layers, tap, lambda n, maps: found.setdefault(n, maps.clone()), stop=True
+        )
+    return found

@@ -1,0 +1,50 @@
+"""A store of 42 one-second clips in three classes, and a frozen net, made once a session."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model.at_loss import TapSpec
+from model.train import TrainConfig
+from model.vgg import Arch
+from tests.model.tiny import make_store, save_frozen, write_corpus
+
+ARCH = Arch("vgg11", 2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny nets wait longer for a second thread than they gain
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("tiny") / "corpus")
+
+
+@pytest.fixture(scope="session")
+def store(corpus):
+    return make_store(corpus, corpus.parent / "features" / "tiny.zarr")
+
+
+@pytest.fixture(scope="session")
+def frozen(store):
+    return save_frozen(store.path.parent.parent / "frozen.pt", ARCH, store)
+
+
+@pytest.fixture
+def spec():
+    return TapSpec(arch=ARCH, layers=(3,))
+
+
+@pytest.fixture
+def config():
+    def make(mode="baseline", **changes):
+        given = {"task": "label", "arch": ARCH, "epochs": 2, "lr": 1e-3, **changes}
+        return TrainConfig(mode=mode, **given)
+
+    return make

@@ -1,0 +1,223 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from model.at_loss import LiveGrams, TapSpec, at_loss
+from model.gram import encode_rows
+from model.vgg import ARCHS, TAPS, Arch, Vgg, cfgs_by_convs, extractor_digest, tap_shape
+from pipeline.errors import InputError
+
+# Indices of the convolutions in torchvision's `features`, read off `print(models.vgg16())`.
+CONVS = {
+    "vgg11": [0, 3, 6, 8, 11, 13, 16, 18],
+    "vgg13": [0, 2, 5, 7, 10, 12, 15, 17, 20, 22],
+    "vgg16": [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28],
+    "vgg19": [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34],
+}
+
+
+def net_of(arch, classes=0, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = Vgg(arch, classes)
+        for name, tensor in net.state_dict().items():
+            if name.endswith("bias"):
+                tensor.uniform_(-0.1, 0.1)
+    return net
+
+
+def plain_maps(net, x, layer, tap):
+    """Module by module, with ReLUs that are not in place."""
+    end = CONVS[net.arch.name][layer - 1] + {"released": 0, "conv": 1, "relu": 2}[tap]
+    for module in net.features[:end]:
+        x = x.relu() if isinstance(module, nn.ReLU) else module(x)
+    return x
+
+
+def test_width_64_is_torchvisions_vgg16_with_one_input_channel():
+    with torch.device("meta"):
+        theirs, ours = models.vgg16(num_classes=4), Vgg(Arch("vgg16"), 4)
+        theirs.features[0] = nn.Conv2d(1, 64, kernel_size=3, padding=1)
+    wanted = {name: tuple(t.shape) for name, t in theirs.state_dict().items()}
+    assert {name: tuple(t.shape) for name, t in ours.state_dict().items()} == wanted
+    drawn = torch.Generator().manual_seed(0)
+    some = torch.randn(9973, generator=drawn) / 20  # to draw 134 million takes seconds
+    state = {}
+    for name, shape in wanted.items():
+        count = math.prod(shape)
+        state[name] = some.repeat(count // len(some) + 1)[:count].view(shape)
+    x = torch.randn(2, 1, 40, 33, generator=drawn)
+    logits = []
+    for net in (theirs, ours):
+        net.load_state_dict(state, assign=True)
+        with torch.no_grad():
+            logits.append(net.eval()(x))
+    assert logits[0].std() > 0
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_narrow_nets_have_torchvisions_modules_with_fewer_channels(name):
+    with torch.device("meta"):
+        theirs, ours = getattr(models, name)(num_classes=3), Vgg(Arch(name, 8), 3)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert [type(m) for m in ours.features] == [type(m) for m in theirs.features]
+    convs = [m for m in ours.features if isinstance(m, nn.Conv2d)]
+    full = [m for m in theirs.features if isinstance(m, nn.Conv2d)]
+    assert [m.out_channels * 8 for m in convs] == [m.out_channels for m in full]
+    assert [m.in_channels for m in convs] == [1, *(m.out_channels for m in convs[:-1])]
+    assert [m.out_features for m in ours.classifier if isinstance(m, nn.Linear)] == [512, 512, 3]
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_layer_numbers_hit_torchvisions_convolutions(name):
+    net = Vgg(Arch(name, 1), 0)
+    assert net.conv_places == CONVS[name]
+    assert net.arch.layers == len(CONVS[name])
+    assert cfgs_by_convs()[len(CONVS[name])] == name
+
+
+@pytest.mark.parametrize("tap", TAPS)
+@pytest.mark.parametrize("name", ARCHS)
+def test_taps_give_the_maps_of_every_layer(name, tap):
+    net, x = net_of(Arch(name, 1)), torch.randn(2, 1, 33, 40)
+    net.set_tap(tap)
+    layers = range(1, net.arch.layers + 1)
+    found = {}
+    with torch.no_grad():
+        end = net.run_features(x, layers, tap, lambda n, maps: found.setdefault(n, maps.clone()))
+        for layer in layers:
+            want = plain_maps(net, x, layer, tap)
+            assert torch.equal(found[layer], want), layer
+            if layer in (1, 5):
+                shape = want.shape[1], want[0, 0].numel()
+                assert tap_shape(net.arch, layer, tap, (33, 40)) == shape
+        assert torch.equal(end, net.features(x))
+
+
+def test_the_released_tap_of_layer_1_is_the_input():
+    net, x, found = net_of(Arch("vgg16", 1)), torch.randn(1, 1, 32, 32), []
+    net.run_features(x, [1], "released", lambda _, maps: found.append(maps), stop=True)
+    assert torch.equal(found[0], x)
+
+
+def test_stop_goes_no_further_than_the_deepest_tap():
+    net, ran = net_of(Arch("vgg16", 1)), []
+    for place, module in enumerate(net.features):
+        module.register_forward_hook(lambda *_, place=place: ran.append(place))
+    net.run_features(torch.randn(1, 1, 32, 32), [2, 3], "relu", lambda *_: None, stop=True)
+    assert ran == list(range(CONVS["vgg16"][2] + 2))
+
+
+@pytest.mark.parametrize("tap", TAPS)
+def test_gradient_of_a_tap_is_right_although_relus_work_in_place(tap):
+    net, x = net_of(Arch("vgg11", 2), classes=3).eval(), torch.randn(2, 1, 40, 33)
+    rows = {}
+    for layer in (2, 3):
+        maps = plain_maps(net_of(net.arch, seed=1), x, layer, tap)
+        rows[layer] = encode_rows(maps.detach(), "gram", torch.float32)
+
+    def gradients(net, tapped):
+        losses = []
+        logits = net(x, (2, 3), tap, lambda n, m: losses.append(at_loss(m, rows[n], "gram").sum()))
+        if not tapped:
+            losses = [at_loss(plain_maps_of(net, x, n), rows[n], "gram").sum() for n in (2, 3)]
+        net.zero_grad()
+        (sum(losses) + logits.square().sum()).backward()
+        return [p.grad.clone() for p in net.parameters()]
+
+    def plain_maps_of(net, x, layer):
+        end = CONVS["vgg11"][layer - 1] + {"released": 0, "conv": 1, "relu": 2}[tap]
+        return net.features[:end](x)
+
+    net.set_tap(tap)
+    got = gradients(net, tapped=True)
+    for module in net.features:
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    for one, two in zip(got, gradients(net, tapped=False), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    assert got[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("tap", TAPS)
+def test_digest_covers_every_tensor_up_to_the_tap_and_none_behind(tap):
+    arch, layer = Arch("vgg13", 1), 4
+    net = net_of(arch, classes=2)
+    state = net.state_dict()
+    before = extractor_digest(state, net, layer, tap)
+    last = CONVS["vgg13"][layer - 1] - (1 if tap == "released" else 0)
+    changed = set()
+    for name, tensor in state.items():
+        other = {**state, name: tensor + 1e-3}
+        if extractor_digest(other, net, layer, tap) != before:
+            changed.add(name)
+    inside = {f"features.{i}.{k}" for i in CONVS["vgg13"] if i <= last for k in ("weight", "bias")}
+    assert changed == inside
+    assert len(inside) == 2 * (3 if tap == "released" else 4)
+
+
+def test_digest_depends_on_dtype_and_shape_but_not_on_the_memory_format():
+    net = net_of(Arch("vgg11", 2))
+    state = net.state_dict()
+    before = extractor_digest(state, net, 2, "relu")
+    shaped = state["features.3.weight"].reshape(2, 4, 3, 3)
+    assert extractor_digest({**state, "features.3.weight": shaped}, net, 2, "relu") != before
+    halves = {name: tensor.half() for name, tensor in state.items()}
+    assert extractor_digest(halves, net, 2, "relu") != before
+    last = copy.deepcopy(net).to(memory_format=torch.channels_last).state_dict()
+    assert extractor_digest(last, net, 2, "relu") == before
+
+
+@pytest.mark.parametrize("layer", [1, 4, 8])
+def test_freezing_stops_the_layers_up_to_and_including_the_one_named(layer):
+    net = net_of(Arch("vgg11", 1), classes=2)
+    net.freeze_up_to(layer)
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    places = CONVS["vgg11"][:layer]
+    assert frozen == {f"features.{i}.{kind}" for i in places for kind in ("weight", "bias")}
+
+
+def test_a_frozen_net_runs_without_gradients_or_random_numbers_and_stays_as_it_is():
+    arch = Arch("vgg11", 2)
+    frozen, student = net_of(arch, seed=1), net_of(arch, classes=3)
+    before = extractor_digest(frozen.state_dict(), frozen, 8, "relu")
+    rng_before = torch.get_rng_state()
+    grams = LiveGrams(frozen.train(), TapSpec(arch=arch, layers=(2, 8)))
+    x = torch.ones(2, 1, 64, 64, requires_grad=True)
+    rows = grams.rows(grams.read([0, 1]), x)
+    assert torch.equal(torch.get_rng_state(), rng_before)
+    assert not grams.net.training
+    assert sorted(rows) == [2, 8]
+    assert not any(row.data.requires_grad for row in rows.values())
+    adam = torch.optim.Adam(student.parameters(), lr=0.1)
+    losses = []
+    student(x, (2, 8), on_tap=lambda n, maps: losses.append(at_loss(maps, rows[n], "gram").mean()))
+    sum(losses).backward()
+    adam.step()
+    assert x.grad is not None
+    assert all(p.grad is None and not p.requires_grad for p in grams.net.parameters())
+    assert extractor_digest(frozen.state_dict(), frozen, 8, "relu") == before
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: Arch("vgg12"), "--arch 'vgg12': wanted vgg11, vgg13, vgg16, vgg19"),
+        (lambda: Arch("vgg16", 0), "--width 0: wanted 1 to 1024"),
+        (lambda: Arch("vgg11").check_layers([1, 9]), "--layer 9: vgg11 has .* 1 to 8"),
+        (lambda: Arch("vgg16").check_layers([0]), "--layer 0: vgg16 has .* 1 to 13"),
+        (lambda: Vgg(Arch("vgg11", 1), 0).set_tap("pool"), "--tap 'pool': wanted relu, conv"),
+    ],
+)
+def test_what_no_vgg_has_is_refused(made, message):
+    with pytest.raises(InputError, match=message):
+        made()
+
+
+def test_layers_come_sorted_and_once():
+    assert Arch("vgg16").check_layers([5, 1, 5]) == (1, 5)

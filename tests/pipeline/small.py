@@ -1,0 +1,61 @@
+"""A small corpus made into a store, in a few lines, for every test that needs one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import chunks
+from pipeline.corpora import GSC
+from pipeline.noise import NoiseBank, noise_files
+from pipeline.prepare import Prepared, Tick, prepare
+from pipeline.recipe import Recipe
+
+ROW_BYTES = 126 * 129 * 4
+
+
+def gsc_recipe(**changes) -> Recipe:
+    return Recipe(corpus="gsc", options={"words": "digits"}, **changes)
+
+
+def prepare_gsc(
+    home: Path,
+    target: Path,
+    *,
+    workers: int = 1,
+    noise_home: Path | None = None,
+    max_rejected: int = 0,
+    tick: Tick | None = None,
+    **changes,
+) -> Prepared:
+    """Prepare with 4 rows a chunk, so that a handful of clips makes several chunks."""
+    noise = noise_files([noise_home])[1] if noise_home else None
+    if noise is not None:
+        changes = {"noise": "high", "noise_files": NoiseBank.digest_of(noise), **changes}
+    recipe = gsc_recipe(**changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "_TARGET_BYTES", 4 * ROW_BYTES)
+        return prepare(
+            GSC,
+            home,
+            recipe,
+            target,
+            noise=noise,
+            workers=workers,
+            max_rejected=max_rejected,
+            tick=tick,
+        )
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+def flip(path: Path, byte: int, bit: int = 0) -> None:
+    """Flip one bit of a file; a negative byte counts from the end."""
+    raw = bytearray(path.read_bytes())
+    raw[byte] ^= 1 << bit
+    path.write_bytes(raw)

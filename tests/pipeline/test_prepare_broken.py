@@ -1,0 +1,203 @@
+"""`prepare` when clips are unusable, or when it is interrupted."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.manifest import verify_group
+from tests.pipeline import trees
+from tests.pipeline.small import bytes_of, prepare_gsc
+
+BAD_HEADER = "one/0000ab00_nohash_0.wav"
+BAD_SAMPLE = "two/0000ab02_nohash_1.wav"
+TOO_LOUD = "zero/0000ab02_nohash_1.wav"
+
+
+def make_truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def make_nan(path: Path) -> None:
+    y = trees.sound(1)
+    y[5_000] = np.nan
+    trees.wav(path, y, subtype="FLOAT")
+
+
+def make_too_loud(path: Path) -> None:
+    trees.wav(path, trees.sound(1) * np.float32(1e30), subtype="FLOAT")
+
+
+def make_missing_frames(path: Path) -> None:
+    trees.wav(path, np.zeros(0))
+
+
+@pytest.fixture
+def home(gsc_home, tmp_path) -> Path:
+    return Path(shutil.copytree(gsc_home, tmp_path / "gsc"))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "source", "reason"),
+    [
+        (BAD_HEADER, make_truncated, BAD_HEADER, "truncated: its header promises"),
+        (BAD_HEADER, make_missing_frames, BAD_HEADER, "no audio frames in it"),
+        (BAD_SAMPLE, make_nan, f"{BAD_SAMPLE}#0", "NaN or infinite samples"),
+        (TOO_LOUD, make_too_loud, f"{TOO_LOUD}#0", "spectrum is not finite"),
+    ],
+    ids=["truncated", "no frames", "nan", "too loud"],
+)
+def test_an_unusable_clip_stops_it_and_is_left_out_when_allowed(
+    name, damage, source, reason, home, tmp_path
+):
+    damage(home / name)
+    target = tmp_path / "features" / "gsc.zarr"
+    with pytest.raises(InputError, match=f"1 unusable clips, 0 allowed: {source}.*{reason}"):
+        prepare_gsc(home, target)
+    assert not target.exists()
+    listed = csv.DictReader((target.parent / "gsc.rejected.csv").read_text().splitlines())
+    assert [row["source"] for row in listed] == [source]
+
+    store = prepare_gsc(home, target, max_rejected=1).store
+    assert name.removesuffix(".wav") not in store.clip_ids
+    assert len(store) == 23
+    assert store.split.size == store.labels("word").size == len(store.sources) == 23
+    [rejected] = store.root["rejected"]
+    assert rejected["source"] == source
+    assert reason in rejected["reason"]
+    assert list(verify_group(target)) == []
+    assert np.isfinite(store.features.read()).all()
+
+
+def test_a_store_with_a_reject_has_the_bytes_of_one_whose_corpus_lacks_the_clip(home, tmp_path):
+    make_nan(home / BAD_SAMPLE)
+    with_it = prepare_gsc(home, tmp_path / "a.zarr", max_rejected=1, workers=2).store
+    (home / BAD_SAMPLE).unlink()
+    without = prepare_gsc(home, tmp_path / "b.zarr").store
+    for name in ("features", "split", "clip_id", "labels"):
+        assert bytes_of(with_it.path / name) == bytes_of(without.path / name)
+
+
+def test_a_store_that_is_there_is_refused_when_fewer_rejects_are_allowed(home, tmp_path):
+    make_nan(home / BAD_SAMPLE)
+    prepare_gsc(home, tmp_path / "gsc.zarr", max_rejected=1)
+    with pytest.raises(InputError, match="1 unusable clips, 0 allowed"):
+        prepare_gsc(home, tmp_path / "gsc.zarr")
+    assert prepare_gsc(home, tmp_path / "gsc.zarr", max_rejected=1).computed == 0
+
+
+def test_rejects_of_both_passes_are_counted_together(home, tmp_path):
+    make_truncated(home / BAD_HEADER)
+    make_nan(home / BAD_SAMPLE)
+    with pytest.raises(InputError, match=r"2 unusable clips, 1 allowed.*--max-rejected 2"):
+        prepare_gsc(home, tmp_path / "gsc.zarr", max_rejected=1)
+    assert len(prepare_gsc(home, tmp_path / "gsc.zarr", max_rejected=2).store) == 22
+
+
+def test_an_unusable_clip_leaves_the_store_of_another_recipe_in_place(
+    home, clean, tmp_path, noise_home
+):
+    target = Path(shutil.copytree(clean.store.path, tmp_path / "gsc.zarr"))
+    before = bytes_of(target)
+    make_nan(home / BAD_SAMPLE)
+    with pytest.raises(InputError, match="unusable"):
+        prepare_gsc(home, target, noise_home=noise_home)
+    assert bytes_of(target) == before
+
+
+def test_nothing_usable_is_an_error_even_if_all_rejects_are_allowed(tmp_path):
+    for n in range(3):
+        path = tmp_path / "gsc" / "one" / f"0000000{n}_nohash_0.wav"
+        trees.wav(path, trees.sound(n))
+        make_truncated(path)
+    with pytest.raises(InputError, match="no usable clip"):
+        prepare_gsc(tmp_path / "gsc", tmp_path / "gsc.zarr", max_rejected=9)
+    assert not (tmp_path / "gsc.zarr").exists()
+
+
+class Stopped(Exception):
+    """Raised in the middle of the work."""
+
+
+def stop_at(stage: str, at_least: int):
+    def tick(now: str, done: int, _total: int) -> None:
+        if now == stage and done >= at_least:
+            raise Stopped
+
+    return tick
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("stage", "at_least"),
+    [("headers", 3), ("features", 4), ("features", 12), ("features", 24),
+     ("normalise", 0), ("normalise", 1), ("normalise", 4), ("normalise", 6)],
+)  # fmt: skip
+def test_resumed_after_an_exception_it_ends_in_the_same_bytes(
+    stage, at_least, workers, noisy, gsc_home, noise_home, tmp_path
+):
+    target = tmp_path / "gsc-high.zarr"
+    with pytest.raises(Stopped):
+        prepare_gsc(
+            gsc_home, target, noise_home=noise_home, workers=workers, tick=stop_at(stage, at_least)
+        )
+    assert not target.exists()
+    done = 24 if stage == "normalise" else at_least if stage == "features" else 0
+    resumed = prepare_gsc(gsc_home, target, noise_home=noise_home)
+    assert resumed.computed <= 24 - done  # what was recorded is not computed again
+    assert bytes_of(target) == bytes_of(noisy.store.path)
+    assert [p.name for p in tmp_path.iterdir()] == [target.name]
+
+
+def test_interrupted_again_and_again_it_still_ends_in_the_same_bytes(
+    noisy, gsc_home, noise_home, tmp_path
+):
+    target = tmp_path / "gsc-high.zarr"
+    for stage, at_least in (("features", 4), ("features", 12), ("normalise", 2), ("normalise", 5)):
+        with pytest.raises(Stopped):
+            prepare_gsc(gsc_home, target, noise_home=noise_home, tick=stop_at(stage, at_least))
+    prepare_gsc(gsc_home, target, noise_home=noise_home)
+    assert bytes_of(target) == bytes_of(noisy.store.path)
+
+
+def test_an_exception_before_the_swap_leaves_a_store_to_be_finished(
+    noisy, gsc_home, noise_home, tmp_path, monkeypatch
+):
+    from pipeline import prepare as module
+
+    target = tmp_path / "gsc-high.zarr"
+
+    def fail(*_):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "replace_folder", fail)
+        with pytest.raises(Stopped):
+            prepare_gsc(gsc_home, target, noise_home=noise_home)
+    assert not target.exists()
+    assert prepare_gsc(gsc_home, target, noise_home=noise_home).computed == 0
+    assert bytes_of(target) == bytes_of(noisy.store.path)
+
+
+def test_a_raw_block_damaged_by_a_crash_is_made_again(noisy, gsc_home, noise_home, tmp_path):
+    target = tmp_path / "gsc-high.zarr"
+    with pytest.raises(Stopped):
+        prepare_gsc(gsc_home, target, noise_home=noise_home, tick=stop_at("features", 12))
+    raw = sorted((tmp_path / ".gsc-high.zarr.partial" / "raw").glob("*.f32"))
+    raw[0].write_bytes(bytes(raw[0].stat().st_size))  # as after a power cut: the size is right
+    raw[1].unlink()
+    prepare_gsc(gsc_home, target, noise_home=noise_home)
+    assert bytes_of(target) == bytes_of(noisy.store.path)
+
+
+def test_what_another_recipe_left_unfinished_is_not_used(clean, gsc_home, noise_home, tmp_path):
+    target = tmp_path / "gsc.zarr"
+    with pytest.raises(Stopped):
+        prepare_gsc(gsc_home, target, noise_home=noise_home, tick=stop_at("normalise", 3))
+    assert prepare_gsc(gsc_home, target).computed == 24
+    assert bytes_of(target) == bytes_of(clean.store.path)

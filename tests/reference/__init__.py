@@ -1,0 +1,1 @@
+"""Slow versions written from the formulas; the product never imports them."""

@@ -1,0 +1,78 @@
+"""METHOD.md's formulas as loops in float64: no torch, nothing shared with the product.
+
+``maps`` are one clip's ``(channel, frame, freq)``; a batch has one more axis in front.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def gram_loops(maps):
+    """``(channel, frame, freq)`` -> ``(channel, channel)``: G[i, j] = <F_i, F_j>."""
+    n = maps.shape[0]
+    wide = maps.astype(np.float64)
+    return np.array([[np.vdot(wide[i], wide[j]) for j in range(n)] for i in range(n)])
+
+
+def aggregate_loops(maps, aggregation):
+    """``(channel, frame, freq)`` -> ``(frame * freq,)``: one number for all channels."""
+    wide = maps.astype(np.float64).reshape(maps.shape[0], -1)
+    out = []
+    for position in range(wide.shape[1]):
+        values = [wide[channel, position] for channel in range(wide.shape[0])]
+        if aggregation == "compmul":
+            out.append(math.prod((value + 1e-10) ** 0.001 for value in values))
+        else:
+            total = math.fsum(values)
+            out.append({"sum": total, "mean": total / len(values), "max": max(values)}[aggregation])
+    return np.array(out)
+
+
+def of_clip(maps, aggregation):
+    """Whatever is compared, as one vector."""
+    if aggregation == "gram":
+        return gram_loops(maps).ravel()
+    return aggregate_loops(maps, aggregation)
+
+
+def packed_loops(matrix):
+    """Upper triangle row by row, off-diagonal entries times sqrt(2)."""
+    n = len(matrix)
+    return np.array(
+        [matrix[i][j] * (1 if i == j else math.sqrt(2)) for i in range(n) for j in range(i, n)]
+    )
+
+
+def cosine_loops(one, two):
+    """Cosine of two vectors; 0 where either is zero."""
+    norms = math.sqrt(math.fsum(one**2)) * math.sqrt(math.fsum(two**2))
+    return math.fsum(one * two) / norms if norms else 0.0
+
+
+def similarity_loops(student, frozen, aggregation, similarity):
+    """AT loss of one clip before beta, from the maps of both nets."""
+    own, theirs = of_clip(student, aggregation), of_clip(frozen, aggregation)
+    if similarity == "cos2":
+        return cosine_loops(own, theirs) ** 2
+    scale = 1000 / student.size if aggregation == "gram" else 1.0
+    error = math.fsum((scale * own - scale * theirs) ** 2) / own.size
+    return -1 / (1 + math.exp(-error))
+
+
+def released_gram_loops(maps):
+    """Batch folded into the channels, divided by B C P and by 0.001, as the released code has it.
+
+    ``(batch, channel, frame, freq)`` -> ``(batch * channel, batch * channel)``.
+    """
+    folded = maps.reshape(-1, *maps.shape[2:])
+    return gram_loops(folded) / maps.size / 0.001
+
+
+def released_loops(student, frozen):
+    """Loss of the released code before beta: row by row, mean of absolute values, squared."""
+    ours, theirs = released_gram_loops(student), released_gram_loops(frozen)
+    rows = [abs(cosine_loops(one, two)) for one, two in zip(ours, theirs, strict=True)]
+    return (sum(rows) / len(rows)) ** 2

@@ -1,0 +1,23 @@
+"""What a row of a feature store is, from METHOD's definition: scipy alone, float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.signal
+
+
+def magnitudes(y: np.ndarray, n_fft: int = 256, hop: int = 128, window: str = "hamming"):
+    """``(sample,)`` -> ``(frame, freq)`` float64: the released code's line, transposed."""
+    _, _, spectrum = scipy.signal.stft(
+        y.astype(np.float64), window=window, nperseg=n_fft, noverlap=n_fft - hop
+    )
+    return np.abs(spectrum).T
+
+
+def padded(y: np.ndarray, samples: int) -> np.ndarray:
+    """The start of a recording, with zeros behind it."""
+    return np.pad(y[:samples], (0, max(0, samples - len(y)))).astype(np.float64)
+
+
+def rms(y: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(y, dtype=np.float64))))
