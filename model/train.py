@@ -84,6 +84,8 @@ class TrainConfig:
             raise InputError(f"--beta {self.beta}: wanted a number")
         if not 0 <= self.dropout < 1:
             raise InputError(f"--dropout {self.dropout}: wanted at least 0, under 1")
+        if self.mode == "frozen" and not self.layers:
+            raise InputError("--mode frozen needs a layer: --layer 1 to 13")
         if self.loss == "released" and self.mode != "online":
             raise InputError(
                 "--loss released mixes the clips of a batch, so its Grams cannot be cached: "
@@ -286,6 +288,7 @@ def train(
         tell(state.epoch, steps_in_epoch, steps_in_epoch, _flat(entry))
 
     net.load_state_dict(load_tensors(run / "best.pt")["state_dict"])
+    batches.grams = None  # decisions need no rows of the frozen net
     scores = {split: evaluate(net, batches, rows[split], classes) for split in SPLITS}
     result = _result(run, store, config, state, net, scores, times, waited, worked, device)
     write_text(run / "result.json", json.dumps(result, indent=2) + "\n")
@@ -309,7 +312,7 @@ class _State:
 
     def is_best(self, loss: float) -> bool:
         """Note the epoch if its validation loss is the least so far."""
-        if loss >= self.best_loss and self.best_epoch:
+        if self.best_epoch and not loss < self.best_loss:
             return False
         self.best_epoch, self.best_loss = self.epoch, loss
         return True

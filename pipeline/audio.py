@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -26,9 +26,11 @@ __all__ = ["AudioError", "AudioInfo", "probe", "read"]
 _MAX_FRAMES = 2**31 - 1
 _RATES = (1_000, 768_000)  # Hz
 _MAX_CHANNELS = 64
+_MAX_LEVEL = 2.0**31  # full scale is 1; more than unscaled 32-bit integers is no recording
 # Frames decoded on both sides of a part that is resampled: the HQ filter is a few hundred taps
 # long, so that with this margin a part equals the same part of the whole file, resampled.
 _MARGIN = 4_096
+_HEAD = 4_096  # bytes read at once: the header, and most of what writers put beside it
 _UNKNOWN_SIZE = 0xFFFFFFFF  # what writers to a pipe put, who cannot seek back
 _MAGIC = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg", b"FORM": "aiff"}
 
@@ -44,6 +46,7 @@ class AudioInfo:
     frames: int
     sample_rate: int  # Hz
     channels: int
+    bytes: int = field(default=0, compare=False)  # of the file
 
     def samples_at(self, sample_rate: int) -> int:
         """Length after resampling."""
@@ -58,22 +61,27 @@ def probe(path: Path) -> AudioInfo:
             a rate, a number of channels or a length that no recording has.
     """
     try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise AudioError("not a regular file")
-        if size == 0:
-            raise AudioError("empty file")
-        with path.open("rb") as file:
-            magic = file.read(4)
-            kind = _MAGIC.get(magic)
-            if kind is None and (magic[:3] == b"ID3" or magic[:1] == b"\xff"):
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a fifo must not block
+        try:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise AudioError("not a regular file")
+            if status.st_size == 0:
+                raise AudioError("empty file")
+            head = os.read(handle, _HEAD)
+            kind = _MAGIC.get(head[:4])
+            if kind is None and (head[:3] == b"ID3" or head[:1] == b"\xff"):
                 kind = "mp3"
             if kind is None:
-                raise AudioError(f"not audio: begins with {magic!r}, wanted WAV, FLAC, Ogg or MP3")
-            info = _probe_wav(file, size) if kind == "wav" else None
+                raise AudioError(
+                    f"not audio: begins with {head[:4]!r}, wanted WAV, FLAC, Ogg or MP3"
+                )
+            info = _probe_wav(handle, head, status.st_size) if kind == "wav" else None
+        finally:
+            os.close(handle)
         if info is None:
             found = soundfile.info(path)
-            info = AudioInfo(found.frames, found.samplerate, found.channels)
+            info = AudioInfo(found.frames, found.samplerate, found.channels, status.st_size)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"unreadable: {error.error_string}") from error
     except OSError as error:
@@ -89,19 +97,22 @@ def probe(path: Path) -> AudioInfo:
     return info
 
 
-def _probe_wav(file: BinaryIO, size: int) -> AudioInfo | None:
+def _probe_wav(handle: int, head: bytes, size: int) -> AudioInfo | None:
     """Walk the chunks of a WAV file; None if its frames are not of one size (ADPCM, say)."""
-    head = file.read(8)
-    if len(head) < 8 or head[4:] != b"WAVE":
+    if len(head) < 12 or head[8:12] != b"WAVE":
         raise AudioError("truncated or not WAVE: the RIFF header is not complete")
+
+    def at(place: int, count: int) -> bytes:
+        inside = place + count <= len(head)
+        return head[place : place + count] if inside else os.pread(handle, count, place)
+
     layout: tuple[int, int, int, int] | None = None  # tag, channels, rate, bytes a frame
     place = 12
     while place + 8 <= size:
-        file.seek(place)
-        header = file.read(8)
+        header = at(place, 8)
         name, length = header[:4], struct.unpack("<I", header[4:])[0]
         if name == b"fmt ":
-            body = file.read(16)
+            body = at(place + 8, 16)
             if length < 16 or len(body) < 16:
                 raise AudioError("truncated: the fmt chunk is not complete")
             tag, channels, rate, _, frame_bytes, _ = struct.unpack("<HHIIHH", body)
@@ -118,10 +129,9 @@ def _probe_wav(file: BinaryIO, size: int) -> AudioInfo | None:
             if tag not in (1, 3, 0xFFFE):
                 return None
             if frame_bytes == 0 or channels == 0:
-                raise AudioError(
-                    f"damaged header: {channels} channels, {frame_bytes} bytes a frame"
-                )
-            return AudioInfo(length // frame_bytes, rate, channels)
+                found = f"{channels} channels, {frame_bytes} bytes a frame"
+                raise AudioError(f"damaged header: {found}")
+            return AudioInfo(length // frame_bytes, rate, channels, size)
         place += 8 + length + (length & 1)  # chunks are padded to an even length
     raise AudioError("truncated: no data chunk")
 
@@ -163,8 +173,14 @@ def read(path: Path, *, start: int, count: int, sample_rate: int) -> NDArray[np.
         raise AudioError(f"cannot be opened: {error.strerror or error}") from error
     if len(data) != wanted:
         raise AudioError(f"truncated: {len(data)} of {wanted} frames could be decoded")
-    if not np.isfinite(data).all():
-        raise AudioError("NaN or infinite samples")
+    loudest = max(float(data.max(initial=0)), -float(data.min(initial=0)))
+    if not loudest <= _MAX_LEVEL:  # NaN is not either
+        finite = np.isfinite(data).all()
+        raise AudioError(
+            f"samples up to {loudest:.3g}, where full scale is 1"
+            if finite
+            else "NaN or infinite samples"
+        )
     mono = data[:, 0] if data.shape[1] == 1 else data.mean(axis=1)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate, quality="HQ")

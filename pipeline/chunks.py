@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
-import numcodecs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -115,30 +114,35 @@ def chunk_path(folder: Path, spec: ArraySpec, index: int) -> Path:
     return folder.joinpath(*spec.name.split("/"), "c", str(index), *("0" for _ in spec.shape[1:]))
 
 
-def encode(spec: ArraySpec, index: int, values: NDArray[Any] | Sequence[str]) -> bytes:
+def encode(spec: ArraySpec, index: int, values: NDArray[Any] | Sequence[str]) -> NDArray[np.uint8]:
     """Bytes of a chunk, less the checksum: rows in C order, padded with the fill value."""
     span = spec.span(index)
     rows = span.stop - span.start
     if len(values) != rows:
         raise ValueError(f"{spec.name}: chunk {index} has {rows} rows, got {len(values)}")
     if spec.dtype == STRING:
+        import numcodecs  # here, as workers never write text
+
         text = np.full(spec.rows, "", dtype=object)
         text[:rows] = list(values)
-        return bytes(numcodecs.VLenUTF8().encode(text))
+        return np.frombuffer(numcodecs.VLenUTF8().encode(text), np.uint8)
     block = np.asarray(values, dtype=np.dtype(spec.dtype).newbyteorder("<"))
     if rows < spec.rows:
         padding = np.full((spec.rows - rows, *spec.shape[1:]), spec.fill, block.dtype)
         block = np.concatenate([block, padding])
-    return block.tobytes()
+    return np.ascontiguousarray(block).reshape(-1).view(np.uint8)
 
 
-def write_chunk(folder: Path, spec: ArraySpec, index: int, data: bytes) -> Written:
+def write_chunk(
+    folder: Path, spec: ArraySpec, index: int, data: bytes | NDArray[np.uint8]
+) -> Written:
     """Write one chunk so that it is there as a whole or not at all, whatever happens."""
+    raw = data.data if isinstance(data, np.ndarray) else memoryview(data)
     crc = crc32c(data)
     path = chunk_path(folder, spec, index)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, data, crc.to_bytes(CRC_BYTES, "little"))
-    return Written(crc, sha256(data).hexdigest())
+    write_durably(path, raw, crc.to_bytes(CRC_BYTES, "little"))
+    return Written(crc, sha256(raw).hexdigest())
 
 
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:

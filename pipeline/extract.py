@@ -8,6 +8,7 @@ one is not the corpus. Modes and owners in the archive are ignored. How tar is r
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import re
@@ -111,7 +112,10 @@ def _unpack(
             f"{archive}: {error.filename} is there already under this or an equal name; "
             "wanted each name once. Nothing was kept; delete the archive and fetch it again."
         ) from None
-    except _DAMAGE as error:
+    except (*_DAMAGE, OSError) as error:
+        # Damage has no number, or it is a zip's offset before the file's start.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise ArchiveError(
             f"{archive}: damaged or cut short ({type(error).__name__}: {error}); wanted a whole "
             "archive. Nothing was kept; delete the archive and fetch it again."

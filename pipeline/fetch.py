@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import pooch  # type: ignore[import-untyped]
+import pooch
 import requests
 import urllib3
 
@@ -99,7 +99,7 @@ def fetch(
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         kept = downloader.partial.stat().st_size if downloader.partial.exists() else 0
         raise InputError(
-            f"{archive.url}: {type(error).__name__}: {str(error)[:200]}; wanted the whole file. "
+            f"{archive.url}: {_reason(error)}; wanted the whole file. "
             f"Run again: {f'it goes on after the {kept} bytes that came' if kept else 'it retries'}"
         ) from None
     except ValueError as error:  # pooch's, and it has deleted the file
@@ -114,6 +114,12 @@ def fetch(
         say(f"{archive.name}: SHA-256 {digest}; nobody published one, so nothing vouches for it")
     verified = archive.known_hash is not None
     return Fetched(path=goal, sha256=digest, size=goal.stat().st_size, verified=verified)
+
+
+def _reason(error: Exception) -> str:
+    """The inmost of the causes that requests and urllib3 write around each other."""
+    text = str(error).rpartition("(Caused by ")[2].rstrip(")")
+    return f"{type(error).__name__}: {text[:200]}"
 
 
 class _Resuming:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numcodecs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -143,6 +142,8 @@ class MappedArray:
 
     def read_text(self) -> list[str]:
         """All rows of an array of text."""
+        import numcodecs
+
         out: list[str] = []
         for index in range(self.spec.chunks):
             rows = numcodecs.VLenUTF8().decode(self._checked(index)[:-CRC_BYTES].tobytes())

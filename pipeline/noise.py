@@ -222,5 +222,6 @@ def mix_noise(
 
 
 def _rms(y: NDArray[np.float32]) -> float:
+    wide = y.astype(np.float64)
     # Not a dot product: BLAS would start threads for it, in every worker.
-    return float(np.sqrt(np.square(y).sum(dtype=np.float64) / y.size))
+    return float(np.sqrt(np.einsum("i,i->", wide, wide) / y.size))

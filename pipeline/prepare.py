@@ -42,7 +42,7 @@ from pipeline.render import (
     RawBlock,
     RowResult,
     block_is_whole,
-    normalise_chunk,
+    normalise_chunks,
     render_block,
     render_row,
     set_up,
@@ -53,6 +53,8 @@ from pipeline.store import FORMAT, VERSION, FeatureStore, store_fingerprint
 from pipeline.workers import WorkerDiedError, Workers
 
 __all__ = ["Prepared", "Tick", "prepare"]
+
+_CHUNKS_A_TASK = 4  # one is computed while others are flushed
 
 # Called with a stage's name, how much of it is done, and how much there is.
 Tick = Callable[[str, int, int], None]
@@ -128,6 +130,7 @@ def prepare(
         InputError: the corpus gives nothing usable, or too many clips are unusable.
     """
     begun = time.perf_counter()
+    Workers.warm_up("pipeline.render")  # imports while the corpus is listed
     tell = tick or (lambda *_: None)
     listing = list_rows(corpus, home, recipe, noise, lambda done, all_: tell("headers", done, all_))
     partial = target.with_name(f".{target.name}.partial")
@@ -315,25 +318,25 @@ def _normalise_all(
     with Journal(partial / "chunks.jsonl") as journal:
         done = {entry["chunk"] for entry in journal if entry["identity"] == identity}
         tell("normalise", len(done), spec.chunks)
+        left = [(index, taken) for index, taken in enumerate(pieces) if index not in done]
         tasks = (
-            (partial / "store", spec, index, taken, *mean_std)
-            for index, taken in enumerate(pieces)
-            if index not in done
+            (partial / "store", spec, left[i : i + _CHUNKS_A_TASK], *mean_std)
+            for i in range(0, len(left), _CHUNKS_A_TASK)
         )
-        for task, written in pool.run(normalise_chunk, tasks):
-            index = task[2]
-            done.add(index)
-            spent = [block for block, _ in task[3] if users[block.index] <= done]
-            journal.append(
-                {
-                    "chunk": index,
-                    "identity": identity,
-                    "written": asdict(written),
-                    "spent": [block.index for block in spent],
-                }
-            )
-            for block in spent:
-                block.path(partial / "raw").unlink(missing_ok=True)
+        for task, written in pool.run(normalise_chunks, tasks):
+            for (index, taken), each in zip(task[2], written, strict=True):
+                done.add(index)
+                spent = [block for block, _ in taken if users[block.index] <= done]
+                journal.append(
+                    {
+                        "chunk": index,
+                        "identity": identity,
+                        "written": asdict(each),
+                        "spent": [block.index for block in spent],
+                    }
+                )
+                for block in spent:
+                    block.path(partial / "raw").unlink(missing_ok=True)
             tell("normalise", len(done), spec.chunks)
 
 

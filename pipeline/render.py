@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +35,7 @@ __all__ = [
     "RawBlock",
     "RowResult",
     "block_is_whole",
-    "normalise_chunk",
+    "normalise_chunks",
     "render_block",
     "render_row",
     "set_up",
@@ -176,12 +177,13 @@ def _render(context: Context, row: Row, out: NDArray[np.float32]) -> RowResult:
             clip_id=row.clip_id,
         )
         y, noise, snr_db = mixed.y, mixed.noise, mixed.snr_db
-    out[:] = stft(y, n_fft=recipe.n_fft, hop=recipe.hop, window=recipe.window)
-    squares = float(np.square(out).sum(dtype=np.float64))
+    stft(y, n_fft=recipe.n_fft, hop=recipe.hop, window=recipe.window, out=out)
+    wide = out.ravel().astype(np.float64)
+    squares = float(np.einsum("i,i->", wide, wide))  # no dot product: BLAS would start threads
     if not np.isfinite(squares):
         raise AudioError("samples so large that its spectrum is not finite")
     return RowResult(
-        total=float(out.sum(dtype=np.float64)),
+        total=float(wide.sum()),
         squares=squares,
         silent=silent,
         noise=noise,
@@ -219,30 +221,50 @@ def block_is_whole(block: RawBlock, folder: Path, row_bytes: int) -> bool:
     return raw.size == block.rows * row_bytes and crc32c(raw) == block.crc32c
 
 
-def normalise_chunk(
+def normalise_chunks(
     store: Path,
+    spec: ArraySpec,
+    chunks: Sequence[tuple[int, Sequence[tuple[RawBlock, Sequence[int]]]]],
+    mean: float,
+    std: float,
+) -> list[Written]:
+    """Write chunks of features: rows of raw blocks, less the mean, over the deviation.
+
+    Threads flush one chunk to disk while the next is computed.
+
+    Args:
+        store: the group.
+        spec: of the array ``features``.
+        chunks: index of each, and its raw blocks with the rows to take, in order.
+        mean: of the training split.
+        std: of the training split.
+    """
+    with ThreadPoolExecutor(len(chunks)) as disk:
+        pending = []
+        for index, pieces in chunks:
+            data = _normalised(spec, index, pieces, mean, std)
+            pending.append(disk.submit(write_chunk, store, spec, index, data))
+        return [future.result() for future in pending]
+
+
+def _normalised(
     spec: ArraySpec,
     index: int,
     pieces: Sequence[tuple[RawBlock, Sequence[int]]],
     mean: float,
     std: float,
-) -> Written:
-    """Write one chunk of features: rows of raw blocks, less the mean, over the deviation.
-
-    Args:
-        store: the group.
-        spec: of the array ``features``.
-        index: of the chunk.
-        pieces: raw blocks, each with the rows to take, in the order they are to stand.
-        mean: of the training split.
-        std: of the training split.
-    """
+) -> NDArray[np.uint8]:
     context = _shared()
-    shape = context.recipe.shape
-    parts = []
+    span = spec.span(index)
+    values = np.empty((span.stop - span.start, *spec.shape[1:]), np.float32)
+    place = 0
     for block, rows in pieces:
-        raw = np.memmap(block.path(context.raw), np.float32, mode="r").reshape(-1, *shape)
-        parts.append(raw if len(rows) == len(raw) else raw[list(rows)])
-    values = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    normalised = (values - np.float32(mean)) * np.float32(1 / std)
-    return write_chunk(store, spec, index, encode(spec, index, normalised))
+        raw = np.memmap(block.path(context.raw), np.float32, mode="r")
+        taken = raw.reshape(block.rows, *spec.shape[1:])
+        part = values[place : place + len(rows)]
+        np.subtract(
+            taken if len(rows) == block.rows else taken[list(rows)], np.float32(mean), out=part
+        )
+        place += len(rows)
+    values *= np.float32(1 / std)
+    return encode(spec, index, values)

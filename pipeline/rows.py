@@ -227,9 +227,10 @@ def _probe_all(
 
     def one(path: Path) -> tuple[AudioInfo | str, int]:
         try:
-            return probe(home / path), (home / path).stat().st_size
+            info = probe(home / path)
         except AudioError as error:
             return str(error), -1
+        return info, info.bytes
 
     found: dict[Path, tuple[AudioInfo | str, int]] = {}
     with ThreadPoolExecutor(4) as pool:  # waiting for a disk, not for a core

@@ -12,12 +12,14 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 __all__ = ["WorkerDiedError", "Workers"]
 
 Task = tuple[Any, ...]
+_METHOD = multiprocessing.get_context("forkserver")
 Result = TypeVar("Result")
 
 
@@ -40,15 +42,22 @@ class Workers:
     ) -> None:
         self.count = count
         self._set_up, self._shared = set_up, shared
-        # A fork server: children of a process with threads (zarr's) may hang, and a fresh
-        # interpreter for each worker takes longer to start than a small corpus to prepare.
-        self._method = multiprocessing.get_context("forkserver")
-        self._method.set_forkserver_preload([preload])
+        self.warm_up(preload)
         self._pool = self._start(count)
+
+    @staticmethod
+    def warm_up(preload: str) -> None:
+        """Start the process that workers are forked from, so that its imports are done early.
+
+        A fork server: children of a process with threads (zarr's) may hang, and a fresh
+        interpreter for each worker takes longer to start than a small corpus to prepare.
+        """
+        _METHOD.set_forkserver_preload([preload])
+        forkserver.ensure_running()
 
     def _start(self, count: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
-            count, self._method, initializer=self._set_up, initargs=(self._shared,)
+            count, _METHOD, initializer=self._set_up, initargs=(self._shared,)
         )
 
     def __enter__(self) -> Workers:

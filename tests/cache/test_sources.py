@@ -96,7 +96,7 @@ def step_of(source, store, aggregation, tap, similarity, layer):
     """Loss and gradient of the first step, of one layer's AT."""
     net = build_student(config_of("online", (layer,), tap=tap), 3, None)
     net.train()
-    (batch,) = Batches(store, "label", source, 5, CPU).passes(np.array([3, 11]))
+    (batch,) = Batches(store, "label", source, 5, CPU).passes(np.array([3, 11, 7, 0, 14]))
     rows = source.rows(batch.read, batch.x)
     losses = []
     with torch.random.fork_rng(devices=[]):
@@ -120,6 +120,12 @@ ALLOWED = [
 ]
 
 
+# Maps of compmul differ so little from each other that their gradient is a small difference, which
+# rounding to float16 swamps: `cache-grams` stores them as float32 unless it is told otherwise.
+BOTH = {"float32": 1e-5, "float16": 1e-3}
+TOLERANCE = {name: {"float32": 1e-5} if name == "compmul" else BOTH for name in AGGREGATIONS}
+
+
 @pytest.mark.parametrize(("aggregation", "tap"), ALLOWED)
 def test_a_step_with_a_cache_is_that_with_the_live_net(
     aggregation, tap, build, frozen, store, monkeypatch
@@ -131,7 +137,7 @@ def test_a_step_with_a_cache_is_that_with_the_live_net(
     live = LiveGrams(frozen.net(), TapSpec(arch=ARCH, **spec))
     cached = {
         GramCache(build(dtype, dtype=dtype, **spec).path, store): allowed
-        for dtype, allowed in (("float32", 1e-5), ("float16", 1e-3))
+        for dtype, allowed in TOLERANCE[aggregation].items()
     }
     for layer, similarity in (*product(layers, ["cos2"]), (5, "mse-sigmoid")):
         asked = (store, aggregation, tap, similarity, layer)

@@ -48,7 +48,7 @@ def home(gsc_home, tmp_path) -> Path:
         (BAD_HEADER, make_truncated, BAD_HEADER, "truncated: its header promises"),
         (BAD_HEADER, make_missing_frames, BAD_HEADER, "no audio frames in it"),
         (BAD_SAMPLE, make_nan, f"{BAD_SAMPLE}#0", "NaN or infinite samples"),
-        (TOO_LOUD, make_too_loud, f"{TOO_LOUD}#0", "spectrum is not finite"),
+        (TOO_LOUD, make_too_loud, f"{TOO_LOUD}#0", "where full scale is 1"),
     ],
     ids=["truncated", "no frames", "nan", "too loud"],
 )

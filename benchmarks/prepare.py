@@ -1,0 +1,239 @@
+"""How fast `prepare` is, beside the ways of others, on real recordings.
+
+``python -m benchmarks.prepare --source FSDD --noise-source MS-SNSD [--clips 3000] [--many 30000]``
+
+Arms, interleaved, medians of the rounds; all on one core, on 1-s padded clips at 16 kHz:
+
+* ``antigram``: list, check, decode, resample, mix noise, STFT, normalise, write a checked store,
+* ``librosa``: librosa.load and scipy's stft, as the paper's authors did; nothing mixed or written,
+* ``lhotse``: compute_and_store_features with its Spectrogram of the same frames; nothing mixed.
+
+Then antigram with one and with two processes on the recordings repeated, each stage's share, and
+the same bytes read and written raw. A table, then one JSON line; kept in results/prepare.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import save
+
+RATE, SECONDS = 16_000, 1
+
+
+def antigram(home: Path, noise_home: Path, folder: Path, workers: int) -> int:
+    """Prepare a store with noise; return its clips."""
+    from pipeline.corpora import CORPORA
+    from pipeline.noise import NoiseBank, noise_files
+    from pipeline.prepare import prepare
+    from pipeline.workspace import recipe_for
+
+    noise = noise_files([noise_home])[1]
+    asked = {"noise": "high", "noise_files": NoiseBank.digest_of(noise)}
+    corpus, recipe = recipe_for(CORPORA["fsdd"], asked)
+    target = folder / "store.zarr"
+    return prepare(corpus, home, recipe, target, noise=noise, workers=workers).computed
+
+
+def librosa_way(paths: list[Path], _folder: Path) -> int:
+    """Load and transform, one after the other; keep nothing."""
+    import librosa
+    from scipy.signal import stft
+
+    for path in paths:
+        y, _ = librosa.load(path, sr=RATE)
+        y = np.pad(y[: RATE * SECONDS], (0, max(0, RATE * SECONDS - y.size)))
+        np.abs(stft(y, window="hamming", nperseg=256, noverlap=128)[2])
+    return len(paths)
+
+
+def lhotse_way(paths: list[Path], folder: Path) -> int:
+    """Manifest, cuts padded to a second, features stored as lhotse does by default."""
+    import lhotse
+
+    recordings = lhotse.RecordingSet.from_recordings(
+        lhotse.Recording.from_file(path, recording_id=path.stem).resample(RATE) for path in paths
+    )
+    cuts = lhotse.CutSet.from_manifests(recordings=recordings)
+    cuts = cuts.truncate(max_duration=SECONDS, offset_type="start").pad(duration=SECONDS)
+    config = lhotse.features.SpectrogramConfig(
+        sampling_rate=RATE, frame_length=0.016, frame_shift=0.008, dither=0.0, window_type="hamming"
+    )
+    with (folder / "bars").open("w") as bars, contextlib.redirect_stderr(bars):
+        done = cuts.compute_and_store_features(
+            lhotse.features.Spectrogram(config), folder / "lhotse", num_jobs=1
+        )
+    return len(done)
+
+
+def timed(function: Callable[..., int], *arguments: object) -> float:
+    """Clips a second of one call."""
+    begun = time.perf_counter()
+    clips = function(*arguments)
+    return clips / (time.perf_counter() - begun)
+
+
+def rounds(paths: list[Path], home: Path, noise_home: Path, count: int) -> dict[str, list[float]]:
+    """Clips a second of each arm in each round, the arms taking turns, on one core."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    found: dict[str, list[float]] = {"antigram": [], "librosa": [], "lhotse": []}
+    try:
+        librosa_way(paths[:20], home)  # numba compiles, and lhotse imports, outside the clock
+        with tempfile.TemporaryDirectory() as folder:
+            lhotse_way(paths[:20], Path(folder))
+        for _ in range(count):
+            for arm, way in (("librosa", librosa_way), ("lhotse", lhotse_way)):
+                with tempfile.TemporaryDirectory() as folder:
+                    found[arm].append(timed(way, paths, Path(folder)))
+            with tempfile.TemporaryDirectory() as folder:
+                found["antigram"].append(timed(antigram, home, noise_home, Path(folder), 1))
+    finally:
+        os.sched_setaffinity(0, cores)
+    return found
+
+
+def repeated(paths: list[Path], clips: int, folder: Path) -> Path:
+    """A corpus of so many clips: links to the recordings, with takes of their own."""
+    recordings = folder / "fsdd" / "recordings"
+    recordings.mkdir(parents=True)
+    for number in range(clips):
+        path = paths[number % len(paths)]
+        head, _, take = path.stem.rpartition("_")
+        (recordings / f"{head}_{int(take) + 50 * (number // len(paths))}.wav").symlink_to(path)
+    return folder / "fsdd"
+
+
+def scaling(paths: list[Path], noise_home: Path, clips: int, count: int) -> dict[str, list[float]]:
+    """Clips a second with one and with two processes, taking turns."""
+    found: dict[str, list[float]] = {"1": [], "2": []}
+    with tempfile.TemporaryDirectory() as folder:
+        home = repeated(paths, clips, Path(folder))
+        for _ in range(count):
+            for workers in found:
+                with tempfile.TemporaryDirectory() as place:
+                    rate = timed(antigram, home, noise_home, Path(place), int(workers))
+                    found[workers].append(rate)
+    return found
+
+
+def stages(paths: list[Path], noise_home: Path) -> dict[str, float]:
+    """Microseconds a clip of each stage, one after the other in this process."""
+    from pipeline.audio import probe, read
+    from pipeline.chunks import ArraySpec, encode, write_chunk
+    from pipeline.noise import NoiseBank, mix_noise, noise_files
+    from pipeline.stft import stft
+
+    spent = dict.fromkeys(
+        ("header", "decode and resample", "mix", "stft", "normalise", "write"), 0.0
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        bank = NoiseBank.build(noise_files([noise_home])[1], RATE, Path(folder) / "noise.f32")
+        samples = bank.samples()
+        block = np.zeros((128, 126, 129), np.float32)
+        spec = ArraySpec("features", (128, 126, 129), "float32", 128)
+        used = paths[: len(paths) // 128 * 128]
+
+        def spend(stage: str, begun: float) -> float:
+            now = time.perf_counter()
+            spent[stage] += now - begun
+            return now
+
+        for number, path in enumerate(used):
+            now = time.perf_counter()
+            probe(path)
+            now = spend("header", now)
+            heard = read(path, start=0, count=RATE, sample_rate=RATE)
+            y = np.zeros(RATE, np.float32)
+            y[: heard.size] = heard
+            now = spend("decode and resample", now)
+            mixed = mix_noise(
+                y, bank, samples, level="high", snr_mode="exact", seed=0, clip_id=path.stem
+            )
+            now = spend("mix", now)
+            block[number % 128] = stft(mixed.y)
+            now = spend("stft", now)
+            if number % 128 == 127:
+                data = encode(spec, 0, (block - np.float32(0.01)) * np.float32(20))
+                now = spend("normalise", now)
+                write_chunk(Path(folder), spec, 0, data)
+                spend("write", now)
+        raw = _raw(used, Path(folder), len(used) * 126 * 129 * 4)
+    return {stage: 1e6 * s / len(used) for stage, s in spent.items()} | raw
+
+
+def _raw(paths: list[Path], folder: Path, written: int) -> dict[str, float]:
+    """Reading the same files and writing the same bytes, and nothing else."""
+    begun = time.perf_counter()
+    for path in paths:
+        path.read_bytes()
+    read_s = time.perf_counter() - begun
+    block = bytes(8 << 20)
+    begun = time.perf_counter()
+    with (folder / "raw").open("wb") as file:
+        for _ in range(max(1, written // len(block))):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    write_s = time.perf_counter() - begun
+    return {
+        "raw read of the files": 1e6 * read_s / len(paths),
+        "raw write of the features": 1e6 * write_s / len(paths),
+    }
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    corpora = Path(os.environ.get("ANTIGRAM_CORPORA", "workspace/corpora"))
+    parser.add_argument("--source", type=Path, default=corpora / "fsdd")
+    parser.add_argument("--noise-source", type=Path, default=corpora / "ms-snsd")
+    parser.add_argument("--clips", type=int, default=3_000)
+    parser.add_argument("--many", type=int, default=30_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--name", default="prepare")
+    asked = parser.parse_args()
+    paths = sorted((asked.source.resolve() / "recordings").glob("*.wav"))[: asked.clips]
+    with tempfile.TemporaryDirectory() as folder:
+        home = repeated(paths, len(paths), Path(folder))
+        arms = rounds(paths, home, asked.noise_source, asked.rounds)
+    medians = {arm: statistics.median(rates) for arm, rates in arms.items()}
+    many = scaling(paths, asked.noise_source, asked.many, max(1, asked.rounds - 1))
+    two = {workers: statistics.median(rates) for workers, rates in many.items()}
+    content: dict[str, Any] = {
+        "clips": len(paths),
+        "clips_per_second": medians,
+        "rounds": arms,
+        "over_librosa": medians["antigram"] / medians["librosa"],
+        "over_lhotse": medians["antigram"] / medians["lhotse"],
+        "many_clips": asked.many,
+        "many_clips_per_second": two,
+        "many_rounds": many,
+        "two_over_one": two["2"] / two["1"],
+        "microseconds_per_clip": stages(paths, asked.noise_source),
+    }
+    for arm, rate in medians.items():
+        print(f"{arm:10s} {rate:8.0f} clips/s, one core")
+    for workers, rate in two.items():
+        print(f"antigram   {rate:8.0f} clips/s, {workers} processes, {asked.many} clips")
+    for stage, us in content["microseconds_per_clip"].items():
+        print(f"{stage:26s} {us:8.1f} us a clip")
+    print(json.dumps(content))
+    print(save(asked.name, content))
+
+
+if __name__ == "__main__":
+    main()

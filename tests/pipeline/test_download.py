@@ -1,0 +1,246 @@
+"""Corpora from a server on this machine: checked, unpacked, published; and what is refused."""
+
+import hashlib
+import io
+import shutil
+import tarfile
+
+import pytest
+
+import pipeline.download
+from pipeline.corpora import CORPORA
+from pipeline.corpus import locate
+from pipeline.download import SOURCES, download
+from pipeline.errors import InputError
+from tests.pipeline import trees
+from tests.pipeline.loopback import Server, tar_gz, zipped
+from tests.test_cli import Shell
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "corpora" / "gsc"
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """GSC as it is published: no folder at the top."""
+    return tar_gz(trees.gsc(tmp_path_factory.mktemp("tree")), "./")
+
+
+def there(target):
+    """What is beside the target, less the lock."""
+    return sorted(p.name for p in target.parent.iterdir() if not p.name.endswith(".lock"))
+
+
+def test_a_corpus_is_fetched_checked_and_found(server, target, words, gsc_home):
+    archive, said, ticks = server.whole("words.tar.gz", words), [], []
+    done = download(
+        "gsc",
+        target,
+        sources={"gsc": [archive]},
+        say=said.append,
+        tick=lambda *t: ticks.append(t),
+    )
+    assert done.to_json() == {
+        "corpus": "gsc",
+        "path": str(target),
+        "sha256": {"words.tar.gz": hashlib.sha256(words).hexdigest()},
+        "bytes": len(words),
+        "verified": True,
+        "left_alone": False,
+    }
+    assert locate(CORPORA["gsc"], [target]) == target
+    same = [p.relative_to(gsc_home) for p in gsc_home.rglob("*") if p.is_file()]
+    assert all((target / p).read_bytes() == (gsc_home / p).read_bytes() for p in same)
+    assert there(target) == ["archives", "gsc"]
+    assert [p.name for p in (target.parent / "archives").iterdir()] == ["words.tar.gz"]
+    assert not any("vouches" in line for line in said)
+    assert all(0 <= done <= total for _, done, total in ticks)
+
+    again = download("gsc", target, sources={"gsc": [archive]}, say=said.append)
+    assert again.left_alone
+    assert "nothing to do" in said[-1]
+    assert server.asked == [("words.tar.gz", None)]
+
+
+def test_a_whole_archive_is_not_fetched_again(server, target, words):
+    archive = server.whole("words.tar.gz", words)
+    kept = target.parent / "archives" / "words.tar.gz"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(words)
+    assert download("gsc", target, sources={"gsc": [archive]}).archives[0].verified
+    assert server.asked == []
+
+
+def test_a_spoiled_archive_is_fetched_again(server, target, words):
+    archive = server.whole("words.tar.gz", words)
+    kept = target.parent / "archives" / "words.tar.gz"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(words[:-1] + b"x")
+    download("gsc", target, sources={"gsc": [archive]})
+    assert kept.read_bytes() == words
+
+
+def test_without_a_published_hash_nothing_is_vouched_for(server, target, words):
+    said = []
+    archive = server.archive("words.tar.gz", words)
+    done = download("gsc", target, sources={"gsc": [archive]}, say=said.append)
+    assert done.to_json()["verified"] is False
+    digest = hashlib.sha256(words).hexdigest()
+    assert any("nothing vouches" in line and digest in line for line in said)
+
+    md5 = "md5:" + hashlib.md5(words, usedforsecurity=False).hexdigest()
+    other = target.with_name("other")
+    archive = server.archive("2.tar.gz", words, known_hash=md5)
+    done = download("gsc", other, sources={"gsc": [archive]})
+    assert done.archives[0].verified
+    assert done.archives[0].sha256 == digest
+
+
+@pytest.mark.parametrize("stage", ["fetching", "unpacking"])
+def test_an_interruption_publishes_nothing(server, target, stage):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for n in range(200):
+            tar.addfile(tarfile.TarInfo(f"zero/{n:08x}_nohash_0.wav"))
+    sources = {"gsc": [server.whole("words.tar.gz", buffer.getvalue())]}
+
+    def interrupt(now, *_):
+        if now.startswith(stage):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        download("gsc", target, sources=sources, tick=interrupt)
+    assert there(target) == ["archives"]
+    download("gsc", target, sources=sources)
+    assert len(list((target / "zero").iterdir())) == 200
+    assert len(server.asked) == 1  # all of it came in the first piece, and was kept
+
+
+def test_a_strange_archive_publishes_nothing(server, target):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("zero.txt"))
+    with pytest.raises(InputError, match="no gsc as antigram knows it"):
+        download("gsc", target, sources={"gsc": [server.whole("a.tar.gz", buffer.getvalue())]})
+    link = tarfile.TarInfo("zero")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+    with tarfile.open(fileobj=(buffer := io.BytesIO()), mode="w:gz") as tar:
+        tar.addfile(link)
+    with pytest.raises(InputError, match="a symbolic link"):
+        download("gsc", target, sources={"gsc": [server.whole("b.tar.gz", buffer.getvalue())]})
+    assert there(target) == ["archives"]
+
+
+def test_what_is_in_the_way_is_left_alone(server, target, words):
+    sources = {"gsc": [server.whole("words.tar.gz", words)]}
+    target.mkdir(parents=True)
+    (target / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no gsc"):
+        download("gsc", target, sources=sources)
+    assert (target / "mine.txt").read_text() == "mine"
+    (target / "mine.txt").unlink()  # an empty folder is no hindrance
+    download("gsc", target, sources=sources)
+    assert locate(CORPORA["gsc"], [target]) == target
+
+
+def test_subsets_of_librispeech_are_added(server, tmp_path):
+    target, sources = tmp_path / "librispeech", {}
+    for subset in ("train-clean-100", "dev-clean"):
+        tree = tmp_path / subset
+        path = tree / "LibriSpeech" / subset / "19" / "198" / "19-198-0000.flac"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"fLaC")
+        (tree / "LibriSpeech" / "README.TXT").write_text("the same in all")
+        archive = server.whole(f"{subset}.tar.gz", tar_gz(tree / "LibriSpeech", "LibriSpeech"))
+        sources[f"librispeech/{subset}"] = [archive]
+    download("librispeech", target, sources=sources)
+    assert [p.name for p in target.glob("LibriSpeech/*-*")] == ["train-clean-100"]
+    for _ in range(2):
+        done = download("librispeech", target, subset="dev-clean", sources=sources)
+    assert done.left_alone
+    home = target / "LibriSpeech"
+    assert {p.name for p in home.iterdir()} == {"train-clean-100", "dev-clean", "README.TXT"}
+    assert [name for name, _ in server.asked] == ["train-clean-100.tar.gz", "dev-clean.tar.gz"]
+
+
+def test_archives_with_a_top_folder_and_in_several_parts(server, tmp_path, noise_home):
+    tree = trees.fsdd(tmp_path / "tree")
+    repository = server.archive("fsdd.zip", zipped(tree, "free-spoken-digit-dataset-1.0.10"))
+    noise = server.archive("noise.zip", zipped(noise_home, "MS-SNSD-master"))
+    parts = []
+    for split in ("train", "valid", "test"):
+        folder = tmp_path / f"nsynth-{split}"
+        (folder / "audio").mkdir(parents=True)
+        (folder / "examples.json").write_text("{}")
+        parts.append(server.archive(f"{split}.tar.gz", tar_gz(folder, folder.name)))
+    sources = {"fsdd": [repository], "nsynth": parts, "ms-snsd": [noise]}
+    for name in sources:
+        target = tmp_path / "corpora" / name
+        done = download(name, target, sources=sources)
+        assert len(done.to_json()["sha256"]) == len(sources[name])
+        assert locate(CORPORA[name], [target]).is_relative_to(target)
+
+
+@pytest.mark.parametrize(
+    ("name", "subset", "said"),
+    [
+        ("iemocap", None, "signed form"),
+        ("folder", None, "nothing to download"),
+        ("demo", None, "synthesises it"),
+        ("nonsense", None, "antigram knows"),
+        ("gsc", "dev-clean", "has no subsets"),
+        ("librispeech", "dev", "wanted one of"),
+    ],
+)
+def test_what_cannot_be_downloaded_is_said(tmp_path, name, subset, said):
+    with pytest.raises(InputError, match=said):
+        download(name, tmp_path / name, subset=subset)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_is_sound():
+    names = [archive.name for archives in SOURCES.values() for archive in archives]
+    assert len(set(names)) == len(names)
+    for key, archives in SOURCES.items():
+        assert key.partition("/")[0] in CORPORA
+        for archive in archives:
+            assert archive.url.startswith("https://")
+            assert archive.name.endswith((".zip", ".tar.gz"))
+            algorithm, _, digest = (archive.known_hash or "md5:" + "0" * 32).partition(":")
+            assert len(bytes.fromhex(digest)) == {"sha256": 32, "md5": 16}[algorithm]
+
+
+def test_the_command(server, words, tmp_path, capsys, monkeypatch):
+    shell = Shell(tmp_path, capsys, monkeypatch)
+    sources = {"gsc": (server.whole("words.tar.gz", words),)}
+    monkeypatch.setattr(pipeline.download, "SOURCES", sources)
+    found = shell.json("download", "gsc")
+    assert found["path"] == "workspace/corpora/gsc"
+    assert (found["bytes"], found["verified"]) == (len(words), True)
+    assert shell.json("download", "gsc")["left_alone"]
+    store = shell.json("prepare", "gsc", "--limit-per-class", "2")
+    assert sum(store["clips"].values()) > 0
+    shell.refused(2, "signed form", "download", "iemocap")
+    code, out, _ = shell("--workspace", "other", "download", "gsc")
+    assert code == 0
+    assert "as published" in out
+
+
+def test_room_is_checked_before_anything_is_asked_for(server, target, words, monkeypatch):
+    class Usage:
+        free = 2 * len(words)
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
+    with pytest.raises(InputError, match=r"GB are free.*Make room"):
+        download("gsc", target, sources={"gsc": [server.whole("words.tar.gz", words)]})
+    assert server.asked == []

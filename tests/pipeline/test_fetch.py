@@ -1,0 +1,124 @@
+"""One archive over HTTP: gone on with after a cut, checked, and what is refused."""
+
+import gzip
+import hashlib
+
+import numpy as np
+import pytest
+
+import pipeline.fetch
+from pipeline.errors import InputError
+from pipeline.fetch import fetch
+from tests.pipeline.loopback import HTML, Server
+
+DATA = gzip.compress(np.random.default_rng(5).bytes(300_000))
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "archives"
+
+
+def left(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["size known", "size unknown"])
+def test_a_cut_transfer_goes_on(server, folder, known):
+    archive, said = (server.whole if known else server.archive)("a.tar.gz", DATA), []
+    server.cut = half = len(DATA) // 2
+    with pytest.raises(InputError, match=f"Run again: it goes on after the {half} bytes"):
+        fetch(archive, folder)
+    assert left(folder) == ["a.tar.gz.partial"]
+    assert (folder / "a.tar.gz.partial").stat().st_size == half
+    server.cut = None
+    done = fetch(archive, folder, say=said.append)
+    assert server.asked == [("a.tar.gz", None), ("a.tar.gz", f"bytes={half}-")]
+    assert (done.sha256, done.size, done.verified) == (DIGEST, len(DATA), known)
+    assert any("going on after" in line for line in said)
+    assert left(folder) == ["a.tar.gz"]
+
+
+def test_a_server_without_ranges_is_asked_for_all(server, folder):
+    archive, said = server.whole("a.tar.gz", DATA), []
+    server.ranges, server.cut = False, 1000
+    with pytest.raises(InputError, match="Run again"):
+        fetch(archive, folder)
+    server.cut = None
+    assert fetch(archive, folder, say=said.append).sha256 == DIGEST
+    assert any("does not resume" in line for line in said)
+
+
+@pytest.mark.parametrize("surplus", [b"", b"more"], ids=["whole", "too long"])
+def test_a_partial_file_that_lacks_nothing_or_is_too_long(server, folder, surplus):
+    folder.mkdir()
+    (folder / "a.tar.gz.partial").write_bytes(DATA + surplus)
+    assert fetch(server.archive("a.tar.gz", DATA), folder).sha256 == DIGEST
+    assert len(server.asked) == (2 if surplus else 1)
+
+
+def test_a_partial_file_of_another_content_is_found_out(server, folder):
+    folder.mkdir()
+    (folder / "a.tar.gz.partial").write_bytes(b"x" * 1000)
+    archive = server.whole("a.tar.gz", DATA)
+    with pytest.raises(InputError, match="does not match"):
+        fetch(archive, folder)
+    assert left(folder) == []
+    assert fetch(archive, folder).verified
+
+
+def test_another_file_than_the_published_one_is_refused(server, folder):
+    wrong = server.archive("a.tar.gz", DATA, size=len(DATA), known_hash="sha256:" + "0" * 64)
+    with pytest.raises(InputError, match=r"does not match.*expected.*got.*Run again") as refused:
+        fetch(wrong, folder)
+    assert DIGEST in str(refused.value)
+    longer = server.archive("a.tar.gz", DATA, size=len(DATA) + 1)
+    with pytest.raises(InputError, match=f"has {len(DATA)} bytes, the published file"):
+        fetch(longer, folder)
+    assert left(folder) == []
+
+
+def test_an_error_page_is_refused(server, folder):
+    page = server.archive("a.tar.gz", HTML)
+    with pytest.raises(InputError, match="An error page"):
+        fetch(page, folder)
+    server.status = 503
+    with pytest.raises(InputError, match="answers 503"):
+        fetch(page, folder)
+    assert left(folder) == []
+
+
+def test_no_server_is_one_line(server, folder):
+    archive = server.whole("a.tar.gz", DATA)
+    server.http.server_close()  # nobody listens any more
+    with pytest.raises(InputError, match="Run again: it retries") as refused:
+        fetch(archive, folder)
+    assert str(refused.value).startswith(f"{archive.url}: ConnectionError: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_server_that_tells_no_size(server, folder):
+    server.sized = False
+    ticks = []
+    done = fetch(server.archive("a.tar.gz", DATA), folder, tick=lambda *t: ticks.append(t))
+    assert done.sha256 == DIGEST
+    assert all(done < total for _, done, total in ticks)
+
+
+def test_room_is_checked_when_the_size_is_told(server, folder, monkeypatch):
+    class Usage:
+        free = 2 * len(DATA)
+
+    monkeypatch.setattr(pipeline.fetch.shutil, "disk_usage", lambda _: Usage)
+    with pytest.raises(InputError, match=r"GB are free.*Make room"):
+        fetch(server.archive("a.tar.gz", DATA), folder)
+    assert left(folder) == []
