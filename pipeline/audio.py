@@ -12,6 +12,7 @@ import stat
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -76,10 +77,12 @@ def probe(path: Path) -> AudioInfo:
                 raise AudioError(
                     f"not audio: begins with {head[:4]!r}, wanted WAV, FLAC, Ogg or MP3"
                 )
-            info = _probe_wav(handle, head, status.st_size) if kind == "wav" else None
+            wav = _probe_wav(handle, head, status.st_size) if kind == "wav" else None
         finally:
             os.close(handle)
-        if info is None:
+        if wav is not None:
+            info = AudioInfo(wav.frames, wav.sample_rate, wav.channels, status.st_size)
+        else:
             found = soundfile.info(path)
             info = AudioInfo(found.frames, found.samplerate, found.channels, status.st_size)
     except soundfile.LibsndfileError as error:
@@ -97,7 +100,17 @@ def probe(path: Path) -> AudioInfo:
     return info
 
 
-def _probe_wav(handle: int, head: bytes, size: int) -> AudioInfo | None:
+class _Wav(NamedTuple):
+    """What the chunks of a WAV file say; ``place`` is where its samples begin."""
+
+    frames: int
+    sample_rate: int
+    channels: int
+    is_pcm16: bool
+    place: int
+
+
+def _probe_wav(handle: int, head: bytes, size: int) -> _Wav | None:
     """Walk the chunks of a WAV file; None if its frames are not of one size (ADPCM, say)."""
     if len(head) < 12 or head[8:12] != b"WAVE":
         raise AudioError("truncated or not WAVE: the RIFF header is not complete")
@@ -106,7 +119,7 @@ def _probe_wav(handle: int, head: bytes, size: int) -> AudioInfo | None:
         inside = place + count <= len(head)
         return head[place : place + count] if inside else os.pread(handle, count, place)
 
-    layout: tuple[int, int, int, int] | None = None  # tag, channels, rate, bytes a frame
+    layout: tuple[int, int, int, int, int] | None = None  # the last two: bytes a frame, bits
     place = 12
     while place + 8 <= size:
         header = at(place, 8)
@@ -115,12 +128,12 @@ def _probe_wav(handle: int, head: bytes, size: int) -> AudioInfo | None:
             body = at(place + 8, 16)
             if length < 16 or len(body) < 16:
                 raise AudioError("truncated: the fmt chunk is not complete")
-            tag, channels, rate, _, frame_bytes, _ = struct.unpack("<HHIIHH", body)
-            layout = tag, channels, rate, frame_bytes
+            tag, channels, rate, _, frame_bytes, bits = struct.unpack("<HHIIHH", body)
+            layout = tag, channels, rate, frame_bytes, bits
         elif name == b"data":
             if layout is None:
                 raise AudioError("damaged header: data before fmt")
-            tag, channels, rate, frame_bytes = layout
+            tag, channels, rate, frame_bytes, bits = layout
             here = size - place - 8
             if length == _UNKNOWN_SIZE:
                 length = here
@@ -131,7 +144,8 @@ def _probe_wav(handle: int, head: bytes, size: int) -> AudioInfo | None:
             if frame_bytes == 0 or channels == 0:
                 found = f"{channels} channels, {frame_bytes} bytes a frame"
                 raise AudioError(f"damaged header: {found}")
-            return AudioInfo(length // frame_bytes, rate, channels, size)
+            frames = length // frame_bytes
+            return _Wav(frames, rate, channels, tag == 1 and bits == 16, place + 8)
         place += 8 + length + (length & 1)  # chunks are padded to an even length
     raise AudioError("truncated: no data chunk")
 
@@ -152,27 +166,7 @@ def read(path: Path, *, start: int, count: int, sample_rate: int) -> NDArray[np.
     Raises:
         AudioError: unreadable, shorter than its header says, or with NaN or infinite samples.
     """
-    try:
-        with soundfile.SoundFile(os.fspath(path)) as file:
-            # One output sample is `step / fine` input frames; parts begin where both meet.
-            common = math.gcd(file.samplerate, sample_rate)
-            step, fine = file.samplerate // common, sample_rate // common
-            margin = 0 if step == fine else _MARGIN
-            blocks = max(0, start * step // fine - margin) // step
-            first = min(blocks * step, file.frames)
-            last = min(file.frames, -(-(start + count) * step // fine) + margin)
-            wanted = max(0, last - first)
-            if wanted * file.channels > _MAX_FRAMES:
-                raise AudioError(f"absurd length: {wanted} frames of {file.channels} channels")
-            file.seek(first)
-            data = file.read(wanted, dtype="float32", always_2d=True)
-            rate = file.samplerate
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"unreadable: {error.error_string}") from error
-    except OSError as error:
-        raise AudioError(f"cannot be opened: {error.strerror or error}") from error
-    if len(data) != wanted:
-        raise AudioError(f"truncated: {len(data)} of {wanted} frames could be decoded")
+    data, rate, first = _decode(path, start, count, sample_rate)
     loudest = max(float(data.max(initial=0)), -float(data.min(initial=0)))
     if not loudest <= _MAX_LEVEL:  # NaN is not either
         finite = np.isfinite(data).all()
@@ -184,5 +178,58 @@ def read(path: Path, *, start: int, count: int, sample_rate: int) -> NDArray[np.
     mono = data[:, 0] if data.shape[1] == 1 else data.mean(axis=1)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
-    skip = start - blocks * fine
+    skip = start - first * sample_rate // rate
     return np.ascontiguousarray(mono[skip : skip + count], np.float32)
+
+
+def _decode(
+    path: Path, start: int, count: int, sample_rate: int
+) -> tuple[NDArray[np.float32], int, int]:
+    """Frames around a part, (frame, channel); their rate; and the number of the first."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            head = os.read(handle, _HEAD)
+            is_wav = _MAGIC.get(head[:4]) == "wav"
+            wav = _probe_wav(handle, head, os.fstat(handle).st_size) if is_wav else None
+            if wav is not None and wav.is_pcm16:
+                # By far the most common kind. A library's open and read cost as much as the
+                # transform; for this one kind its numbers are these (tests/pipeline/test_audio).
+                first, wanted = _around(start, count, sample_rate, wav.sample_rate, wav.frames)
+                place = wav.place + first * 2 * wav.channels
+                raw = os.pread(handle, wanted * 2 * wav.channels, place)
+                data = np.frombuffer(raw[: len(raw) // 2 * 2], "<i2") * np.float32(1 / 32768)
+                data = data[: data.size // wav.channels * wav.channels].reshape(-1, wav.channels)
+                rate = wav.sample_rate
+            else:
+                with soundfile.SoundFile(os.fspath(path)) as file:
+                    rate = file.samplerate
+                    first, wanted = _around(start, count, sample_rate, rate, file.frames)
+                    if wanted * file.channels > _MAX_FRAMES:
+                        raise AudioError(
+                            f"absurd length: {wanted} frames, {file.channels} channels"
+                        )
+                    file.seek(first)
+                    data = file.read(wanted, dtype="float32", always_2d=True)
+        finally:
+            os.close(handle)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"unreadable: {error.error_string}") from error
+    except OSError as error:
+        raise AudioError(f"cannot be opened: {error.strerror or error}") from error
+    if len(data) != wanted:
+        raise AudioError(f"truncated: {len(data)} of {wanted} frames could be decoded")
+    return data, rate, first
+
+
+def _around(start: int, count: int, sample_rate: int, rate: int, frames: int) -> tuple[int, int]:
+    """First frame and number of frames to decode for a part, with a margin if it is resampled.
+
+    One output sample is ``step / fine`` frames; parts begin where both meet.
+    """
+    common = math.gcd(rate, sample_rate)
+    step, fine = rate // common, sample_rate // common
+    margin = 0 if step == fine else _MARGIN
+    first = min(max(0, start * step // fine - margin) // step * step, frames)
+    last = min(frames, -(-(start + count) * step // fine) + margin)
+    return first, max(0, last - first)

@@ -6,6 +6,7 @@ about each; cutting, mixing, splitting and storing are the same for all corpora 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,4 +185,9 @@ def locate(corpus: Corpus, candidates: Iterable[Path]) -> Path:
 
 def wav_files(folder: Path) -> list[Path]:
     """Sorted ``*.wav`` of one folder, less hidden files (macOS leaves ``._name.wav`` behind)."""
-    return sorted(p for p in folder.glob("*.wav") if not p.name.startswith("."))
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]  # they sort ten times as fast as paths
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name for name in sorted(names) if name.endswith(".wav") and name[0] != "."]

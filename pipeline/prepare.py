@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -239,7 +240,7 @@ def _render_all(
         for entry in journal:
             block = RawBlock(**entry["block"])
             if block.index in spent or block_is_whole(block, context.raw, row_bytes):
-                found[block.index] = block, [RowResult(**row) for row in entry["rows"]]
+                found[block.index] = block, [RowResult(*row) for row in entry["rows"]]
         done = sum(len(blocks[i]) for i in found)
         tell("features", done, len(listing.rows))
         tasks = ((i, rows) for i, rows in enumerate(blocks) if i not in found)
@@ -255,7 +256,7 @@ def _render_all(
             return pool.alone(render_block, *task, dead)
 
         for (index, rows), (block, results) in pool.run(render_block, tasks, without_culprits):
-            journal.append({"block": asdict(block), "rows": [asdict(row) for row in results]})
+            journal.append({"block": asdict(block), "rows": results})
             found[index] = block, results
             computed += len(rows)
             tell("features", done + computed, len(listing.rows))
@@ -374,11 +375,12 @@ def _finish(
     specs, classes = [features], {}
 
     def add(spec: ArraySpec, values: Any) -> None:  # noqa: ANN401 - an array, or strings
+        def write(index: int) -> Written:
+            return write_chunk(store, spec, index, encode(spec, index, values[spec.span(index)]))
+
         specs.append(spec)
-        arrays[spec.name] = [
-            write_chunk(store, spec, i, encode(spec, i, values[spec.span(i)]))
-            for i in range(spec.chunks)
-        ]
+        with ThreadPoolExecutor(8) as disk:  # small files: all of the time is waiting for flushes
+            arrays[spec.name] = list(disk.map(write, range(spec.chunks)))
 
     def add_label(name: str, values: Sequence[str]) -> None:
         classes[name] = sort_classes(set(values) - {""})

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +53,7 @@ class Context:
     bank: NoiseBank | None
 
 
-@dataclass(frozen=True, slots=True)
-class RowResult:
+class RowResult(NamedTuple):
     """What became of one row.
 
     Attributes:
@@ -88,6 +88,7 @@ class RawBlock:
 
 _context: Context | None = None
 _noise: NDArray[np.float32] | None = None
+_block: NDArray[np.float32] | None = None
 
 
 def set_up(context: Context) -> None:
@@ -124,14 +125,16 @@ def render_block(
     not flushed to disk: its checksum is kept, and a block that a power cut damaged is made again.
     """
     context, results = _shared(), []
-    block = np.zeros((len(rows), *context.recipe.shape), np.float32)
+    block = _buffer((len(rows), *context.recipe.shape))
     for place, row in enumerate(rows):
         if place in dead:
+            block[place] = 0
             results.append(RowResult(reason="its decoding crashes the decoder"))
             continue
         try:
             results.append(_render(context, row, block[place]))
         except AudioError as error:
+            block[place] = 0
             results.append(RowResult(reason=str(error)))
     flat = block.reshape(-1)
     done = RawBlock(index, len(rows), crc32c(flat))
@@ -210,6 +213,14 @@ def _mixed(context: Context, mixture: Mixture) -> NDArray[np.float32]:
     )
     released = context.recipe.snr_mode == "released"
     return mix(speech, noise, mixture.snr_db, released=released)
+
+
+def _buffer(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Memory for a block, the same for every block: fresh pages cost as much as the transform."""
+    global _block  # noqa: PLW0603 - as for the context
+    if _block is None or _block.shape[1:] != shape[1:] or len(_block) < shape[0]:
+        _block = np.empty(shape, np.float32)
+    return _block[: shape[0]]
 
 
 def block_is_whole(block: RawBlock, folder: Path, row_bytes: int) -> bool:

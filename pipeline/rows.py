@@ -233,9 +233,12 @@ def _probe_all(
         return info, info.bytes
 
     found: dict[Path, tuple[AudioInfo | str, int]] = {}
+    blocks = [paths[i : i + 256] for i in range(0, len(paths), 256)]
     with ThreadPoolExecutor(4) as pool:  # waiting for a disk, not for a core
-        for path, info in zip(paths, pool.map(one, paths, chunksize=64), strict=True):
-            found[path] = info
+        for block, infos in zip(
+            blocks, pool.map(lambda block: [one(path) for path in block], blocks), strict=True
+        ):
+            found.update(zip(block, infos, strict=True))
             if tick is not None:
                 tick(len(found), len(paths))
     return found

@@ -12,6 +12,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import forkserver
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -156,9 +157,15 @@ class _Flight(Generic[Result]):
             else:
                 yield task, future.result()
         for task in again:
-            try:
-                yield task, self.workers.alone(self.function, *task)
-            except WorkerDiedError:
-                if self.on_crash is None:
-                    raise
-                yield task, self.on_crash(task)
+            yield task, self._alone(task)
+
+    def _alone(self, task: Task) -> Result:
+        """Run a task that was there when a worker died, which need not be its fault."""
+        with suppress(WorkerDiedError):
+            return self.workers.alone(self.function, *task)
+        try:
+            return self.workers.alone(self.function, *task)
+        except WorkerDiedError:
+            if self.on_crash is None:
+                raise
+            return self.on_crash(task)

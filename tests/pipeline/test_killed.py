@@ -1,0 +1,111 @@
+"""SIGKILL at random moments: the same command goes on, and ends in the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.store import FeatureStore
+from tests.pipeline import trees
+from tests.pipeline.small import bytes_of
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.pipeline.small import prepare_gsc
+if __name__ == "__main__":
+    home, noise, target, workers = sys.argv[1:]
+    print("begun", flush=True)
+    prepare_gsc(Path(home), Path(target), noise_home=Path(noise), workers=int(workers))
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return trees.gsc(tmp_path_factory.mktemp("many"), per_word=60)
+
+
+@pytest.fixture(scope="module")
+def noise_home(tmp_path_factory):
+    return trees.noise(tmp_path_factory.mktemp("noise"))
+
+
+def start(tmp_path, home, noise_home, target, workers=2):
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    return subprocess.Popen(
+        [sys.executable, script, home, noise_home, target, str(workers)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def killed_until_done(tmp_path, home, noise_home, target, waits):
+    """Kill a run after each wait, and let the last one finish; return how many were killed."""
+    kills = 0
+    for wait in waits:
+        with start(tmp_path, home, noise_home, target) as run:
+            run.stdout.readline()
+            time.sleep(wait)
+            if run.poll() is None:
+                run.send_signal(signal.SIGKILL)
+                kills += 1
+        if target.exists():  # nothing half-made opens
+            assert len(FeatureStore(target)) == 120
+    with start(tmp_path, home, noise_home, target) as run:
+        _, err = run.communicate()
+        assert run.returncode == 0, err
+    return kills
+
+
+@pytest.mark.parametrize(
+    "count", [2, pytest.param(20, marks=pytest.mark.slow)], ids=lambda n: f"{n} kills"
+)
+def test_killed_and_run_again_gives_the_bytes_of_an_uninterrupted_run(
+    count, tmp_path, home, noise_home
+):
+    whole = tmp_path / "whole" / "gsc.zarr"
+    begun = time.perf_counter()
+    with start(tmp_path, home, noise_home, whole) as run:
+        run.stdout.readline()
+        begun = time.perf_counter()
+        run.communicate()
+    length = time.perf_counter() - begun
+    waits = np.random.default_rng(count).uniform(0, length, count)
+    target = tmp_path / "killed" / "gsc.zarr"
+    assert killed_until_done(tmp_path, home, noise_home, target, waits) >= count // 4
+    assert bytes_of(target) == bytes_of(whole)
+    left = [p.name for p in target.parent.iterdir() if p.name != "gsc.zarr"]
+    assert left == []
+
+
+def test_workers_do_not_outlive_a_killed_run(tmp_path, home, noise_home):
+    with start(tmp_path, home, noise_home, tmp_path / "x" / "gsc.zarr") as run:
+        run.stdout.readline()
+        time.sleep(0.5)
+        run.send_signal(signal.SIGKILL)
+    for _ in range(100):
+        alive = [
+            p
+            for p in Path("/proc").glob("[0-9]*/cmdline")
+            if str(tmp_path).encode() in _read(p) and p.parent.name != str(os.getpid())
+        ]
+        if not alive:
+            break
+        time.sleep(0.1)
+    assert alive == []
+
+
+def _read(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
