@@ -32,6 +32,7 @@ from pipeline.chunks import (
     ArraySpec,
     Journal,
     Written,
+    chunk_path,
     encode,
     replace_folder,
     write_chunk,
@@ -39,6 +40,7 @@ from pipeline.chunks import (
 )
 from pipeline.errors import InputError, StoredDataError
 from pipeline.manifest import create_arrays, create_group, verify_group, write_manifest
+from pipeline.mapped import is_whole
 from pipeline.recipe import canonical_json, digest
 from pipeline.store import FeatureStore
 
@@ -238,7 +240,18 @@ class _LayerWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(note, text)
         self.journal = Journal(self.folder.with_suffix(".jsonl"))
-        self.done = {entry["chunk"] for entry in self.journal}
+        self.done = {entry["chunk"] for entry in self.journal if self._is_whole(entry)}
+
+    def _is_whole(self, entry: Mapping[str, Any]) -> bool:
+        """Whether a chunk that the journal notes is there: a power cut may lose a rename."""
+        return all(
+            is_whole(
+                chunk_path(self.folder, spec, entry["chunk"]),
+                spec.rows * spec.row_bytes,
+                entry["written"][spec.name]["crc32c"],
+            )
+            for spec in self.specs
+        )
 
     def write(self, index: int, arrays: tuple[NDArray[Any], ...]) -> None:
         """Write a chunk of each array, flush them to disk, and note it."""

@@ -199,6 +199,9 @@ class GramCache:
             tap=keys[0].tap,
             aggregation=keys[0].aggregation,
         )
+        self.identity: Mapping[str, str] = {
+            str(n): layer.fingerprint for n, layer in self.layers.items()
+        }
         self._pin = torch.cuda.is_available()
 
     def read(self, clips: NDArray[np.int64]) -> Mapping[int, Rows]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.gram import Rows, aggregate, encode_rows, gram, unpack
-from model.vgg import Arch, Vgg, tap_shape
+from model.vgg import Arch, Vgg, extractor_digest, tap_shape
 from pipeline.errors import InputError
 
 __all__ = [
@@ -43,9 +43,15 @@ class TapSpec:
 
 
 class GramSource(Protocol):
-    """Where the trainer gets the frozen net's rows from; live and cached look the same."""
+    """Where the trainer gets the frozen net's rows from; live and cached look the same.
+
+    Attributes:
+        spec: what is compared.
+        identity: digest of what each layer's rows come from; a resumed run must have the same.
+    """
 
     spec: TapSpec
+    identity: Mapping[str, str]
 
     def read(self, clips: NDArray[np.int64]) -> Mapping[int, Rows]:
         """What can be had without the net, for indices into the store: called ahead, in a thread.
@@ -75,6 +81,10 @@ class LiveGrams:
         self.spec = spec
         self.net = net.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
         self.net.set_tap(spec.tap)
+        state = net.state_dict()
+        self.identity: Mapping[str, str] = {
+            str(layer): extractor_digest(state, net, layer, spec.tap) for layer in spec.layers
+        }
 
     def read(self, clips: NDArray[np.int64]) -> Mapping[int, Rows]:
         """Nothing: see `GramSource`."""

@@ -237,7 +237,12 @@ def train(
     adam = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=config.lr)
     batches = Batches(store, config.task, grams, config.batch_clips, device)
     step = _Step(net, grams, config, device)
-    state = _start(run, config, store, net, adam, resume=resume)
+    settings = {
+        "config": config.to_json(),
+        "features": store.fingerprint,
+        "grams": dict(grams.identity) if grams else {},
+    }
+    state = _start(run, settings, net, adam, seed=config.seed, resume=resume)
     steps_in_epoch = -(-len(rows["train"]) // config.batch_clips)
     times: list[float] = []
     waited = worked = 0.0
@@ -342,17 +347,16 @@ class _State:
 
 def _start(
     run: Path,
-    config: TrainConfig,
-    store: FeatureStore,
+    settings: Mapping[str, Any],
     net: Vgg,
     adam: torch.optim.Adam,
     *,
+    seed: int,
     resume: bool,
 ) -> _State:
     """Make the run's folder, or read where an interrupted run is; set the RNG of the dropout."""
-    settings = {"config": config.to_json(), "features": store.fingerprint}
     path = run / "config.json"
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed)
     if not resume:
         run.mkdir(parents=True)
         write_text(path, json.dumps({**settings, "environment": environment()}, indent=2) + "\n")
@@ -365,7 +369,7 @@ def _start(
         if stored.get(key) != json.loads(json.dumps(wanted)):
             raise InputError(
                 f"{run}: was started with another {key}: {stored.get(key)}, now {wanted}. "
-                "Resume with the same options and store, or start a new run."
+                "Resume with the same options, store and frozen net, or start a new run."
             )
     if not (run / "last.pt").is_file():
         return _State()  # interrupted in its first epoch

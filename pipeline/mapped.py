@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.chunks import CRC_BYTES, STRING, ArraySpec, chunk_path, crc32c
 from pipeline.errors import DamagedError
 
-__all__ = ["MappedArray", "map_file"]
+__all__ = ["MappedArray", "is_whole", "map_file"]
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -55,6 +55,15 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     array: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
     array.flags.writeable = False
     return array
+
+
+def is_whole(path: Path, size: int, crc: int) -> bool:
+    """Whether a file of ``size`` bytes, and its checksum behind them, is there as it was written."""
+    try:
+        raw = map_file(path)
+    except OSError:
+        return False
+    return raw.size == size + CRC_BYTES and crc32c(raw[:-CRC_BYTES]) == crc
 
 
 class MappedArray:

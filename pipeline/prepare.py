@@ -36,6 +36,7 @@ from pipeline.chunks import (
 from pipeline.corpus import Corpus
 from pipeline.errors import InputError, StoredDataError
 from pipeline.manifest import create_arrays, create_group, verify_group, write_manifest
+from pipeline.mapped import is_whole
 from pipeline.noise import NoiseBank
 from pipeline.recipe import Recipe, canonical_json, digest
 from pipeline.render import (
@@ -236,7 +237,8 @@ def _render_all(
     computed = 0
     with Journal(partial / "raw.jsonl") as journal, Journal(partial / "chunks.jsonl") as chunks:
         # A raw block whose rows are all in finished chunks was deleted, and is not missed.
-        spent = {index for entry in chunks for index in entry["spent"]}
+        kept = _whole_chunks(partial, context.recipe, chunks)
+        spent = {index for entry in kept.values() for index in entry["spent"]}
         for entry in journal:
             block = RawBlock(**entry["block"])
             if block.index in spent or block_is_whole(block, context.raw, row_bytes):
@@ -317,7 +319,8 @@ def _normalise_all(
         for block, _ in taken:
             users.setdefault(block.index, set()).add(index)
     with Journal(partial / "chunks.jsonl") as journal:
-        done = {entry["chunk"] for entry in journal if entry["identity"] == identity}
+        kept = _whole_chunks(partial, recipe, journal)
+        done = {index for index, entry in kept.items() if entry["identity"] == identity}
         tell("normalise", len(done), spec.chunks)
         left = [(index, taken) for index, taken in enumerate(pieces) if index not in done]
         tasks = (
@@ -331,6 +334,7 @@ def _normalise_all(
                 journal.append(
                     {
                         "chunk": index,
+                        "rows": spec.rows,
                         "identity": identity,
                         "written": asdict(each),
                         "spent": [block.index for block in spent],
@@ -339,6 +343,17 @@ def _normalise_all(
                 for block in spent:
                     block.path(partial / "raw").unlink(missing_ok=True)
             tell("normalise", len(done), spec.chunks)
+
+
+def _whole_chunks(partial: Path, recipe: Recipe, journal: Journal) -> dict[int, dict[str, Any]]:
+    """Entries of the chunks that are there as they were written: a power cut may lose a rename."""
+    size = math.prod(recipe.shape) * np.dtype(recipe.dtype).itemsize
+    whole = {}
+    for entry in journal:
+        path = partial / "store" / "features" / "c" / str(entry["chunk"]) / "0" / "0"
+        if is_whole(path, entry["rows"] * size, entry["written"]["crc32c"]):
+            whole[entry["chunk"]] = entry
+    return whole
 
 
 def sort_classes(names: Iterable[str]) -> list[str]:

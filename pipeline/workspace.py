@@ -32,8 +32,7 @@ def locked(target: Path, doing: str) -> Iterator[None]:
             yield
     except Timeout:
         raise InputError(
-            f"{target}: another process is {doing} it now ({path} is locked). "
-            "Wait for it, or choose another --name."
+            f"{target}: another process is {doing} it now ({path} is locked). Wait for it to end."
         ) from None
 
 
