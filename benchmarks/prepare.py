@@ -19,6 +19,8 @@ import contextlib
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -86,21 +88,29 @@ def timed(function: Callable[..., int], *arguments: object) -> float:
 
 def rounds(paths: list[Path], home: Path, noise_home: Path, count: int) -> dict[str, list[float]]:
     """Clips a second of each arm in each round, the arms taking turns, on one core."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})
     found: dict[str, list[float]] = {"antigram": [], "librosa": [], "lhotse": []}
-    try:
-        librosa_way(paths[:20], home)  # numba compiles, and lhotse imports, outside the clock
-        with tempfile.TemporaryDirectory() as folder:
-            lhotse_way(paths[:20], Path(folder))
-        for _ in range(count):
-            for arm, way in (("librosa", librosa_way), ("lhotse", lhotse_way)):
-                with tempfile.TemporaryDirectory() as folder:
-                    found[arm].append(timed(way, paths, Path(folder)))
+    # Imports, and what numba compiles, outside the clock, for all three alike.
+    librosa_way(paths[:20], home)
+    with tempfile.TemporaryDirectory() as folder:
+        lhotse_way(paths[:20], Path(folder))
+        few = repeated(paths, 20, Path(folder))
+        antigram(few, noise_home, Path(folder), 1)
+    for _ in range(count):
+        for arm, way in (("librosa", librosa_way), ("lhotse", lhotse_way)):
             with tempfile.TemporaryDirectory() as folder:
-                found["antigram"].append(timed(antigram, home, noise_home, Path(folder), 1))
-    finally:
-        os.sched_setaffinity(0, cores)
+                found[arm].append(timed(way, paths, Path(folder)))
+        with tempfile.TemporaryDirectory() as folder:
+            found["antigram"].append(timed(antigram, home, noise_home, Path(folder), 1))
+    return found
+
+
+def pinned(asked: argparse.Namespace) -> dict[str, list[float]]:
+    """`rounds` in a process that has one core: its workers inherit that."""
+    command = [sys.executable, "-m", "benchmarks.prepare", "--arms-only"]
+    for name in ("source", "noise_source", "clips", "rounds"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(asked, name))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -205,11 +215,16 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--name", default="prepare")
+    parser.add_argument("--arms-only", action="store_true", help="on one core; used by itself")
     asked = parser.parse_args()
     paths = sorted((asked.source.resolve() / "recordings").glob("*.wav"))[: asked.clips]
-    with tempfile.TemporaryDirectory() as folder:
-        home = repeated(paths, len(paths), Path(folder))
-        arms = rounds(paths, home, asked.noise_source, asked.rounds)
+    if asked.arms_only:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        with tempfile.TemporaryDirectory() as folder:
+            home = repeated(paths, len(paths), Path(folder))
+            print(json.dumps(rounds(paths, home, asked.noise_source, asked.rounds)))
+        return
+    arms = pinned(asked)
     medians = {arm: statistics.median(rates) for arm, rates in arms.items()}
     many = scaling(paths, asked.noise_source, asked.many, max(1, asked.rounds - 1))
     two = {workers: statistics.median(rates) for workers, rates in many.items()}

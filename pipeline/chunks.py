@@ -10,6 +10,7 @@ that Zarr does not know.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -36,6 +37,7 @@ __all__ = [
     "chunk_path",
     "crc32c",
     "encode",
+    "flush_filesystem",
     "fsync_folder",
     "replace_folder",
     "rows_per_chunk",
@@ -45,6 +47,7 @@ __all__ = [
     "write_text",
 ]
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
 CRC_BYTES = 4
 STRING = "string"  # dtype of an array of UTF-8 text
 _TARGET_BYTES = 8 << 20
@@ -134,14 +137,25 @@ def encode(spec: ArraySpec, index: int, values: NDArray[Any] | Sequence[str]) ->
 
 
 def write_chunk(
-    folder: Path, spec: ArraySpec, index: int, data: bytes | NDArray[np.uint8]
+    folder: Path,
+    spec: ArraySpec,
+    index: int,
+    data: bytes | NDArray[np.uint8],
+    *,
+    flush: bool = True,
 ) -> Written:
-    """Write one chunk so that it is there as a whole or not at all, whatever happens."""
+    """Write one chunk so that it is there as a whole or not at all, whatever happens.
+
+    Without ``flush`` a power cut (not a kill) may still lose it: for what is checked when it is
+    resumed, and flushed as a whole (`flush_filesystem`) before it is published.
+    """
     raw = data.data if isinstance(data, np.ndarray) else memoryview(data)
     crc = crc32c(data)
     path = chunk_path(folder, spec, index)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, raw, crc.to_bytes(CRC_BYTES, "little"))
+    with whole_file(path, flush=flush) as file:
+        file.write(raw)
+        file.write(crc.to_bytes(CRC_BYTES, "little"))
     return Written(crc, sha256(raw).hexdigest())
 
 
@@ -153,16 +167,18 @@ def write_durably(path: Path, *parts: bytes | memoryview) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, *, flush: bool = True) -> Iterator[BinaryIO]:
     """Open a file beside the goal; at the end flush it to disk, rename it, flush the folder."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with beside.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         beside.replace(path)
-        fsync_folder(path.parent)
+        if flush:
+            fsync_folder(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -178,6 +194,19 @@ def fsync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_filesystem(folder: Path) -> None:
+    """Flush everything that was written to a folder's filesystem, in one go."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if (syncfs := getattr(_LIBC, "syncfs", None)) is None:
+            os.sync()  # macOS has no other
+        elif syncfs(handle) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), os.fspath(folder))
     finally:
         os.close(handle)
 

@@ -58,7 +58,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
 
 
 def is_whole(path: Path, size: int, crc: int) -> bool:
-    """Whether a file of ``size`` bytes, and its checksum behind them, is there as it was written."""
+    """Whether a file of ``size`` bytes and a checksum is there as it was written."""
     try:
         raw = map_file(path)
     except OSError:

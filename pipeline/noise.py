@@ -8,6 +8,7 @@ before one of its files, so that classes are balanced whatever the number of the
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,7 +214,7 @@ def mix_noise(
     clip_id: str,
 ) -> Mixed:
     """Add a drawn excerpt at a drawn SNR; silent speech stays clean, as it has no SNR."""
-    if not speech.any():
+    if _rms(speech) == 0:
         return Mixed(speech, -1, float("nan"))
     levels = SNR_LEVELS[level]
     snr_db = levels[draw(seed, "snr", clip_id)[0] % len(levels)]
@@ -223,5 +224,4 @@ def mix_noise(
 
 def _rms(y: NDArray[np.float32]) -> float:
     wide = y.astype(np.float64)
-    # Not a dot product: BLAS would start threads for it, in every worker.
-    return float(np.sqrt(np.einsum("i,i->", wide, wide) / y.size))
+    return math.sqrt(np.dot(wide, wide) / y.size)

@@ -15,7 +15,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from pipeline.chunks import (
     Journal,
     Written,
     encode,
+    flush_filesystem,
     replace_folder,
     rows_per_chunk,
     write_chunk,
@@ -134,7 +134,14 @@ def prepare(
     begun = time.perf_counter()
     Workers.warm_up("pipeline.render")  # imports while the corpus is listed
     tell = tick or (lambda *_: None)
-    listing = list_rows(corpus, home, recipe, noise, lambda done, all_: tell("headers", done, all_))
+    listing = list_rows(
+        corpus,
+        home,
+        recipe,
+        noise,
+        workers=workers,
+        tick=lambda done, all_: tell("headers", done, all_),
+    )
     partial = target.with_name(f".{target.name}.partial")
     job = {"recipe": recipe.fingerprint, "listing": listing.identity}
     if (there := _up_to_date(target, recipe, listing)) is not None:
@@ -158,6 +165,7 @@ def prepare(
         mean, std = _mean_std(rendered.results, split, recipe, home)
         _normalise_all(pool, partial, rendered, recipe, (mean, std), tell)
     _finish(partial / "store", corpus, recipe, listing, rendered, split, (mean, std), bank)
+    flush_filesystem(partial)
     replace_folder(partial / "store", target)
     shutil.rmtree(partial, ignore_errors=True)
     return Prepared(FeatureStore(target), time.perf_counter() - begun, computed)
@@ -391,11 +399,11 @@ def _finish(
 
     def add(spec: ArraySpec, values: Any) -> None:  # noqa: ANN401 - an array, or strings
         def write(index: int) -> Written:
-            return write_chunk(store, spec, index, encode(spec, index, values[spec.span(index)]))
+            data = encode(spec, index, values[spec.span(index)])
+            return write_chunk(store, spec, index, data, flush=False)
 
         specs.append(spec)
-        with ThreadPoolExecutor(8) as disk:  # small files: all of the time is waiting for flushes
-            arrays[spec.name] = list(disk.map(write, range(spec.chunks)))
+        arrays[spec.name] = [write(index) for index in range(spec.chunks)]
 
     def add_label(name: str, values: Sequence[str]) -> None:
         classes[name] = sort_classes(set(values) - {""})

@@ -11,7 +11,6 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -182,7 +181,7 @@ def _render(context: Context, row: Row, out: NDArray[np.float32]) -> RowResult:
         y, noise, snr_db = mixed.y, mixed.noise, mixed.snr_db
     stft(y, n_fft=recipe.n_fft, hop=recipe.hop, window=recipe.window, out=out)
     wide = out.ravel().astype(np.float64)
-    squares = float(np.einsum("i,i->", wide, wide))  # no dot product: BLAS would start threads
+    squares = float(np.dot(wide, wide))
     if not np.isfinite(squares):
         raise AudioError("samples so large that its spectrum is not finite")
     return RowResult(
@@ -241,7 +240,8 @@ def normalise_chunks(
 ) -> list[Written]:
     """Write chunks of features: rows of raw blocks, less the mean, over the deviation.
 
-    Threads flush one chunk to disk while the next is computed.
+    They are not flushed one by one: the store is, as a whole, before it is published, and a chunk
+    that a power cut damaged meanwhile is made again.
 
     Args:
         store: the group.
@@ -250,12 +250,10 @@ def normalise_chunks(
         mean: of the training split.
         std: of the training split.
     """
-    with ThreadPoolExecutor(len(chunks)) as disk:
-        pending = []
-        for index, pieces in chunks:
-            data = _normalised(spec, index, pieces, mean, std)
-            pending.append(disk.submit(write_chunk, store, spec, index, data))
-        return [future.result() for future in pending]
+    return [
+        write_chunk(store, spec, index, _normalised(spec, index, pieces, mean, std), flush=False)
+        for index, pieces in chunks
+    ]
 
 
 def _normalised(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -19,10 +19,12 @@ from pipeline.draw import draw
 from pipeline.errors import InputError
 from pipeline.recipe import Recipe, digest
 from pipeline.split import SPLITS, assign
+from pipeline.workers import Workers
 
 __all__ = ["Listing", "Reject", "Row", "list_rows", "split_rows", "window_starts"]
 
 _UNSAFE = frozenset("/\\") | {chr(code) for code in range(32)}
+_HEADERS_A_TASK = 512
 SHORT_PIECE = "piece shorter than half a window"
 
 
@@ -93,6 +95,8 @@ def list_rows(
     home: Path,
     recipe: Recipe,
     noise: Mapping[str, Sequence[Path]] | None = None,
+    *,
+    workers: int = 1,
     tick: Callable[[int, int], None] | None = None,
 ) -> Listing:
     """List a corpus, check every header, cut or segment, and choose clips if a limit is set.
@@ -102,6 +106,7 @@ def list_rows(
         home: the corpus's own folder; of a corpus that is mixed here, that of the clean speech.
         recipe: what rows are wanted.
         noise: class -> recordings, for a corpus that is mixed here.
+        workers: processes that check headers.
         tick: called with (headers checked, headers in all).
 
     Raises:
@@ -129,7 +134,9 @@ def list_rows(
         raise _nothing(corpus, home, skipped)
     _check_clips(corpus, home, clips)
     clips = _limit(clips, recipe, label_names[0])
-    infos = _probe_all(home, sorted({clip.path for clip in clips if not clip.mixture}), tick)
+    infos = _probe_all(
+        home, sorted({clip.path for clip in clips if not clip.mixture}), workers, tick
+    )
     rows: list[Row] = []
     for clip in clips:
         if clip.mixture is not None:
@@ -221,26 +228,40 @@ def _limit(clips: list[Clip], recipe: Recipe, main: str) -> list[Clip]:
 
 
 def _probe_all(
-    home: Path, paths: Sequence[Path], tick: Callable[[int, int], None] | None
+    home: Path, paths: Sequence[Path], workers: int, tick: Callable[[int, int], None] | None
 ) -> dict[Path, tuple[AudioInfo | str, int]]:
     """Header of each file, or the reason why it is none; and its size."""
-
-    def one(path: Path) -> tuple[AudioInfo | str, int]:
-        try:
-            info = probe(home / path)
-        except AudioError as error:
-            return str(error), -1
-        return info, info.bytes
-
     found: dict[Path, tuple[AudioInfo | str, int]] = {}
-    blocks = [paths[i : i + 256] for i in range(0, len(paths), 256)]
-    with ThreadPoolExecutor(4) as pool:  # waiting for a disk, not for a core
-        for block, infos in zip(
-            blocks, pool.map(lambda block: [one(path) for path in block], blocks), strict=True
-        ):
+    blocks = [paths[i : i + _HEADERS_A_TASK] for i in range(0, len(paths), _HEADERS_A_TASK)]
+    # Processes, as parsing holds the interpreter; twice the cores, as some wait for the disk.
+    several = len(blocks) > 1 and workers > 1
+    with (
+        Workers(2 * workers, _no_set_up, None, "pipeline.render")
+        if several
+        else nullcontext() as pool
+    ):
+        tasks = [(home, block) for block in blocks]
+        done = pool.run(_probe_block, tasks) if pool else ((t, _probe_block(*t)) for t in tasks)
+        for (_, block), infos in done:
             found.update(zip(block, infos, strict=True))
             if tick is not None:
                 tick(len(found), len(paths))
+    return found
+
+
+def _no_set_up(_shared: object) -> None:
+    """Headers need nothing."""
+
+
+def _probe_block(home: Path, paths: Sequence[Path]) -> list[tuple[AudioInfo | str, int]]:
+    found: list[tuple[AudioInfo | str, int]] = []
+    for path in paths:
+        try:
+            info = probe(home / path)
+        except AudioError as error:
+            found.append((str(error), -1))
+        else:
+            found.append((info, info.bytes))
     return found
 
 

@@ -39,33 +39,32 @@ def assign(
         content[group][label] += 1
     totals = Counter(labels)
     owners = Counter(label for counts in content.values() for label in counts)
-    have = [Counter[str]() for _ in SPLITS]  # clips of each class in each split
-    size = [0] * len(SPLITS)
-
-    def lack(split: int, label: str) -> float:
-        return FRACTIONS[split] * totals[label] - have[split][label]
+    # Clips of each class, and of all, that each split still lacks.
+    lacks = {label: [share * n for share in FRACTIONS] for label, n in totals.items()}
+    overall = [share * len(labels) for share in FRACTIONS]
+    filled = [False] * len(SPLITS)
 
     order = sorted(content, key=lambda g: (-content[g].total(), draw(seed, "split", g)[0], g))
     chosen: dict[str, int] = {}
     for place, group in enumerate(order):
         counts = content[group]
-        empty = [s for s in range(min(len(SPLITS), len(order))) if not size[s]]
+        empty = [s for s in range(min(len(SPLITS), len(order))) if not filled[s]]
         if fill_all and len(order) - place <= len(empty):
             allowed = empty
         elif not fill_all and all(owners[label] == 1 for label in counts):
             allowed = [0]
         else:
-            allowed = list(range(len(SPLITS)))
-
-        def need(split: int, counts: Counter[str] = counts) -> tuple[float, float, int]:
-            by_class = sum(n * lack(split, label) for label, n in counts.items())
-            brought = sum(n * n for n in counts.values())
-            overall = FRACTIONS[split] * len(labels) - size[split]
-            whole = round(by_class, 9) >= brought
-            return round(by_class, 9) if whole else 0.0, round(overall, 9), -split
-
-        best = max(allowed, key=need)
+            allowed = [0, 1, 2]
+        brought = sum(n * n for n in counts.values())
+        best, most = 0, (-1.0, 0.0)
+        for split in allowed:
+            by_class = round(sum(n * lacks[label][split] for label, n in counts.items()), 9)
+            need = by_class if by_class >= brought else 0.0, round(overall[split], 9)
+            if need > most:
+                best, most = split, need
         chosen[group] = best
-        have[best].update(counts)
-        size[best] += counts.total()
+        filled[best] = True
+        overall[best] -= counts.total()
+        for label, n in counts.items():
+            lacks[label][best] -= n
     return [chosen[group] for group in groups]

@@ -9,6 +9,7 @@ out what in it does.
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +21,7 @@ from typing import Any, Generic, TypeVar
 __all__ = ["WorkerDiedError", "Workers"]
 
 Task = tuple[Any, ...]
+_BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _METHOD = multiprocessing.get_context("forkserver")
 Result = TypeVar("Result")
 
@@ -54,7 +56,18 @@ class Workers:
         interpreter for each worker takes longer to start than a small corpus to prepare.
         """
         _METHOD.set_forkserver_preload([preload])
-        forkserver.ensure_running()
+        # One thread a process: BLAS would start one for each core in each worker, for products
+        # that take a microsecond.
+        saved = {name: os.environ.get(name) for name in _BLAS_THREADS}
+        os.environ.update(dict.fromkeys(_BLAS_THREADS, "1"))
+        try:
+            forkserver.ensure_running()
+        finally:
+            for name, value in saved.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
     def _start(self, count: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
