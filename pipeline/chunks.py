@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_SYNC_FILE_RANGE_WRITE = 2
 CRC_BYTES = 4
 STRING = "string"  # dtype of an array of UTF-8 text
 _TARGET_BYTES = 8 << 20
@@ -153,7 +154,7 @@ def write_chunk(
     crc = crc32c(data)
     path = chunk_path(folder, spec, index)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path, flush=flush) as file:
+    with whole_file(path) if flush else started_file(path) as file:
         file.write(raw)
         file.write(crc.to_bytes(CRC_BYTES, "little"))
     return Written(crc, sha256(raw).hexdigest())
@@ -167,21 +168,34 @@ def write_durably(path: Path, *parts: bytes | memoryview) -> None:
 
 
 @contextmanager
-def whole_file(path: Path, *, flush: bool = True) -> Iterator[BinaryIO]:
+def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside the goal; at the end flush it to disk, rename it, flush the folder."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with beside.open("wb") as file:
             yield file
-            if flush:
-                file.flush()
-                os.fsync(file.fileno())
+            file.flush()
+            os.fsync(file.fileno())
         beside.replace(path)
-        if flush:
-            fsync_folder(path.parent)
+        fsync_folder(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def started_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file in its place, in a folder that nobody reads yet; let the disk begin with it."""
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        start_writeback(file.fileno())
+
+
+def start_writeback(handle: int) -> None:
+    """Ask the system to begin writing a file to disk, and do not wait; no promise is made."""
+    if (function := getattr(_LIBC, "sync_file_range", None)) is not None:
+        function(handle, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -118,18 +118,19 @@ class NoiseBank:
 
     def samples(self) -> NDArray[np.float32]:
         """Map the raw file; read only."""
-        return np.memmap(self.path, np.float32, mode="r")
+        # As a plain array: each slice of a memmap object costs as much as reading its samples.
+        return np.asarray(np.memmap(self.path, np.float32, mode="r"))
 
     def excerpt(
         self, samples: NDArray[np.float32], seed: int, clip_id: str, count: int
-    ) -> tuple[int, NDArray[np.float32]]:
+    ) -> tuple[int, NDArray[np.float32], float]:
         """Draw a class, one of its files and an excerpt of ``count`` samples.
 
         A file shorter than that is looped. An excerpt of digital silence is drawn anew, as it
         cannot be scaled to any SNR.
 
         Returns:
-            Index of the class, and ``(count,)`` samples that are not all zero.
+            Index of the class, ``(count,)`` samples that are not all zero, and their RMS.
         """
         for attempt in range(1000):
             one, two, three = draw(seed, f"noise/{attempt}", clip_id, 3)
@@ -137,8 +138,8 @@ class NoiseBank:
             spans = self.spans[label]
             recording = two % len(spans)
             y = self._cut(samples, spans[recording], three, count)
-            if y.any():
-                return label, y
+            if (level := rms(y)) > 0:
+                return label, y, level
         raise CorpusError(f"noise: 1000 excerpts drawn for {clip_id} were silent; see its files")
 
     def take(
@@ -162,8 +163,8 @@ class NoiseBank:
         first, length = span
         if length >= count:
             offset = first + drawn % (length - count + 1)
-            return np.asarray(samples[offset : offset + count])
-        whole = np.asarray(samples[first : first + length])
+            return samples[offset : offset + count]
+        whole = samples[first : first + length]
         return np.resize(np.roll(whole, -(drawn % length)), count)
 
 
@@ -195,11 +196,23 @@ def mix(
         METHOD: Guizzo, Weyde, Tarroni (2021), section on noise; the square root is that of
         microsoft/MS-SNSD issue 18.
     """
+    return _mix(speech, rms(speech), noise, rms(noise), snr_db, released=released)
+
+
+def _mix(
+    speech: NDArray[np.float32],
+    speech_rms: float,
+    noise: NDArray[np.float32],
+    noise_rms: float,
+    snr_db: float,
+    *,
+    released: bool,
+) -> NDArray[np.float32]:
     gain = 10 ** (-snr_db / 20)
     if released:
         gain **= 0.5
-    y = speech * np.float32(_LEVEL / _rms(speech))
-    y += noise * np.float32(_LEVEL * gain / _rms(noise))
+    y = speech * np.float32(_LEVEL / speech_rms)
+    y += noise * np.float32(_LEVEL * gain / noise_rms)
     return y
 
 
@@ -214,14 +227,18 @@ def mix_noise(
     clip_id: str,
 ) -> Mixed:
     """Add a drawn excerpt at a drawn SNR; silent speech stays clean, as it has no SNR."""
-    if _rms(speech) == 0:
+    speech_rms = rms(speech)
+    if speech_rms == 0:
         return Mixed(speech, -1, float("nan"))
     levels = SNR_LEVELS[level]
     snr_db = levels[draw(seed, "snr", clip_id)[0] % len(levels)]
-    label, noise = bank.excerpt(samples, seed, clip_id, speech.size)
-    return Mixed(mix(speech, noise, snr_db, released=snr_mode == "released"), label, snr_db)
+    label, noise, noise_rms = bank.excerpt(samples, seed, clip_id, speech.size)
+    released = snr_mode == "released"
+    y = _mix(speech, speech_rms, noise, noise_rms, snr_db, released=released)
+    return Mixed(y, label, snr_db)
 
 
-def _rms(y: NDArray[np.float32]) -> float:
+def rms(y: NDArray[np.float32]) -> float:
+    """Root of the mean square, in float64."""
     wide = y.astype(np.float64)
     return math.sqrt(np.dot(wide, wide) / y.size)

@@ -6,6 +6,7 @@ of splits, labels or progress.
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio import AudioError, read
-from pipeline.chunks import ArraySpec, Written, crc32c, encode, write_chunk
+from pipeline.chunks import (
+    CRC_BYTES,
+    ArraySpec,
+    Written,
+    chunk_path,
+    crc32c,
+    encode,
+    start_writeback,
+    write_chunk,
+)
 from pipeline.corpus import Mixture
 from pipeline.mapped import map_file
 from pipeline.noise import NoiseBank, mix, mix_noise
@@ -167,7 +178,7 @@ def _render(context: Context, row: Row, out: NDArray[np.float32]) -> RowResult:
         if heard.size == 0:
             raise AudioError(f"no audio at {row.start / recipe.sample_rate:g} s")
         y[: heard.size] = heard
-    silent = not y.any()
+    silent = row.mixture is None and not y.any()
     if row.mixture is None and context.bank is not None and _noise is not None and not silent:
         mixed = mix_noise(
             y,
@@ -250,10 +261,44 @@ def normalise_chunks(
         mean: of the training split.
         std: of the training split.
     """
-    return [
-        write_chunk(store, spec, index, _normalised(spec, index, pieces, mean, std), flush=False)
-        for index, pieces in chunks
-    ]
+    context = _shared()
+    done = []
+    for index, pieces in chunks:
+        block, rows = pieces[0]
+        whole = len(pieces) == 1 and len(rows) == block.rows == spec.rows
+        if whole and spec.dtype == "float32":
+            raw = block.path(context.raw)
+            done.append(_normalise_in_place(raw, store, spec, index, mean, std))
+        else:
+            data = _normalised(spec, index, pieces, mean, std)
+            done.append(write_chunk(store, spec, index, data, flush=False))
+    return done
+
+
+def _normalise_in_place(
+    raw: Path, store: Path, spec: ArraySpec, index: int, mean: float, std: float
+) -> Written:
+    """Make a chunk of a raw block that holds just its rows: no copy in memory or on disk.
+
+    Killed in the middle, the block does not match its checksum any more, and is rendered again.
+    """
+    goal = chunk_path(store, spec, index)
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    with raw.open("r+b") as file:
+        size = spec.rows * spec.row_bytes
+        with mmap.mmap(file.fileno(), size) as pages:
+            values = np.frombuffer(pages, np.float32)
+            values -= np.float32(mean)
+            values *= np.float32(1 / std)
+            data = values.view(np.uint8)
+            written = Written(crc32c(data), sha256(data.data).hexdigest())
+            del values, data  # the map cannot be closed while they look at it
+        file.seek(size)
+        file.write(written.crc32c.to_bytes(CRC_BYTES, "little"))
+        file.flush()
+        start_writeback(file.fileno())
+    raw.rename(goal)
+    return written
 
 
 def _normalised(

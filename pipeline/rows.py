@@ -5,6 +5,7 @@ Nothing is decoded here, so a listing of 100,000 files takes seconds and its mis
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -135,7 +136,7 @@ def list_rows(
     _check_clips(corpus, home, clips)
     clips = _limit(clips, recipe, label_names[0])
     infos = _probe_all(
-        home, sorted({clip.path for clip in clips if not clip.mixture}), workers, tick
+        home, sorted({clip.path for clip in clips if clip.mixture is None}, key=str), workers, tick
     )
     rows: list[Row] = []
     for clip in clips:
@@ -154,7 +155,7 @@ def list_rows(
             + ([asdict(row.mixture)] if row.mixture else [])
             for row in rows
         ]
-        + [[path.as_posix(), size] for path, (_, size) in sorted(infos.items())]
+        + [[path.as_posix(), size] for path, (_, size) in infos.items()]
     )
     return Listing(
         tuple(rows), tuple(rejected), dict(sorted(skipped.items())), label_names, identity
@@ -257,7 +258,7 @@ def _probe_block(home: Path, paths: Sequence[Path]) -> list[tuple[AudioInfo | st
     found: list[tuple[AudioInfo | str, int]] = []
     for path in paths:
         try:
-            info = probe(home / path)
+            info = probe(os.path.join(home, path))  # noqa: PTH118 - ten times as fast
         except AudioError as error:
             found.append((str(error), -1))
         else:
