@@ -86,31 +86,35 @@ def timed(function: Callable[..., int], *arguments: object) -> float:
     return clips / (time.perf_counter() - begun)
 
 
-def rounds(paths: list[Path], home: Path, noise_home: Path, count: int) -> dict[str, list[float]]:
-    """Clips a second of each arm in each round, the arms taking turns, on one core."""
-    found: dict[str, list[float]] = {"antigram": [], "librosa": [], "lhotse": []}
-    # Imports, and what numba compiles, outside the clock, for all three alike.
-    librosa_way(paths[:20], home)
-    with tempfile.TemporaryDirectory() as folder:
-        lhotse_way(paths[:20], Path(folder))
-        few = repeated(paths, 20, Path(folder))
-        antigram(few, noise_home, Path(folder), 1)
-    for _ in range(count):
-        for arm, way in (("librosa", librosa_way), ("lhotse", lhotse_way)):
-            with tempfile.TemporaryDirectory() as folder:
-                found[arm].append(timed(way, paths, Path(folder)))
+WAYS = ("librosa", "lhotse", "antigram")
+
+
+def one_arm(arm: str, paths: list[Path], noise_home: Path) -> float:
+    """Clips a second of one arm, on one core; imports and what numba compiles outside the clock."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+    def go(some: list[Path]) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            found["antigram"].append(timed(antigram, home, noise_home, Path(folder), 1))
-    return found
+            if arm == "antigram":
+                home = repeated(some, len(some), Path(folder))
+                return timed(antigram, home, noise_home, Path(folder), 1)
+            way = librosa_way if arm == "librosa" else lhotse_way
+            return timed(way, some, Path(folder))
+
+    go(paths[:20])
+    return go(paths)
 
 
-def pinned(asked: argparse.Namespace) -> dict[str, list[float]]:
-    """`rounds` in a process that has one core: its workers inherit that."""
-    command = [sys.executable, "-m", "benchmarks.prepare", "--arms-only"]
-    for name in ("source", "noise_source", "clips", "rounds"):
-        command += [f"--{name.replace('_', '-')}", str(getattr(asked, name))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+def rounds(asked: argparse.Namespace) -> dict[str, list[float]]:
+    """Clips a second of each arm in each round, taking turns, each in a process of its own."""
+    found: dict[str, list[float]] = {arm: [] for arm in WAYS}
+    for _ in range(asked.rounds):
+        for arm, rates in found.items():
+            command = [sys.executable, "-m", "benchmarks.prepare", "--arm", arm]
+            for name in ("source", "noise_source", "clips"):
+                command += [f"--{name.replace('_', '-')}", str(getattr(asked, name))]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            rates.append(float(done.stdout.splitlines()[-1]))
     return found
 
 
@@ -215,16 +219,13 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--name", default="prepare")
-    parser.add_argument("--arms-only", action="store_true", help="on one core; used by itself")
+    parser.add_argument("--arm", choices=WAYS, help="only this one, once; used by itself")
     asked = parser.parse_args()
     paths = sorted((asked.source.resolve() / "recordings").glob("*.wav"))[: asked.clips]
-    if asked.arms_only:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        with tempfile.TemporaryDirectory() as folder:
-            home = repeated(paths, len(paths), Path(folder))
-            print(json.dumps(rounds(paths, home, asked.noise_source, asked.rounds)))
+    if asked.arm:
+        print(one_arm(asked.arm, paths, asked.noise_source))
         return
-    arms = pinned(asked)
+    arms = rounds(asked)
     medians = {arm: statistics.median(rates) for arm, rates in arms.items()}
     many = scaling(paths, asked.noise_source, asked.many, max(1, asked.rounds - 1))
     two = {workers: statistics.median(rates) for workers, rates in many.items()}

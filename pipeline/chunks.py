@@ -49,6 +49,7 @@ __all__ = [
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE = 2
+_WORTH_STARTING = 1 << 20  # bytes: for a small file the asking costs more than it gains
 CRC_BYTES = 4
 STRING = "string"  # dtype of an array of UTF-8 text
 _TARGET_BYTES = 8 << 20
@@ -153,7 +154,8 @@ def write_chunk(
     raw = data.data if isinstance(data, np.ndarray) else memoryview(data)
     crc = crc32c(data)
     path = chunk_path(folder, spec, index)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) if flush else started_file(path) as file:
         file.write(raw)
         file.write(crc.to_bytes(CRC_BYTES, "little"))
@@ -189,7 +191,8 @@ def started_file(path: Path) -> Iterator[BinaryIO]:
     with path.open("wb") as file:
         yield file
         file.flush()
-        start_writeback(file.fileno())
+        if file.tell() >= _WORTH_STARTING:
+            start_writeback(file.fileno())
 
 
 def start_writeback(handle: int) -> None:

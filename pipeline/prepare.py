@@ -44,7 +44,7 @@ from pipeline.render import (
     RawBlock,
     RowResult,
     block_is_whole,
-    normalise_chunks,
+    normalise_chunk,
     render_block,
     render_row,
     set_up,
@@ -55,8 +55,6 @@ from pipeline.store import FORMAT, VERSION, FeatureStore, store_fingerprint
 from pipeline.workers import WorkerDiedError, Workers
 
 __all__ = ["Prepared", "Tick", "prepare"]
-
-_CHUNKS_A_TASK = 4  # one is computed while others are flushed
 
 # Called with a stage's name, how much of it is done, and how much there is.
 Tick = Callable[[str, int, int], None]
@@ -330,26 +328,26 @@ def _normalise_all(
         kept = _whole_chunks(partial, recipe, journal)
         done = {index for index, entry in kept.items() if entry["identity"] == identity}
         tell("normalise", len(done), spec.chunks)
-        left = [(index, taken) for index, taken in enumerate(pieces) if index not in done]
         tasks = (
-            (partial / "store", spec, left[i : i + _CHUNKS_A_TASK], *mean_std)
-            for i in range(0, len(left), _CHUNKS_A_TASK)
+            (partial / "store", spec, index, taken, *mean_std)
+            for index, taken in enumerate(pieces)
+            if index not in done
         )
-        for task, written in pool.run(normalise_chunks, tasks):
-            for (index, taken), each in zip(task[2], written, strict=True):
-                done.add(index)
-                spent = [block for block, _ in taken if users[block.index] <= done]
-                journal.append(
-                    {
-                        "chunk": index,
-                        "rows": spec.rows,
-                        "identity": identity,
-                        "written": asdict(each),
-                        "spent": [block.index for block in spent],
-                    }
-                )
-                for block in spent:
-                    block.path(partial / "raw").unlink(missing_ok=True)
+        for task, written in pool.run(normalise_chunk, tasks):
+            index = task[2]
+            done.add(index)
+            spent = [block for block, _ in task[3] if users[block.index] <= done]
+            journal.append(
+                {
+                    "chunk": index,
+                    "rows": spec.rows,
+                    "identity": identity,
+                    "written": asdict(written),
+                    "spent": [block.index for block in spent],
+                }
+            )
+            for block in spent:
+                block.path(partial / "raw").unlink(missing_ok=True)
             tell("normalise", len(done), spec.chunks)
 
 

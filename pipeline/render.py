@@ -46,7 +46,7 @@ __all__ = [
     "RawBlock",
     "RowResult",
     "block_is_whole",
-    "normalise_chunks",
+    "normalise_chunk",
     "render_block",
     "render_row",
     "set_up",
@@ -166,13 +166,13 @@ def _render(context: Context, row: Row, out: NDArray[np.float32]) -> RowResult:
     y = np.zeros(recipe.samples, np.float32)
     noise, snr_db = -1, None
     if row.mixture is not None:
-        y[: row.count] = _mixed(context, row.mixture)[row.offset : row.offset + row.count]
+        y[: row.samples] = _mixed(context, row.mixture)[row.offset : row.offset + row.samples]
         snr_db = row.mixture.snr_db
     else:
         heard = read(
             context.home / row.path,
             start=row.start,
-            count=row.count,
+            count=row.samples,
             sample_rate=recipe.sample_rate,
         )
         if heard.size == 0:
@@ -242,37 +242,33 @@ def block_is_whole(block: RawBlock, folder: Path, row_bytes: int) -> bool:
     return raw.size == block.rows * row_bytes and crc32c(raw) == block.crc32c
 
 
-def normalise_chunks(
+def normalise_chunk(
     store: Path,
     spec: ArraySpec,
-    chunks: Sequence[tuple[int, Sequence[tuple[RawBlock, Sequence[int]]]]],
+    index: int,
+    pieces: Sequence[tuple[RawBlock, Sequence[int]]],
     mean: float,
     std: float,
-) -> list[Written]:
-    """Write chunks of features: rows of raw blocks, less the mean, over the deviation.
+) -> Written:
+    """Write one chunk of features: rows of raw blocks, less the mean, over the deviation.
 
-    They are not flushed one by one: the store is, as a whole, before it is published, and a chunk
-    that a power cut damaged meanwhile is made again.
+    It is not flushed by itself: the store is, as a whole, before it is published, and a chunk that
+    a power cut damaged meanwhile is made again.
 
     Args:
         store: the group.
         spec: of the array ``features``.
-        chunks: index of each, and its raw blocks with the rows to take, in order.
+        index: of the chunk.
+        pieces: raw blocks, each with the rows to take, in the order they are to stand.
         mean: of the training split.
         std: of the training split.
     """
-    context = _shared()
-    done = []
-    for index, pieces in chunks:
-        block, rows = pieces[0]
-        whole = len(pieces) == 1 and len(rows) == block.rows == spec.rows
-        if whole and spec.dtype == "float32":
-            raw = block.path(context.raw)
-            done.append(_normalise_in_place(raw, store, spec, index, mean, std))
-        else:
-            data = _normalised(spec, index, pieces, mean, std)
-            done.append(write_chunk(store, spec, index, data, flush=False))
-    return done
+    block, rows = pieces[0]
+    whole = len(pieces) == 1 and len(rows) == block.rows == spec.rows
+    if whole and spec.dtype == "float32":
+        return _normalise_in_place(block.path(_shared().raw), store, spec, index, mean, std)
+    data = _normalised(spec, index, pieces, mean, std)
+    return write_chunk(store, spec, index, data, flush=False)
 
 
 def _normalise_in_place(

@@ -58,7 +58,7 @@ def stft(
     # Overlapping frames of the one buffer; sliding_window_view takes longer than the transform.
     step = padded.itemsize
     windows = np.ndarray((frames, n_fft), np.float32, padded, strides=(hop * step, step))
-    spectrum = scipy.fft.rfft(windows * _scaled_window(window, n_fft), axis=1)
+    spectrum = scipy.fft.rfft(windows * _scaled_window(window, n_fft), axis=1, overwrite_x=True)
     with np.errstate(over="ignore"):  # of absurd samples; the caller sees that it is not finite
         magnitude: NDArray[np.float32] = np.abs(spectrum, out=out)
     return magnitude

@@ -105,7 +105,7 @@ def test_an_excerpt_is_a_run_of_samples_of_one_file(bank):
     samples = np.asarray(bank.samples())
     starts = set()
     for n in range(200):
-        label, y = bank.excerpt(bank.samples(), 3, f"clip{n}", 8_000)
+        label, y, _ = bank.excerpt(bank.samples(), 3, f"clip{n}", 8_000)
         found = [
             place
             for first, length in bank.spans[label]
@@ -125,7 +125,7 @@ def test_a_noise_file_shorter_than_the_clip_is_looped(bank):
     assert length == 5_000
     whole = np.asarray(bank.samples()[first : first + length])
     ids = (f"clip{n}" for n in range(1_000))
-    y = next(y for i, y in (bank.excerpt(bank.samples(), 0, c, RATE) for c in ids) if i == label)
+    y = next(y for i, y, _ in (bank.excerpt(bank.samples(), 0, c, RATE) for c in ids) if i == label)
     np.testing.assert_array_equal(y[length:], y[:-length])
     offsets = np.flatnonzero(whole == y[0])
     assert any(np.array_equal(y[:length], np.r_[whole[o:], whole[:o]]) for o in offsets)

@@ -46,7 +46,7 @@ def mixed(tmp_path_factory):
 def test_mixtures_give_exactly_the_hours_asked_for(mixed):
     found = listed("ms-snsd", mixed, hours="0.05")
     assert len(found.rows) == 180
-    assert all(row.count == RATE for row in found.rows)
+    assert all(row.samples == RATE for row in found.rows)
     mixtures = {row.group: row.mixture for row in found.rows}
     lengths = [mixture.samples / RATE for mixture in mixtures.values()]
     assert all(length >= 10 for length in lengths[:-1])
@@ -172,7 +172,7 @@ def chapter(home, kind, subset="train-clean-100", speaker=19):
 @pytest.mark.parametrize("kind", ["alignment", "selected", "textgrid"])
 def test_each_kind_of_alignment_gives_the_same_words(kind, tmp_path):
     found = listed("librispeech", chapter(tmp_path, kind))
-    got = [(dict(row.labels)["word"], row.start / RATE, row.count / RATE) for row in found.rows]
+    got = [(dict(row.labels)["word"], row.start / RATE, row.samples / RATE) for row in found.rows]
     want = [(word, start, end - start) for word, start, end in SPOKEN]
     assert [w for w, _, _ in got] == [w for w, _, _ in want]
     np.testing.assert_allclose([g[1:] for g in got], [w[1:] for w in want], atol=1 / RATE)

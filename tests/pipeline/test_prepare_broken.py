@@ -149,7 +149,8 @@ def test_resumed_after_an_exception_it_ends_in_the_same_bytes(
     assert not target.exists()
     done = 24 if stage == "normalise" else at_least if stage == "features" else 0
     resumed = prepare_gsc(gsc_home, target, noise_home=noise_home)
-    assert resumed.computed <= 24 - done  # what was recorded is not computed again
+    in_flight = 2 * workers * 4 if stage == "normalise" else 0
+    assert resumed.computed <= 24 - done + in_flight  # what was recorded is not computed again
     assert bytes_of(target) == bytes_of(noisy.store.path)
     assert [p.name for p in tmp_path.iterdir()] == [target.name]
 

@@ -81,7 +81,7 @@ def test_recordings_are_segmented_and_short_pieces_counted(tmp_path):
     wav(tmp_path / "owl" / "b.wav", sound(2, round(1.3 * RATE)))
     wav(tmp_path / "owl" / "c.wav", sound(3, 800))
     listing = list_rows(FOLDER, tmp_path, FOLDER_RECIPE)
-    assert [(r.clip_id, r.start, r.count) for r in listing.rows] == [
+    assert [(r.clip_id, r.start, r.samples) for r in listing.rows] == [
         ("owl/a.wav#00000", 0, 16_000),
         ("owl/a.wav#00001", 16_000, 16_000),
         ("owl/a.wav#00002", 32_000, 9_600),
@@ -111,7 +111,7 @@ def test_parts_of_one_recording_keep_to_their_ends(tmp_path):
         clip("gone", start_s=5.0),
     ]
     listing = list_rows(corpus_of(parts, "cut"), tmp_path, Recipe(corpus="made"))
-    got = {r.clip_id: (r.start, r.count) for r in listing.rows}
+    got = {r.clip_id: (r.start, r.samples) for r in listing.rows}
     assert got == {"one": (8_000, 16_000), "two": (68_000, 12_000), "past": (72_000, 8_000)}
     assert [(r.source, r.reason) for r in listing.rejected] == [
         ("a.wav", "the part from 5 s lies behind its end (80000 samples)")
