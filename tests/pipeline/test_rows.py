@@ -95,7 +95,7 @@ def test_recordings_are_segmented_and_short_pieces_counted(tmp_path):
 
 def test_the_start_of_a_recording_is_kept_when_it_is_cut(gsc_home):
     rows = {r.clip_id: r for r in list_rows(GSC, gsc_home, gsc_recipe()).rows}
-    counts = [rows[f"two/{n}"].count for n in ("0000ab00_nohash_0", "0000ab01_nohash_0",
+    counts = [rows[f"two/{n}"].samples for n in ("0000ab00_nohash_0", "0000ab01_nohash_0",
                                                "0000ab02_nohash_0")]  # fmt: skip
     assert counts == [16_000, 11_147, 16_000]
     assert {r.start for r in rows.values()} == {0}
