@@ -374,7 +374,8 @@ def train(
 
     if save is not None and not save.absolute().parent.is_dir():
         raise InputError(f"--save {save}: there is no folder {save.absolute().parent}")
-    store, grams, config, frozen = _training(common, data, options)
+    place = _device(device)
+    store, grams, config, frozen = _training(common, data, options, place)
     if init is not None and config.mode in ("wi", "frozen"):
         raise InputError(f"--init: --mode {config.mode} begins with --ckpt; use one of the two")
     begin = load_frozen(init).state if init is not None else None
@@ -399,7 +400,7 @@ def train(
                 grams,
                 config,
                 folder,
-                device=_device(device),
+                device=place,
                 tell=tell,
                 resume=resume,
             )
@@ -419,7 +420,7 @@ def train(
 
 
 def _training(
-    common: Context, data: str | None, options: dict[str, Any]
+    common: Context, data: str | None, options: dict[str, Any], device: torch.device
 ) -> tuple[FeatureStore, GramSource | None, TrainConfig, Frozen | None]:
     """Store, source of Grams and settings of a training, checked against each other."""
     from model.at_loss import LiveGrams, TapSpec, check_combination, check_shapes
@@ -468,7 +469,7 @@ def _training(
     arch = Arch(asked["arch"] or origin.name, asked["width"] or origin.width)
     if mode == "online" and frozen is not None:
         spec = TapSpec(arch=frozen.arch, layers=layers, tap=tap, aggregation=aggregation)
-        grams = LiveGrams(frozen.net().to(_device(options.get("device", "auto"))), spec)
+        grams = LiveGrams(frozen.net().to(device), spec)
     check_combination(aggregation, tap, options["similarity"], layers)
     if grams is not None:
         check_shapes(arch, grams.spec, store.shape)
