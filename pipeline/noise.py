@@ -72,17 +72,15 @@ class NoiseBank:
         path: float32 samples of all recordings, one behind the other.
         classes: sorted class names.
         spans: for each class its recordings, as (first sample, samples).
-        digest: SHA-256 over classes, names and file bytes, in order.
     """
 
     path: Path
     classes: tuple[str, ...]
     spans: tuple[tuple[tuple[int, int], ...], ...]
-    digest: str
 
     @staticmethod
     def digest_of(classes: dict[str, list[Path]]) -> str:
-        """Identity of the recordings: what `digest` holds."""
+        """Identity of the recordings: SHA-256 over classes, names and file bytes, in order."""
         total = hashlib.sha256()
         for label, paths in classes.items():
             for path in paths:
@@ -114,7 +112,7 @@ class NoiseBank:
                     inner.append((place, y.size))
                     place += y.size
                 spans.append(tuple(inner))
-        return cls(target, tuple(classes), tuple(spans), cls.digest_of(classes))
+        return cls(target, tuple(classes), tuple(spans))
 
     def samples(self) -> NDArray[np.float32]:
         """Map the raw file; read only."""

@@ -7,16 +7,11 @@ of splits, labels or progress.
 from __future__ import annotations
 
 import mmap
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,17 +101,6 @@ def set_up(context: Context) -> None:
     global _context, _noise  # noqa: PLW0603 - a process pool has no other place for shared state
     _context = context
     _noise = context.bank.samples() if context.bank else None
-    if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and says what is kept
-        threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """End this worker when its parent was killed: it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def render_row(row: Row) -> None:

@@ -239,11 +239,7 @@ def _probe_all(
     blocks = [paths[i : i + _HEADERS_A_TASK] for i in range(0, len(paths), _HEADERS_A_TASK)]
     # Processes, as parsing holds the interpreter; twice the cores, as some wait for the disk.
     several = len(blocks) > 1 and workers > 1
-    with (
-        Workers(2 * workers, _no_set_up, None, "pipeline.render")
-        if several
-        else nullcontext() as pool
-    ):
+    with Workers(2 * workers, None, None, "pipeline.render") if several else nullcontext() as pool:
         tasks = [(home, block) for block in blocks]
         done = pool.run(_probe_block, tasks) if pool else ((t, _probe_block(*t)) for t in tasks)
         for (_, block), infos in done:
@@ -251,10 +247,6 @@ def _probe_all(
             if tick is not None:
                 tick(len(found), len(paths))
     return found
-
-
-def _no_set_up(_shared: object) -> None:
-    """Headers need nothing."""
 
 
 def _probe_block(home: Path, paths: Sequence[Path]) -> list[tuple[AudioInfo | str, int]]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -35,13 +37,13 @@ class Workers:
 
     Args:
         count: processes.
-        set_up: called once in each of them.
+        set_up: called once in each of them; None if there is nothing to set up.
         shared: argument of ``set_up``.
         preload: module that the fork server imports, so that workers start fast.
     """
 
     def __init__(
-        self, count: int, set_up: Callable[[Any], None], shared: object, preload: str
+        self, count: int, set_up: Callable[[Any], None] | None, shared: object, preload: str
     ) -> None:
         self.count = count
         self._set_up, self._shared = set_up, shared
@@ -71,7 +73,7 @@ class Workers:
 
     def _start(self, count: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
-            count, _METHOD, initializer=self._set_up, initargs=(self._shared,)
+            count, _METHOD, initializer=_begin, initargs=(self._set_up, self._shared)
         )
 
     def __enter__(self) -> Workers:
@@ -122,6 +124,22 @@ class Workers:
                 yield from flight.land()
         while flight.running:
             yield from flight.land()
+
+
+def _begin(set_up: Callable[[Any], None] | None, shared: object) -> None:
+    """Initialise a worker: interrupts are the parent's affair, and it does not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and says what is kept
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    if set_up is not None:
+        set_up(shared)
+
+
+def _die_with_parent() -> None:
+    """End this worker when its parent was killed: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 class _Flight(Generic[Result]):

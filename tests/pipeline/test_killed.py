@@ -95,18 +95,22 @@ def test_killed_and_run_again_gives_the_bytes_of_an_uninterrupted_run(
 def test_workers_do_not_outlive_a_killed_run(tmp_path, home, noise_home):
     with start(tmp_path, home, noise_home, tmp_path / "x" / "gsc.zarr") as run:
         run.stdout.readline()
-        time.sleep(0.5)
+        # The run, the server that workers are forked from, and at least one of them.
+        while len(alive_with(tmp_path)) < 3:
+            assert run.poll() is None
+            time.sleep(0.01)
         run.send_signal(signal.SIGKILL)
     for _ in range(100):
-        alive = [
-            p
-            for p in Path("/proc").glob("[0-9]*/cmdline")
-            if str(tmp_path).encode() in _read(p) and p.parent.name != str(os.getpid())
-        ]
-        if not alive:
+        if not alive_with(tmp_path):
             break
         time.sleep(0.1)
-    assert alive == []
+    assert alive_with(tmp_path) == []
+
+
+def alive_with(folder):
+    """Processes whose command line names a folder."""
+    lines = Path("/proc").glob("[0-9]*/cmdline")
+    return [p for p in lines if str(folder).encode() in _read(p)]
 
 
 def _read(path):
