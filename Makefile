@@ -31,7 +31,9 @@ check:
 	$(BIN)/python -m pytest
 
 bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m benchmarks.prepare
 
 clean:
 	rm -rf $(VENV)
