@@ -44,11 +44,13 @@ __all__ = [
     "whole_file",
     "write_chunk",
     "write_durably",
+    "write_in_parts",
     "write_text",
 ]
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE = 2
+_AT_ONCE = 1 << 20  # bytes
 _WORTH_STARTING = 1 << 20  # bytes: for a small file the asking costs more than it gains
 CRC_BYTES = 4
 STRING = "string"  # dtype of an array of UTF-8 text
@@ -157,9 +159,19 @@ def write_chunk(
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) if flush else started_file(path) as file:
-        file.write(raw)
+        write_in_parts(file, raw)
         file.write(crc.to_bytes(CRC_BYTES, "little"))
     return Written(crc, sha256(raw).hexdigest())
+
+
+def write_in_parts(file: BinaryIO, raw: memoryview) -> None:
+    """Write many bytes a megabyte at a time.
+
+    For one call of 8 MB Linux takes pages of megabytes, and those a virtual machine has given back
+    to its host: touching them costs ten times what the copy does.
+    """
+    for place in range(0, raw.nbytes, _AT_ONCE):
+        file.write(raw[place : place + _AT_ONCE])
 
 
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:
