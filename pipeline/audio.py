@@ -151,7 +151,7 @@ def _probe_wav(handle: int, head: bytes, size: int) -> _Wav | None:
     raise AudioError("truncated: no data chunk")
 
 
-def read(path: Path, *, start: int, count: int, sample_rate: int) -> NDArray[np.float32]:
+def read(path: Path | str, *, start: int, count: int, sample_rate: int) -> NDArray[np.float32]:
     """Decode a part of a file as mono at the rate asked for.
 
     Args:
@@ -168,14 +168,6 @@ def read(path: Path, *, start: int, count: int, sample_rate: int) -> NDArray[np.
         AudioError: unreadable, shorter than its header says, or with NaN or infinite samples.
     """
     data, rate, first = _decode(path, start, count, sample_rate)
-    loudest = max(float(data.max(initial=0)), -float(data.min(initial=0)))
-    if not loudest <= _MAX_LEVEL:  # NaN is not either
-        finite = np.isfinite(data).all()
-        raise AudioError(
-            f"samples up to {loudest:.3g}, where full scale is 1"
-            if finite
-            else "NaN or infinite samples"
-        )
     mono = data[:, 0] if data.shape[1] == 1 else data.mean(axis=1)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
@@ -184,7 +176,7 @@ def read(path: Path, *, start: int, count: int, sample_rate: int) -> NDArray[np.
 
 
 def _decode(
-    path: Path, start: int, count: int, sample_rate: int
+    path: Path | str, start: int, count: int, sample_rate: int
 ) -> tuple[NDArray[np.float32], int, int]:
     """Frames around a part, (frame, channel); their rate; and the number of the first."""
     try:
@@ -215,6 +207,7 @@ def _decode(
                         )
                     file.seek(first)
                     data = file.read(wanted, dtype="float32", always_2d=True)
+                _check_level(data)  # of integers it needs no check
         finally:
             os.close(handle)
     except soundfile.LibsndfileError as error:
@@ -224,6 +217,17 @@ def _decode(
     if len(data) != wanted:
         raise AudioError(f"truncated: {len(data)} of {wanted} frames could be decoded")
     return data, rate, first
+
+
+def _check_level(data: NDArray[np.float32]) -> None:
+    loudest = max(float(data.max(initial=0)), -float(data.min(initial=0)))
+    if not loudest <= _MAX_LEVEL:  # NaN is not either
+        finite = np.isfinite(data).all()
+        raise AudioError(
+            f"samples up to {loudest:.3g}, where full scale is 1"
+            if finite
+            else "NaN or infinite samples"
+        )
 
 
 def _around(start: int, count: int, sample_rate: int, rate: int, frames: int) -> tuple[int, int]:

@@ -18,6 +18,7 @@ __all__ = [
     "Clip",
     "Corpus",
     "CorpusError",
+    "Found",
     "Mixture",
     "MixtureRequest",
     "Rejected",
@@ -25,6 +26,7 @@ __all__ = [
     "Split",
     "locate",
     "wav_files",
+    "wav_names",
 ]
 
 Split = Literal["train", "validation", "test"]
@@ -64,7 +66,8 @@ class Clip:
 
     Attributes:
         id: unique in the corpus, the same on every machine and in every run.
-        path: the audio file, relative to the corpus's own folder.
+        path: the audio file, relative to the corpus's own folder, with ``/``. Text, as a corpus
+            has a hundred thousand of them, and a Path takes as long to make as to read its file.
         labels: label name -> class; one that is not known for this clip is left out, or empty.
         group: what a split may not part; the clip itself if None.
         split: the publisher's split, if there is one.
@@ -75,7 +78,7 @@ class Clip:
     """
 
     id: str
-    path: Path
+    path: str
     labels: Mapping[str, str]
     group: str | None = None
     split: Split | None = None
@@ -88,7 +91,7 @@ class Clip:
 class Rejected:
     """A file that an adapter needs to read while listing, and cannot use."""
 
-    path: Path
+    path: str
     reason: str
 
 
@@ -121,6 +124,9 @@ class Skipped:
     count: int = 1
 
 
+Found = Clip | Skipped | Rejected
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
     """One corpus: facts, and how to list it.
@@ -140,7 +146,7 @@ class Corpus:
         resolve: turns an option's text into its canonical form, or raises CorpusError.
         adapt: the corpus as it is with some options, where labels or lengths depend on them.
         noise: level that is mixed in if none is asked for.
-        list_mixtures: in place of ``list_clips``, for a corpus that is mixed from two.
+        list_mixtures: in its place for a corpus that is mixed from two.
     """
 
     name: str
@@ -150,14 +156,14 @@ class Corpus:
     licence: str
     how_to_get: str
     is_home: Callable[[Path], bool]
-    list_clips: Callable[[Path, Mapping[str, str]], Iterable[Clip | Skipped | Rejected]]
+    list_clips: Callable[[Path, Mapping[str, str]], Iterable[Found]] | None = None
     overlap: float = 0.0
     official: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     resolve: Callable[[str, str], str] = lambda _name, value: value
     adapt: Callable[[Corpus, Mapping[str, str]], Corpus] = lambda corpus, _options: corpus
     noise: str = "none"
-    list_mixtures: Callable[[MixtureRequest], Iterable[Clip | Skipped | Rejected]] | None = None
+    list_mixtures: Callable[[MixtureRequest], Iterable[Found]] | None = None
 
 
 def locate(corpus: Corpus, candidates: Iterable[Path]) -> Path:
@@ -183,11 +189,15 @@ def locate(corpus: Corpus, candidates: Iterable[Path]) -> Path:
     )
 
 
-def wav_files(folder: Path) -> list[Path]:
+def wav_names(folder: Path) -> list[str]:
     """Sorted ``*.wav`` of one folder, less hidden files (macOS leaves ``._name.wav`` behind)."""
     try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries]  # they sort ten times as fast as paths
+        names = os.listdir(folder)  # noqa: PTH208 - sorted ten times as fast as paths
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [folder / name for name in sorted(names) if name.endswith(".wav") and name[0] != "."]
+    return [name for name in sorted(names) if name.endswith(".wav") and name[0] != "."]
+
+
+def wav_files(folder: Path) -> list[Path]:
+    """As `wav_names`, with their folder."""
+    return [folder / name for name in wav_names(folder)]

@@ -7,11 +7,14 @@ generator of a library promises, and cheaper than seeding one for each clip (1 a
 from __future__ import annotations
 
 import hashlib
+import struct
 
 __all__ = ["draw"]
+
+_UNSIGNED = struct.Struct("<4Q")
 
 
 def draw(seed: int, purpose: str, name: str, count: int = 1) -> list[int]:
     """Return ``count`` (at most 4) uniform integers in [0, 2^64)."""
     raw = hashlib.sha256(f"{seed}\0{purpose}\0{name}".encode()).digest()
-    return [int.from_bytes(raw[8 * i : 8 * i + 8], "little") for i in range(count)]
+    return list(_UNSIGNED.unpack(raw)[:count])

@@ -30,7 +30,6 @@ from pipeline.chunks import (
     flush_filesystem,
     replace_folder,
     rows_per_chunk,
-    write_chunk,
     write_text,
 )
 from pipeline.corpus import Corpus
@@ -48,6 +47,7 @@ from pipeline.render import (
     render_block,
     render_row,
     set_up,
+    write_chunks,
 )
 from pipeline.rows import Listing, Reject, Row, list_rows, split_rows
 from pipeline.split import SPLITS
@@ -56,6 +56,7 @@ from pipeline.workers import WorkerDiedError, Workers
 
 __all__ = ["Prepared", "Tick", "prepare"]
 
+_FILES_A_TASK = 64
 # Called with a stage's name, how much of it is done, and how much there is.
 Tick = Callable[[str, int, int], None]
 
@@ -162,7 +163,8 @@ def prepare(
         split = split_rows(corpus, rendered.rows, recipe, listing.main)
         mean, std = _mean_std(rendered.results, split, recipe, home)
         _normalise_all(pool, partial, rendered, recipe, (mean, std), tell)
-    _finish(partial / "store", corpus, recipe, listing, rendered, split, (mean, std), bank)
+        store = partial / "store"
+        _finish(pool, store, corpus, recipe, listing, rendered, split, (mean, std), bank)
     flush_filesystem(partial)
     replace_folder(partial / "store", target)
     shutil.rmtree(partial, ignore_errors=True)
@@ -376,6 +378,7 @@ def _features_spec(recipe: Recipe, rows: int) -> ArraySpec:
 
 
 def _finish(
+    pool: Workers,
     store: Path,
     corpus: Corpus,
     recipe: Recipe,
@@ -394,14 +397,13 @@ def _finish(
         by_chunk = {e["chunk"]: e["written"] for e in journal if e["identity"] == identity}
     arrays = {"features": [Written(**by_chunk[index]) for index in range(features.chunks)]}
     specs, classes = [features], {}
+    small: list[tuple[ArraySpec, int, bytes]] = []
 
     def add(spec: ArraySpec, values: Any) -> None:  # noqa: ANN401 - an array, or strings
-        def write(index: int) -> Written:
-            data = encode(spec, index, values[spec.span(index)])
-            return write_chunk(store, spec, index, data, flush=False)
-
         specs.append(spec)
-        arrays[spec.name] = [write(index) for index in range(spec.chunks)]
+        for index in range(spec.chunks):
+            data = encode(spec, index, values[spec.span(index)]).tobytes()
+            small.append((spec, index, data))
 
     def add_label(name: str, values: Sequence[str]) -> None:
         classes[name] = sort_classes(set(values) - {""})
@@ -422,6 +424,15 @@ def _finish(
     add(ArraySpec("clip_id", (count,), STRING, per), [row.clip_id for row in rendered.rows])
     sources = [row.source(recipe.sample_rate) for row in rendered.rows]
     add(ArraySpec("source", (count,), STRING, per), sources)
+
+    tasks = [(store, small[i : i + _FILES_A_TASK]) for i in range(0, len(small), _FILES_A_TASK)]
+    written = {
+        (spec.name, index): one
+        for (_, chunks), group in pool.run(write_chunks, tasks)
+        for (spec, index, _), one in zip(chunks, group, strict=True)
+    }
+    for spec in specs[1:]:
+        arrays[spec.name] = [written[spec.name, index] for index in range(spec.chunks)]
 
     root = {
         "format": FORMAT,

@@ -6,8 +6,8 @@ of splits, labels or progress.
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Sequence
+import math
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +28,7 @@ from pipeline.chunks import (
     encode,
     start_writeback,
     write_chunk,
+    write_in_parts,
 )
 from pipeline.corpus import Mixture
 from pipeline.mapped import map_file
@@ -45,6 +46,7 @@ __all__ = [
     "render_block",
     "render_row",
     "set_up",
+    "write_chunks",
 ]
 
 
@@ -91,6 +93,8 @@ class RawBlock:
         return folder / f"{self.index:08d}.f32"
 
 
+_AT_ONCE = 8  # clips in a transform: more do not fit into the cache
+
 _context: Context | None = None
 _noise: NDArray[np.float32] | None = None
 _block: NDArray[np.float32] | None = None
@@ -104,10 +108,10 @@ def set_up(context: Context) -> None:
 
 
 def render_row(row: Row) -> None:
-    """Render one row and forget it: to see whether this process survives."""
+    """Decode one row and forget it: to see whether this process survives."""
     context = _shared()
     with suppress(AudioError):
-        _render(context, row, np.zeros(context.recipe.shape, np.float32))
+        _sound(context, row, np.zeros(context.recipe.samples, np.float32))
 
 
 def render_block(
@@ -120,21 +124,15 @@ def render_block(
     """
     context, results = _shared(), []
     block = _buffer((len(rows), *context.recipe.shape))
-    for place, row in enumerate(rows):
-        if place in dead:
-            block[place] = 0
-            results.append(RowResult(reason="its decoding crashes the decoder"))
-            continue
-        try:
-            results.append(_render(context, row, block[place]))
-        except AudioError as error:
-            block[place] = 0
-            results.append(RowResult(reason=str(error)))
+    for first in range(0, len(rows), _AT_ONCE):
+        group = rows[first : first + _AT_ONCE]
+        gone = {place - first for place in dead}
+        results += _render(context, group, gone, block[first : first + len(group)])
     flat = block.reshape(-1)
     done = RawBlock(index, len(rows), crc32c(flat))
     beside = done.path(context.raw).with_suffix(".partial")
     with beside.open("wb") as file:
-        file.write(flat.data)
+        write_in_parts(file, flat.view(np.uint8).data)
     beside.replace(done.path(context.raw))
     return done, results
 
@@ -145,47 +143,66 @@ def _shared() -> Context:
     return _context
 
 
-def _render(context: Context, row: Row, out: NDArray[np.float32]) -> RowResult:
+def _render(
+    context: Context, rows: Sequence[Row], dead: Container[int], out: NDArray[np.float32]
+) -> list[RowResult]:
+    """Magnitudes (row, frame, freq) of some rows, zeros for those that cannot be used."""
     recipe = context.recipe
-    y = np.zeros(recipe.samples, np.float32)
-    noise, snr_db = -1, None
+    y = np.zeros((len(rows), recipe.samples), np.float32)
+    heard = []
+    for place, row in enumerate(rows):
+        try:
+            if place in dead:
+                raise AudioError("its decoding crashes the decoder")
+            heard.append(_sound(context, row, y[place]))
+        except AudioError as error:
+            y[place] = 0
+            heard.append(RowResult(reason=str(error)))
+    stft(y, n_fft=recipe.n_fft, hop=recipe.hop, window=recipe.window, out=out)
+    results = []
+    for magnitudes, result in zip(out, heard, strict=True):
+        wide = magnitudes.reshape(-1).astype(np.float64)
+        squares = float(np.dot(wide, wide))
+        if not math.isfinite(squares):
+            magnitudes[:] = 0
+            reason = "samples so large that its spectrum is not finite"
+            results.append(RowResult(reason=reason))
+        else:
+            total = float(np.add.reduce(wide))
+            results.append(result._replace(total=total, squares=squares))
+    return results
+
+
+def _sound(context: Context, row: Row, y: NDArray[np.float32]) -> RowResult:
+    """Put a row's samples, noise and all, into ``y`` (zeros); say what is in them."""
+    recipe = context.recipe
     if row.mixture is not None:
         y[: row.samples] = _mixed(context, row.mixture)[row.offset : row.offset + row.samples]
-        snr_db = row.mixture.snr_db
-    else:
-        heard = read(
-            context.home / row.path,
-            start=row.start,
-            count=row.samples,
-            sample_rate=recipe.sample_rate,
-        )
-        if heard.size == 0:
-            raise AudioError(f"no audio at {row.start / recipe.sample_rate:g} s")
-        y[: heard.size] = heard
-    silent = row.mixture is None and not y.any()
-    if row.mixture is None and context.bank is not None and _noise is not None and not silent:
-        mixed = mix_noise(
-            y,
-            context.bank,
-            _noise,
-            level=recipe.noise,
-            snr_mode=recipe.snr_mode,
-            seed=recipe.seed,
-            clip_id=row.clip_id,
-        )
-        y, noise, snr_db = mixed.y, mixed.noise, mixed.snr_db
-    stft(y, n_fft=recipe.n_fft, hop=recipe.hop, window=recipe.window, out=out)
-    wide = out.ravel().astype(np.float64)
-    squares = float(np.dot(wide, wide))
-    if not np.isfinite(squares):
-        raise AudioError("samples so large that its spectrum is not finite")
-    return RowResult(
-        total=float(wide.sum()),
-        squares=squares,
-        silent=silent,
-        noise=noise,
-        snr_db=snr_db,
+        return RowResult(snr_db=row.mixture.snr_db)
+    heard = read(
+        f"{context.home}/{row.path}",
+        start=row.start,
+        count=row.samples,
+        sample_rate=recipe.sample_rate,
     )
+    if heard.size == 0:
+        raise AudioError(f"no audio at {row.start / recipe.sample_rate:g} s")
+    y[: heard.size] = heard
+    if context.bank is None or _noise is None:
+        return RowResult(silent=not heard.any())
+    mixed = mix_noise(
+        y,
+        context.bank,
+        _noise,
+        level=recipe.noise,
+        snr_mode=recipe.snr_mode,
+        seed=recipe.seed,
+        clip_id=row.clip_id,
+    )
+    if mixed.noise < 0:
+        return RowResult(silent=True)
+    y[:] = mixed.y
+    return RowResult(noise=mixed.noise, snr_db=mixed.snr_db)
 
 
 @lru_cache(maxsize=2)
@@ -255,25 +272,28 @@ def normalise_chunk(
     return write_chunk(store, spec, index, data, flush=False)
 
 
+def write_chunks(store: Path, chunks: Sequence[tuple[ArraySpec, int, bytes]]) -> list[Written]:
+    """Write chunks of small arrays: making a file can cost more than what stands in it."""
+    return [write_chunk(store, spec, index, data, flush=False) for spec, index, data in chunks]
+
+
 def _normalise_in_place(
     raw: Path, store: Path, spec: ArraySpec, index: int, mean: float, std: float
 ) -> Written:
-    """Make a chunk of a raw block that holds just its rows: no copy in memory or on disk.
+    """Make a chunk of a raw block that holds just its rows: no second file.
 
     Killed in the middle, the block does not match its checksum any more, and is rendered again.
     """
     goal = chunk_path(store, spec, index)
     goal.parent.mkdir(parents=True, exist_ok=True)
+    values = _buffer((spec.rows, *spec.shape[1:])).reshape(-1)
     with raw.open("r+b") as file:
-        size = spec.rows * spec.row_bytes
-        with mmap.mmap(file.fileno(), size) as pages:
-            values = np.frombuffer(pages, np.float32)
-            values -= np.float32(mean)
-            values *= np.float32(1 / std)
-            data = values.view(np.uint8)
-            written = Written(crc32c(data), sha256(data.data).hexdigest())
-            del values, data  # the map cannot be closed while they look at it
-        file.seek(size)
+        # Not through a map that is written to: each page's first write costs more than its copy.
+        np.subtract(map_file(raw).view(np.float32), np.float32(mean), out=values)
+        values *= np.float32(1 / std)
+        data = values.view(np.uint8)
+        written = Written(crc32c(data), sha256(data.data).hexdigest())
+        write_in_parts(file, data.data)
         file.write(written.crc32c.to_bytes(CRC_BYTES, "little"))
         file.flush()
         start_writeback(file.fileno())

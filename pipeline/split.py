@@ -46,25 +46,32 @@ def assign(
 
     order = sorted(content, key=lambda g: (-content[g].total(), draw(seed, "split", g)[0], g))
     chosen: dict[str, int] = {}
+    usable = range(min(len(SPLITS), len(order)))
     for place, group in enumerate(order):
         counts = content[group]
-        empty = [s for s in range(min(len(SPLITS), len(order))) if not filled[s]]
+        empty = [s for s in usable if not filled[s]] if fill_all else ()
         if fill_all and len(order) - place <= len(empty):
-            allowed = empty
+            allowed: Sequence[int] = empty
         elif not fill_all and all(owners[label] == 1 for label in counts):
-            allowed = [0]
+            allowed = (0,)
         else:
-            allowed = [0, 1, 2]
-        brought = sum(n * n for n in counts.values())
+            allowed = (0, 1, 2)
+        brought, total = 0, 0
+        by_class = [0.0] * len(SPLITS)
+        for label, n in counts.items():
+            brought += n * n
+            total += n
+            for split in allowed:
+                by_class[split] += n * lacks[label][split]
         best, most = 0, (-1.0, 0.0)
         for split in allowed:
-            by_class = round(sum(n * lacks[label][split] for label, n in counts.items()), 9)
-            need = by_class if by_class >= brought else 0.0, round(overall[split], 9)
+            class_need = round(by_class[split], 9)
+            need = class_need if class_need >= brought else 0.0, round(overall[split], 9)
             if need > most:
                 best, most = split, need
         chosen[group] = best
         filled[best] = True
-        overall[best] -= counts.total()
+        overall[best] -= total
         for label, n in counts.items():
             lacks[label][best] -= n
     return [chosen[group] for group in groups]

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.corpus import Clip, Corpus, CorpusError, wav_files
+from pipeline.corpus import Clip, Corpus, CorpusError, wav_names
 
 __all__ = ["DEMO"]
 
@@ -22,10 +22,10 @@ _NAME = re.compile(r"(?P<word>[a-z]+)_(?P<speaker>[a-z0-9+-]+)_(?P<emotion>[a-z]
 
 
 def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip]:
-    for path in wav_files(home / "speech"):
-        if (name := _NAME.fullmatch(path.name)) is None:
-            raise CorpusError(f"demo: {path} is not named <digit>_<voice>_<prosody>_<take>.wav")
-        yield Clip(id=path.stem, path=path.relative_to(home), labels=name.groupdict())
+    for file in wav_names(home / "speech"):
+        if (name := _NAME.fullmatch(file)) is None:
+            raise CorpusError(f"demo: {file} is not named <digit>_<voice>_<prosody>_<take>.wav")
+        yield Clip(id=file.removesuffix(".wav"), path=f"speech/{file}", labels=name.groupdict())
 
 
 DEMO = Corpus(

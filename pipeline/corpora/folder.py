@@ -63,7 +63,7 @@ def _from_metadata(home: Path) -> Iterator[Clip]:
             )
         yield Clip(
             id=path.as_posix(),
-            path=path,
+            path=path.as_posix(),
             labels={label: (line[label] or "").strip() for label in labels},
             split=_SPLITS.get(split),
         )
@@ -85,7 +85,7 @@ def _from_directories(home: Path) -> Iterator[Clip | Skipped]:
                     relative = path.relative_to(home)
                     yield Clip(
                         id=relative.as_posix(),
-                        path=relative,
+                        path=relative.as_posix(),
                         labels={"label": label.name},
                         split=split,
                     )

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.corpus import Clip, Corpus, CorpusError, Split, wav_files
+from pipeline.corpus import Clip, Corpus, CorpusError, Split, wav_names
 
 __all__ = ["FSDD"]
 
@@ -21,14 +21,15 @@ _NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<take>\d+)\.wav")
 
 
 def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip]:
-    for path in wav_files(home / "recordings"):
-        if (name := _NAME.fullmatch(path.name)) is None:
-            raise CorpusError(f"fsdd: {path} is not named <digit>_<speaker>_<take>.wav")
+    folder = home / "recordings"
+    for file in wav_names(folder):
+        if (name := _NAME.fullmatch(file)) is None:
+            raise CorpusError(f"fsdd: {folder / file} is not named <digit>_<speaker>_<take>.wav")
         take = int(name["take"])
         split: Split = "test" if take < 5 else "validation" if take < 10 else "train"
         yield Clip(
-            id=path.stem,
-            path=path.relative_to(home),
+            id=file.removesuffix(".wav"),
+            path=f"recordings/{file}",
             labels={"word": name["digit"], "speaker": name["speaker"]},
             split=split,
         )

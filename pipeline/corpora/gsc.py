@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split, wav_files
+from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split, wav_names
 
 __all__ = ["GSC"]
 
@@ -65,13 +65,15 @@ def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
             continue
         if hidden := len(list(folders[word].glob(".*.wav"))):
             yield Skipped("hidden file (._*.wav)", hidden)
-        for path in wav_files(folders[word]):
-            if (name := _NAME.fullmatch(path.name)) is None:
-                raise CorpusError(f"gsc: {path} is not named <8 hex digits>_nohash_<n>.wav")
-            relative = f"{word}/{path.name}"
+        for file in wav_names(folders[word]):
+            relative = f"{word}/{file}"
+            if (name := _NAME.fullmatch(file)) is None:
+                raise CorpusError(
+                    f"gsc: {home / relative} is not named <8 hex digits>_nohash_<n>.wav"
+                )
             yield Clip(
-                id=f"{word}/{path.stem}",
-                path=Path(relative),
+                id=relative.removesuffix(".wav"),
+                path=relative,
                 labels={"word": word, "speaker": name["speaker"]},
                 split=lists.get(relative, "train") if known else None,
             )

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, wav_files
+from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, wav_names
 
 __all__ = ["IEMOCAP"]
 
@@ -40,20 +40,25 @@ def _emotions(session: Path) -> Iterator[tuple[str, str]]:
 def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
     for session in sorted(home.glob("Session[1-5]")):
         labels = dict(_emotions(session))
-        wav = session / "sentences" / "wav"
-        for dialog in sorted(p for p in wav.glob("*") if p.is_dir() and p.name[0] != "."):
+        folder = f"{session.name}/sentences/wav"
+        for dialog in sorted(
+            p for p in (home / folder).glob("*") if p.is_dir() and p.name[0] != "."
+        ):
             if hidden := sum(1 for p in dialog.glob(".*.wav")):
                 yield Skipped("hidden file (._*.wav)", hidden)
-            for path in wav_files(dialog):
-                if (name := _TURN.fullmatch(path.stem)) is None:
-                    raise CorpusError(f"iemocap: {path} is not named <dialog>_<F or M><number>.wav")
-                emotion = labels.pop(path.stem, None)
+            for file in wav_names(dialog):
+                turn = file.removesuffix(".wav")
+                if (name := _TURN.fullmatch(turn)) is None:
+                    raise CorpusError(
+                        f"iemocap: {dialog / file} is not named <dialog>_<F or M><number>.wav"
+                    )
+                emotion = labels.pop(turn, None)
                 if emotion not in _EMOTIONS:
                     yield Skipped(f"emotion {emotion}" if emotion else "turn without a label")
                     continue
                 yield Clip(
-                    id=path.stem,
-                    path=path.relative_to(home),
+                    id=turn,
+                    path=f"{folder}/{dialog.name}/{file}",
                     labels={
                         "emotion": emotion,
                         "speaker": f"Ses0{name['session']}{name['speaker']}",
@@ -65,7 +70,7 @@ def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
                 dialog_name = turn.rpartition("_")[0]
                 yield Clip(  # labelled and absent: the header check rejects it by name
                     id=turn,
-                    path=(wav / dialog_name / f"{turn}.wav").relative_to(home),
+                    path=f"{folder}/{dialog_name}/{turn}.wav",
                     labels={
                         "emotion": emotion,
                         "speaker": f"Ses0{found['session']}{found['speaker']}",

@@ -48,9 +48,9 @@ class _Word(NamedTuple):
     end_s: float
 
 
-def _audio(home: Path, only: str) -> dict[str, tuple[Path, Split]]:
+def _audio(home: Path, only: str) -> dict[str, tuple[str, Split]]:
     """Utterance -> file (relative) and split."""
-    found: dict[str, tuple[Path, Split]] = {}
+    found: dict[str, tuple[str, Split]] = {}
     for top in (home, home / "split"):
         for subset, split in _SUBSETS.items():
             if only not in ("all", subset):
@@ -62,7 +62,7 @@ def _audio(home: Path, only: str) -> dict[str, tuple[Path, Split]]:
                     raise CorpusError(
                         f"librispeech: {path} is not named <speaker>-<chapter>-<4 digits>.flac"
                     )
-                found.setdefault(path.stem, (path.relative_to(home), split))
+                found.setdefault(path.stem, (path.relative_to(home).as_posix(), split))
     return found
 
 
@@ -134,7 +134,7 @@ def _alignments(home: Path) -> Iterable[_Word]:
 
 
 def _words(
-    home: Path, audio: Mapping[str, tuple[Path, Split]], most: int
+    home: Path, audio: Mapping[str, tuple[str, Split]], most: int
 ) -> Iterator[Clip | Skipped]:
     spoken: list[_Word] = []
     unheard = broken = 0

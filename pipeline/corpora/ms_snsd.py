@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.audio import AudioError, probe
@@ -47,7 +47,7 @@ def _clean(request: MixtureRequest) -> Iterator[tuple[str, str, int] | Rejected]
         try:
             samples = probe(path).samples_at(request.sample_rate)
         except AudioError as error:
-            yield Rejected(relative, str(error))
+            yield Rejected(relative.as_posix(), str(error))
         else:
             yield _speaker(path.stem), relative.as_posix(), samples
 
@@ -91,7 +91,7 @@ def _mixtures(request: MixtureRequest) -> Iterator[Clip | Skipped | Rejected]:
         number += 1
         yield Clip(
             id=name,
-            path=Path(clean[0][0]),
+            path=clean[0][0],
             labels={"noise": label} | ({"speaker": speaker} if speaker else {}),
             mixture=mixture,
         )
@@ -120,10 +120,6 @@ def _resolve(option: str, value: str) -> str:
     return f"{hours:g}"
 
 
-def _no_clips(home: Path, options: Mapping[str, str]) -> Iterable[Clip]:
-    raise NotImplementedError(f"{home}, {options}: mixtures are listed by list_mixtures")
-
-
 def _is_home(folder: Path) -> bool:
     try:
         return noise_files([folder])[0] == folder / "noise_train"
@@ -139,7 +135,6 @@ MS_SNSD = Corpus(
     licence="MIT; clean and noise audio: CC0, CC-BY-SA-3.0 and others",
     how_to_get="MS-SNSD: github.com/microsoft/MS-SNSD.",
     is_home=_is_home,
-    list_clips=_no_clips,
     options={"hours": "1"},
     resolve=_resolve,
     noise="low",

@@ -35,7 +35,7 @@ def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip]:
             for name, note in sorted(notes.items()):
                 yield Clip(
                     id=name,
-                    path=Path(folder, "audio", f"{name}.wav"),
+                    path=f"{folder}/audio/{name}.wav",
                     labels={
                         "family": note["instrument_family_str"],
                         "instrument": note["instrument_str"],

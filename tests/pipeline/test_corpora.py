@@ -66,10 +66,10 @@ def test_ids_are_unique_and_the_same_in_two_runs(corpus, homes):
 def test_paths_are_relative_and_there(corpus, homes):
     home = homes(corpus.name)
     for clip in listed(corpus, home):
-        assert not clip.path.is_absolute()
-        assert ".." not in clip.path.parts
+        assert not clip.path.startswith("/")
+        assert ".." not in clip.path.split("/")
         assert (root(corpus, home) / clip.path).is_file()
-        assert not clip.path.name.startswith(".")
+        assert not clip.path.rpartition("/")[2].startswith(".")
 
 
 @CORPUS

@@ -284,10 +284,10 @@ def test_one_take_a_sound_the_best_microphone_that_is_there(tmp_path):
     found = list(CORPORA["good-sounds"].list_clips(home, {}))
     clips = [f for f in found if isinstance(f, Clip)]
     assert [c.id for c in clips] == [f"{n:06d}" for n in (1, 2, 3, 4, 5)]
-    assert [c.path.parts[2] for c in clips] == ["akg", "neumann", "iphone", "akg", "neumann"]
+    assert [c.path.split("/")[2] for c in clips] == ["akg", "neumann", "iphone", "akg", "neumann"]
     (home / "sound_files/flute_irene/neumann/0002.wav").unlink()
     again = [f for f in CORPORA["good-sounds"].list_clips(home, {}) if isinstance(f, Clip)]
-    assert again[1].path.parts[2] == "akg"
+    assert again[1].path.split("/")[2] == "akg"
 
 
 def test_what_is_normal_in_good_sounds_is_skipped_and_counted(tmp_path):

@@ -67,7 +67,12 @@ def test_one_second_is_126_by_129():
     assert Recipe(corpus="gsc").shape == (126, 129)
 
 
-@pytest.mark.parametrize("shape", [(255,), (0,), (2, 16_000)], ids=str)
-def test_too_short_or_not_mono_is_refused(shape):
-    with pytest.raises(ValueError, match=r"stft: y must be \(sample,\) with at least 256"):
+def test_several_clips_at_once_equal_one_by_one(rng):
+    y = rng.standard_normal((3, 4_001)).astype(np.float32)
+    np.testing.assert_array_equal(stft(y), np.stack([stft(one) for one in y]))
+
+
+@pytest.mark.parametrize("shape", [(255,), (0,), (2, 255), ()], ids=str)
+def test_too_short_is_refused(shape):
+    with pytest.raises(ValueError, match=r"stft: y must be \(\.\.\., sample\) with at least 256"):
         stft(np.zeros(shape, np.float32))
