@@ -132,13 +132,15 @@ def repeated(paths: list[Path], clips: int, folder: Path) -> Path:
 def scaling(paths: list[Path], noise_home: Path, clips: int, count: int) -> dict[str, list[float]]:
     """Clips a second with one and with two processes, taking turns."""
     found: dict[str, list[float]] = {"1": [], "2": []}
+    # Stores are kept to the end: for a minute after thousands of files were deleted, ext4 takes a
+    # millisecond to make one.
     with tempfile.TemporaryDirectory() as folder:
         home = repeated(paths, clips, Path(folder))
-        for _ in range(count):
+        for number in range(count):
             for workers in found:
-                with tempfile.TemporaryDirectory() as place:
-                    rate = timed(antigram, home, noise_home, Path(place), int(workers))
-                    found[workers].append(rate)
+                place = Path(folder, f"{number}-{workers}")
+                place.mkdir()
+                found[workers].append(timed(antigram, home, noise_home, place, int(workers)))
     return found
 
 
@@ -217,7 +219,7 @@ def main() -> None:
     parser.add_argument("--noise-source", type=Path, default=corpora / "ms-snsd")
     parser.add_argument("--clips", type=int, default=3_000)
     parser.add_argument("--many", type=int, default=30_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--name", default="prepare")
     parser.add_argument("--arm", choices=WAYS, help="only this one, once; used by itself")
     asked = parser.parse_args()
@@ -227,7 +229,7 @@ def main() -> None:
         return
     arms = rounds(asked)
     medians = {arm: statistics.median(rates) for arm, rates in arms.items()}
-    many = scaling(paths, asked.noise_source, asked.many, max(1, asked.rounds - 1))
+    many = scaling(paths, asked.noise_source, asked.many, max(1, asked.rounds - 2))
     two = {workers: statistics.median(rates) for workers, rates in many.items()}
     content: dict[str, Any] = {
         "clips": len(paths),
