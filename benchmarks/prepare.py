@@ -89,32 +89,38 @@ def timed(function: Callable[..., int], *arguments: object) -> float:
 WAYS = ("librosa", "lhotse", "antigram")
 
 
-def one_arm(arm: str, paths: list[Path], noise_home: Path) -> float:
+def one_arm(arm: str, paths: list[Path], noise_home: Path, place: Path) -> float:
     """Clips a second of one arm, on one core; imports and what numba compiles outside the clock."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
     def go(some: list[Path]) -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            if arm == "antigram":
-                home = repeated(some, len(some), Path(folder))
-                return timed(antigram, home, noise_home, Path(folder), 1)
-            way = librosa_way if arm == "librosa" else lhotse_way
-            return timed(way, some, Path(folder))
+        folder = Path(tempfile.mkdtemp(dir=place))
+        if arm == "antigram":
+            home = repeated(some, len(some), folder)
+            return timed(antigram, home, noise_home, folder, 1)
+        way = librosa_way if arm == "librosa" else lhotse_way
+        return timed(way, some, folder)
 
     go(paths[:20])
     return go(paths)
 
 
 def rounds(asked: argparse.Namespace) -> dict[str, list[float]]:
-    """Clips a second of each arm in each round, taking turns, each in a process of its own."""
+    """Clips a second of each arm in each round, taking turns, each in a process of its own.
+
+    What they write is kept to the end: for minutes after thousands of files were deleted, ext4
+    takes a millisecond to make one.
+    """
     found: dict[str, list[float]] = {arm: [] for arm in WAYS}
-    for _ in range(asked.rounds):
-        for arm, rates in found.items():
-            command = [sys.executable, "-m", "benchmarks.prepare", "--arm", arm]
-            for name in ("source", "noise_source", "clips"):
-                command += [f"--{name.replace('_', '-')}", str(getattr(asked, name))]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            rates.append(float(done.stdout.splitlines()[-1]))
+    with tempfile.TemporaryDirectory() as place:
+        for _ in range(asked.rounds):
+            for arm, rates in found.items():
+                command = [sys.executable, "-m", "benchmarks.prepare", "--arm", arm]
+                command += ["--place", place]
+                for name in ("source", "noise_source", "clips"):
+                    command += [f"--{name.replace('_', '-')}", str(getattr(asked, name))]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                rates.append(float(done.stdout.splitlines()[-1]))
     return found
 
 
@@ -132,8 +138,6 @@ def repeated(paths: list[Path], clips: int, folder: Path) -> Path:
 def scaling(paths: list[Path], noise_home: Path, clips: int, count: int) -> dict[str, list[float]]:
     """Clips a second with one and with two processes, taking turns."""
     found: dict[str, list[float]] = {"1": [], "2": []}
-    # Stores are kept to the end: for a minute after thousands of files were deleted, ext4 takes a
-    # millisecond to make one.
     with tempfile.TemporaryDirectory() as folder:
         home = repeated(paths, clips, Path(folder))
         for number in range(count):
@@ -222,10 +226,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--name", default="prepare")
     parser.add_argument("--arm", choices=WAYS, help="only this one, once; used by itself")
+    parser.add_argument("--place", type=Path, help="where --arm writes")
     asked = parser.parse_args()
     paths = sorted((asked.source.resolve() / "recordings").glob("*.wav"))[: asked.clips]
     if asked.arm:
-        print(one_arm(asked.arm, paths, asked.noise_source))
+        print(one_arm(asked.arm, paths, asked.noise_source, asked.place))
         return
     arms = rounds(asked)
     medians = {arm: statistics.median(rates) for arm, rates in arms.items()}

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +43,7 @@ __all__ = [
     "replace_folder",
     "rows_per_chunk",
     "whole_file",
+    "write_all",
     "write_chunk",
     "write_durably",
     "write_in_parts",
@@ -63,9 +65,14 @@ def rows_per_chunk(row_bytes: int, rows: int) -> int:
     return max(1, min(1 << (fit.bit_length() - 1), rows))
 
 
-def crc32c(data: bytes | NDArray[Any]) -> int:
-    """Checksum of the Zarr codec ``crc32c`` (Castagnoli) of bytes or of a contiguous array."""
-    return int(google_crc32c.value(data))
+def crc32c(data: bytes | NDArray[Any], before: int = 0) -> int:
+    """Checksum of the Zarr codec ``crc32c`` (Castagnoli) of bytes or of a contiguous array.
+
+    Args:
+        data: what is summed up.
+        before: checksum of what stands before it, if it is a part.
+    """
+    return int(google_crc32c.extend(before, data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +179,12 @@ def write_in_parts(file: BinaryIO, raw: memoryview) -> None:
     """
     for place in range(0, raw.nbytes, _AT_ONCE):
         file.write(raw[place : place + _AT_ONCE])
+
+
+def write_all(file: FileIO, raw: memoryview) -> None:
+    """Write to an unbuffered file, which may take less than it was given (a disk that fills)."""
+    while raw.nbytes:
+        raw = raw[file.write(raw) :]
 
 
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:

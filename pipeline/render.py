@@ -7,6 +7,7 @@ of splits, labels or progress.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ from pipeline.chunks import (
     crc32c,
     encode,
     start_writeback,
+    write_all,
     write_chunk,
-    write_in_parts,
 )
 from pipeline.corpus import Mixture
 from pipeline.mapped import map_file
@@ -94,10 +95,10 @@ class RawBlock:
 
 
 _AT_ONCE = 8  # clips in a transform: more do not fit into the cache
+_PART = 1 << 17  # values that are normalised at once, for the same reason
 
 _context: Context | None = None
 _noise: NDArray[np.float32] | None = None
-_block: NDArray[np.float32] | None = None
 
 
 def set_up(context: Context) -> None:
@@ -122,19 +123,20 @@ def render_block(
     Rows at the places ``dead`` are rejected unseen: decoding them kills the process. The block is
     not flushed to disk: its checksum is kept, and a block that a power cut damaged is made again.
     """
-    context, results = _shared(), []
-    block = _buffer((len(rows), *context.recipe.shape))
-    for first in range(0, len(rows), _AT_ONCE):
-        group = rows[first : first + _AT_ONCE]
-        gone = {place - first for place in dead}
-        results += _render(context, group, gone, block[first : first + len(group)])
-    flat = block.reshape(-1)
-    done = RawBlock(index, len(rows), crc32c(flat))
-    beside = done.path(context.raw).with_suffix(".partial")
-    with beside.open("wb") as file:
-        write_in_parts(file, flat.view(np.uint8).data)
-    beside.replace(done.path(context.raw))
-    return done, results
+    context, results, crc = _shared(), [], 0
+    goal = RawBlock(index, len(rows), crc).path(context.raw)
+    beside = goal.with_suffix(".partial")
+    out = np.empty((_AT_ONCE, *context.recipe.shape), np.float32)
+    with beside.open("wb", buffering=0) as file:
+        for first in range(0, len(rows), _AT_ONCE):
+            group = rows[first : first + _AT_ONCE]
+            part = out[: len(group)]
+            results += _render(context, group, {place - first for place in dead}, part)
+            data = part.reshape(-1).view(np.uint8)
+            crc = crc32c(data, crc)
+            write_all(file, data.data)
+    beside.replace(goal)
+    return RawBlock(index, len(rows), crc), results
 
 
 def _shared() -> Context:
@@ -226,14 +228,6 @@ def _mixed(context: Context, mixture: Mixture) -> NDArray[np.float32]:
     return mix(speech, noise, mixture.snr_db, released=released)
 
 
-def _buffer(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Memory for a block, the same for every block: fresh pages cost as much as the transform."""
-    global _block  # noqa: PLW0603 - as for the context
-    if _block is None or _block.shape[1:] != shape[1:] or len(_block) < shape[0]:
-        _block = np.empty(shape, np.float32)
-    return _block[: shape[0]]
-
-
 def block_is_whole(block: RawBlock, folder: Path, row_bytes: int) -> bool:
     """Whether a raw block is there as it was written."""
     try:
@@ -286,19 +280,28 @@ def _normalise_in_place(
     """
     goal = chunk_path(store, spec, index)
     goal.parent.mkdir(parents=True, exist_ok=True)
-    values = _buffer((spec.rows, *spec.shape[1:])).reshape(-1)
-    with raw.open("r+b") as file:
-        # Not through a map that is written to: each page's first write costs more than its copy.
-        np.subtract(map_file(raw).view(np.float32), np.float32(mean), out=values)
-        values *= np.float32(1 / std)
-        data = values.view(np.uint8)
-        written = Written(crc32c(data), sha256(data.data).hexdigest())
-        write_in_parts(file, data.data)
-        file.write(written.crc32c.to_bytes(CRC_BYTES, "little"))
-        file.flush()
+    crc, sha = 0, sha256()
+    values = np.empty(_PART, np.float32)
+    with raw.open("r+b", buffering=0) as file:
+        # Parts that stay in the cache; and not through a map that is written to: each page's first
+        # write costs more than its copy.
+        left = spec.rows * spec.row_bytes // values.itemsize
+        while left:
+            part = values[: min(left, values.size)]
+            data = part.view(np.uint8)
+            if file.readinto(data.data) != data.size:
+                raise OSError(f"{raw}: changed while it was read")
+            part -= np.float32(mean)
+            part *= np.float32(1 / std)
+            crc = crc32c(data, crc)
+            sha.update(data.data)
+            file.seek(-data.size, os.SEEK_CUR)
+            write_all(file, data.data)
+            left -= part.size
+        write_all(file, memoryview(crc.to_bytes(CRC_BYTES, "little")))
         start_writeback(file.fileno())
     raw.rename(goal)
-    return written
+    return Written(crc, sha.hexdigest())
 
 
 def _normalised(
