@@ -232,13 +232,14 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 @click.option("--data", help="The store; default: the only one, or the one prepared last.")
 @click.option("--tap", default="relu", show_default=True, help="relu, conv or released.")
 @click.option("--aggregation", default="gram", show_default=True)
-@click.option("--codec", default="auto", show_default=True, help="auto or packed.")
+@click.option("--codec", default="auto", show_default=True, help="auto, packed, factor, lowrank.")
 @click.option("--dtype", help="float16 (default; compmul: float32) or float32.")
-@click.option("--energy", type=float, help="For the codec lowrank.")
-@click.option("--rank", type=int, help="For the codec lowrank.")
+@click.option("--energy", type=float, help="Of a Gram that lowrank keeps; default: 0.9999.")
+@click.option("--rank", type=int, help="Of lowrank, in place of --energy.")
+@click.option("--precision", default="32", show_default=True, help="32, tf32 or bf16.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="auto", show_default=True)
-@click.option("--dry-run", is_flag=True, help="Print sizes, compute nothing.")
+@click.option("--dry-run", is_flag=True, help="Print size, time and break-even; make nothing.")
 @click.option("--name", help="Of the cache; default: STORE--CKPT.")
 @_common
 def cache_grams(
@@ -252,24 +253,25 @@ def cache_grams(
     dtype: str | None,
     energy: float | None,
     rank: int | None,
+    precision: str,
     batch_size: int,
     device: str,
     dry_run: bool,
     name: str | None,
 ) -> None:
     """Run the frozen net of CKPT over a store once, and keep its Gram matrices."""
-    from cache.build import build_cache, plan_layers
+    from cache.build import build_cache
+    from cache.estimate import estimate
+    from cache.plan import plan_layers
     from model.at_loss import TapSpec, check_combination
     from model.checkpoint import load_frozen
     from model.vgg import TAPS
-    from pipeline.errors import InputError
     from pipeline.progress import Progress
     from pipeline.store import FeatureStore
     from pipeline.workspace import locked
 
-    if codec in ("factor", "lowrank") or energy is not None or rank is not None:
-        raise InputError("--codec factor and lowrank are not there yet: use --codec auto or packed")
     _one_of("--tap", tap, TAPS)
+    _one_of("--precision", precision, ("32", "tf32", "bf16"))
     if dtype is not None:
         _one_of("--dtype", dtype, ("float16", "float32"))
     frozen = load_frozen(ckpt)
@@ -282,28 +284,23 @@ def cache_grams(
         common.say("compmul: its values differ so little that float16 costs 1 % of the gradient")
     dtype = dtype or ("float32" if aggregation == "compmul" else "float16")
     spec = TapSpec(arch=frozen.arch, layers=numbers, tap=tap, aggregation=aggregation)
-    plans = plan_layers(store, frozen, spec, codec=codec, dtype=dtype)
+    plans = plan_layers(
+        store,
+        frozen,
+        spec,
+        codec=codec,
+        dtype=dtype,
+        energy=energy,
+        rank=rank,
+        precision="float32" if precision == "32" else precision,
+    )
     default = f"{store.name}--{ckpt.stem}"
     target = common.workspace.grams / f"{_plain(name or default)}.zarr"
-    sizes = {
-        str(n): {
-            "codec": plan.key.codec,
-            "dtype": dtype,
-            "channels": plan.channels,
-            "positions": plan.positions,
-            "bytes_per_clip": plan.bytes_per_clip,
-        }
-        for n, plan in plans.items()
-    }
     if dry_run:
-        total = len(store) * sum(plan.bytes_per_clip for plan in plans.values())
-        content = {"dry_run": True, "cache": str(target), "clips": len(store), "bytes": total}
-        each = "".join(
-            f"\n  layer {n}: {s['codec']} {s['bytes_per_clip']} bytes a clip"
-            for n, s in sizes.items()
-        )
-        text = f"{target}: {len(store)} clips, {total / 1e6:.1f} MB{each}"
-        common.answer({**content, "name": target.stem, "layers": sizes}, text)
+        place = _device(device)
+        found = estimate(plans, store, frozen, batch_clips=batch_size, device=place)
+        content = {"dry_run": True, "cache": str(target), "name": target.stem, **found}
+        common.answer(content, _estimate_text(target, found, str(place)))
         return
     with Progress() as progress, locked(target, "building"):
         built = build_cache(
@@ -318,13 +315,39 @@ def cache_grams(
         )
     if not built.computed:
         common.say(f"{target.stem}: already there, with these keys; nothing to do")
-    each = "".join(
-        f"\n  layer {n}: {d['codec']} {d['dtype']}, {d['bytes_per_clip']} bytes a clip"
-        for n, d in built.to_json()["layers"].items()
-    )
+    each = "".join(f"\n  layer {n}: {_layer_text(d)}" for n, d in built.to_json()["layers"].items())
     common.answer(
         built.to_json(), f"{built.path}: {built.clips} clips, {built.seconds:.1f} s{each}"
     )
+
+
+def _layer_text(layer: Mapping[str, Any]) -> str:
+    text = f"{layer['codec']} {layer['dtype']}, {layer['bytes_per_clip']} bytes a clip"
+    if layer["codec"] != "lowrank":
+        return text
+    return (
+        f"{text}; rank {layer['rank']}, energy kept: mean {layer['energy_mean']:.6f}, least "
+        f"{layer['energy_least']:.6f}, {layer['energy_short']} clips short; largest cosine error "
+        f"on a sample {layer['cosine_error_sample']:.1e}, at most {layer['cosine_error_bound']:.1e}"
+    )
+
+
+def _estimate_text(target: Path, found: Mapping[str, Any], device: str) -> str:
+    lines = [
+        f"{target}: {found['clips']} clips, {found['bytes'] / 1e6:.1f} MB, "
+        f"{found['seconds']:.0f} s on {device}; online: {found['online_seconds_per_epoch']:.0f} s "
+        "of the frozen net in each epoch"
+    ]
+    for number, layer in found["layers"].items():
+        size = layer["bytes_per_clip"]
+        wide = "size known after a pilot" if size is None else f"{size} bytes a clip"
+        epochs = layer["break_even_epochs"]
+        pays = "never" if epochs is None else f"after {epochs:.2f} epochs"
+        lines.append(
+            f"  layer {number}: {layer['codec']} {layer['dtype']}, {wide}, "
+            f"{layer['seconds']:.0f} s alone; pays off against online {pays}"
+        )
+    return "\n".join(lines)
 
 
 @app.command()
@@ -513,8 +536,8 @@ def _open_cache(
     """The cache of a training: named, or the latest of the store."""
     import torch
 
-    from cache.build import plan_layers
     from cache.grams import GramCache, choose_cache, layers_of
+    from cache.plan import plan_layers
     from model.at_loss import TapSpec
 
     workspace = common.workspace

@@ -140,11 +140,11 @@ def scaling(paths: list[Path], noise_home: Path, clips: int, count: int) -> dict
     found: dict[str, list[float]] = {"1": [], "2": []}
     with tempfile.TemporaryDirectory() as folder:
         home = repeated(paths, clips, Path(folder))
-        for number in range(count):
+        for _ in range(count):
             for workers in found:
-                place = Path(folder, f"{number}-{workers}")
-                place.mkdir()
-                found[workers].append(timed(antigram, home, noise_home, place, int(workers)))
+                with tempfile.TemporaryDirectory() as place:
+                    rate = timed(antigram, home, noise_home, Path(place), int(workers))
+                    found[workers].append(rate)
     return found
 
 

@@ -8,13 +8,15 @@ every chunk that is flushed to disk, so that a killed build goes on where it was
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.grams import ARRAY_OF, FORMAT, VERSION, CacheLayer, open_root
-from cache.key import CacheKey, layer_name
-from model.at_loss import TapSpec
+from cache.grams import FORMAT, VERSION, CacheLayer, layers_of, open_root
+from cache.key import layer_name
+from cache.pilot import find_rank
+from cache.plan import LayerPlan, frozen_net, run_taps
 from model.checkpoint import Frozen
-from model.gram import Rows, encode_rows, row_size
-from model.vgg import Vgg, extractor_digest, tap_shape
+from model.codecs import Rows, encode_rows
+from model.vgg import Vgg, extractor_digest
 from pipeline.chunks import (
-    ArraySpec,
+    CRC_BYTES,
     Journal,
     Written,
     chunk_path,
@@ -39,46 +42,22 @@ from pipeline.chunks import (
     write_text,
 )
 from pipeline.errors import InputError, StoredDataError
-from pipeline.manifest import create_arrays, create_group, verify_group, write_manifest
-from pipeline.mapped import is_whole
+from pipeline.manifest import (
+    create_arrays,
+    create_group,
+    read_manifest,
+    verify_group,
+    write_manifest,
+)
+from pipeline.mapped import is_whole, map_file
 from pipeline.recipe import canonical_json, digest
 from pipeline.store import FeatureStore
 
-__all__ = ["Built", "LayerPlan", "build_cache", "plan_layers"]
+__all__ = ["Built", "build_cache"]
 
-_ROWS_PER_CHUNK = 128
 _IN_FLIGHT = 2  # chunks that may wait for the disk while the net goes on
 
 Tick = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class LayerPlan:
-    """What a layer of a cache will be."""
-
-    key: CacheKey
-    channels: int
-    positions: int
-
-    @property
-    def values(self) -> int:
-        """Values in a row."""
-        return row_size(self.key.aggregation, self.channels, self.positions)
-
-    @property
-    def bytes_per_clip(self) -> int:
-        """On disk, the two norms included."""
-        return self.values * np.dtype(self.key.dtype).itemsize + 8
-
-    def specs(self, clips: int) -> list[ArraySpec]:
-        """The arrays of the layer's group."""
-        per = max(1, min(_ROWS_PER_CHUNK, clips))
-        name = ARRAY_OF[self.key.codec]
-        return [
-            ArraySpec(name, (clips, self.values), self.key.dtype, per),
-            ArraySpec("norm", (clips,), "float32", per),
-            ArraySpec("row_norm", (clips,), "float32", per),
-        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,39 +82,6 @@ class Built:
         }
 
 
-def plan_layers(
-    store: FeatureStore, frozen: Frozen, spec: TapSpec, *, codec: str, dtype: str
-) -> dict[int, LayerPlan]:
-    """Key and size of each layer, before anything is computed.
-
-    Raises:
-        InputError: the codec cannot hold the aggregation.
-    """
-    exact = "packed" if spec.aggregation == "gram" else "map"
-    if codec not in ("auto", exact):
-        raise InputError(
-            f"--codec {codec}: the aggregation {spec.aggregation} is stored as {exact}; "
-            "use --codec auto"
-        )
-    with torch.device("meta"):
-        net = Vgg(frozen.arch, 0)
-    plans = {}
-    for layer in spec.layers:
-        channels, positions = tap_shape(frozen.arch, layer, spec.tap, store.shape)
-        key = CacheKey(
-            extractor=extractor_digest(frozen.state, net, layer, spec.tap),
-            arch=frozen.arch,
-            features=store.fingerprint,
-            layer=layer,
-            tap=spec.tap,
-            aggregation=spec.aggregation,
-            codec=exact,
-            dtype=dtype,
-        )
-        plans[layer] = LayerPlan(key, channels, positions)
-    return plans
-
-
 def build_cache(
     store: FeatureStore,
     frozen: Frozen,
@@ -147,7 +93,9 @@ def build_cache(
     device: torch.device,
     tick: Tick = lambda *_: None,
 ) -> Built:
-    """Make the layers of a cache that are not there yet, or are there with another key.
+    """Make the layers of a cache that are not there yet, or are there with another key or damaged.
+
+    Of a damaged layer only the damaged chunks are made again.
 
     Args:
         store: the features.
@@ -168,48 +116,56 @@ def build_cache(
         "format": FORMAT,
         "format_version": VERSION,
         "features": store.fingerprint,
-        "frozen": _whole_digest(frozen),
         "made_from": dict(made_from),
         "versions": {
             n: importlib.metadata.version(n) for n in ("antigram", "numpy", "torch", "zarr")
         },
     }
-    keep = _layers_there(target, root)
-    missing = {n: plan for n, plan in plans.items() if n not in keep or keep[n].key != plan.key}
+    there = _layers_there(target, store, frozen)
+    missing = {}
+    for number, plan in plans.items():
+        if number not in there or there[number].key != plan.key:
+            missing[number] = plan
+        elif any(verify_group(there[number].folder, content=False)):
+            missing[number] = replace(plan, rank=_rank(there[number]), pilot=there[number].pilot)
     computed = 0
     if missing:
         partial = target.with_name(f".{target.name}.partial")
+        for number, plan in missing.items():
+            missing[number] = _noted(plan, partial) or find_rank(
+                plan, store, frozen, batch_clips, device
+            )
         _check_free(target, missing, len(store))
-        computed = _compute(store, frozen, missing, partial, batch_clips, device, tick)
-        _publish(target, partial, root, missing, replace=not keep)
-    os.utime(target / "zarr.json")  # it is now the cache of this store made last
+        computed = _compute(store, frozen, missing, partial, target, batch_clips, device, tick)
+        _publish(target, partial, root, missing, whole_swap=not there)
+    _write_root(target, root)
     opened = {n: CacheLayer(target, n) for n in plans}
     return Built(target, len(store), computed, opened, time.perf_counter() - begun)
 
 
-def _whole_digest(frozen: Frozen) -> str:
-    """Digest of all convolution layers: a cache holds layers of one net only."""
+def _layers_there(target: Path, store: FeatureStore, frozen: Frozen) -> dict[int, CacheLayer]:
+    """Layers of a cache if all of them were made from this store and net; none of another's."""
     with torch.device("meta"):
         net = Vgg(frozen.arch, 0)
-    return extractor_digest(frozen.state, net, frozen.arch.layers, "relu")
-
-
-def _layers_there(target: Path, root: Mapping[str, Any]) -> dict[int, CacheLayer]:
-    """Whole layers of a cache that was made from the same store and net; none of another's."""
-    if not target.exists():
-        return {}
-    try:
-        there = open_root(target)
-        if any(there.get(field) != root[field] for field in ("features", "frozen")):
-            return {}
-        found = {}
-        for path in sorted(target.glob("layer[0-9][0-9]")):
-            number = int(path.name.removeprefix("layer"))
-            if not any(verify_group(path, content=False)):
-                found[number] = CacheLayer(target, number)
-    except (InputError, StoredDataError):
-        return {}  # damaged or foreign: replaced once the new one is whole
+    found = {}
+    for number in layers_of(target):
+        try:
+            layer = CacheLayer(target, number)
+        except (InputError, StoredDataError):
+            continue  # its metadata is damaged: made again if it is asked for
+        key = layer.key
+        if (
+            key.features != store.fingerprint
+            or key.arch != frozen.arch
+            or key.extractor != extractor_digest(frozen.state, net, number, key.tap)
+        ):
+            return {}  # replaced once the new one is whole
+        found[number] = layer
     return found
+
+
+def _rank(layer: CacheLayer) -> int | None:
+    return int(layer.values.shape[-1]) if layer.key.codec == "lowrank" else None
 
 
 def _check_free(target: Path, missing: Mapping[int, LayerPlan], clips: int) -> None:
@@ -233,7 +189,7 @@ class _LayerWriter:
         staged = partial / "root" / self.folder.name
         if staged.is_dir() and not self.folder.exists():
             staged.rename(self.folder)  # killed while it was being published
-        note, text = self.folder.with_suffix(".json"), canonical_json(plan.key.to_json())
+        note, text = _note_of(partial, plan.key.layer), canonical_json(_note(plan))
         if not note.is_file() or note.read_text() != text or not self.folder.is_dir():
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.with_suffix(".jsonl").unlink(missing_ok=True)
@@ -241,6 +197,28 @@ class _LayerWriter:
         write_text(note, text)
         self.journal = Journal(self.folder.with_suffix(".jsonl"))
         self.done = {entry["chunk"] for entry in self.journal if self._is_whole(entry)}
+
+    def adopt(self, old: CacheLayer) -> None:
+        """Take over the whole chunks of a damaged layer; they are linked, not copied."""
+        crcs = {spec.name: read_manifest(old.folder).crcs(spec.name) for spec in self.specs}
+        for index in set(range(self.specs[0].chunks)) - self.done:
+            written = {}
+            for spec in self.specs:
+                path = chunk_path(old.folder, spec, index)
+                if not is_whole(path, spec.rows * spec.row_bytes, crcs[spec.name][index]):
+                    break
+                goal = chunk_path(self.folder, spec, index)
+                goal.parent.mkdir(parents=True, exist_ok=True)
+                goal.unlink(missing_ok=True)
+                try:
+                    goal.hardlink_to(path)
+                except OSError:  # a file system without links
+                    shutil.copyfile(path, goal)
+                content = sha256(map_file(path)[:-CRC_BYTES].data).hexdigest()
+                written[spec.name] = asdict(Written(crcs[spec.name][index], content))
+            else:
+                self.journal.append({"chunk": index, "written": written})
+                self.done.add(index)
 
     def _is_whole(self, entry: Mapping[str, Any]) -> bool:
         """Whether a chunk that the journal notes is there: a power cut may lose a rename."""
@@ -275,6 +253,7 @@ class _LayerWriter:
             "key": plan.key.to_json(),
             "channels": plan.channels,
             "positions": plan.positions,
+            "pilot": dict(plan.pilot),
         }
         content = {name: [asdict(w) for w in chunks] for name, chunks in arrays.items()}
         attributes["fingerprint"] = digest({**attributes, "content": content})
@@ -288,6 +267,7 @@ def _compute(
     frozen: Frozen,
     plans: Mapping[int, LayerPlan],
     partial: Path,
+    target: Path,
     batch_clips: int,
     device: torch.device,
     tick: Tick,
@@ -295,8 +275,11 @@ def _compute(
     """Fill in the chunks that the journals lack; return how many clips that took."""
     with ExitStack() as open_journals:
         writers = {n: _LayerWriter(plan, partial, len(store)) for n, plan in plans.items()}
-        for writer in writers.values():
+        for number, writer in writers.items():
             open_journals.enter_context(writer.journal)
+            with suppress(InputError, StoredDataError):  # not there, or of no use
+                if (old := CacheLayer(target, number)).key == writer.plan.key:
+                    writer.adopt(old)
         computed = _fill(store, frozen, plans, writers, batch_clips, device, tick)
     for writer in writers.values():
         writer.finish()
@@ -314,11 +297,7 @@ def _fill(
 ) -> int:
     """Run the net over the chunks that some layer lacks, while a thread writes the last ones."""
     first = next(iter(writers.values())).specs[0]
-    any_plan = next(iter(plans.values()))
-    tap, aggregation = any_plan.key.tap, any_plan.key.aggregation
-    net = frozen.net().to(device).requires_grad_(False)  # noqa: FBT003 - torch's own signature
-    net.set_tap(tap)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    net = frozen_net(frozen, next(iter(plans.values())).key, device)
     computed, pending = 0, list[Future[None]]()
     with ThreadPoolExecutor(1) as disk:
         for index in range(first.chunks):
@@ -326,10 +305,10 @@ def _fill(
             wanted = [n for n, writer in writers.items() if index not in writer.done]
             if wanted:
                 x = store.features.read_span(span).astype(np.float32, copy=False)
-                rows = _run_net(net, x, wanted, tap, aggregation, plans, batch_clips, device)
+                rows = _run_net(net, x, [plans[n] for n in wanted], batch_clips, device)
                 while len(pending) >= _IN_FLIGHT:
                     pending.pop(0).result()
-                pending.append(disk.submit(_write_all, writers, index, dict(rows)))
+                pending.append(disk.submit(_write_all, writers, index, rows))
                 computed += span.stop - span.start
             tick("frozen net", span.stop, len(store))
         for future in pending:
@@ -344,33 +323,31 @@ def _write_all(
         writers[layer].write(index, arrays)
 
 
-@torch.no_grad()
 def _run_net(
     net: Vgg,
     x: NDArray[np.float32],
-    layers: list[int],
-    tap: str,
-    aggregation: str,
-    plans: Mapping[int, LayerPlan],
+    plans: Sequence[LayerPlan],
     batch_clips: int,
     device: torch.device,
-) -> Iterator[tuple[int, tuple[NDArray[Any], ...]]]:
-    """Rows of one chunk's clips for each layer: values, norms, norms of the rounded rows."""
-    parts: dict[int, list[Rows]] = {layer: [] for layer in layers}
+) -> dict[int, tuple[NDArray[Any], ...]]:
+    """Arrays of one chunk's clips for each layer, in the order of `LayerPlan.specs`."""
+    parts: dict[int, list[Rows]] = {plan.key.layer: [] for plan in plans}
 
-    def on_tap(layer: int, maps: torch.Tensor) -> None:
-        dtype = getattr(torch, plans[layer].key.dtype)
-        parts[layer].append(encode_rows(maps, aggregation, dtype).to(torch.device("cpu")))
+    def on_tap(plan: LayerPlan, maps: torch.Tensor) -> None:
+        key = plan.key
+        dtype = getattr(torch, key.dtype)
+        rows = encode_rows(maps, key.aggregation, dtype, key.codec, plan.rank)
+        parts[key.layer].append(rows)
 
-    for start in range(0, len(x), batch_clips):
-        batch = torch.from_numpy(x[start : start + batch_clips])[:, None].to(device)
-        net.run_features(batch, layers, tap, on_tap, stop=True)
-    for layer, rows in parts.items():
-        joined = (
-            torch.cat([getattr(part, field) for part in rows]).numpy()
-            for field in ("data", "norm", "row_norm")
+    run_taps(net, x, plans, batch_clips, device, on_tap)
+    found = {}
+    for plan in plans:
+        fields = ["data", "norm", "row_norm"] + ["energy"] * (plan.key.codec == "lowrank")
+        rows = parts[plan.key.layer]
+        found[plan.key.layer] = tuple(
+            torch.cat([getattr(part, name) for part in rows]).cpu().numpy() for name in fields
         )
-        yield layer, tuple(joined)
+    return found
 
 
 def _publish(
@@ -379,18 +356,55 @@ def _publish(
     root: Mapping[str, Any],
     built: Mapping[int, LayerPlan],
     *,
-    replace: bool,
+    whole_swap: bool,
 ) -> None:
     """Put finished layers in place: into the cache that is there, or as a new one in one swap."""
-    if replace:
+    if whole_swap:
         fresh = partial / "root"
         shutil.rmtree(fresh, ignore_errors=True)
-        create_group(fresh, {"antigram": dict(root)})
-        write_manifest(fresh, {})
+        fresh.mkdir()
         for layer in built:
             (partial / layer_name(layer)).rename(fresh / layer_name(layer))
+        _write_root(fresh, root)
         replace_folder(fresh, target)
     else:
         for layer in built:
             replace_folder(partial / layer_name(layer), target / layer_name(layer))
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_root(target: Path, root: Mapping[str, Any]) -> None:
+    """Write the cache's own metadata: it names its layers, so that a lost one is missed."""
+    prints = {}
+    for number in layers_of(target):
+        with suppress(InputError, StoredDataError):  # left as it is: verify reports it
+            prints[str(number)] = CacheLayer(target, number).fingerprint
+    whole = {**root, "layers": prints}
+    with suppress(InputError, StoredDataError):
+        there = open_root(target)
+        if {k: there.get(k) for k in ("features", "layers")} == {
+            k: whole[k] for k in ("features", "layers")
+        }:
+            os.utime(target / "zarr.json")  # it is now the cache of this store made last
+            return
+    create_group(target, {"antigram": whole})
+    write_manifest(target, {})
+
+
+def _note_of(partial: Path, layer: int) -> Path:
+    return partial / f"{layer_name(layer)}.json"
+
+
+def _note(plan: LayerPlan) -> dict[str, Any]:
+    return {"key": plan.key.to_json(), "rank": plan.rank, "pilot": dict(plan.pilot)}
+
+
+def _noted(plan: LayerPlan, partial: Path) -> LayerPlan | None:
+    """The plan with the rank that an interrupted build found, if it was of the same key."""
+    try:
+        note = json.loads(_note_of(partial, plan.key.layer).read_text())
+        if note["key"] == plan.key.to_json() and plan.rank in (None, note["rank"]):
+            return replace(plan, rank=note["rank"], pilot=note["pilot"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None if plan.key.codec == "lowrank" else plan

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cache.key import CacheKey, layer_name
 from model.at_loss import TapSpec
-from model.gram import Rows
+from model.codecs import Rows
 from pipeline.errors import DamagedError, InputError, StaleError, StoredDataError
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.mapped import MappedArray
@@ -33,7 +33,8 @@ __all__ = [
 
 FORMAT = "antigram/grams"
 VERSION = 1
-ARRAY_OF = {"packed": "gram", "map": "map"}  # codec -> the array that holds its rows
+# codec -> the array that holds its rows
+ARRAY_OF = {"packed": "gram", "factor": "factor", "lowrank": "vectors", "map": "map"}
 
 
 def open_root(path: Path) -> dict[str, Any]:
@@ -111,6 +112,7 @@ class CacheLayer:
             self.key = CacheKey.from_json(found["key"])
             self.channels, self.positions = int(found["channels"]), int(found["positions"])
             self.fingerprint = str(found["fingerprint"])
+            self.pilot: Mapping[str, Any] = found.get("pilot") or {}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"{self.folder}: unreadable ({error}). {self._repair}") from None
         if complete is not True:
@@ -125,6 +127,9 @@ class CacheLayer:
         # 8 bytes a clip: read at once, so that a batch gathers from one map and not from three.
         self.norm: NDArray[np.float32] = array("norm").read()
         self.row_norm: NDArray[np.float32] = array("row_norm").read()
+        self.energy: NDArray[np.float32] | None = (
+            array("energy").read() if self.key.codec == "lowrank" else None
+        )
 
     @property
     def _repair(self) -> str:
@@ -137,8 +142,25 @@ class CacheLayer:
             "dtype": self.key.dtype,
             "channels": self.channels,
             "positions": self.positions,
-            "bytes_per_clip": self.values.spec.row_bytes + 8,
+            "bytes_per_clip": self.values.spec.row_bytes + (8 if self.energy is None else 12),
             "fingerprint": self.fingerprint,
+            **self._lowrank(),
+        }
+
+    def _lowrank(self) -> dict[str, Any]:
+        """What a low rank costs: asked and kept energy, and the errors that this means."""
+        if self.energy is None:
+            return {}
+        least = float(self.energy.min())
+        return {
+            "rank": self.values.shape[-1],
+            "energy_least": least,
+            "energy_mean": float(self.energy.mean(dtype=np.float64)),
+            "energy_short": int((self.energy < (self.key.energy or 0.0)).sum()),
+            "cosine_error_sample": self.pilot.get("cosine_error"),
+            # Of two unit vectors whose cosine is sqrt(energy), inner products with a third differ
+            # by no more than their distance.
+            "cosine_error_bound": (2 - 2 * least**0.5) ** 0.5,
         }
 
     def read(self, clips: NDArray[np.int64], *, pin: bool) -> Rows:

@@ -34,11 +34,11 @@ class CacheKey:
         layer: convolution layer.
         tap: relu, conv or released.
         aggregation: gram, mean, sum, max or compmul.
-        codec: packed or map.
+        codec: packed, factor, lowrank or map.
         dtype: of the stored rows.
-        energy: kept by a low-rank codec; None for exact ones.
-        rank: likewise.
-        precision: of the arithmetic.
+        energy: that the pilot's clips keep under ``lowrank``; None for other codecs, or by rank.
+        rank: of ``lowrank``, where it was asked for.
+        precision: of the arithmetic: float32, tf32 or bf16.
         version: of the code.
     """
 

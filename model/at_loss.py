@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.gram import Rows, aggregate, encode_rows, gram, unpack
+from model.codecs import Rows, encode_rows
+from model.gram import aggregate, flat, self_product
 from model.vgg import Arch, Vgg, extractor_digest, tap_shape
 from pipeline.errors import InputError
 
@@ -22,6 +24,7 @@ __all__ = [
     "SIMILARITIES",
     "GramSource",
     "LiveGrams",
+    "Own",
     "TapSpec",
     "at_loss",
     "check_combination",
@@ -95,9 +98,11 @@ class LiveGrams:
         """Run the frozen net up to the deepest layer: see `GramSource`."""
         del read
         found: dict[int, Rows] = {}
+        aggregation = self.spec.aggregation
+        codec = "square" if aggregation == "gram" else "map"
 
         def on_tap(layer: int, maps: Tensor) -> None:
-            found[layer] = encode_rows(maps, self.spec.aggregation, torch.float32)
+            found[layer] = encode_rows(maps, aggregation, torch.float32, codec)
 
         with torch.no_grad():
             self.net.run_features(x, self.spec.layers, self.spec.tap, on_tap, stop=True)
@@ -153,11 +158,49 @@ def _cosine(inner: Tensor, squared_norm: Tensor, row_norm: Tensor) -> Tensor:
     return torch.where(live, inner / (own * torch.where(live, row_norm, 1.0)), 0.0)
 
 
-def at_loss(maps: Tensor, rows: Rows, aggregation: str, similarity: str = "cos2") -> Tensor:
+class Own:
+    """The side of the net in training at one layer: made once, whatever the number of sources.
+
+    Args:
+        maps: ``(batch, channel, frame, freq)``.
+        aggregation: what is compared.
+    """
+
+    def __init__(self, maps: Tensor, aggregation: str) -> None:
+        self.channels, self.positions = maps.shape[1], maps[0, 0].numel()
+        self.values = flat(maps) if aggregation == "gram" else aggregate(maps, aggregation)
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """``(batch, C, C)``."""
+        return self_product(self.values)
+
+    @cached_property
+    def squared_norm(self) -> Tensor:
+        """||G||^2, from the smaller of F F^T and F^T F, which have the same; or of the map."""
+        if self.values.ndim == 2:
+            return self.values.square().sum(1)
+        few = self.positions < self.channels and "gram" not in vars(self)
+        product = self_product(self.values.mT) if few else self.gram
+        return product.square().sum((1, 2))
+
+    def inner(self, rows: Rows) -> Tensor:
+        """Inner product with rows, each in its own form: no Gram where a smaller product does."""
+        if rows.codec == "map":
+            return (self.values * rows.data.float()).sum(1)
+        if rows.codec in ("packed", "square"):
+            return (self.gram * rows.matrices(self.channels)).sum((1, 2))
+        vectors = rows.data.float()  # <V V^T, F F^T> = ||V^T F||^2 = <V, F F^T V>
+        if self.positions < self.channels:
+            return (vectors.mT @ self.values).square().sum((1, 2))
+        return (vectors * (self.gram @ vectors)).sum((1, 2))
+
+
+def at_loss(own: Own | Tensor, rows: Rows, aggregation: str, similarity: str = "cos2") -> Tensor:
     """Similarity of a net's maps to the rows of the frozen net, for each clip.
 
     Args:
-        maps: ``(batch, channel, frame, freq)`` of the net in training.
+        own: `Own` of the net in training, or its maps ``(batch, channel, frame, freq)``.
         rows: of the frozen net, same clips, same layer and tap.
         aggregation: what ``rows`` are.
         similarity: ``cos2``, the squared cosine; or ``mse-sigmoid``, minus the sigmoid of the mean
@@ -170,20 +213,21 @@ def at_loss(maps: Tensor, rows: Rows, aggregation: str, similarity: str = "cos2"
     References:
         Guizzo, Weyde and Tarroni (2021), equation of L_AT and 5.5.
     """
-    with torch.autocast(maps.device.type, enabled=False):
-        if aggregation == "gram":
-            own = gram(maps)
-            theirs = unpack(rows.data, own.shape[-1])
-            scale = 1000.0 / maps[0].numel()
-        else:
-            own, theirs, scale = aggregate(maps, aggregation), rows.data.float(), 1.0
-        own, theirs = own.flatten(1), theirs.flatten(1)
+    with torch.autocast(rows.data.device.type, enabled=False):
+        if isinstance(own, Tensor):
+            own = Own(own, aggregation)
         if similarity == "cos2":
-            inner = (own * theirs).sum(1)
-            return _cosine(inner, own.square().sum(1), rows.row_norm).square()
+            # In this order: a Gram that the inner product needs gives the norm too.
+            inner = own.inner(rows)
+            return _cosine(inner, own.squared_norm, rows.row_norm).square()
+        if aggregation == "gram":
+            ours, theirs = own.gram.flatten(1), rows.matrices(own.channels).flatten(1)
+            scale = 1000.0 / (own.channels * own.positions)
+        else:
+            ours, theirs, scale = own.values, rows.data.float(), 1.0
         # Not scale-free: the stored row was divided by its norm.
         whole = theirs * rows.norm[:, None]
-        return -torch.sigmoid((scale * (own - whole)).square().mean(1))
+        return -torch.sigmoid((scale * (ours - whole)).square().mean(1))
 
 
 def released_loss(maps: Tensor, frozen: Tensor) -> Tensor:

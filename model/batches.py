@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.at_loss import GramSource
-from model.gram import Rows
+from model.codecs import Rows
 from pipeline.store import FeatureStore
 
 __all__ = ["Batch", "Batches", "epoch_order"]

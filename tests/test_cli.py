@@ -201,7 +201,10 @@ def test_a_text_file_is_no_checkpoint(chain):
         ("not a valid float", ["train", "--mode", "baseline", "--lr", "much"]),
         ("No such command", ["paint"]),
         ("no such file", ["cache-grams", "--ckpt", "none.pt", "--layer", "5"]),
-        ("not there yet", ["cache-grams", "--ckpt", "n.pt", "--layer", "5", "--codec", "factor"]),
+        (
+            "wanted 32, tf32, bf16",
+            ["cache-grams", "--ckpt", "n.pt", "--layer", "5", "--precision", "8"],
+        ),
         ("no store, cache or run", ["verify", "nothing"]),
         ("has no such option", ["prepare", "fsdd", "--words", "all"]),
     ],

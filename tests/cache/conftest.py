@@ -8,8 +8,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-import cache.build
-from cache.build import build_cache, plan_layers
+import cache.plan
+from cache.build import build_cache
+from cache.plan import plan_layers
 from model.at_loss import TapSpec
 from model.vgg import Arch
 from tests.model.conftest import _one_thread  # noqa: F401 - for these tests, too
@@ -21,7 +22,7 @@ LAYERS = (1, 5, 13)
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(cache.build, "_ROWS_PER_CHUNK", 4)
+    monkeypatch.setattr(cache.plan, "_ROWS_PER_CHUNK", 4)
 
 
 @pytest.fixture(scope="session")

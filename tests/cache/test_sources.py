@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-import cache.build
+import cache.plan
 from cache.grams import GramCache
 from model.at_loss import LiveGrams, TapSpec, at_loss
 from model.batches import Batches
@@ -16,7 +16,7 @@ from model.train import TrainConfig, build_student, train
 from model.vgg import TAPS
 from tests.cache.conftest import ARCH, LAYERS, maps_of
 from tests.model.tiny import CPU, metrics
-from tests.reference.gram_loops import gram_loops, packed_loops
+from tests.reference.gram_loops import gram_loops
 
 CLIPS = np.array([9, 2, 14, 2, 0])
 
@@ -42,8 +42,7 @@ class TestEverySource:
         assert sorted(rows) == list(LAYERS)
         for layer, channels in zip(LAYERS, (2, 8, 16), strict=True):
             found = rows[layer]
-            assert found.codec == "packed"
-            assert found.data.shape == (5, channels * (channels + 1) // 2)
+            assert found.matrices(channels).shape == (5, channels, channels)
             assert found.data.dtype in (torch.float16, torch.float32)
             assert found.norm.dtype == found.row_norm.dtype == torch.float32
             assert found.norm.shape == found.row_norm.shape == (5,)
@@ -57,12 +56,12 @@ class TestEverySource:
                 matrix = gram_loops(maps[layer][place].numpy())
                 norm = np.linalg.norm(matrix)
                 assert float(rows[layer].norm[place]) == pytest.approx(norm, rel=1e-5)
-                got = rows[layer].data[place].double().numpy()
-                np.testing.assert_allclose(got, packed_loops(matrix) / norm, rtol=0, atol=5e-4)
+                got = rows[layer].matrices(len(matrix))[place].double().numpy()
+                np.testing.assert_allclose(got, matrix / norm, rtol=0, atol=5e-4)
 
     def test_the_row_norm_is_that_of_the_row_as_it_stands(self, rows):
         for found in rows.values():
-            want = found.data.double().norm(dim=1)
+            want = found.data.double().flatten(1).norm(dim=1)
             np.testing.assert_allclose(found.row_norm, want, rtol=1e-6)
             np.testing.assert_allclose(found.row_norm, 1, rtol=0, atol=1e-3)
 
@@ -130,7 +129,7 @@ TOLERANCE = {name: {"float32": 1e-5} if name == "compmul" else BOTH for name in 
 def test_a_step_with_a_cache_is_that_with_the_live_net(
     aggregation, tap, build, frozen, store, monkeypatch
 ):
-    monkeypatch.setattr(cache.build, "_ROWS_PER_CHUNK", 15)
+    monkeypatch.setattr(cache.plan, "_ROWS_PER_CHUNK", 15)
     # What enters layer 1 is the input, which is negative in places: nothing for compmul.
     layers = LAYERS[1:] if (aggregation, tap) == ("compmul", "released") else LAYERS
     spec = {"layers": layers, "tap": tap, "aggregation": aggregation}

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from model.at_loss import TapSpec, at_loss, check_combination, check_shapes, released_loss
-from model.gram import AGGREGATIONS, encode_rows
+from model.codecs import encode_rows
+from model.gram import AGGREGATIONS
 from model.vgg import Arch
 from pipeline.errors import InputError
 from tests.reference.gram_loops import released_loops, similarity_loops

@@ -4,17 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.gram import (
-    AGGREGATIONS,
-    ShapeError,
-    aggregate,
-    encode_rows,
-    gram,
-    pack,
-    packed_size,
-    row_size,
-    unpack,
-)
+from model.codecs import encode_rows, pack, packed_size, row_shape, unpack
+from model.gram import AGGREGATIONS, ShapeError, aggregate, gram
 from pipeline.errors import InputError
 from tests.reference.gram_loops import (
     aggregate_loops,
@@ -125,7 +116,7 @@ def test_packing_is_undone_and_keeps_the_inner_product(channels, seed):
     half = rng.standard_normal((2, channels, channels))
     square = torch.from_numpy((half + half.transpose(0, 2, 1)).astype(np.float32))
     rows = pack(square)
-    assert rows.shape == (2, packed_size(channels)) == (2, row_size("gram", channels, 999))
+    assert rows.shape == (2, packed_size(channels)) == (2, *row_shape("packed", channels, 999))
     np.testing.assert_allclose(rows[0], packed_loops(square[0].double().numpy()), rtol=4 * EPS)
     np.testing.assert_allclose(unpack(rows, channels), square, rtol=4 * EPS)
     frobenius = float((square[0].double() * square[1].double()).sum())

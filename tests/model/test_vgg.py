@@ -7,7 +7,7 @@ from torch import nn
 from torchvision import models
 
 from model.at_loss import LiveGrams, TapSpec, at_loss
-from model.gram import encode_rows
+from model.codecs import encode_rows
 from model.vgg import ARCHS, TAPS, Arch, Vgg, cfgs_by_convs, extractor_digest, tap_shape
 from pipeline.errors import InputError
 

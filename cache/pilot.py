@@ -1,0 +1,92 @@
+"""Find the rank of a low-rank layer on a few clips, and what that rank costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cache.plan import LayerPlan, frozen_net, run_taps
+from model.at_loss import Own
+from model.checkpoint import Frozen
+from model.codecs import encode_rows
+from model.gram import flat, self_product
+from pipeline.draw import draw
+from pipeline.store import FeatureStore
+
+__all__ = ["PILOT_CLIPS", "find_rank", "rank_for"]
+
+PILOT_CLIPS = 256
+_ERROR_CLIPS = 64
+
+
+def find_rank(
+    plan: LayerPlan, store: FeatureStore, frozen: Frozen, batch_clips: int, device: torch.device
+) -> LayerPlan:
+    """The plan with its rank, and the error that it makes on a sample.
+
+    The rank is the least at which every clip of the pilot keeps the energy asked for. The pilot's
+    clips are drawn by their place in the store, the same in every build.
+
+    Args:
+        plan: of a ``lowrank`` layer.
+        store: the features.
+        frozen: the net.
+        batch_clips: clips in a batch of the net.
+        device: where the net runs.
+    """
+    order = sorted(range(len(store)), key=lambda row: draw(0, "pilot", str(row)))
+    x = _features(store, sorted(order[:PILOT_CLIPS]))
+    net = frozen_net(frozen, plan.key, device)
+    rank = plan.rank
+    if rank is None:
+        ranks: list[int] = []
+        energy = plan.key.energy or 1.0
+        run_taps(
+            net,
+            x,
+            [plan],
+            batch_clips,
+            device,
+            lambda _, maps: ranks.append(rank_for(maps, energy)),
+        )
+        rank = max(ranks)
+    errors: list[float] = []
+    plan = replace(plan, rank=rank)
+    few = x[: min(_ERROR_CLIPS, len(x))]
+    run_taps(net, few, [plan], batch_clips, device, lambda p, maps: errors.append(_error(p, maps)))
+    return replace(plan, pilot={"clips": len(x), "rank": rank, "cosine_error": max(errors)})
+
+
+def _features(store: FeatureStore, rows: list[int]) -> NDArray[np.float32]:
+    x = np.empty((len(rows), *store.shape), np.float32)
+    store.features.gather(rows, x)
+    return x
+
+
+def rank_for(maps: Tensor, energy: float) -> int:
+    """Least rank at which each clip's Gram keeps a share of its squared norm."""
+    values = flat(maps)
+    product = self_product(values if values.shape[1] <= values.shape[2] else values.mT)
+    scale = product.flatten(1).norm(dim=1).clamp_min(1e-30)[:, None, None]
+    squares = torch.linalg.eigvalsh(product / scale).clamp_min(0).double().square().flip(1)
+    whole = squares.sum(1, keepdim=True)
+    short = (squares.cumsum(1) < energy * whole * (1 - 1e-12)).sum(1)
+    return int(min(int(short.max()) + 1, squares.shape[1]))
+
+
+def _error(plan: LayerPlan, maps: Tensor) -> float:
+    """Largest difference that the rank makes to the cosines of each clip with another."""
+    dtype = getattr(torch, plan.key.dtype)
+    other = Own(maps.roll(1, 0), "gram")
+    cosines = []
+    for rows in (
+        encode_rows(maps, "gram", dtype, "lowrank", plan.rank),
+        encode_rows(maps, "gram", torch.float32),
+    ):
+        size = other.squared_norm.double().sqrt() * rows.row_norm.double()
+        cosines.append(other.inner(rows).double() / torch.where(size > 0, size, 1.0))
+    return float((cosines[0] - cosines[1]).abs().max())

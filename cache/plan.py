@@ -1,0 +1,170 @@
+"""What a cache will hold, before anything is computed; and running the frozen net for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.grams import ARRAY_OF
+from cache.key import CacheKey
+from model.at_loss import TapSpec
+from model.checkpoint import Frozen
+from model.codecs import CODECS, exact_codec, row_shape
+from model.vgg import Vgg, extractor_digest, tap_shape
+from pipeline.chunks import ArraySpec
+from pipeline.errors import InputError
+from pipeline.store import FeatureStore
+
+__all__ = ["DEFAULT_ENERGY", "LayerPlan", "frozen_net", "plan_layers", "run_taps"]
+
+DEFAULT_ENERGY = 0.9999
+_ROWS_PER_CHUNK = 128
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """What a layer of a cache will be.
+
+    Attributes:
+        key: identity.
+        channels: of the maps.
+        positions: frames x frequencies of the maps.
+        rank: columns of a low-rank row; None while the pilot has not found it.
+        pilot: what the pilot found of a low-rank layer, for the layer's attributes.
+    """
+
+    key: CacheKey
+    channels: int
+    positions: int
+    rank: int | None = None
+    pilot: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """Shape of a row's values."""
+        return row_shape(self.key.codec, self.channels, self.positions, self.rank)
+
+    @property
+    def bytes_per_clip(self) -> int:
+        """On disk, norms (and the energy of a low rank) included."""
+        beside = 12 if self.key.codec == "lowrank" else 8
+        return math.prod(self.row) * np.dtype(self.key.dtype).itemsize + beside
+
+    def specs(self, clips: int) -> list[ArraySpec]:
+        """The arrays of the layer's group."""
+        per = max(1, min(_ROWS_PER_CHUNK, clips))
+        beside = ["norm", "row_norm"] + ["energy"] * (self.key.codec == "lowrank")
+        return [
+            ArraySpec(ARRAY_OF[self.key.codec], (clips, *self.row), self.key.dtype, per),
+            *(ArraySpec(name, (clips,), "float32", per) for name in beside),
+        ]
+
+
+def plan_layers(
+    store: FeatureStore,
+    frozen: Frozen,
+    spec: TapSpec,
+    *,
+    codec: str = "auto",
+    dtype: str = "float16",
+    energy: float | None = None,
+    rank: int | None = None,
+    precision: str = "float32",
+) -> dict[int, LayerPlan]:
+    """Key and size of each layer, before anything is computed.
+
+    Args:
+        store: the features.
+        frozen: the net.
+        spec: layers, tap and aggregation.
+        codec: ``auto`` takes the smaller of those that lose nothing.
+        dtype: float16 or float32, of the stored values.
+        energy: for ``lowrank``: share of ||G||^2 that the pilot's clips are to keep.
+        rank: for ``lowrank``, in its place.
+        precision: of the net's arithmetic: float32, tf32 or bf16.
+
+    Raises:
+        InputError: the codec cannot hold the aggregation, or an option has no meaning with it.
+    """
+    if codec not in ("auto", *CODECS):
+        raise InputError(f"--codec {codec!r}: wanted auto, packed, factor or lowrank")
+    if spec.aggregation != "gram" and codec not in ("auto", "map"):
+        raise InputError(
+            f"--codec {codec}: the aggregation {spec.aggregation} is stored as a map; "
+            "use --codec auto"
+        )
+    if spec.aggregation == "gram" and codec == "map":
+        raise InputError("--codec map: holds the other aggregations; use --codec auto")
+    if codec == "lowrank":
+        if energy is not None and rank is not None:
+            raise InputError("--energy and --rank: one of the two decides; leave the other out")
+        if energy is None and rank is None:
+            energy = DEFAULT_ENERGY
+    elif energy is not None or rank is not None:
+        raise InputError("--energy and --rank belong to --codec lowrank")
+    if energy is not None and not 0 < energy <= 1:
+        raise InputError(f"--energy {energy}: wanted a share of ||G||^2, above 0, at most 1")
+    with torch.device("meta"):
+        net = Vgg(frozen.arch, 0)
+    plans = {}
+    for layer in spec.layers:
+        channels, positions = tap_shape(frozen.arch, layer, spec.tap, store.shape)
+        if rank is not None and not 1 <= rank <= channels:
+            raise InputError(
+                f"--rank {rank}: layer {layer} has {channels} channels; wanted 1 to {channels}"
+            )
+        key = CacheKey(
+            extractor=extractor_digest(frozen.state, net, layer, spec.tap),
+            arch=frozen.arch,
+            features=store.fingerprint,
+            layer=layer,
+            tap=spec.tap,
+            aggregation=spec.aggregation,
+            codec=exact_codec(spec.aggregation, channels, positions) if codec == "auto" else codec,
+            dtype=dtype,
+            energy=energy,
+            rank=rank,
+            precision=precision,
+        )
+        plans[layer] = LayerPlan(key, channels, positions, rank)
+    return plans
+
+
+def frozen_net(frozen: Frozen, key: CacheKey, device: torch.device) -> Vgg:
+    """The frozen net on its device, and torch set to the precision that a key names."""
+    net = frozen.net().to(device).to(memory_format=torch.channels_last)
+    net.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    net.set_tap(key.tap)
+    tf32 = key.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    return net
+
+
+@torch.no_grad()
+def run_taps(
+    net: Vgg,
+    x: NDArray[np.float32],
+    plans: Sequence[LayerPlan],
+    batch_clips: int,
+    device: torch.device,
+    on_tap: Callable[[LayerPlan, torch.Tensor], None],
+) -> None:
+    """Run the net over clips (clip, frame, freq), batch by batch, up to the deepest layer."""
+    by_layer = {plan.key.layer: plan for plan in plans}
+    half = plans[0].key.precision == "bf16"
+    for start in range(0, len(x), batch_clips):
+        batch = torch.from_numpy(x[start : start + batch_clips])[:, None].to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            net.run_features(
+                batch,
+                list(by_layer),
+                plans[0].key.tap,
+                lambda layer, maps: on_tap(by_layer[layer], maps),
+                stop=True,
+            )
