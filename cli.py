@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from model.checkpoint import Frozen
     from model.train import TrainConfig
     from model.vgg import Arch
+    from pipeline.manifest import Problem
     from pipeline.store import FeatureStore
     from pipeline.workspace import Workspace
 
@@ -615,12 +616,27 @@ def predict(common: Context, ckpt: Path, audio: tuple[Path, ...], device: str) -
 
 @app.command()
 @click.argument("names", nargs=-1)
+@click.option(
+    "--recompute", type=click.IntRange(1), help="Run the frozen net on so many clips too."
+)
+@click.option("--ckpt", type=click.Path(path_type=Path), help="The frozen net, for --recompute.")
+@click.option("--data", help="The store, for --recompute; default: the cache's.")
+@click.option("--device", default="auto", show_default=True)
 @_common
-def verify(common: Context, names: tuple[str, ...]) -> int:
+def verify(
+    common: Context,
+    names: tuple[str, ...],
+    recompute: int | None,
+    ckpt: Path | None,
+    data: str | None,
+    device: str,
+) -> int:
     """Read every byte of stores, caches and runs (all, or those named): exit 3 if any is bad."""
     from cache.verify import kind_of, verify_cache, verify_run, verify_store
     from pipeline.errors import InputError
 
+    if recompute and ckpt is None:
+        raise InputError("--recompute runs the frozen net again: name it with --ckpt")
     workspace = common.workspace
     stores = workspace.members(workspace.features)
     every = [p for f in (workspace.features, workspace.grams) for p in sorted(f.glob("[!.]*.zarr"))]
@@ -642,6 +658,8 @@ def verify(common: Context, names: tuple[str, ...]) -> int:
             if kind == "cache"
             else verify_store(path)
         )
+        if kind == "cache" and recompute and not found:
+            found = _recomputed(common, path, recompute, ckpt, data, device)
         common.say(f"{kind} {path}: {'whole' if not found else f'{len(found)} problems'}")
         problems += found
     content = {
@@ -652,6 +670,21 @@ def verify(common: Context, names: tuple[str, ...]) -> int:
     text = "\n".join(f"{p.path}: {p.problem}" for p in problems) or "all whole"
     common.answer(content, text)
     return 3 if problems else 0
+
+
+def _recomputed(
+    common: Context, path: Path, clips: int, ckpt: Path | None, data: str | None, device: str
+) -> list[Problem]:
+    """Problems that running the frozen net again shows."""
+    from cache.recompute import recompute
+    from model.checkpoint import load_frozen
+    from pipeline.errors import InputError
+    from pipeline.store import FeatureStore
+
+    if ckpt is None:
+        raise InputError("--recompute runs the frozen net again: name it with --ckpt")
+    store = FeatureStore(_store_for(common, data, (str(path),)))
+    return list(recompute(path, store, load_frozen(ckpt), clips, _device(device)))
 
 
 @app.command()

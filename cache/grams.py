@@ -169,7 +169,8 @@ class CacheLayer:
         data = torch.empty((len(clips), *self.values.shape[1:]), dtype=dtype, pin_memory=pin)
         self.values.gather(clips, data.numpy())
         norm, row_norm = torch.from_numpy(self.norm[clips]), torch.from_numpy(self.row_norm[clips])
-        return Rows(self.key.codec, data, norm, row_norm)
+        energy = None if self.energy is None else torch.from_numpy(self.energy[clips])
+        return Rows(self.key.codec, data, norm, row_norm, energy)
 
 
 class GramCache:

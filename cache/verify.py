@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cache.grams import CacheLayer, layers_of, open_root
+from cache.key import layer_name
 from model.checkpoint import load_checkpoint
 from pipeline.errors import InputError, StoredDataError
 from pipeline.manifest import Problem, verify_group
@@ -65,6 +66,10 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
     numbers = layers_of(path)
     if not numbers:
         yield Problem(path, "holds no layer")
+    listed = root.get("layers", {})
+    for number in listed:
+        if int(number) not in numbers:
+            yield Problem(path / layer_name(int(number)), "missing")
     for number in numbers:
         folder = path / f"layer{number:02d}"
         problems = list(verify_group(folder))
@@ -77,6 +82,8 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
                 continue
             if layer.key.features != root["features"]:
                 yield Problem(folder, "stale: made from other features than the rest of the cache")
+            elif listed.get(str(number)) != layer.fingerprint:
+                yield Problem(folder, "another version of this layer than the cache names")
     if stores and root["features"] not in set(_fingerprints(stores)):
         yield Problem(path, "stale: no store of this workspace has the features it was made from")
 

@@ -1,0 +1,93 @@
+"""Hold cached rows against the frozen net itself, on a few clips drawn at random."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache.grams import CacheLayer, layers_of
+from cache.plan import LayerPlan, frozen_net, run_taps
+from model.checkpoint import Frozen
+from model.codecs import Rows
+from model.gram import aggregate, flat
+from model.vgg import Vgg, extractor_digest
+from pipeline.errors import InputError
+from pipeline.manifest import Problem
+from pipeline.store import FeatureStore
+
+__all__ = ["recompute"]
+
+# Rows of another batch size or device differ by rounding; of another net or clip by far more.
+_ROUNDING = {"float32": 1e-4, "float16": 1e-3}
+
+
+def recompute(
+    path: Path, store: FeatureStore, frozen: Frozen, clips: int, device: torch.device
+) -> Iterator[Problem]:
+    """Run the frozen net again on random clips and compare with what is cached.
+
+    Args:
+        path: the cache.
+        store: the features it was made from.
+        frozen: the net it was made with.
+        clips: how many to draw.
+        device: where the net runs.
+
+    Raises:
+        InputError: the cache was made from another store or net.
+    """
+    drawn = secrets.SystemRandom().sample(range(len(store)), min(clips, len(store)))
+    rows = np.array(sorted(drawn))
+    x = np.empty((len(rows), *store.shape), np.float32)
+    store.features.gather(rows, x)
+    with torch.device("meta"):
+        shape = Vgg(frozen.arch, 0)
+    for number in layers_of(path):
+        layer = CacheLayer(path, number)
+        key = layer.key
+        digest = extractor_digest(frozen.state, shape, number, key.tap)
+        if key.features != store.fingerprint or key.extractor != digest:
+            what = "store" if key.features != store.fingerprint else "frozen net"
+            raise InputError(
+                f"{path}: layer {number} was made from another {what}; name the one it was made "
+                "from with --data and --ckpt"
+            )
+        maps: list[Tensor] = []
+
+        def keep(_: LayerPlan, found: Tensor, to: list[Tensor] = maps) -> None:
+            to.append(found.float().cpu())
+
+        plan = LayerPlan(key, layer.channels, layer.positions)
+        net = frozen_net(frozen, key, device)
+        run_taps(net, x, [plan], 16, device, keep)
+        stored = layer.read(rows, pin=False)
+        for clip, error, allowed in _errors(torch.cat(maps), stored, layer):
+            if not error <= allowed:
+                yield Problem(
+                    layer.folder,
+                    f"clip {store.clip_ids[int(rows[clip])]}: differs from the frozen net's by "
+                    f"{error:.2e} of its norm, {allowed:.0e} allowed",
+                )
+
+
+def _errors(maps: Tensor, stored: Rows, layer: CacheLayer) -> Iterator[tuple[int, float, float]]:
+    """Distance of each row from the exact one, both of norm 1; and what is allowed."""
+    allowed = _ROUNDING[layer.key.dtype]
+    if layer.key.aggregation == "gram":
+        wide = flat(maps).double()
+        exact = (wide @ wide.mT).flatten(1)
+        found = stored.matrices(layer.channels).double().flatten(1)
+    else:
+        exact, found = aggregate(maps, layer.key.aggregation).double(), stored.data.double()
+    norm = exact.norm(dim=1)
+    exact = exact / torch.where(norm > 0, norm, 1.0)[:, None]
+    for clip in range(len(exact)):
+        error = float((exact[clip] - found[clip]).norm())
+        size = float((norm[clip] - stored.norm[clip]).abs() / norm[clip].clamp_min(1e-30))
+        kept = 1.0 if layer.energy is None or stored.energy is None else float(stored.energy[clip])
+        yield clip, max(error, size), allowed + (2 - 2 * min(1.0, kept) ** 0.5) ** 0.5
