@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -670,6 +671,58 @@ def verify(
     text = "\n".join(f"{p.path}: {p.problem}" for p in problems) or "all whole"
     common.answer(content, text)
     return 3 if problems else 0
+
+
+@app.command("export")
+@click.argument("name")
+@click.option("--to", "goal", type=click.Path(path_type=Path), required=True, help="FILE.h5")
+@_common
+def export_(common: Context, name: str, goal: Path) -> None:
+    """Write the store or cache NAME as one HDF5 file, checksums and all."""
+    from pipeline.exchange import export_file
+    from pipeline.progress import Progress
+
+    with Progress() as progress:
+        path = _store_or_cache(common, name)
+        size = export_file(path, goal, progress.tick)
+    content = {"file": str(goal), "bytes": size, "exported": str(path)}
+    common.answer(content, f"{goal}: {size / 1e6:.1f} MB")
+
+
+@app.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", help="Default: that of the file.")
+@_common
+def import_(common: Context, file: Path, name: str | None) -> None:
+    """Make a store or cache of what `antigram export` wrote to FILE."""
+    from cache.grams import FORMAT
+    from pipeline.errors import InputError
+    from pipeline.exchange import import_file
+    from pipeline.hdf5 import read_bytes
+    from pipeline.progress import Progress
+    from pipeline.workspace import locked
+
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; wanted one that `antigram export` wrote")
+    is_cache = FORMAT.encode() in read_bytes(file / "zarr.json")
+    home = common.workspace.grams if is_cache else common.workspace.features
+    goal = home / f"{_plain(name or file.stem)}.zarr"
+    with Progress() as progress, locked(goal, "importing"):
+        made = import_file(file, goal, progress.tick)
+    kind = "cache" if is_cache else "store"
+    text = f"{goal}: {'imported' if made else 'already there'}"
+    common.answer({kind: str(goal), "name": goal.stem, "imported": made}, text)
+
+
+def _store_or_cache(common: Context, name: str) -> Path:
+    from pipeline.errors import InputError
+
+    workspace = common.workspace
+    for folder in (workspace.features, workspace.grams):
+        with suppress(InputError):
+            return workspace.named(folder, name, "")
+    known = [p.stem for f in (workspace.features, workspace.grams) for p in workspace.members(f)]
+    raise InputError(f"no store or cache is called {name!r}; there is {', '.join(known) or 'none'}")
 
 
 def _recomputed(

@@ -42,6 +42,7 @@ from pipeline.chunks import (
     write_text,
 )
 from pipeline.errors import InputError, StoredDataError
+from pipeline.files import map_file
 from pipeline.manifest import (
     create_arrays,
     create_group,
@@ -49,7 +50,7 @@ from pipeline.manifest import (
     verify_group,
     write_manifest,
 )
-from pipeline.mapped import is_whole, map_file
+from pipeline.mapped import is_whole
 from pipeline.recipe import canonical_json, digest
 from pipeline.store import FeatureStore
 

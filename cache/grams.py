@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cache.key import CacheKey, layer_name
 from model.at_loss import TapSpec
 from model.codecs import Rows
 from pipeline.errors import DamagedError, InputError, StaleError, StoredDataError
+from pipeline.hdf5 import names_in, read_bytes
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.mapped import MappedArray
 from pipeline.store import FeatureStore, read_root
@@ -53,7 +55,11 @@ def open_root(path: Path) -> dict[str, Any]:
 
 def layers_of(path: Path) -> list[int]:
     """Layers a cache holds, sorted."""
-    return sorted(int(p.name.removeprefix("layer")) for p in path.glob("layer[0-9][0-9]"))
+    if path.is_dir():
+        names = [p.name for p in path.glob("layer[0-9][0-9]")]
+    else:
+        names = [name for name in names_in(path) if re.fullmatch(r"layer\d\d", name)]
+    return sorted(int(name.removeprefix("layer")) for name in names)
 
 
 def choose_cache(caches: Sequence[Path], store: FeatureStore) -> Path:
@@ -98,7 +104,7 @@ class CacheLayer:
     def __init__(self, path: Path, layer: int) -> None:
         self.path = path
         self.folder = path / layer_name(layer)
-        if not self.folder.is_dir():
+        if layer not in layers_of(path):
             there = ", ".join(str(n) for n in layers_of(path)) or "none"
             raise InputError(
                 f"{path}: layer {layer} is not cached (there: {there}). "
@@ -107,7 +113,7 @@ class CacheLayer:
         manifest: Manifest = read_manifest(self.folder)
         manifest.check_metadata(self.folder, self._repair)
         try:
-            found = json.loads((self.folder / "zarr.json").read_bytes())["attributes"]["antigram"]
+            found = json.loads(read_bytes(self.folder / "zarr.json"))["attributes"]["antigram"]
             complete = found["complete"]
             self.key = CacheKey.from_json(found["key"])
             self.channels, self.positions = int(found["channels"]), int(found["positions"])

@@ -29,7 +29,8 @@ from pipeline.chunks import (
     write_text,
 )
 from pipeline.errors import DamagedError
-from pipeline.mapped import map_file
+from pipeline.files import map_file
+from pipeline.hdf5 import read_bytes
 from pipeline.recipe import canonical_json, digest
 
 __all__ = [
@@ -76,7 +77,7 @@ class Manifest:
         for name, wanted in self.metadata.items():
             path = folder / name
             try:
-                whole = crc32c(path.read_bytes()) == wanted
+                whole = crc32c(read_bytes(path)) == wanted
             except OSError:
                 whole = False
             if not whole:
@@ -163,7 +164,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / FOLDER / "zarr.json"
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path)
         document = json.loads(raw)
         content = dict(document["attributes"])
         del content["digest"]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import mmap
-import os
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,45 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline.chunks import CRC_BYTES, STRING, ArraySpec, chunk_path, crc32c
 from pipeline.errors import DamagedError
+from pipeline.files import map_file
+from pipeline.hdf5 import inside, read_bytes
 
-__all__ = ["MappedArray", "is_whole", "map_file"]
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_LIBC.mmap.restype = ctypes.c_void_p
-_LIBC.mmap.argtypes = [
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-]
-_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-
-
-def map_file(path: Path) -> NDArray[np.uint8]:
-    """Map a file, read only, without keeping it open.
-
-    Python's own mmap keeps a descriptor for each map, and a cache of a million clips has more
-    chunks than a process may open files (1,024 by default).
-
-    Raises:
-        OSError: not there, empty, or not mappable.
-    """
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        size = os.fstat(handle).st_size
-        place = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
-    finally:
-        os.close(handle)
-    if place is None or place == ctypes.c_void_p(-1).value:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), os.fspath(path))
-    buffer = (ctypes.c_uint8 * size).from_address(place)
-    weakref.finalize(buffer, _LIBC.munmap, place, size)
-    array: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
-    array.flags.writeable = False
-    return array
+__all__ = ["MappedArray", "is_whole"]
 
 
 def is_whole(path: Path, size: int, crc: int) -> bool:
@@ -85,7 +46,7 @@ class MappedArray:
         self._crcs = crcs
         path = folder / name / "zarr.json"
         try:
-            meta = json.loads(path.read_bytes())
+            meta = json.loads(read_bytes(path))
             text = meta["data_type"] == STRING
             if not text:
                 np.dtype(meta["data_type"])
@@ -122,18 +83,18 @@ class MappedArray:
             DamagedError: missing, truncated, or not the bytes that the manifest names.
         """
         if (mapped := self._maps.get(index)) is None:
-            raw = self._checked(index)
-            data = raw[:-CRC_BYTES].view(np.dtype(self.spec.dtype).newbyteorder("<"))
+            data = self._checked(index).view(np.dtype(self.spec.dtype).newbyteorder("<"))
             mapped = data.reshape(self.spec.rows, *self.spec.shape[1:])
             self._maps[index] = mapped
         return mapped
 
     def gather(self, rows: Sequence[int] | NDArray[np.integer], out: NDArray[Any]) -> None:
         """Copy rows, in any order, into ``out`` (row, ...), converting to its dtype."""
-        per = self.spec.rows
-        for place, row in enumerate(rows):
-            index, inner = divmod(int(row), per)
-            out[place] = self.chunk(index)[inner]
+        chunk, inner = np.divmod(rows, self.spec.rows)
+        maps = self._maps
+        for place, (index, row) in enumerate(zip(chunk.tolist(), inner.tolist(), strict=True)):
+            mapped = maps.get(index)
+            out[place] = (self.chunk(index) if mapped is None else mapped)[row]
 
     def read(self) -> NDArray[Any]:
         """All rows, as an array in memory."""
@@ -149,28 +110,34 @@ class MappedArray:
             out[first - span.start : last - span.start] = chunk
         return out
 
+    def raw_chunk(self, index: int) -> NDArray[np.uint8]:
+        """Bytes of a chunk as they stand in its file, less the checksum; checked."""
+        return self._checked(index)
+
     def read_text(self) -> list[str]:
         """All rows of an array of text."""
         import numcodecs
 
         out: list[str] = []
         for index in range(self.spec.chunks):
-            rows = numcodecs.VLenUTF8().decode(self._checked(index)[:-CRC_BYTES].tobytes())
+            rows = numcodecs.VLenUTF8().decode(self._checked(index).tobytes())
             out += rows.tolist()
         return out[: len(self)]
 
     def _checked(self, index: int) -> NDArray[np.uint8]:
+        """Bytes of a chunk, without the checksum behind them, held against the manifest's."""
         path = chunk_path(self.folder, self.spec, index)
         try:
-            raw = map_file(path)
+            if (there := inside(self.folder)) is not None:
+                data = there[0].chunk(f"{there[1]}{self.spec.name}", self.spec, index)
+            else:
+                data = map_file(path)[:-CRC_BYTES]
         except OSError as error:
             raise DamagedError(f"{path}: {error.strerror}, wanted a chunk. {self.repair}") from None
-        wrong_size = self.spec.dtype != STRING and (
-            raw.size != self.spec.rows * self.spec.row_bytes + CRC_BYTES
-        )
-        if wrong_size or crc32c(raw[:-CRC_BYTES]) != self._crcs[index]:
+        wrong_size = self.spec.dtype != STRING and data.size != self.spec.rows * self.spec.row_bytes
+        if wrong_size or crc32c(data) != self._crcs[index]:
             raise DamagedError(
-                f"{path}: {raw.size} bytes that are not those that were written (crc32c). "
+                f"{path}: {data.size} bytes that are not those that were written (crc32c). "
                 f"{self.repair}"
             )
-        return raw
+        return data

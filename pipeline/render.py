@@ -32,7 +32,7 @@ from pipeline.chunks import (
     write_chunk,
 )
 from pipeline.corpus import Mixture
-from pipeline.mapped import map_file
+from pipeline.files import map_file
 from pipeline.noise import NoiseBank, mix, mix_noise
 from pipeline.recipe import Recipe
 from pipeline.rows import Row

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DamagedError, InputError, StoredDataError
+from pipeline.hdf5 import read_bytes
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.mapped import MappedArray
 from pipeline.recipe import Recipe, digest
@@ -37,10 +38,10 @@ def read_root(path: Path, wanted: str, version: int, what: str) -> dict[str, Any
         StoredDataError: it is unreadable, incomplete, or of a newer version.
     """
     document = path / "zarr.json"
-    if not document.is_file():
-        raise InputError(f"{path}: no {what} there; `antigram status` lists what is")
     try:
-        attributes = json.loads(document.read_bytes())["attributes"]
+        attributes = json.loads(read_bytes(document))["attributes"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no {what} there; `antigram status` lists what is") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{document}: unreadable ({error}); make the {what} again") from None
     root = attributes.get("antigram") if isinstance(attributes, dict) else None

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.corpus import Corpus
 from pipeline.errors import InputError
+from pipeline.hdf5 import SUFFIX
 from pipeline.recipe import Recipe
 
 __all__ = ["Workspace", "locked", "recipe_for", "store_name"]
@@ -144,7 +145,7 @@ class Workspace:
             InputError: there is none; the message lists those there are.
         """
         for path in (Path(name), folder / f"{name}.zarr", folder / name):
-            if path.is_dir():
+            if path.is_dir() or (path.suffix == SUFFIX and path.is_file()):
                 return path
         known = sorted(p.name.removesuffix(".zarr") for p in folder.glob("[!.]*") if p.is_dir())
         there = f"there are {', '.join(known)}" if known else "there are none"

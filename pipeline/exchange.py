@@ -1,0 +1,188 @@
+"""Export a store or cache to one HDF5 file, and import it again: the same bytes, chunk by chunk."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from pipeline.chunks import (
+    STRING,
+    flush_filesystem,
+    fsync_folder,
+    replace_folder,
+    write_chunk,
+)
+from pipeline.errors import DamagedError, InputError
+from pipeline.hdf5 import FORMAT, SUFFIX, VERSION, inside
+from pipeline.manifest import FOLDER, read_manifest, verify_group
+from pipeline.mapped import MappedArray
+
+__all__ = ["export_file", "import_file"]
+
+Tick = Callable[[str, int, int], None]
+_MOST_ATTRIBUTE = 60_000  # bytes: what every HDF5 library takes
+_NAME = re.compile(r"[A-Za-z0-9_.+@ -]+")
+
+
+def _groups(path: Path) -> list[Path]:
+    """Groups with a manifest of their own: the store or cache itself, and a cache's layers."""
+    layers = sorted(p for p in path.glob("layer[0-9][0-9]") if p.is_dir())
+    return [path, *layers]
+
+
+def export_file(path: Path, goal: Path, tick: Tick = lambda *_: None) -> int:
+    """Write a store or cache as one HDF5 file, whole or not at all.
+
+    Args:
+        path: the store or cache.
+        goal: ``FILE.h5``; replaced if it is there.
+        tick: told of progress.
+
+    Returns:
+        Bytes of the file.
+
+    Raises:
+        InputError: the goal is no ``.h5`` file, or its folder or the room for it is missing.
+        DamagedError: what is exported is damaged; nothing is left behind.
+    """
+    import h5py
+
+    if goal.suffix != SUFFIX:
+        raise InputError(f"--to {goal}: wanted a name that ends in {SUFFIX}")
+    if not goal.absolute().parent.is_dir():
+        raise InputError(f"--to {goal}: there is no folder {goal.absolute().parent}")
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    if size > (free := shutil.disk_usage(goal.absolute().parent).free):
+        raise InputError(f"--to {goal}: {size / 1e9:.1f} GB wanted, {free / 1e9:.1f} GB free")
+    beside = goal.with_name(f".{goal.name}.partial")
+    done = 0
+    try:
+        with h5py.File(beside, "w", libver="latest") as file:
+            file.attrs["format"], file.attrs["format_version"] = FORMAT, VERSION
+            for folder in _groups(path):
+                prefix = "" if folder == path else f"{folder.name}/"
+                manifest = read_manifest(folder)
+                manifest.check_metadata(folder, "Nothing was exported.")
+                for name in manifest.arrays:
+                    array = MappedArray(folder, name, manifest.crcs(name), "Nothing was exported.")
+                    for part in _copy(file, prefix + name, array):
+                        done += part
+                        tick("exported", min(done, size), size)
+                for document in (*manifest.metadata, f"{FOLDER}/zarr.json"):
+                    raw = np.frombuffer((folder / document).read_bytes(), np.uint8)
+                    file.create_dataset(f"zarr/{prefix}{document}", data=raw)
+                    _note(file, PurePosixPath(prefix + document).parent, raw.tobytes())
+        with beside.open("rb") as written:
+            os.fsync(written.fileno())
+        beside.replace(goal)
+        fsync_folder(goal.absolute().parent)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return goal.stat().st_size
+
+
+def _note(file: Any, place: PurePosixPath, document: bytes) -> None:  # noqa: ANN401
+    """Attributes of a group or array, as JSON, for people; ours are read from ``/zarr``."""
+    if place.name == FOLDER:
+        return
+    for key, value in json.loads(document).get("attributes", {}).items():
+        text = json.dumps(value)
+        if len(text) < _MOST_ATTRIBUTE:
+            file[str(place)].attrs[key] = text
+
+
+def _copy(file: Any, name: str, array: MappedArray) -> Iterator[int]:  # noqa: ANN401
+    """Write an array as a contiguous dataset; yields the bytes written, part by part."""
+    import h5py
+
+    spec = array.spec
+    if spec.dtype == STRING:
+        file.create_dataset(name, data=array.read_text(), dtype=h5py.string_dtype())
+        yield 0
+        return
+    dataset = file.create_dataset(name, spec.shape, np.dtype(spec.dtype).newbyteorder("<"))
+    for index in range(spec.chunks):
+        span = spec.span(index)
+        rows = array.chunk(index)[: span.stop - span.start]
+        dataset[span] = rows
+        yield rows.nbytes
+
+
+def import_file(source: Path, goal: Path, tick: Tick = lambda *_: None) -> bool:
+    """Make a store or cache from an exported file, every chunk held against its checksum.
+
+    Args:
+        source: from `export_file`.
+        goal: ``NAME.zarr``; replaced, once the new one is whole, if it is another's.
+        tick: told of progress.
+
+    Returns:
+        Whether it was made; False if the very same is there.
+
+    Raises:
+        InputError: not such a file.
+        DamagedError: damaged, or hostile; nothing is left behind.
+    """
+    if (there := inside(source)) is None:
+        raise InputError(f"{source}: no such file; wanted one that `antigram export` wrote")
+    file = there[0]
+    documents = file.documents
+    for name in documents:
+        parts = name.split("/")
+        if parts[-1] != "zarr.json" or not all(map(_NAME.fullmatch, parts)) or ".." in parts:
+            raise DamagedError(f"{source}: holds a document called {name!r}")
+    if _is_same(goal, documents):
+        return False
+    partial = goal.with_name(f".{goal.name}.import")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for name, raw in documents.items():
+            place = partial / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("wb") as out:
+                out.write(raw)
+        inner = sorted({name.partition("/")[0] for name in documents})
+        layers = [f"{name}/" for name in inner if re.fullmatch(r"layer\d\d", name)]
+        for prefix in ("", *layers):
+            _import_group(source / prefix, partial / prefix, tick)
+        for prefix in ("", *layers):
+            for problem in verify_group(partial / prefix, content=False):
+                raise DamagedError(f"{source}: {problem.path.name}: {problem.problem}")
+        flush_filesystem(partial)
+        replace_folder(partial, goal)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return True
+
+
+def _import_group(source: Path, folder: Path, tick: Tick) -> None:
+    repair = "Export it again."
+    manifest = read_manifest(source)
+    manifest.check_metadata(source, repair)
+    for name in manifest.arrays:
+        array = MappedArray(source, name, manifest.crcs(name), repair)
+        for index in range(array.spec.chunks):
+            write_chunk(folder, array.spec, index, array.raw_chunk(index), flush=False)
+            tick(f"imported {name}", index + 1, array.spec.chunks)
+
+
+def _is_same(goal: Path, documents: dict[str, bytes]) -> bool:
+    """Whether all that a file holds is there, by its metadata, and as it was written."""
+    for name, raw in documents.items():
+        try:
+            if (goal / name).read_bytes() != raw:
+                return False
+        except OSError:
+            return False
+    return not any(
+        problem for folder in _groups(goal) for problem in verify_group(folder, content=False)
+    )
