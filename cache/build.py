@@ -29,7 +29,7 @@ from cache.key import layer_name
 from cache.pilot import find_rank
 from cache.plan import LayerPlan, frozen_net, run_taps
 from model.checkpoint import Frozen
-from model.codecs import Rows, encode_rows
+from model.codecs import encode_rows
 from model.vgg import Vgg, extractor_digest
 from pipeline.chunks import (
     CRC_BYTES,
@@ -332,23 +332,28 @@ def _run_net(
     device: torch.device,
 ) -> dict[int, tuple[NDArray[Any], ...]]:
     """Arrays of one chunk's clips for each layer, in the order of `LayerPlan.specs`."""
-    parts: dict[int, list[Rows]] = {plan.key.layer: [] for plan in plans}
+    found = {
+        plan.key.layer: tuple(
+            torch.empty((len(x), *spec.shape[1:]), dtype=getattr(torch, spec.dtype))
+            for spec in plan.specs(len(x))
+        )
+        for plan in plans
+    }
+    place = dict.fromkeys(found, 0)
 
     def on_tap(plan: LayerPlan, maps: torch.Tensor) -> None:
         key = plan.key
         dtype = getattr(torch, key.dtype)
         rows = encode_rows(maps, key.aggregation, dtype, key.codec, plan.rank)
-        parts[key.layer].append(rows)
+        first = place[key.layer]
+        place[key.layer] += len(maps)
+        parts = (rows.data, rows.norm, rows.row_norm, rows.energy)
+        for whole, part in zip(found[key.layer], parts, strict=False):  # energy: of lowrank only
+            if part is not None:
+                whole[first : first + len(maps)].copy_(part)
 
     run_taps(net, x, plans, batch_clips, device, on_tap)
-    found = {}
-    for plan in plans:
-        fields = ["data", "norm", "row_norm"] + ["energy"] * (plan.key.codec == "lowrank")
-        rows = parts[plan.key.layer]
-        found[plan.key.layer] = tuple(
-            torch.cat([getattr(part, name) for part in rows]).cpu().numpy() for name in fields
-        )
-    return found
+    return {layer: tuple(t.numpy() for t in tensors) for layer, tensors in found.items()}
 
 
 def _publish(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ __all__ = [
     "open_root",
 ]
 
+_CPU = torch.device("cpu")
 FORMAT = "antigram/grams"
 VERSION = 1
 # codec -> the array that holds its rows
@@ -133,6 +135,9 @@ class CacheLayer:
         # 8 bytes a clip: read at once, so that a batch gathers from one map and not from three.
         self.norm: NDArray[np.float32] = array("norm").read()
         self.row_norm: NDArray[np.float32] = array("row_norm").read()
+        # Side by side, so that a batch gathers them at once.
+        both = np.stack([self.norm, self.row_norm], axis=1)
+        self._norms = {_CPU: torch.from_numpy(both)}
         self.energy: NDArray[np.float32] | None = (
             array("energy").read() if self.key.codec == "lowrank" else None
         )
@@ -169,14 +174,50 @@ class CacheLayer:
             "cosine_error_bound": (2 - 2 * least**0.5) ** 0.5,
         }
 
-    def read(self, clips: NDArray[np.int64], *, pin: bool) -> Rows:
-        """Rows of some clips, as stored, in host memory."""
+    def take(self, clips: NDArray[np.int64], *, pin: bool = False) -> Tensor:
+        """Values of some clips, as stored, in host memory."""
+        if not pin:
+            return torch.from_numpy(self.values.take(clips))
         dtype = getattr(torch, self.key.dtype)
-        data = torch.empty((len(clips), *self.values.shape[1:]), dtype=dtype, pin_memory=pin)
+        data = torch.empty((len(clips), *self.values.shape[1:]), dtype=dtype, pin_memory=True)
         self.values.gather(clips, data.numpy())
-        norm, row_norm = torch.from_numpy(self.norm[clips]), torch.from_numpy(self.row_norm[clips])
-        energy = None if self.energy is None else torch.from_numpy(self.energy[clips])
-        return Rows(self.key.codec, data, norm, row_norm, energy)
+        return data
+
+    def read(self, clips: NDArray[np.int64]) -> Rows:
+        """Rows of some clips, as stored, in host memory."""
+        return self.with_energy(self.take(clips), torch.from_numpy(clips))
+
+    def with_energy(self, data: Tensor, clips: Tensor) -> Rows:
+        """As `rows_of`, in host memory, with the energy of a low rank, which the loss needs not."""
+        rows = self.rows_of(data, clips)
+        if self.energy is None:
+            return rows
+        return replace(rows, energy=torch.from_numpy(self.energy[clips.numpy()]))
+
+    def rows_of(self, data: Tensor, clips: Tensor) -> Rows:
+        """Rows of values that were taken, on their device."""
+        if (norms := self._norms.get(data.device)) is None:  # once: 8 bytes a clip stay there
+            norms = self._norms[data.device] = self._norms[_CPU].to(data.device)
+        norm, row_norm = norms.index_select(0, clips).unbind(1)
+        return Rows(self.key.codec, data, norm, row_norm)
+
+
+class _Read(Mapping[int, Rows]):
+    """A batch's rows in host memory: values, and which norms belong to them."""
+
+    def __init__(
+        self, layers: Mapping[int, CacheLayer], clips: Tensor, values: Mapping[int, Tensor]
+    ) -> None:
+        self.layers, self.clips, self.values_of = layers, clips, values
+
+    def __getitem__(self, layer: int) -> Rows:
+        return self.layers[layer].with_energy(self.values_of[layer], self.clips)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.values_of)
+
+    def __len__(self) -> int:
+        return len(self.values_of)
 
 
 class GramCache:
@@ -234,9 +275,16 @@ class GramCache:
         self._pin = torch.cuda.is_available()
 
     def read(self, clips: NDArray[np.int64]) -> Mapping[int, Rows]:
-        """Rows from disk: see `GramSource`."""
-        return {n: layer.read(clips, pin=self._pin) for n, layer in self.layers.items()}
+        """Values from disk: see `GramSource`."""
+        values = {n: layer.take(clips, pin=self._pin) for n, layer in self.layers.items()}
+        return _Read(self.layers, torch.from_numpy(clips), values)
 
     def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
-        """The same rows on the device: see `GramSource`."""
-        return {n: rows.to(x.device) for n, rows in read.items()}
+        """The same as rows on the device: see `GramSource`."""
+        if not isinstance(read, _Read):
+            raise TypeError(f"rows: wanted what read() gave, got {type(read)}")
+        clips = read.clips.to(x.device, non_blocking=True)
+        return {
+            n: self.layers[n].rows_of(data.to(x.device, non_blocking=True), clips)
+            for n, data in read.values_of.items()
+        }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.grams import CacheLayer, layers_of
@@ -65,8 +66,9 @@ def recompute(
         plan = LayerPlan(key, layer.channels, layer.positions)
         net = frozen_net(frozen, key, device)
         run_taps(net, x, [plan], 16, device, keep)
-        stored = layer.read(rows, pin=False)
-        for clip, error, allowed in _errors(torch.cat(maps), stored, layer):
+        stored = layer.read(rows)
+        energy = np.ones(len(rows), np.float32) if layer.energy is None else layer.energy[rows]
+        for clip, error, allowed in _errors(torch.cat(maps), stored, layer, energy):
             if not error <= allowed:
                 yield Problem(
                     layer.folder,
@@ -75,7 +77,9 @@ def recompute(
                 )
 
 
-def _errors(maps: Tensor, stored: Rows, layer: CacheLayer) -> Iterator[tuple[int, float, float]]:
+def _errors(
+    maps: Tensor, stored: Rows, layer: CacheLayer, energy: NDArray[np.float32]
+) -> Iterator[tuple[int, float, float]]:
     """Distance of each row from the exact one, both of norm 1; and what is allowed."""
     allowed = _ROUNDING[layer.key.dtype]
     if layer.key.aggregation == "gram":
@@ -89,5 +93,5 @@ def _errors(maps: Tensor, stored: Rows, layer: CacheLayer) -> Iterator[tuple[int
     for clip in range(len(exact)):
         error = float((exact[clip] - found[clip]).norm())
         size = float((norm[clip] - stored.norm[clip]).abs() / norm[clip].clamp_min(1e-30))
-        kept = 1.0 if layer.energy is None or stored.energy is None else float(stored.energy[clip])
-        yield clip, max(error, size), allowed + (2 - 2 * min(1.0, kept) ** 0.5) ** 0.5
+        lost = 2 - 2 * min(1.0, float(energy[clip])) ** 0.5
+        yield clip, max(error, size), allowed + lost**0.5

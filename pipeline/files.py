@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["map_file"]
+__all__ = ["Region", "map_file"]
 
+_PROT_NONE, _MAP_FIXED = 0, 0x10  # of sys/mman.h; Python does not name them
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
 _LIBC.mmap.argtypes = [
@@ -41,11 +42,52 @@ def map_file(path: Path) -> NDArray[np.uint8]:
         place = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
     finally:
         os.close(handle)
-    if place is None or place == ctypes.c_void_p(-1).value:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), os.fspath(path))
+    _raise_if_failed(place, path)
     buffer = (ctypes.c_uint8 * size).from_address(place)
     weakref.finalize(buffer, _LIBC.munmap, place, size)
     array: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
     array.flags.writeable = False
     return array
+
+
+class Region:
+    """Address space in which files are mapped at places of one's choice, read only.
+
+    So the chunks of an array lie at equal distances, and one numpy call gathers rows from many.
+
+    Args:
+        size: bytes of address space; no memory is taken.
+    """
+
+    def __init__(self, size: int) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._place = _LIBC.mmap(None, size, _PROT_NONE, flags, -1, 0)
+        _raise_if_failed(self._place, "address space")
+        buffer = (ctypes.c_uint8 * size).from_address(self._place)
+        weakref.finalize(buffer, _LIBC.munmap, self._place, size)
+        self.bytes: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
+        self.bytes.flags.writeable = False
+
+    def map(self, path: Path, offset: int, size: int) -> bool:
+        """Map a file of ``size`` bytes at ``offset``, a multiple of a page; False if it has others.
+
+        Raises:
+            OSError: not there, or not mappable.
+        """
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            if os.fstat(handle).st_size != size:
+                return False
+            flags = mmap.MAP_SHARED | _MAP_FIXED
+            _raise_if_failed(
+                _LIBC.mmap(self._place + offset, size, mmap.PROT_READ, flags, handle, 0), path
+            )
+        finally:
+            os.close(handle)
+        return True
+
+
+def _raise_if_failed(place: int | None, what: Path | str) -> None:
+    if place is None or place == ctypes.c_void_p(-1).value:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), os.fspath(what))

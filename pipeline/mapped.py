@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.chunks import CRC_BYTES, STRING, ArraySpec, chunk_path, crc32c
 from pipeline.errors import DamagedError
-from pipeline.files import map_file
+from pipeline.files import Region, map_file
 from pipeline.hdf5 import inside, read_bytes
 
 __all__ = ["MappedArray", "is_whole"]
@@ -62,11 +63,23 @@ class MappedArray:
             raise DamagedError(
                 f"{path}: {self.spec.chunks} chunks, but {len(crcs)} in the manifest. {repair}"
             )
-        self._maps: dict[int, NDArray[Any]] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._region: Region | None = None
+        self._chunks: NDArray[Any] = np.empty(0)  # (chunk, row, ...)
+        self._whole = np.zeros(self.spec.chunks, bool)  # those mapped and checked
+        self._all_whole = False
+        self._loose: dict[int, NDArray[Any]] = {}  # of a single file, which is mapped elsewhere
 
     def __getstate__(self) -> dict[str, Any]:
         """Maps are opened anew in each process."""
-        return {**self.__dict__, "_maps": {}}
+        mapped = ("_region", "_chunks", "_whole", "_all_whole", "_loose")
+        return {key: value for key, value in vars(self).items() if key not in mapped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
 
     def __len__(self) -> int:
         return self.spec.shape[0]
@@ -82,19 +95,63 @@ class MappedArray:
         Raises:
             DamagedError: missing, truncated, or not the bytes that the manifest names.
         """
-        if (mapped := self._maps.get(index)) is None:
+        if self._whole[index]:
+            return self._loose[index] if self._loose else self._chunks[index]
+        if inside(self.folder) is not None:
             data = self._checked(index).view(np.dtype(self.spec.dtype).newbyteorder("<"))
-            mapped = data.reshape(self.spec.rows, *self.spec.shape[1:])
-            self._maps[index] = mapped
-        return mapped
+            self._loose[index] = data.reshape(self.spec.rows, *self.spec.shape[1:])
+        else:
+            self._map(index)
+        self._whole[index] = True
+        return self.chunk(index)
+
+    def _map(self, index: int) -> None:
+        """Map a chunk's file at its place among the others, and check it."""
+        size = self.spec.rows * self.spec.row_bytes + CRC_BYTES
+        stride = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        if self._region is None:
+            self._region = Region(stride * self.spec.chunks)
+            dtype = np.dtype(self.spec.dtype).newbyteorder("<")
+            row = np.empty((1, *self.spec.shape[1:]), dtype)
+            self._chunks = np.ndarray(
+                (self.spec.chunks, self.spec.rows, *self.spec.shape[1:]),
+                dtype,
+                self._region.bytes,
+                strides=(stride, self.spec.row_bytes, *row.strides[1:]),
+            )
+        path = chunk_path(self.folder, self.spec, index)
+        try:
+            right_size = self._region.map(path, index * stride, size)
+        except OSError as error:
+            raise DamagedError(f"{path}: {error.strerror}, wanted a chunk. {self.repair}") from None
+        data = self._region.bytes[index * stride : index * stride + size - CRC_BYTES]
+        if not right_size or crc32c(data) != self._crcs[index]:
+            raise self._damaged(path, path.stat().st_size)
+
+    def _damaged(self, path: Path, size: int) -> DamagedError:
+        return DamagedError(
+            f"{path}: {size} bytes that are not those that were written (crc32c). {self.repair}"
+        )
+
+    def take(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
+        """Rows, in any order, as a new array (row, ...) of the stored dtype."""
+        chunk, inner = np.divmod(rows, self.spec.rows)
+        if not self._all_whole:
+            for index in np.unique(chunk).tolist():
+                self.chunk(index)
+            self._all_whole = bool(self._whole.all())
+        if not self._loose:
+            return self._chunks[chunk, inner]
+        out = np.empty((len(chunk), *self.shape[1:]), self.spec.dtype)
+        for place, (index, row) in enumerate(zip(chunk.tolist(), inner.tolist(), strict=True)):
+            out[place] = self._loose[index][row]
+        return out
 
     def gather(self, rows: Sequence[int] | NDArray[np.integer], out: NDArray[Any]) -> None:
         """Copy rows, in any order, into ``out`` (row, ...), converting to its dtype."""
         chunk, inner = np.divmod(rows, self.spec.rows)
-        maps = self._maps
         for place, (index, row) in enumerate(zip(chunk.tolist(), inner.tolist(), strict=True)):
-            mapped = maps.get(index)
-            out[place] = (self.chunk(index) if mapped is None else mapped)[row]
+            out[place] = self.chunk(index)[row]
 
     def read(self) -> NDArray[Any]:
         """All rows, as an array in memory."""
@@ -136,8 +193,5 @@ class MappedArray:
             raise DamagedError(f"{path}: {error.strerror}, wanted a chunk. {self.repair}") from None
         wrong_size = self.spec.dtype != STRING and data.size != self.spec.rows * self.spec.row_bytes
         if wrong_size or crc32c(data) != self._crcs[index]:
-            raise DamagedError(
-                f"{path}: {data.size} bytes that are not those that were written (crc32c). "
-                f"{self.repair}"
-            )
+            raise self._damaged(path, data.size)
         return data

@@ -1,0 +1,239 @@
+"""How fast a Gram cache is read and made, how large it is, and how fast it is verified.
+
+``python -m benchmarks.cache [--clips 4000] [--layers 5,13] [--codecs packed,factor,lowrank]``
+
+Reading: random batches of 13 rows after first touch, arms taking turns in one run, medians:
+
+* ``antigram``: `CacheLayer.take`, what the trainer's loading thread calls,
+* ``memmap``: ``array[rows]`` of one raw numpy memmap of the same values,
+* ``zarr``: zarr-python, one row after the other, from the very chunk files,
+* ``h5py``: h5py, one row after the other, from the exported file.
+
+Building: clips/s of `build_cache` against the bare forward pass of the same net, cut off at the
+same layer, same batches, taking turns. Full VGG16 sizes. A table, then one JSON line; kept in
+results/cache.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+import zarr
+
+from benchmarks.record import save
+from cache.build import build_cache
+from cache.grams import ARRAY_OF, CacheLayer
+from cache.plan import LayerPlan, frozen_net, plan_layers
+from model.at_loss import TapSpec
+from model.checkpoint import Frozen
+from model.vgg import Arch, Vgg
+from pipeline.chunks import ArraySpec, encode, write_chunk
+from pipeline.exchange import export_file
+from pipeline.manifest import create_arrays, create_group, verify_group, write_manifest
+from pipeline.recipe import digest
+from pipeline.store import FeatureStore
+
+BATCH = 13
+SHAPE = (126, 129)
+CPU = torch.device("cpu")
+
+
+def made_store(folder: Path, clips: int) -> FeatureStore:
+    """A feature store of noise, by way of prepare, from clips written here."""
+    import soundfile
+
+    from pipeline.corpora import CORPORA
+    from pipeline.prepare import prepare
+    from pipeline.workspace import recipe_for
+
+    home = folder / "corpus"
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (home / label).mkdir(parents=True)
+    for number in range(clips):
+        y = rng.standard_normal(16_000).astype(np.float32) * 0.1
+        soundfile.write(home / "ab"[number % 2] / f"{number:06d}.wav", y, 16_000)
+    corpus, recipe = recipe_for(CORPORA["folder"], {})
+    return prepare(corpus, home, recipe, folder / "noise.zarr").store
+
+
+def frozen() -> Frozen:
+    """A full VGG16 with weights drawn from a seed."""
+    torch.manual_seed(0)
+    arch = Arch()
+    return Frozen(arch, dict(Vgg(arch, 0).state_dict()), "")
+
+
+def made_layer(path: Path, plan: LayerPlan, clips: int) -> CacheLayer:
+    """A layer of so many clips whose values are noise: reading does not look at them."""
+    folder = path / f"layer{plan.key.layer:02d}"
+    specs = plan.specs(clips)
+    rng = np.random.default_rng(plan.key.layer)
+    values = rng.standard_normal((specs[0].rows, *specs[0].shape[1:]), np.float32)
+    written = {
+        spec.name: [
+            write_chunk(
+                folder, spec, index, encode(spec, index, _part(spec, index, values)), flush=False
+            )
+            for index in range(spec.chunks)
+        ]
+        for spec in specs
+    }
+    attributes: dict[str, Any] = {
+        "complete": True,
+        "key": plan.key.to_json(),
+        "channels": plan.channels,
+        "positions": plan.positions,
+        "pilot": {},
+    }
+    content = {name: [asdict(w) for w in chunks] for name, chunks in written.items()}
+    attributes["fingerprint"] = digest({**attributes, "content": content})
+    create_group(folder, {"antigram": attributes})
+    create_arrays(folder, specs)
+    write_manifest(folder, written)
+    create_group(
+        path, {"antigram": {"format": "antigram/grams", "format_version": 1, "features": ""}}
+    )
+    write_manifest(path, {})
+    return CacheLayer(path, plan.key.layer)
+
+
+def _part(spec: ArraySpec, index: int, values: np.ndarray) -> np.ndarray:
+    span = spec.span(index)
+    rows = span.stop - span.start
+    return np.ones(rows, np.float32) if len(spec.shape) == 1 else values[:rows]
+
+
+def reading(layer: CacheLayer, folder: Path, clips: int, rounds: int) -> dict[str, float]:
+    """Median microseconds of a batch for each way."""
+    name = ARRAY_OF[layer.key.codec]
+    raw = folder / "raw"
+    flat = layer.values.read()
+    flat.tofile(raw)
+    memmap = np.memmap(raw, flat.dtype, mode="r", shape=flat.shape)
+    int(memmap.reshape(-1).view(np.uint16)[::2048].sum(dtype=np.int64))  # touched
+    del flat
+    of_zarr: Any = zarr.open_group(str(layer.path), mode="r")[f"{layer.folder.name}/{name}"]
+    export_file(layer.path, folder / "one.h5")
+    of_h5 = h5py.File(folder / "one.h5", "r")[f"{layer.folder.name}/{name}"]
+    for index in range(layer.values.spec.chunks):
+        layer.values.chunk(index)
+    rng = np.random.default_rng(1)
+    ways: dict[str, Callable[[np.ndarray], object]] = {
+        "antigram": layer.take,
+        "memmap": lambda rows: memmap[rows],
+        "zarr": lambda rows: [of_zarr[int(row)] for row in rows],
+        "h5py": lambda rows: [of_h5[int(row)] for row in rows],
+    }
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds):
+        for way, read in ways.items():
+            if way in ("zarr", "h5py") and number % 20:
+                continue  # slow ones: fewer batches tell as much
+            rows = rng.integers(0, clips, BATCH)
+            begun = time.perf_counter()
+            read(rows)
+            times[way].append(time.perf_counter() - begun)
+    raw.unlink()
+    (folder / "one.h5").unlink()
+    return {way: 1e6 * statistics.median(seconds) for way, seconds in times.items()}
+
+
+def building(
+    store: FeatureStore, net: Frozen, plan: LayerPlan, folder: Path, rounds: int
+) -> dict[str, float]:
+    """Clips/s of a build and of the bare forward pass, medians of rounds that take turns."""
+    bare = frozen_net(net, plan.key, CPU)
+    x = torch.from_numpy(store.features.read().astype(np.float32))[:, None]
+    rates: dict[str, list[float]] = {"bare": [], "build": []}
+    for number in range(rounds):
+        begun = time.perf_counter()
+        with torch.no_grad():
+            for start in range(0, len(x), 32):
+                bare.run_features(
+                    x[start : start + 32],
+                    [plan.key.layer],
+                    plan.key.tap,
+                    lambda *_: None,
+                    stop=True,
+                )
+        rates["bare"].append(len(x) / (time.perf_counter() - begun))
+        target = folder / f"build-{plan.key.layer}-{plan.key.codec}-{number}.zarr"
+        built = build_cache(store, net, {plan.key.layer: plan}, target, made_from={}, device=CPU)
+        rates["build"].append(built.computed / built.seconds)
+    return {arm: statistics.median(found) for arm, found in rates.items()}
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=4_000)
+    parser.add_argument("--build-clips", type=int, default=256)
+    parser.add_argument("--layers", default="5,13")
+    parser.add_argument("--codecs", default="packed,factor,lowrank")
+    parser.add_argument("--build-layers", default="3,5,13")
+    parser.add_argument("--batches", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--name", default="cache")
+    asked = parser.parse_args()
+    layers = [int(text) for text in asked.layers.split(",")]
+    content: dict[str, Any] = {"clips": asked.clips, "batch": BATCH, "reading": {}, "building": {}}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        store, net = made_store(folder, asked.build_clips), frozen()
+
+        def plan_of(layer: int, codec: str) -> LayerPlan:
+            spec = TapSpec(arch=net.arch, layers=(layer,))
+            rank = 15 if codec == "lowrank" else None
+            return plan_layers(store, net, spec, codec=codec, rank=rank)[layer]
+
+        for layer in layers:
+            for codec in asked.codecs.split(","):
+                plan = plan_of(layer, codec)
+                cache = folder / f"{layer}-{codec}.zarr"
+                made = made_layer(cache, plan, asked.clips)
+                found: dict[str, Any] = {"us": reading(made, folder, asked.clips, asked.batches)}
+                found["bytes_per_clip"] = plan.bytes_per_clip
+                found["over_memmap"] = found["us"]["memmap"] / found["us"]["antigram"]
+                found["over_zarr"] = found["us"]["zarr"] / found["us"]["antigram"]
+                begun = time.perf_counter()
+                problems = list(verify_group(made.folder))
+                took = time.perf_counter() - begun
+                found["verify_gb_per_s"] = plan.bytes_per_clip * asked.clips / took / 1e9
+                if problems:
+                    raise RuntimeError(f"{made.folder}: {problems[0]}")
+                content["reading"][f"layer {layer} {codec}"] = found
+                times = ", ".join(f"{way} {us:.0f}" for way, us in found["us"].items())
+                print(
+                    f"layer {layer:2d} {codec:8s} {found['bytes_per_clip'] >> 10:5d} KiB a clip; "
+                    f"us a batch: {times}; {found['over_memmap']:.2f} of a memmap's speed, "
+                    f"{found['over_zarr']:.0f} x zarr; verify {found['verify_gb_per_s']:.1f} GB/s"
+                )
+        for layer in [int(text) for text in asked.build_layers.split(",")]:
+            for codec in ("packed", "factor"):
+                rates = building(store, net, plan_of(layer, codec), folder, asked.rounds)
+                share = rates["build"] / rates["bare"]
+                content["building"][f"layer {layer} {codec}"] = {**rates, "of_bare": share}
+                print(
+                    f"layer {layer:2d} {codec:8s} built at {rates['build']:.1f} clips/s, "
+                    f"bare forward {rates['bare']:.1f}: {share:.2f}"
+                )
+    print(json.dumps(content))
+    print(save(asked.name, content))
+
+
+if __name__ == "__main__":
+    main()
