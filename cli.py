@@ -23,12 +23,7 @@ import click
 if TYPE_CHECKING:
     import torch
 
-    from model.at_loss import GramSource
-    from model.checkpoint import Frozen
-    from model.train import TrainConfig
-    from model.vgg import Arch
     from pipeline.manifest import Problem
-    from pipeline.store import FeatureStore
     from pipeline.workspace import Workspace
 
 __all__ = ["app", "main"]
@@ -265,6 +260,7 @@ def cache_grams(
     from cache.build import build_cache
     from cache.estimate import estimate
     from cache.plan import plan_layers
+    from cache.resolve import layer_numbers, one_of
     from model.at_loss import TapSpec, check_combination
     from model.checkpoint import load_frozen
     from model.vgg import TAPS
@@ -272,15 +268,15 @@ def cache_grams(
     from pipeline.store import FeatureStore
     from pipeline.workspace import locked
 
-    _one_of("--tap", tap, TAPS)
-    _one_of("--precision", precision, ("32", "tf32", "bf16"))
+    one_of("--tap", tap, TAPS)
+    one_of("--precision", precision, ("32", "tf32", "bf16"))
     if dtype is not None:
-        _one_of("--dtype", dtype, ("float16", "float32"))
+        one_of("--dtype", dtype, ("float16", "float32"))
     frozen = load_frozen(ckpt)
     if frozen.note:
         common.say(frozen.note)
     store = FeatureStore(common.workspace.store(data, common.say))
-    numbers = _layers(layers, frozen.arch)
+    numbers = layer_numbers(layers, frozen.arch)
     check_combination(aggregation, tap, "cos2", numbers)
     if aggregation == "compmul" and dtype == "float16":
         common.say("compmul: its values differ so little that float16 costs 1 % of the gradient")
@@ -358,9 +354,9 @@ def _estimate_text(target: Path, found: Mapping[str, Any], device: str) -> str:
 @click.option("--task", help="The label to learn; default: the store's main one.")
 @click.option("--ckpt", "ckpts", multiple=True, type=click.Path(path_type=Path))
 @click.option("--cache", "caches", multiple=True, help="Default: the store's only or latest.")
-@click.option("--layer", "layers", multiple=True, help="Where AT acts, or up to which to freeze.")
+@click.option("--layer", "layers", multiple=True, help="Where AT acts (or NAME:N); or to freeze.")
 @click.option("--tap", help="relu (default), conv or released.")
-@click.option("--beta", type=float, default=1.0, show_default=True, help="Below 0: transfer.")
+@click.option("--beta", "betas", multiple=True, help="Default 1; below 0: transfer; NAME:BETA.")
 @click.option("--aggregation", help="gram (default), mean, sum, max or compmul.")
 @click.option("--similarity", default="cos2", show_default=True, help="cos2 or mse-sigmoid.")
 @click.option("--loss", default="paper", show_default=True, help="paper; released (online only).")
@@ -391,7 +387,9 @@ def train(
     **options: Any,
 ) -> None:
     """Train a net on a store, with or without anti-transfer."""
+    from cache.resolve import Options, resolve
     from model.checkpoint import load_frozen
+    from model.team import team
     from model.train import build_student, copy_best
     from model.train import train as run
     from pipeline.errors import InputError
@@ -400,38 +398,51 @@ def train(
     if save is not None and not save.absolute().parent.is_dir():
         raise InputError(f"--save {save}: there is no folder {save.absolute().parent}")
     place = _device(device)
-    store, grams, config, frozen = _training(common, data, options, place)
-    if init is not None and config.mode in ("wi", "frozen"):
-        raise InputError(f"--init: --mode {config.mode} begins with --ckpt; use one of the two")
-    begin = load_frozen(init).state if init is not None else None
-    if config.mode in ("wi", "frozen") and frozen is not None:
-        begin = frozen.state
-    net = build_student(config, len(store.classes[config.task]), begin)
-    default = f"{config.mode}-{store.name}-seed{config.seed}"
-    folder = _run_folder(common.workspace.runs, name, default, resume=resume)
-    with Progress() as progress:
+    with team(place) as members:
+        place = members.device(place)
+        own = {key: options.pop(key) for key in Options.__slots__ if key in options}
+        asked = Options(data=data, **own)
+        options["batch_clips"] = options.pop("batch_size")
+        say = common.say if members.leads else (lambda _: None)
+        job = resolve(common.workspace, asked, options, place, say)
+        config, store = job.config, job.store
+        if init is not None and config.mode in ("wi", "frozen"):
+            raise InputError(f"--init: --mode {config.mode} begins with --ckpt; use one of the two")
+        begin = load_frozen(init).state if init is not None else None
+        if config.mode in ("wi", "frozen") and job.frozen is not None:
+            begin = job.frozen.state
+        net = build_student(config, len(store.classes[config.task]), begin)
+        default = f"{config.mode}-{store.name}-seed{config.seed}"
+        folder = _run_folder(common.workspace.runs, name, default, resume=resume)
+        members.wait()  # until all have chosen the same folder
+        with Progress() as progress:
 
-        def tell(epoch: int, done: int, steps: int, known: Mapping[str, float]) -> None:
-            note = " ".join(f"{key} {value:.4g}" for key, value in known.items())
-            if len(known) > 1:
-                progress.say(f"epoch {epoch}: {note}")
-            else:
-                progress.tick(f"epoch {epoch}", done, steps, note)
+            def tell(epoch: int, done: int, steps: int, known: Mapping[str, float]) -> None:
+                note = " ".join(f"{key} {value:.4g}" for key, value in known.items())
+                if len(known) > 1:
+                    progress.say(f"epoch {epoch}: {note}")
+                else:
+                    progress.tick(f"epoch {epoch}", done, steps, note)
 
-        try:
-            result = run(
-                net,
-                store,
-                grams,
-                config,
-                folder,
-                device=place,
-                tell=tell,
-                resume=resume,
-            )
-        except KeyboardInterrupt:
-            progress.say(f"stopped; the same command with --resume --name {folder.name} goes on")
-            raise
+            try:
+                result = run(
+                    net,
+                    store,
+                    job.sources,
+                    config,
+                    folder,
+                    device=place,
+                    tell=tell,
+                    resume=resume,
+                    team=members,
+                )
+            except KeyboardInterrupt:
+                progress.say(
+                    f"stopped; the same command with --resume --name {folder.name} goes on"
+                )
+                raise
+    if not members.leads:
+        return
     if save is not None:
         copy_best(folder, save)
     scores = ", ".join(
@@ -442,130 +453,6 @@ def train(
         f"{folder}: accuracy {scores}; {result['epochs']} epochs, best {result['best_epoch']}; "
         f"{result['seconds_per_step']:.3f} s a step, data wait {result['data_wait_fraction']:.1%}",
     )
-
-
-def _training(
-    common: Context, data: str | None, options: dict[str, Any], device: torch.device
-) -> tuple[FeatureStore, GramSource | None, TrainConfig, Frozen | None]:
-    """Store, source of Grams and settings of a training, checked against each other."""
-    from model.at_loss import LiveGrams, TapSpec, check_combination, check_shapes
-    from model.checkpoint import load_frozen
-    from model.gram import AGGREGATIONS
-    from model.train import MODES, TrainConfig
-    from model.vgg import TAPS, Arch
-    from pipeline.errors import InputError
-    from pipeline.store import FeatureStore
-
-    mode, ckpts, caches = options["mode"], options.pop("ckpts"), options.pop("caches")
-    asked = {key: options.pop(key) for key in ("layers", "tap", "aggregation", "arch", "width")}
-    _one_of("--mode", mode, MODES)
-    if asked["tap"] is not None:
-        _one_of("--tap", asked["tap"], TAPS)
-    if asked["aggregation"] is not None:
-        _one_of("--aggregation", asked["aggregation"], AGGREGATIONS)
-    if len(ckpts) > 1 or len(caches) > 1:
-        raise InputError("several --ckpt or --cache: not there yet; use one")
-    if mode in ("wi", "frozen", "online") and not ckpts:
-        raise InputError(f"--mode {mode} needs the frozen net: --ckpt FILE")
-    if mode == "baseline" and ckpts:
-        raise InputError("--mode baseline has no frozen net: leave --ckpt out; see also --init")
-    if mode in ("online", "frozen") and not asked["layers"]:
-        raise InputError(f"--mode {mode} needs a layer: --layer 1 to 13")
-    if mode in ("baseline", "wi") and asked["layers"]:
-        raise InputError(f"--mode {mode} acts at no layer: leave --layer out")
-    if caches and mode != "cached":
-        raise InputError(f"--mode {mode} reads no cache: leave --cache out")
-
-    frozen = load_frozen(ckpts[0]) if ckpts else None
-    if frozen is not None and frozen.note:
-        common.say(frozen.note)
-    store = FeatureStore(_store_for(common, data, caches))
-    options["task"] = options["task"] or store.main_label
-    store.labels(options["task"])  # says at once if there is no such label
-    grams: GramSource | None = None
-    tap, aggregation = asked["tap"] or "relu", asked["aggregation"] or "gram"
-    if mode == "cached":
-        grams = _open_cache(common, store, caches, asked, frozen)
-        origin, layers = grams.spec.arch, grams.spec.layers
-        tap, aggregation = grams.spec.tap, grams.spec.aggregation
-    else:
-        origin = frozen.arch if frozen is not None else Arch()
-        layers = _layers(asked["layers"], origin)
-    arch = Arch(asked["arch"] or origin.name, asked["width"] or origin.width)
-    if mode == "online" and frozen is not None:
-        spec = TapSpec(arch=frozen.arch, layers=layers, tap=tap, aggregation=aggregation)
-        grams = LiveGrams(frozen.net().to(device), spec)
-    check_combination(aggregation, tap, options["similarity"], layers)
-    if grams is not None:
-        check_shapes(arch, grams.spec, store.shape)
-    config = TrainConfig(
-        arch=arch,
-        layers=layers,
-        tap=tap,
-        aggregation=aggregation,
-        batch_clips=options.pop("batch_size"),
-        **options,
-    )
-    return store, grams, config, frozen
-
-
-def _store_for(common: Context, data: str | None, caches: tuple[str, ...]) -> Path:
-    """The store named; else that of the cache named; else the only one or the one made last."""
-    from cache.grams import open_root
-    from pipeline.errors import InputError, StoredDataError
-    from pipeline.store import FeatureStore
-
-    workspace = common.workspace
-    if data is None and caches:
-        wanted = open_root(workspace.named(workspace.grams, caches[0], "Gram cache"))["features"]
-        for path in reversed(workspace.members(workspace.features)):
-            try:
-                if FeatureStore(path).fingerprint == wanted:
-                    common.say(f"store: {path.stem} (the cache's)")
-                    return path
-            except (InputError, StoredDataError):
-                continue  # another store's damage is not this run's
-    return workspace.store(data, common.say)
-
-
-def _open_cache(
-    common: Context,
-    store: FeatureStore,
-    caches: tuple[str, ...],
-    asked: Mapping[str, Any],
-    frozen: Frozen | None,
-) -> GramSource:
-    """The cache of a training: named, or the latest of the store."""
-    import torch
-
-    from cache.grams import GramCache, choose_cache, layers_of
-    from cache.plan import plan_layers
-    from model.at_loss import TapSpec
-
-    workspace = common.workspace
-    if caches:
-        path = workspace.named(workspace.grams, caches[0], "Gram cache")
-    else:
-        path = choose_cache(workspace.members(workspace.grams), store)
-        common.say(f"cache: {path.stem}")
-    layers = None
-    if asked["layers"] and "all" not in asked["layers"]:
-        layers = [_number(text) for text in asked["layers"]]
-    wanted = {key: asked[key] for key in ("tap", "aggregation") if asked[key] is not None}
-    grams = GramCache(path, store, layers, wanted)
-    if frozen is not None:  # a net named beside a cache must be the one the cache was made with
-        spec = TapSpec(
-            arch=frozen.arch,
-            layers=grams.spec.layers if layers else tuple(layers_of(path)),
-            tap=grams.spec.tap,
-            aggregation=grams.spec.aggregation,
-        )
-        with torch.device("cpu"):
-            plans = plan_layers(store, frozen, spec, codec="auto", dtype="float16")
-        for number, plan in plans.items():
-            key = grams.layers[number].key
-            key.require(str(path), {"arch": plan.key.arch, "extractor": plan.key.extractor})
-    return grams
 
 
 @app.command()
@@ -730,13 +617,14 @@ def _recomputed(
 ) -> list[Problem]:
     """Problems that running the frozen net again shows."""
     from cache.recompute import recompute
+    from cache.resolve import store_for
     from model.checkpoint import load_frozen
     from pipeline.errors import InputError
     from pipeline.store import FeatureStore
 
     if ckpt is None:
         raise InputError("--recompute runs the frozen net again: name it with --ckpt")
-    store = FeatureStore(_store_for(common, data, (str(path),)))
+    store = FeatureStore(store_for(common.workspace, data, (str(path),), common.say))
     return list(recompute(path, store, load_frozen(ckpt), clips, _device(device)))
 
 
@@ -775,27 +663,6 @@ def demo(common: Context, report: Path, width: int, epochs: int, seed: int) -> N
         say=common.say,
     )
     common.answer(content, table(content))
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    from pipeline.errors import InputError
-
-    if value not in known:
-        raise InputError(f"{option} {value!r}: wanted {', '.join(known)}")
-
-
-def _number(text: str) -> int:
-    from pipeline.errors import InputError
-
-    if not text.isdigit():
-        raise InputError(f"--layer {text!r}: wanted the number of a convolution layer, or all")
-    return int(text)
-
-
-def _layers(texts: tuple[str, ...], arch: Arch) -> tuple[int, ...]:
-    if "all" in texts:
-        return tuple(range(1, arch.layers + 1))
-    return arch.check_layers([_number(text) for text in texts])
 
 
 def _plain(name: str) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "GramSource",
     "LiveGrams",
     "Own",
+    "Sources",
     "TapSpec",
     "at_loss",
     "check_combination",
@@ -107,6 +108,47 @@ class LiveGrams:
         with torch.no_grad():
             self.net.run_features(x, self.spec.layers, self.spec.tap, on_tap, stop=True)
         return found
+
+
+class Sources:
+    """The frozen nets of a training, by name: any number of `GramSource`.
+
+    Args:
+        members: name -> source; all with the same tap and aggregation, as the net in training is
+            tapped once.
+
+    Raises:
+        InputError: they differ in tap or aggregation.
+    """
+
+    def __init__(self, members: Mapping[str, GramSource]) -> None:
+        self.members = dict(members)
+        self.names = tuple(self.members)
+        specs = {name: source.spec for name, source in self.members.items()}
+        self.spec = next(iter(specs.values()))
+        for name, spec in specs.items():
+            if (spec.tap, spec.aggregation) != (self.spec.tap, self.spec.aggregation):
+                raise InputError(
+                    f"{name}: was made with --tap {spec.tap} --aggregation {spec.aggregation}, "
+                    f"{self.names[0]} with {self.spec.tap} and {self.spec.aggregation}; all the "
+                    "sources of a run need the same"
+                )
+        self.layers = tuple(sorted({n for spec in specs.values() for n in spec.layers}))
+
+    @property
+    def identity(self) -> dict[str, dict[str, str]]:
+        """What each source's rows come from."""
+        return {name: dict(source.identity) for name, source in self.members.items()}
+
+    def read(self, clips: NDArray[np.int64]) -> dict[str, Mapping[int, Rows]]:
+        """See `GramSource`."""
+        return {name: source.read(clips) for name, source in self.members.items()}
+
+    def rows(
+        self, read: Mapping[str, Mapping[int, Rows]], x: Tensor
+    ) -> dict[str, Mapping[int, Rows]]:
+        """Rows of a batch: source -> layer -> rows."""
+        return {name: source.rows(read[name], x) for name, source in self.members.items()}
 
 
 def check_shapes(student: Arch, spec: TapSpec, shape: tuple[int, int]) -> None:

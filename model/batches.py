@@ -5,16 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.at_loss import GramSource
-from model.codecs import Rows
+from model.at_loss import GramSource, Sources
 from pipeline.store import FeatureStore
 
 __all__ = ["Batch", "Batches", "epoch_order"]
@@ -31,12 +31,25 @@ class Batch:
         x: (batch, 1, frame, freq) float32 features.
         y: (batch,) int64 classes.
         read: what the Gram source has stored for them, in host memory.
+        weight: of the loss, so that the mean over a team's shares is that over the clips; 0 if
+            these clips stand for no share.
     """
 
     clips: NDArray[np.int64]
     x: Tensor
     y: Tensor
-    read: Mapping[int, Rows]
+    read: Any
+    weight: float = 1.0
+
+
+class _Loaded(NamedTuple):
+    """A batch in host memory."""
+
+    clips: NDArray[np.int64]
+    x: Tensor
+    y: Tensor
+    read: Any
+    weight: float
 
 
 def epoch_order(rows: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
@@ -55,49 +68,63 @@ class Batches:
         grams: source of the frozen net's rows, if there is AT.
         batch_clips: clips in a batch; the last one may be shorter.
         device: where the net is.
+        rank: number of this process among those that share each batch.
+        ranks: how many there are.
     """
 
     def __init__(
         self,
         store: FeatureStore,
         task: str,
-        grams: GramSource | None,
+        grams: GramSource | Sources | None,
         batch_clips: int,
         device: torch.device,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
+        self.rank, self.ranks = rank, ranks
         self.store = store
         self.labels = store.labels(task)
+        self.scale, self.shift = 1.0, 0.0  # other ones normalise anew, for another store's net
         self.grams = grams
         self.batch_clips = batch_clips
         self.device = device
         self.wait_s = 0.0
 
-    def _load(self, clips: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor, Tensor, object]:
+    def _load(self, whole: NDArray[np.int64], epoch: int) -> _Loaded:
+        clips = whole[self.rank :: self.ranks]
+        weight = len(clips) * self.ranks / len(whole)
+        if not len(clips):
+            clips = whole[:1]  # every process takes part in every step
         pin = self.device.type == "cuda"
         x = torch.empty((len(clips), 1, *self.store.shape), pin_memory=pin)
         self.store.features.gather(clips, x.numpy()[:, 0])
+        if (self.scale, self.shift) != (1.0, 0.0):
+            x.mul_(self.scale).add_(self.shift)
         y = torch.from_numpy(self.labels[clips].astype(np.int64))
-        return clips, x, y, self.grams.read(clips) if self.grams else {}
+        return _Loaded(clips, x, y, self.grams.read(clips) if self.grams else {}, weight)
 
-    def passes(self, rows: NDArray[np.int64]) -> Iterator[Batch]:
-        """Batches of these rows, in this order."""
+    def passes(self, rows: NDArray[np.int64], epoch: int = 0) -> Iterator[Batch]:
+        """Batches of these rows, in this order; ``epoch`` decides how they are augmented."""
         size = self.batch_clips
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         self.wait_s = 0.0
-        for clips, x, y, read in self._ahead(parts):
+        for loaded in self._ahead(parts, epoch):
             yield Batch(
-                clips,
-                x.to(self.device, non_blocking=True),
-                y.to(self.device, non_blocking=True),
-                read,
+                loaded.clips,
+                loaded.x.to(self.device, non_blocking=True),
+                loaded.y.to(self.device, non_blocking=True),
+                loaded.read,
+                loaded.weight,
             )
 
-    def _ahead(self, parts: Sequence[NDArray[np.int64]]) -> Iterator[tuple]:  # type: ignore[type-arg]
+    def _ahead(self, parts: Sequence[NDArray[np.int64]], epoch: int) -> Iterator[_Loaded]:
         """Load parts in a thread; an error there is raised here."""
-        ready: queue.Queue[object] = queue.Queue(_AHEAD)
+        ready: queue.Queue[_Loaded | BaseException] = queue.Queue(_AHEAD)
         stop = threading.Event()
 
-        def put(item: object) -> None:
+        def put(item: _Loaded | BaseException) -> None:
             while not stop.is_set():
                 try:
                     ready.put(item, timeout=0.1)
@@ -110,7 +137,7 @@ class Batches:
                 for part in parts:
                     if stop.is_set():
                         return
-                    put(self._load(part))
+                    put(self._load(part, epoch))
             except BaseException as error:  # noqa: BLE001 - raised again in the other thread
                 put(error)
 
@@ -123,7 +150,7 @@ class Batches:
                 self.wait_s += time.perf_counter() - begun
                 if isinstance(item, BaseException):
                     raise item
-                yield item  # type: ignore[misc]  # what _load gives
+                yield item
         finally:
             stop.set()
             thread.join()

@@ -74,17 +74,6 @@ def evaluate(net: Vgg, batches: Batches, rows: NDArray[np.int64], classes: Seque
     return Scores(classes, confusion.view(len(classes), -1).cpu().numpy())
 
 
-class _Renormalised(Batches):
-    """Batches of a store, normalised with another mean and deviation than its own."""
-
-    scale = 1.0
-    shift = 0.0
-
-    def _load(self, clips: NDArray[np.int64]) -> tuple[Any, ...]:
-        clips, x, y, read = super()._load(clips)
-        return clips, x.mul_(self.scale).add_(self.shift), y, read
-
-
 def evaluate_checkpoint(
     checkpoint: Checkpoint,
     store: FeatureStore,
@@ -113,7 +102,7 @@ def evaluate_checkpoint(
             f"{store.path}: {checkpoint.task} has classes the checkpoint does not know: "
             f"{', '.join(unknown[:5])}. It knows {', '.join(checkpoint.classes[:12])}."
         )
-    batches = _Renormalised(store, checkpoint.task, None, batch_clips, device)
+    batches = Batches(store, checkpoint.task, None, batch_clips, device)
     index = np.array([checkpoint.classes.index(name) for name in names], np.int32)
     batches.labels = np.where(labels >= 0, index[labels], -1).astype(np.int32)
     batches.scale = store.std / checkpoint.std

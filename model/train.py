@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import platform
 import resource
 import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from model.at_loss import GramSource, LiveGrams, at_loss, released_loss
+from model.at_loss import GramSource, Sources
 from model.batches import Batch, Batches, epoch_order
 from model.checkpoint import Checkpoint, load_tensors, save_tensors
+from model.config import MODES, TrainConfig
 from model.evaluate import Scores, evaluate
-from model.vgg import Arch, Vgg
+from model.step import Step, Sums
+from model.team import Team
+from model.vgg import Vgg
 from pipeline.chunks import write_text
 from pipeline.errors import InputError, StoredDataError
 from pipeline.split import SPLITS
@@ -31,75 +32,8 @@ from pipeline.store import FeatureStore
 
 __all__ = ["MODES", "Tell", "TrainConfig", "build_student", "copy_best", "environment", "train"]
 
-MODES = ("baseline", "wi", "frozen", "online", "cached")
-
 # Called with the epoch, steps done in it, steps in all, and what is known of the losses.
 Tell = Callable[[int, int, int, Mapping[str, float]], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """Everything that decides a training's numbers, less its data and the frozen net.
-
-    The defaults are the paper's. ``layers`` are those of AT, or up to which ``frozen`` freezes.
-    """
-
-    mode: str
-    task: str
-    arch: Arch
-    layers: tuple[int, ...] = ()
-    beta: float = 1.0
-    aggregation: str = "gram"
-    tap: str = "relu"
-    similarity: str = "cos2"
-    loss: str = "paper"
-    epochs: int = 50
-    patience: int = 5
-    batch_clips: int = 13
-    lr: float = 5e-4
-    dropout: float = 0.5
-    seed: int = 0
-    precision: str = "32"
-    max_steps: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("--mode", self.mode, MODES),
-            ("--loss", self.loss, ("paper", "released")),
-            ("--precision", self.precision, ("32", "tf32", "bf16")),
-        ):
-            if value not in known:
-                raise InputError(f"{name} {value!r}: wanted {', '.join(known)}")
-        for option, number, least in (
-            ("--epochs", self.epochs, 1),
-            ("--patience", self.patience, 1),
-            ("--batch-size", self.batch_clips, 1),
-            ("--max-steps", self.max_steps, 0),
-        ):
-            if number < least:
-                raise InputError(f"{option} {number}: wanted at least {least}")
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"--lr {self.lr}: wanted a number above 0")
-        if not math.isfinite(self.beta):
-            raise InputError(f"--beta {self.beta}: wanted a number")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"--dropout {self.dropout}: wanted at least 0, under 1")
-        if self.mode == "frozen" and not self.layers:
-            raise InputError("--mode frozen needs a layer: --layer 1 to 13")
-        if self.loss == "released" and self.mode != "online":
-            raise InputError(
-                "--loss released mixes the clips of a batch, so its Grams cannot be cached: "
-                "use it with --mode online, or leave it out"
-            )
-
-    @property
-    def at_weight(self) -> float:
-        """What the AT loss is multiplied by, in this one place; the released code squares beta."""
-        return self.beta**2 if self.loss == "released" else self.beta
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain types."""
-        return {**asdict(self), "layers": list(self.layers)}
 
 
 def build_student(config: TrainConfig, classes: int, init: Mapping[str, Tensor] | None) -> Vgg:
@@ -133,88 +67,32 @@ def _load_convolutions(net: Vgg, init: Mapping[str, Tensor]) -> None:
     net.load_state_dict({**own, **init})
 
 
-@dataclass(slots=True)
-class _Sums:
-    """Sums over clips of one pass, kept on the device so that no step waits for them."""
-
-    values: Tensor  # ce, at, right
-    clips: int = 0
-
-    def add(self, ce: Tensor, at: Tensor, right: Tensor, clips: int) -> None:
-        self.values += torch.stack([ce.detach(), at.detach(), right]).double()
-        self.clips += clips
-
-    def means(self, weight: float) -> dict[str, float]:
-        ce, at, right = (self.values / max(1, self.clips)).tolist()
-        return {"loss": ce + weight * at, "ce": ce, "at": at, "accuracy": right}
-
-
-class _Step:
-    """Forward pass and losses of a batch: the same for training and validation."""
-
-    def __init__(
-        self, net: Vgg, grams: GramSource | None, config: TrainConfig, device: torch.device
-    ) -> None:
-        self.net, self.grams, self.config, self.device = net, grams, config, device
-        self.layers = grams.spec.layers if grams else ()
-
-    def __call__(self, batch: Batch, sums: _Sums) -> Tensor:
-        """Return the batch's mean loss, and add its clips' losses to the sums."""
-        config = self.config
-        at = torch.zeros((), device=self.device)
-        frozen = self._released_maps(batch) if config.loss == "released" else {}
-        rows = self.grams.rows(batch.read, batch.x) if self.grams and not frozen else {}
-
-        def on_tap(layer: int, maps: Tensor) -> None:
-            nonlocal at
-            if frozen:
-                at = at + released_loss(maps, frozen[layer])
-            else:
-                at = at + at_loss(maps, rows[layer], config.aggregation, config.similarity).mean()
-
-        with torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
-        ):
-            logits = self.net(batch.x, self.layers, config.tap, on_tap)
-        ce = functional.cross_entropy(logits.float(), batch.y)
-        right = (logits.argmax(1) == batch.y).sum()
-        clips = len(batch.y)
-        sums.add(ce * clips, at * clips, right, clips)
-        return ce + config.at_weight * at
-
-    def _released_maps(self, batch: Batch) -> dict[int, Tensor]:
-        if not isinstance(self.grams, LiveGrams):
-            raise InputError("--loss released needs the frozen net itself: --mode online")
-        found: dict[int, Tensor] = {}
-        with torch.no_grad():
-            self.grams.net.run_features(
-                batch.x, self.layers, self.config.tap, found.__setitem__, stop=True
-            )
-        return found
-
-
 def train(
     net: Vgg,
     store: FeatureStore,
-    grams: GramSource | None,
+    grams: GramSource | Sources | None,
     config: TrainConfig,
     run: Path,
     *,
     device: torch.device,
     tell: Tell = lambda *_: None,
     resume: bool = False,
+    team: Team | None = None,
+    save_every_s: float = 10.0,
 ) -> dict[str, Any]:
     """Train a net and leave config, metrics, checkpoints and result in a folder.
 
     Args:
         net: from `build_student`.
         store: features and labels.
-        grams: the frozen net's side, live or cached; None without AT.
+        grams: the frozen nets' side, live or cached; None without AT.
         config: decides the numbers.
         run: the run's folder; new unless ``resume``.
         device: where to train.
         tell: told of progress.
         resume: go on from ``last.pt``.
+        team: of processes that train together; each takes its share of every batch.
+        save_every_s: seconds between two ``last.pt``; longer where writing it takes long.
 
     Returns:
         What ``result.json`` holds.
@@ -223,6 +101,7 @@ def train(
         InputError: a split has no clip, or the run is another one's.
         StoredDataError: the loss is not finite, or stored data is damaged.
     """
+    team = team or Team()
     rows = {split: store.rows(split, config.task) for split in SPLITS}
     for split in ("train", "validation"):
         if not len(rows[split]):
@@ -232,17 +111,21 @@ def train(
             )
     classes = store.classes[config.task]
     _set_precision(config.precision)
+    sources = grams if isinstance(grams, Sources) or grams is None else Sources({"": grams})
     # Channels last: tensor cores want it, and a CPU is 1.2 to 1.9 times as fast.
     net.to(device).to(memory_format=torch.channels_last)
-    adam = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=config.lr)
-    batches = Batches(store, config.task, grams, config.batch_clips, device)
-    step = _Step(net, grams, config, device)
+    learned = [p for p in net.parameters() if p.requires_grad]
+    adam = torch.optim.Adam(learned, lr=config.lr, fused=True)
+    batches = Batches(
+        store, config.task, sources, config.batch_clips, device, rank=team.rank, ranks=team.size
+    )
     settings = {
         "config": config.to_json(),
         "features": store.fingerprint,
-        "grams": dict(grams.identity) if grams else {},
+        "grams": sources.identity if sources else {},
     }
-    state = _start(run, settings, net, adam, seed=config.seed, resume=resume)
+    state = _start(run, settings, net, adam, seed=config.seed, resume=resume, team=team)
+    step = Step(net, sources, config, device, team.wrap(net))
     steps_in_epoch = -(-len(rows["train"]) // config.batch_clips)
     times: list[float] = []
     waited = worked = 0.0
@@ -250,53 +133,72 @@ def train(
         torch.cuda.reset_peak_memory_stats(device)
 
     while not state.over(config):
-        state.epoch += 1
-        begun = time.perf_counter()
+        begun = saved = time.perf_counter()
+        save_took = 0.0
         net.train()
-        sums = _Sums(torch.zeros(3, dtype=torch.float64, device=device))
+        sums = Sums(step.names, device)
+        if state.done:  # resumed in the middle of an epoch
+            sums.restore(state.sums)
+        else:
+            state.epoch += 1
         order = epoch_order(rows["train"], config.seed, state.epoch)
         mark = begun
-        for count, batch in enumerate(batches.passes(order), 1):
+        left = order[state.done * config.batch_clips :]
+        for batch in batches.passes(left, state.epoch):
             loss = step(batch, sums)
             adam.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
             state.step += 1
+            state.done += 1
             now = time.perf_counter()
             times.append(now - mark)
             mark = now
-            if count % 10 == 0 or count == steps_in_epoch or device.type == "cpu":
+            if state.done % 10 == 0 or state.done == steps_in_epoch or device.type == "cpu":
                 _check_finite(loss, batch, store)
-                tell(state.epoch, count, steps_in_epoch, {"loss": loss.item()})
+                tell(state.epoch, state.done, steps_in_epoch, {"loss": loss.item()})
             if config.max_steps and state.step >= config.max_steps:
                 break
+            # Every ten seconds, or so seldom that writing takes a twentieth of the time.
+            if team.leads and now - saved > max(save_every_s, 20 * save_took):
+                state.sums = sums.to_plain()
+                state.save(run, net, adam)
+                saved = time.perf_counter()
+                save_took = saved - now
+                mark = saved
         trained_s = time.perf_counter() - begun
         waited += (wait_s := batches.wait_s)
         worked += trained_s
+        state.done, state.sums = 0, {}
 
         net.eval()
-        unseen = _Sums(torch.zeros(3, dtype=torch.float64, device=device))
+        unseen = Sums(step.names, device)
         with torch.no_grad():
             for batch in batches.passes(rows["validation"]):
                 _check_finite(step(batch, unseen), batch, store)
-        entry = {
+        entry: dict[str, Any] = {
             "epoch": state.epoch,
-            "train": sums.means(config.at_weight),
-            "validation": unseen.means(config.at_weight),
+            "train": sums.means(step.weights, team),
+            "validation": unseen.means(step.weights, team),
             "seconds": time.perf_counter() - begun,
             "data_wait_seconds": wait_s,
         }
-        state.log(run, entry)
-        if state.is_best(entry["validation"]["loss"]):  # type: ignore[index]
-            save_tensors(run / "best.pt", _checkpoint(net, store, config, run).to_plain())
-        state.save(run, net, adam)
-        tell(state.epoch, steps_in_epoch, steps_in_epoch, _flat(entry))
+        best = state.is_best(entry["validation"]["loss"])
+        if team.leads:
+            state.log(run, entry)
+            if best:
+                save_tensors(run / "best.pt", _checkpoint(net, store, config, run).to_plain())
+            state.save(run, net, adam)
+            tell(state.epoch, steps_in_epoch, steps_in_epoch, _flat(entry))
 
+    team.wait()
     net.load_state_dict(load_tensors(run / "best.pt")["state_dict"])
-    batches.grams = None  # decisions need no rows of the frozen net
-    scores = {split: evaluate(net, batches, rows[split], classes) for split in SPLITS}
+    # Decisions need no rows of the frozen nets, and one process makes them all.
+    alone = Batches(store, config.task, None, config.batch_clips, device)
+    scores = {split: evaluate(net, alone, rows[split], classes) for split in SPLITS}
     result = _result(run, store, config, state, net, scores, times, waited, worked, device)
-    write_text(run / "result.json", json.dumps(result, indent=2) + "\n")
+    if team.leads:
+        write_text(run / "result.json", json.dumps(result, indent=2) + "\n")
     return result
 
 
@@ -308,9 +210,13 @@ class _State:
     step: int = 0
     best_epoch: int = 0
     best_loss: float = float("inf")
+    done: int = 0  # steps of an epoch that is not finished
+    sums: dict[str, Any] = field(default_factory=dict)  # and what they added up to
 
     def over(self, config: TrainConfig) -> bool:
         """All epochs or steps are done, or the validation loss has not improved for too long."""
+        if self.done:
+            return False
         stuck = self.epoch - self.best_epoch >= config.patience
         stepped = bool(config.max_steps) and self.step >= config.max_steps
         return self.epoch >= config.epochs or stuck or stepped
@@ -353,13 +259,16 @@ def _start(
     *,
     seed: int,
     resume: bool,
+    team: Team,
 ) -> _State:
     """Make the run's folder, or read where an interrupted run is; set the RNG of the dropout."""
     path = run / "config.json"
     torch.manual_seed(seed)
     if not resume:
-        run.mkdir(parents=True)
-        write_text(path, json.dumps({**settings, "environment": environment()}, indent=2) + "\n")
+        if team.leads:
+            run.mkdir(parents=True)
+            text = json.dumps({**settings, "environment": environment()}, indent=2)
+            write_text(path, text + "\n")
         return _State()
     try:
         stored = json.loads(path.read_text())
@@ -379,7 +288,7 @@ def _start(
     torch.set_rng_state(last["rng"]["cpu"])
     if torch.cuda.is_available() and last["rng"]["cuda"]:
         torch.cuda.set_rng_state_all(last["rng"]["cuda"])
-    return _State(last["epoch"], last["step"], last["best_epoch"], last["best_loss"])
+    return _State(**{name.name: last[name.name] for name in fields(_State)})
 
 
 def _check_finite(loss: Tensor, batch: Batch, store: FeatureStore) -> None:
@@ -416,6 +325,7 @@ def _flat(entry: Mapping[str, Any]) -> dict[str, float]:
         f"{split} {key}": value
         for split in ("train", "validation")
         for key, value in entry[split].items()
+        if isinstance(value, float)
     }
 
 
@@ -450,7 +360,7 @@ def _result(
         "features": store.fingerprint,
         "task": config.task,
         "layers": list(config.layers),
-        "beta": config.beta,
+        "beta": {name: config.at_weight(name) for name, _ in config.betas} or config.beta,
         "seed": config.seed,
         "epochs": state.epoch,
         "steps": state.step,

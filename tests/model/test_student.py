@@ -87,8 +87,8 @@ def test_settings_without_a_meaning_are_refused(changes, message):
 
 
 def test_beta_is_squared_for_the_released_loss_only(config):
-    assert config("online", beta=-3.0).at_weight == -3.0
-    assert config("online", beta=-3.0, loss="released").at_weight == 9.0
+    assert config("online", beta=-3.0).at_weight("") == -3.0
+    assert config("online", beta=-3.0, loss="released").at_weight("") == 9.0
 
 
 def test_epoch_order_is_a_permutation_that_differs_by_epoch_and_seed():

@@ -1,0 +1,280 @@
+"""From what a user typed after ``train`` to store, sources of Grams and settings, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cache.grams import GramCache, choose_cache, open_root
+from cache.plan import plan_layers
+from model.at_loss import (
+    GramSource,
+    LiveGrams,
+    Sources,
+    TapSpec,
+    check_combination,
+    check_shapes,
+)
+from model.checkpoint import Frozen, load_frozen
+from model.config import MODES, TrainConfig
+from model.gram import AGGREGATIONS
+from model.vgg import TAPS, Arch
+from pipeline.errors import InputError, StoredDataError
+from pipeline.store import FeatureStore
+from pipeline.workspace import Workspace
+
+__all__ = ["Job", "Options", "layer_numbers", "one_of", "resolve", "store_for"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was typed; None or empty where nothing was.
+
+    ``layers`` and ``betas`` may name a source in front (``emo:5``): a cache, or a checkpoint's
+    file without its ending.
+    """
+
+    mode: str
+    data: str | None = None
+    task: str | None = None
+    ckpts: Sequence[Path] = ()
+    caches: Sequence[str] = ()
+    layers: Sequence[str] = ()
+    betas: Sequence[str] = ()
+    tap: str | None = None
+    aggregation: str | None = None
+    arch: str | None = None
+    width: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A training that can begin."""
+
+    store: FeatureStore
+    sources: Sources | None
+    config: TrainConfig
+    frozen: Frozen | None  # the first net named
+
+
+def resolve(
+    workspace: Workspace, asked: Options, rest: Mapping[str, Any], device: torch.device, say: Say
+) -> Job:
+    """Find the store and the frozen nets' side, and check all against each other.
+
+    Args:
+        workspace: where names are looked up.
+        asked: what decides the sources.
+        rest: further fields of `TrainConfig`.
+        device: where live nets go.
+        say: told which defaults were taken.
+
+    Raises:
+        InputError: something is missing, unknown or does not fit.
+        StoredDataError: a store or cache is damaged or stale.
+    """
+    mode = asked.mode
+    one_of("--mode", mode, MODES)
+    if asked.tap is not None:
+        one_of("--tap", asked.tap, TAPS)
+    if asked.aggregation is not None:
+        one_of("--aggregation", asked.aggregation, AGGREGATIONS)
+    _check_mode(asked)
+    nets = {path.stem: load_frozen(path) for path in asked.ckpts}
+    if len(nets) < len(asked.ckpts):
+        raise InputError("--ckpt: two files have the same name; rename one")
+    for net in nets.values():
+        if net.note:
+            say(net.note)
+    first = next(iter(nets.values()), None)
+    store = FeatureStore(store_for(workspace, asked.data, asked.caches, say))
+    task = asked.task or store.main_label
+    store.labels(task)  # says at once if there is no such label
+    members: dict[str, GramSource] = {}
+    layers: tuple[int, ...] = ()
+    if mode == "cached":
+        members = _caches(workspace, store, asked, nets, say)
+    elif mode == "online":
+        for name, net in nets.items():
+            spec = TapSpec(
+                arch=net.arch,
+                layers=layer_numbers(_of_source(asked.layers, name, nets, "--layer"), net.arch),
+                tap=asked.tap or "relu",
+                aggregation=asked.aggregation or "gram",
+            )
+            if not spec.layers:
+                raise InputError(f"--layer: none is asked for of {name}; add --layer {name}:N")
+            members[name] = LiveGrams(net.net().to(device), spec)
+    elif asked.layers and first is not None:
+        layers = layer_numbers(asked.layers, first.arch)
+    sources = Sources(members) if members else None
+    origin = sources.spec.arch if sources else first.arch if first else Arch()
+    arch = Arch(asked.arch or origin.name, asked.width or origin.width)
+    tap, aggregation = asked.tap or "relu", asked.aggregation or "gram"
+    if sources is not None:
+        layers, tap, aggregation = sources.layers, sources.spec.tap, sources.spec.aggregation
+        for source in members.values():
+            check_shapes(arch, source.spec, store.shape)
+    config = TrainConfig(
+        mode=mode,
+        task=task,
+        arch=arch,
+        layers=layers,
+        tap=tap,
+        aggregation=aggregation,
+        **_betas(asked.betas, members),
+        **rest,
+    )
+    check_combination(aggregation, tap, config.similarity, layers)
+    return Job(store, sources, config, first)
+
+
+def _check_mode(asked: Options) -> None:
+    mode = asked.mode
+    if mode in ("wi", "frozen", "online") and not asked.ckpts:
+        raise InputError(f"--mode {mode} needs the frozen net: --ckpt FILE")
+    if mode in ("wi", "frozen") and len(asked.ckpts) > 1:
+        raise InputError(f"--mode {mode} begins with one net: give one --ckpt")
+    if mode == "baseline" and asked.ckpts:
+        raise InputError("--mode baseline has no frozen net: leave --ckpt out; see also --init")
+    if mode in ("online", "frozen") and not asked.layers:
+        raise InputError(f"--mode {mode} needs a layer: --layer 1 to 13")
+    if mode in ("baseline", "wi") and asked.layers:
+        raise InputError(f"--mode {mode} acts at no layer: leave --layer out")
+    if asked.caches and mode != "cached":
+        raise InputError(f"--mode {mode} reads no cache: leave --cache out")
+
+
+def store_for(workspace: Workspace, data: str | None, caches: Sequence[str], say: Say) -> Path:
+    """The store named; else that of the cache named; else the only one or the one made last."""
+    if data is None and caches:
+        wanted = open_root(workspace.named(workspace.grams, caches[0], "Gram cache"))["features"]
+        for path in reversed(workspace.members(workspace.features)):
+            try:
+                if FeatureStore(path).fingerprint == wanted:
+                    say(f"store: {path.stem} (the cache's)")
+                    return path
+            except (InputError, StoredDataError):
+                continue  # another store's damage is not this run's
+    return workspace.store(data, say)
+
+
+def _caches(
+    workspace: Workspace,
+    store: FeatureStore,
+    asked: Options,
+    nets: Mapping[str, Frozen],
+    say: Say,
+) -> dict[str, GramSource]:
+    """The caches of a training: those named, or the latest of the store."""
+    if asked.caches:
+        paths = [workspace.named(workspace.grams, name, "Gram cache") for name in asked.caches]
+    else:
+        paths = [choose_cache(workspace.members(workspace.grams), store)]
+        say(f"cache: {paths[0].stem}")
+    named = {path.stem: path for path in paths}
+    if len(named) < len(paths):
+        raise InputError("--cache: two caches have the same name; rename one")
+    wanted = {
+        key: value
+        for key, value in (("tap", asked.tap), ("aggregation", asked.aggregation))
+        if value is not None
+    }
+    if nets and len(nets) != len(named):
+        raise InputError(f"{len(nets)} --ckpt for {len(named)} --cache: give none, or one for each")
+    found: dict[str, GramSource] = {}
+    for number, (name, path) in enumerate(named.items()):
+        texts = _of_source(asked.layers, name, named, "--layer")
+        if asked.layers and not texts:
+            raise InputError(f"--layer: none is asked for of {name}; add --layer {name}:N")
+        layers = None if not texts or "all" in texts else [_number(text) for text in texts]
+        grams = GramCache(path, store, layers, wanted)
+        if nets:
+            _check_net(path, store, grams, list(nets.values())[number])
+        found[name] = grams
+    return found
+
+
+def _check_net(path: Path, store: FeatureStore, grams: GramCache, net: Frozen) -> None:
+    """A net named beside a cache must be the one that the cache was made with."""
+    spec = TapSpec(
+        arch=net.arch,
+        layers=grams.spec.layers,
+        tap=grams.spec.tap,
+        aggregation=grams.spec.aggregation,
+    )
+    for number, plan in plan_layers(store, net, spec).items():
+        key = grams.layers[number].key
+        key.require(str(path), {"arch": plan.key.arch, "extractor": plan.key.extractor})
+
+
+def _of_source(
+    texts: Sequence[str], name: str, known: Mapping[str, object], option: str
+) -> list[str]:
+    """Values for one source: those with its name in front, and those with none."""
+    found = []
+    for text in texts:
+        source, colon, value = text.rpartition(":")
+        if colon and source not in known:
+            raise InputError(
+                f"{option} {text!r}: no source is called {source!r}; there is {', '.join(known)}"
+            )
+        if not colon or source == name:
+            found.append(value)
+    return found
+
+
+def _betas(texts: Sequence[str], members: Mapping[str, GramSource]) -> dict[str, Any]:
+    """Fields ``beta`` and ``betas`` of the settings."""
+    plain = [text for text in texts if ":" not in text]
+    if len(plain) > 1:
+        raise InputError(f"--beta {' '.join(plain)}: one for all, or NAME:BETA for a source")
+    found: dict[str, Any] = {"beta": _real(plain[0])} if plain else {}
+    own = []
+    for name in members:
+        values = [t for t in _of_source(texts, name, members, "--beta") if t not in plain]
+        if values:
+            own.append((name, _real(values[-1])))
+    if not members:
+        _of_source(texts, "", members, "--beta")
+    return {**found, "betas": tuple(own)} if own else found
+
+
+def _real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--beta {text!r}: wanted a number") from None
+
+
+def one_of(option: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a value that is none of those known.
+
+    Raises:
+        InputError: listing them.
+    """
+    if value not in known:
+        raise InputError(f"{option} {value!r}: wanted {', '.join(known)}")
+
+
+def _number(text: str) -> int:
+    if not text.isdigit():
+        raise InputError(f"--layer {text!r}: wanted the number of a convolution layer, or all")
+    return int(text)
+
+
+def layer_numbers(texts: Sequence[str], arch: Arch) -> tuple[int, ...]:
+    """Layers asked for, sorted; ``all`` is every one.
+
+    Raises:
+        InputError: one is not a convolution of this net.
+    """
+    if "all" in texts:
+        return tuple(range(1, arch.layers + 1))
+    return arch.check_layers([_number(text) for text in texts])

@@ -1,0 +1,73 @@
+"""Several processes that train one net or build one cache, started by torchrun; or just one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed, nn
+
+from model.vgg import Vgg
+
+__all__ = ["Team", "team"]
+
+_PATIENCE = timedelta(minutes=30)  # others wait while the first evaluates
+
+
+class Team:
+    """The processes of a job; without torchrun a team of one.
+
+    Attributes:
+        rank: number of this process.
+        size: processes in all.
+    """
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+    def device(self, device: torch.device) -> torch.device:
+        """Each process its own GPU, where GPUs are asked for."""
+        if device.type == "cuda" and self.size > 1:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(device)
+        return device
+
+    def wrap(self, net: Vgg) -> nn.Module:
+        """The net, its gradients averaged over the team."""
+        if self.size == 1:
+            return net
+        return nn.parallel.DistributedDataParallel(net)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the team, in every process."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def team(device: torch.device) -> Iterator[Team]:
+    """Join the job that torchrun started; leave it at the end."""
+    one = Team()
+    if one.size > 1:
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield one
+    finally:
+        if one.size > 1:
+            distributed.destroy_process_group()
