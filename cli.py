@@ -583,15 +583,18 @@ def export_(common: Context, name: str, goal: Path) -> None:
 def import_(common: Context, file: Path, name: str | None) -> None:
     """Make a store or cache of what `antigram export` wrote to FILE."""
     from cache.grams import FORMAT
-    from pipeline.errors import InputError
+    from pipeline.errors import DamagedError, InputError
     from pipeline.exchange import import_file
-    from pipeline.hdf5 import read_bytes
+    from pipeline.hdf5 import SUFFIX, read_bytes
     from pipeline.progress import Progress
     from pipeline.workspace import locked
 
-    if not file.is_file():
+    if not file.is_file() or file.suffix != SUFFIX:
         raise InputError(f"{file}: no such file; wanted one that `antigram export` wrote")
-    is_cache = FORMAT.encode() in read_bytes(file / "zarr.json")
+    try:
+        is_cache = FORMAT.encode() in read_bytes(file / "zarr.json")
+    except FileNotFoundError:
+        raise DamagedError(f"{file}: its root document is missing. Export it again.") from None
     home = common.workspace.grams if is_cache else common.workspace.features
     goal = home / f"{_plain(name or file.stem)}.zarr"
     with Progress() as progress, locked(goal, "importing"):

@@ -22,7 +22,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +32,14 @@ import zarr
 
 from benchmarks.record import save
 from cache.build import build_cache
-from cache.grams import ARRAY_OF, CacheLayer
+from cache.grams import ARRAY_OF, CacheLayer, layer_fingerprint
 from cache.plan import LayerPlan, frozen_net, plan_layers
 from model.at_loss import TapSpec
 from model.checkpoint import Frozen
 from model.vgg import Arch, Vgg
-from pipeline.chunks import ArraySpec, encode, write_chunk
+from pipeline.chunks import ArraySpec, array_digest, encode, write_chunk
 from pipeline.exchange import export_file
 from pipeline.manifest import create_arrays, create_group, verify_group, write_manifest
-from pipeline.recipe import digest
 from pipeline.store import FeatureStore
 
 BATCH = 13
@@ -97,8 +95,8 @@ def made_layer(path: Path, plan: LayerPlan, clips: int) -> CacheLayer:
         "positions": plan.positions,
         "pilot": {},
     }
-    content = {name: [asdict(w) for w in chunks] for name, chunks in written.items()}
-    attributes["fingerprint"] = digest({**attributes, "content": content})
+    content = {name: array_digest([w.sha256 for w in chunks]) for name, chunks in written.items()}
+    attributes["fingerprint"] = layer_fingerprint(attributes, content)
     create_group(folder, {"antigram": attributes})
     create_arrays(folder, specs)
     write_manifest(folder, written)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.grams import FORMAT, VERSION, CacheLayer, layers_of, open_root
+from cache.grams import FORMAT, VERSION, CacheLayer, layer_fingerprint, layers_of, open_root
 from cache.key import layer_name
 from cache.pilot import find_rank
 from cache.plan import LayerPlan, frozen_net, run_taps
@@ -35,6 +35,7 @@ from pipeline.chunks import (
     CRC_BYTES,
     Journal,
     Written,
+    array_digest,
     chunk_path,
     encode,
     replace_folder,
@@ -51,7 +52,7 @@ from pipeline.manifest import (
     write_manifest,
 )
 from pipeline.mapped import is_whole
-from pipeline.recipe import canonical_json, digest
+from pipeline.recipe import canonical_json
 from pipeline.store import FeatureStore
 
 __all__ = ["Built", "build_cache"]
@@ -122,7 +123,7 @@ def build_cache(
             n: importlib.metadata.version(n) for n in ("antigram", "numpy", "torch", "zarr")
         },
     }
-    there = _layers_there(target, store, frozen)
+    there, foreign = _layers_there(target, store, frozen)
     missing = {}
     for number, plan in plans.items():
         if number not in there or there[number].key != plan.key:
@@ -138,14 +139,16 @@ def build_cache(
             )
         _check_free(target, missing, len(store))
         computed = _compute(store, frozen, missing, partial, target, batch_clips, device, tick)
-        _publish(target, partial, root, missing, whole_swap=not there)
+        _publish(target, partial, root, missing, whole_swap=foreign)
     _write_root(target, root)
     opened = {n: CacheLayer(target, n) for n in plans}
     return Built(target, len(store), computed, opened, time.perf_counter() - begun)
 
 
-def _layers_there(target: Path, store: FeatureStore, frozen: Frozen) -> dict[int, CacheLayer]:
-    """Layers of a cache if all of them were made from this store and net; none of another's."""
+def _layers_there(
+    target: Path, store: FeatureStore, frozen: Frozen
+) -> tuple[dict[int, CacheLayer], bool]:
+    """Layers of a cache that were made from this store and net; whether it is another's cache."""
     with torch.device("meta"):
         net = Vgg(frozen.arch, 0)
     found = {}
@@ -160,9 +163,9 @@ def _layers_there(target: Path, store: FeatureStore, frozen: Frozen) -> dict[int
             or key.arch != frozen.arch
             or key.extractor != extractor_digest(frozen.state, net, number, key.tap)
         ):
-            return {}  # replaced once the new one is whole
+            return {}, True  # replaced once the new one is whole
         found[number] = layer
-    return found
+    return found, not layers_of(target)
 
 
 def _rank(layer: CacheLayer) -> int | None:
@@ -195,6 +198,7 @@ class _LayerWriter:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.with_suffix(".jsonl").unlink(missing_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(self.folder)
         write_text(note, text)
         self.journal = Journal(self.folder.with_suffix(".jsonl"))
         self.done = {entry["chunk"] for entry in self.journal if self._is_whole(entry)}
@@ -256,8 +260,10 @@ class _LayerWriter:
             "positions": plan.positions,
             "pilot": dict(plan.pilot),
         }
-        content = {name: [asdict(w) for w in chunks] for name, chunks in arrays.items()}
-        attributes["fingerprint"] = digest({**attributes, "content": content})
+        content = {
+            name: array_digest([w.sha256 for w in chunks]) for name, chunks in arrays.items()
+        }
+        attributes["fingerprint"] = layer_fingerprint(attributes, content)
         create_group(self.folder, {"antigram": attributes})
         create_arrays(self.folder, self.specs)
         write_manifest(self.folder, arrays)
@@ -393,8 +399,17 @@ def _write_root(target: Path, root: Mapping[str, Any]) -> None:
         }:
             os.utime(target / "zarr.json")  # it is now the cache of this store made last
             return
+    for folder in (target, target / "manifest"):
+        for path in folder.glob("*.partial"):
+            path.unlink()
     create_group(target, {"antigram": whole})
     write_manifest(target, {})
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Delete what a killed build was just writing."""
+    for path in folder.rglob("*.partial"):
+        path.unlink()
 
 
 def _note_of(partial: Path, layer: int) -> Path:

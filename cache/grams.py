@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.errors import DamagedError, InputError, StaleError, StoredDataErro
 from pipeline.hdf5 import names_in, read_bytes
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.mapped import MappedArray
+from pipeline.recipe import digest
 from pipeline.store import FeatureStore, read_root
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "CacheLayer",
     "GramCache",
     "choose_cache",
+    "layer_fingerprint",
     "layers_of",
     "open_root",
 ]
@@ -91,6 +94,17 @@ def choose_cache(caches: Sequence[Path], store: FeatureStore) -> Path:
     return (fitting or stale)[-1]
 
 
+def layer_fingerprint(attributes: Mapping[str, Any], content: Mapping[str, str]) -> str:
+    """SHA-256 over what a layer is and the digests of its arrays.
+
+    Args:
+        attributes: of the layer's group; the fingerprint itself is left out.
+        content: array -> SHA-256, as the manifest has them.
+    """
+    rest = {key: value for key, value in attributes.items() if key != "fingerprint"}
+    return digest({**rest, "content": dict(content)})
+
+
 class CacheLayer:
     """One layer of a cache, read only.
 
@@ -121,26 +135,58 @@ class CacheLayer:
             self.channels, self.positions = int(found["channels"]), int(found["positions"])
             self.fingerprint = str(found["fingerprint"])
             self.pilot: Mapping[str, Any] = found.get("pilot") or {}
+            whole = layer_fingerprint(found, manifest.digests()) == self.fingerprint
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"{self.folder}: unreadable ({error}). {self._repair}") from None
         if complete is not True:
             raise DamagedError(f"{self.folder}: not complete. {self._repair}")
+        if not whole:
+            raise DamagedError(f"{self.folder}: does not match its fingerprint. {self._repair}")
 
         def array(name: str) -> MappedArray:
             if name not in manifest.arrays:
                 raise DamagedError(f"{self.folder}: no array {name}. {self._repair}")
             return MappedArray(self.folder, name, manifest.crcs(name), self._repair)
 
+        self._array = array
         self.values = array(ARRAY_OF[self.key.codec])
-        # 8 bytes a clip: read at once, so that a batch gathers from one map and not from three.
-        self.norm: NDArray[np.float32] = array("norm").read()
-        self.row_norm: NDArray[np.float32] = array("row_norm").read()
-        # Side by side, so that a batch gathers them at once.
-        both = np.stack([self.norm, self.row_norm], axis=1)
-        self._norms = {_CPU: torch.from_numpy(both)}
-        self.energy: NDArray[np.float32] | None = (
-            array("energy").read() if self.key.codec == "lowrank" else None
-        )
+
+    # 8 bytes a clip: read at once, so that a batch gathers from one map and not from three.
+    @cached_property
+    def norm(self) -> NDArray[np.float32]:
+        """(clip,) ||G|| before it was divided by it."""
+        return self._array("norm").read()
+
+    @cached_property
+    def row_norm(self) -> NDArray[np.float32]:
+        """(clip,) norm of what the stored row stands for."""
+        return self._array("row_norm").read()
+
+    @cached_property
+    def energy(self) -> NDArray[np.float32] | None:
+        """(clip,) share of ||G||^2 that a low rank keeps; None for other codecs."""
+        return self._array("energy").read() if self.key.codec == "lowrank" else None
+
+    @cached_property
+    def _norms(self) -> dict[torch.device, Tensor]:
+        """Both norms side by side, so that a batch gathers them at once; by device."""
+        return {_CPU: torch.from_numpy(np.stack([self.norm, self.row_norm], axis=1))}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is read anew in another process."""
+        return {"path": self.path, "key": self.key}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"], state["key"].layer)  # type: ignore[misc]
+        self.touch()
+
+    def touch(self) -> None:
+        """Read the norms, which a training needs from the beginning.
+
+        Raises:
+            DamagedError: they are not as they were written.
+        """
+        _ = self.norm, self.row_norm, self.energy
 
     @property
     def _repair(self) -> str:
@@ -162,16 +208,17 @@ class CacheLayer:
         """What a low rank costs: asked and kept energy, and the errors that this means."""
         if self.energy is None:
             return {}
-        least = float(self.energy.min())
+        least = max(0.0, float(self.energy.min()) - 6e-8)  # float32 rounds
+        rounding = 2e-4 if self.key.dtype == "float16" else 1e-6
         return {
             "rank": self.values.shape[-1],
-            "energy_least": least,
+            "energy_least": float(self.energy.min()),
             "energy_mean": float(self.energy.mean(dtype=np.float64)),
             "energy_short": int((self.energy < (self.key.energy or 0.0)).sum()),
             "cosine_error_sample": self.pilot.get("cosine_error"),
             # Of two unit vectors whose cosine is sqrt(energy), inner products with a third differ
             # by no more than their distance.
-            "cosine_error_bound": (2 - 2 * least**0.5) ** 0.5,
+            "cosine_error_bound": (2 - 2 * least**0.5) ** 0.5 + rounding,
         }
 
     def take(self, clips: NDArray[np.int64], *, pin: bool = False) -> Tensor:
@@ -252,6 +299,7 @@ class GramCache:
         for number, layer in self.layers.items():
             if layer.key.layer != number:
                 raise DamagedError(f"{layer.folder}: holds layer {layer.key.layer}, not {number}")
+            layer.touch()
             layer.key.require(str(path), {"features": store.fingerprint, **(wanted or {})})
             same = {name: getattr(keys[0], name) for name in ("tap", "aggregation", "arch")}
             layer.key.require(str(path), same)

@@ -92,6 +92,8 @@ def plan_layers(
     Raises:
         InputError: the codec cannot hold the aggregation, or an option has no meaning with it.
     """
+    if precision not in ("float32", "tf32", "bf16"):
+        raise InputError(f"--precision {precision!r}: wanted 32, tf32 or bf16")
     if codec not in ("auto", *CODECS):
         raise InputError(f"--codec {codec!r}: wanted auto, packed, factor or lowrank")
     if spec.aggregation != "gram" and codec not in ("auto", "map"):

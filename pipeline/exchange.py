@@ -54,6 +54,8 @@ def export_file(path: Path, goal: Path, tick: Tick = lambda *_: None) -> int:
     """
     import h5py
 
+    if not path.is_dir():
+        raise InputError(f"{path}: is an exported file already; copy it, or import it first")
     if goal.suffix != SUFFIX:
         raise InputError(f"--to {goal}: wanted a name that ends in {SUFFIX}")
     if not goal.absolute().parent.is_dir():
@@ -65,7 +67,9 @@ def export_file(path: Path, goal: Path, tick: Tick = lambda *_: None) -> int:
     done = 0
     try:
         with h5py.File(beside, "w", libver="latest") as file:
-            file.attrs["format"], file.attrs["format_version"] = FORMAT, VERSION
+            # Fixed lengths: HDF5 keeps variable ones in a heap without a checksum, and a flipped
+            # bit there makes the library loop for ever.
+            file.attrs["format"], file.attrs["format_version"] = np.bytes_(FORMAT), VERSION
             for folder in _groups(path):
                 prefix = "" if folder == path else f"{folder.name}/"
                 manifest = read_manifest(folder)
@@ -94,19 +98,22 @@ def _note(file: Any, place: PurePosixPath, document: bytes) -> None:  # noqa: AN
     if place.name == FOLDER:
         return
     for key, value in json.loads(document).get("attributes", {}).items():
-        text = json.dumps(value)
+        text = json.dumps(value).encode()
         if len(text) < _MOST_ATTRIBUTE:
-            file[str(place)].attrs[key] = text
+            file[str(place)].attrs[key] = np.bytes_(text)
 
 
 def _copy(file: Any, name: str, array: MappedArray) -> Iterator[int]:  # noqa: ANN401
     """Write an array as a contiguous dataset; yields the bytes written, part by part."""
-    import h5py
-
     spec = array.spec
     if spec.dtype == STRING:
-        file.create_dataset(name, data=array.read_text(), dtype=h5py.string_dtype())
-        yield 0
+        import h5py
+
+        texts = [text.encode() for text in array.read_text()]
+        longest = max(1, *map(len, texts))
+        data = np.array(texts, h5py.string_dtype("utf-8", longest))
+        file.create_dataset(name, data=data)
+        yield data.nbytes
         return
     dataset = file.create_dataset(name, spec.shape, np.dtype(spec.dtype).newbyteorder("<"))
     for index in range(spec.chunks):

@@ -28,7 +28,7 @@ FORMAT = "antigram/hdf5"
 VERSION = 1
 SUFFIX = ".h5"
 _MOST_DOCUMENT = 256 << 20  # bytes: a manifest of 20 million chunks
-_MOST_OBJECTS = 100_000
+_MOST_OBJECTS = 2_000  # a cache of 19 layers has a tenth of that
 
 
 class SingleFile:
@@ -52,7 +52,7 @@ class SingleFile:
         try:
             self._raw = map_file(path)
             with h5py.File(path, "r") as file:
-                if file.attrs.get("format") != FORMAT:
+                if file.attrs.get("format") != np.bytes_(FORMAT):
                     raise InputError(
                         f"{path}: HDF5, but not written by `antigram export`; wanted {FORMAT}"
                     )
@@ -60,7 +60,7 @@ class SingleFile:
                     raise InputError(f"{path}: format version {file.attrs.get('format_version')}")
                 for name, dataset in _datasets(file, path):
                     self._take(name, dataset)
-        except InputError:
+        except (InputError, DamagedError):
             raise
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise DamagedError(f"{path}: unreadable as HDF5: {error}. Export it again.") from None
@@ -71,13 +71,16 @@ class SingleFile:
 
         if dataset.chunks is not None or dataset.external or dataset.is_virtual:
             raise DamagedError(f"{self.path}: {name} is not contiguous in this file")
-        if h5py.check_string_dtype(dataset.dtype) is not None:
-            self._texts[name] = [str(text) for text in dataset.asstr()[...].tolist()]
-            return
+        text = h5py.check_string_dtype(dataset.dtype)
+        if text is not None and text.length is None:  # in a heap that nothing checks
+            raise DamagedError(f"{self.path}: {name} holds texts of variable length")
         place, size = dataset.id.get_offset(), dataset.size * dataset.dtype.itemsize
         if size and (place is None or place + size > self._raw.size):
             raise DamagedError(f"{self.path}: {name} goes on behind the end of the file")
-        if name.startswith("zarr/"):
+        if text is not None:
+            cells = self._raw[place or 0 : (place or 0) + size].view(f"S{dataset.dtype.itemsize}")
+            self._texts[name] = [cell.decode() for cell in cells.tolist()]
+        elif name.startswith("zarr/"):
             if dataset.dtype != np.uint8 or size > _MOST_DOCUMENT:
                 raise DamagedError(f"{self.path}: {name}: {size} bytes of {dataset.dtype}")
             document = self._raw[place : place + size].tobytes()
@@ -110,13 +113,20 @@ class SingleFile:
         return encode(spec, index, rows)  # the last one, with what pads it
 
 
-def _datasets(group: Any, path: Path, prefix: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
-    """All datasets of a file, by plain links only."""
+def _datasets(
+    group: Any,  # noqa: ANN401
+    path: Path,
+    prefix: str = "",
+    seen: list[str] | None = None,
+) -> Iterator[tuple[str, Any]]:
+    """All datasets of a file, by plain links only; ``seen`` counts them, as links may go round."""
     import h5py
 
-    if len(group) > _MOST_OBJECTS:
-        raise DamagedError(f"{path}: {len(group)} objects in one group")
+    seen = [] if seen is None else seen
     for name in group:
+        seen.append(name)
+        if len(seen) > _MOST_OBJECTS:
+            raise DamagedError(f"{path}: more than {_MOST_OBJECTS} objects in it")
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
             raise DamagedError(f"{path}: {prefix}{name} is a link to elsewhere")
@@ -124,7 +134,7 @@ def _datasets(group: Any, path: Path, prefix: str = "") -> Iterator[tuple[str, A
         if isinstance(member, h5py.Dataset):
             yield f"{prefix}{name}", member
         elif prefix.count("/") < 8:
-            yield from _datasets(member, path, f"{prefix}{name}/")
+            yield from _datasets(member, path, f"{prefix}{name}/", seen)
 
 
 @lru_cache(maxsize=16)

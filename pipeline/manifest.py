@@ -180,7 +180,13 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: {content.get('format')} version {content.get('format_version')}; "
             f"this antigram reads {FORMAT['format']} version {FORMAT['format_version']}"
         )
-    return Manifest(content["arrays"], content["metadata"])
+    arrays, metadata = content.get("arrays"), content.get("metadata")
+    if not isinstance(arrays, dict) or not isinstance(metadata, dict):
+        raise DamagedError(f"{path}: without arrays or metadata")
+    for name, entry in arrays.items():
+        if not isinstance(entry, dict) or {"crc32c", "sha256"} - set(entry):
+            raise DamagedError(f"{path}: the entry of {name} lacks its checksums")
+    return Manifest(arrays, metadata)
 
 
 def verify_group(folder: Path, *, content: bool = True) -> Iterator[Problem]:

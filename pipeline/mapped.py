@@ -25,7 +25,12 @@ def is_whole(path: Path, size: int, crc: int) -> bool:
         raw = map_file(path)
     except OSError:
         return False
-    return raw.size == size + CRC_BYTES and crc32c(raw[:-CRC_BYTES]) == crc
+    tail = crc.to_bytes(CRC_BYTES, "little")  # other readers go by the checksum behind the data
+    return (
+        raw.size == size + CRC_BYTES
+        and raw[-CRC_BYTES:].tobytes() == tail
+        and crc32c(raw[:-CRC_BYTES]) == crc
+    )
 
 
 class MappedArray:
@@ -54,6 +59,8 @@ class MappedArray:
             codecs = [codec["name"] for codec in meta["codecs"]]
             shape = tuple(meta["shape"])
             grid = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
+            if not 1 <= grid[0] <= max(1, shape[0]):
+                raise ValueError(f"{grid[0]} rows a chunk, of {shape[0]}")
             if codecs != ["vlen-utf8" if text else "bytes", "crc32c"] or grid[1:] != shape[1:]:
                 raise ValueError(f"chunks {grid}, codecs {codecs}")
             self.spec = ArraySpec(name, shape, meta["data_type"], grid[0], meta["attributes"])

@@ -1,0 +1,271 @@
+"""What a training step costs: baseline, online, cached, and the paper's released way.
+
+``python -m benchmarks.train_step [--device cpu] [--steps 15] [--layers 1,5,8,13]``
+
+Full VGG16 on random clips of one second; arms take turns within one run, medians of the steps:
+
+* ``baseline``: no AT,
+* ``online``: a frozen net runs live, cut off at the layer,
+* ``cached``: rows from a cache on disk, gathered ahead by the loading thread,
+* ``released``: written from the paper's description of its code: the student run twice, the frozen
+  net with gradients, the Gram of the whole batch folded into the channels.
+
+For each layer, and for several frozen nets at once: step time, clips/s, wait for data, FLOPs
+(counted by torch, deterministic), peak device memory. A table, then one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.cache import made_store
+from benchmarks.record import save
+from cache.build import build_cache
+from cache.grams import GramCache
+from cache.plan import plan_layers
+from model.at_loss import LiveGrams, Sources, TapSpec, released_loss
+from model.batches import Batch, Batches
+from model.checkpoint import Frozen
+from model.config import TrainConfig
+from model.step import Step, Sums
+from model.train import build_student
+from model.vgg import Arch, Vgg
+from pipeline.store import FeatureStore
+
+# H200, dense, in FLOPs a second, by NVIDIA's data sheet (without sparsity).
+_PEAK = {"NVIDIA H200": {"32": 67e12, "tf32": 494e12, "bf16": 989e12}}
+
+
+class Released:
+    """The released way: two passes of the student, the frozen net with gradients."""
+
+    def __init__(self, net: Vgg, frozen: Vgg, layer: int) -> None:
+        self.net, self.frozen, self.layer = net, frozen, layer
+
+    def __call__(self, batch: Batch, _sums: object) -> Tensor:
+        """Loss of a batch."""
+        ce = functional.cross_entropy(self.net(batch.x), batch.y)
+        maps: list[Tensor] = []
+        for each in (self.frozen, self.net):
+            each.run_features(
+                batch.x, [self.layer], "relu", lambda _, found: maps.append(found), stop=True
+            )
+        return ce + released_loss(maps[1], maps[0])
+
+
+class Arm:
+    """One way to train: a net, an optimiser, a stream of batches."""
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        config: TrainConfig,
+        sources: Sources | None,
+        device: torch.device,
+        step: Callable[[Vgg], Any] | None = None,
+    ) -> None:
+        self.device = device
+        self.net = build_student(config, len(store.classes[config.task]), None).to(device)
+        self.net.to(memory_format=torch.channels_last).train()
+        self.adam = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
+        self.step = step(self.net) if step else Step(self.net, sources, config, device)
+        self.batches = Batches(store, config.task, sources, config.batch_clips, device)
+        self.names = sources.names if sources else ()
+        self.clips = config.batch_clips
+        self.stream = self._stream(len(store))
+        self.seconds: list[float] = []
+        self.waits: list[float] = []
+        self.peak = 0
+
+    def _stream(self, clips: int) -> Iterator[Batch]:
+        rng = np.random.default_rng(0)
+        while True:
+            order = rng.permutation(clips)[: clips // self.clips * self.clips]
+            yield from self.batches.passes(order.astype(np.int64))
+
+    def run(self) -> None:
+        """One step, timed."""
+        on_cuda = self.device.type == "cuda"
+        if on_cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+            torch.cuda.synchronize(self.device)
+        begun = time.perf_counter()
+        batch = next(self.stream)
+        waited = time.perf_counter() - begun
+        loss = self.step(batch, Sums(self.names, self.device))
+        self.adam.zero_grad(set_to_none=True)
+        loss.backward()
+        self.adam.step()
+        if on_cuda:
+            torch.cuda.synchronize(self.device)
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated(self.device))
+        self.seconds.append(time.perf_counter() - begun)
+        self.waits.append(waited)
+
+    def flops(self) -> int:
+        """FLOPs of one step, counted."""
+        batch = next(self.stream)
+        with FlopCounterMode(display=False) as counter:
+            loss = self.step(batch, Sums(self.names, self.device))
+            loss.backward()
+        self.adam.zero_grad(set_to_none=True)
+        return int(counter.get_total_flops())
+
+
+def frozen_net(seed: int, arch: Arch) -> Frozen:
+    """A net with weights drawn from a seed."""
+    torch.manual_seed(seed)
+    return Frozen(arch, dict(Vgg(arch, 0).state_dict()), "")
+
+
+def measure(
+    asked: argparse.Namespace, store: FeatureStore, folder: Path, layer: int, nets: int, batch: int
+) -> dict[str, Any]:
+    """All arms at one layer, taking turns."""
+    device = torch.device(asked.device)
+    arch = Arch("vgg16", asked.width)
+    frozen = [frozen_net(seed, arch) for seed in range(1, nets + 1)]
+    spec = TapSpec(arch=arch, layers=(layer,))
+    caches, live = {}, {}
+    for number, net in enumerate(frozen):
+        target = folder / f"net{number}.zarr"
+        plans = plan_layers(store, net, spec)
+        build_cache(store, net, plans, target, made_from={}, device=device)
+        caches[f"net{number}"] = GramCache(target, store, [layer])
+        live[f"net{number}"] = LiveGrams(
+            net.net().to(device).to(memory_format=torch.channels_last), spec
+        )
+
+    def config(mode: str) -> TrainConfig:
+        layers = () if mode == "baseline" else (layer,)
+        return TrainConfig(
+            mode=mode,
+            task="label",
+            arch=arch,
+            layers=layers,
+            batch_clips=batch,
+            precision=asked.precision,
+        )
+
+    makers: dict[str, Callable[[], Arm]] = {
+        "baseline": lambda: Arm(store, config("baseline"), None, device),
+        "cached": lambda: Arm(store, config("cached"), Sources(caches), device),
+        "online": lambda: Arm(store, config("online"), Sources(live), device),
+    }
+    if nets == 1 and not asked.no_released:
+        makers["released"] = lambda: Arm(
+            store,
+            config("baseline"),
+            None,
+            device,
+            lambda net: Released(net, frozen[0].net().to(device), layer),
+        )
+    full = asked.precision == "32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not full
+    flops, peaks = {}, {}
+    if device.type == "cuda":  # one arm at a time, as their memory would add up
+        for name, make in makers.items():
+            arm = make()
+            for _ in range(3):
+                arm.run()
+            peaks[name] = arm.peak
+            del arm
+            torch.cuda.empty_cache()
+    arms = {name: make() for name, make in makers.items()}
+    for name, arm in arms.items():
+        flops[name] = arm.flops()
+        arm.run()
+        arm.seconds.clear()
+        arm.waits.clear()
+    for _ in range(asked.steps):
+        for arm in arms.values():
+            arm.run()
+    found: dict[str, Any] = {}
+    base = statistics.median(arms["baseline"].seconds)
+    for name, arm in arms.items():
+        seconds = statistics.median(arm.seconds)
+        found[name] = {
+            "seconds": seconds,
+            "clips_per_second": batch / seconds,
+            "over_baseline": seconds / base,
+            "flops": flops[name],
+            "flops_over_baseline": flops[name] / flops["baseline"],
+            "data_wait": sum(arm.waits) / sum(arm.seconds),
+            "peak_bytes": peaks.get(name),
+            "peak_over_baseline": peaks[name] / peaks["baseline"] if peaks else None,
+            "share_of_peak_flops": _share(flops[name] / seconds, device, asked.precision),
+        }
+    return found
+
+
+def _share(rate: float, device: torch.device, precision: str) -> float | None:
+    if device.type != "cuda":
+        return None
+    known = _PEAK.get(torch.cuda.get_device_name(device), {})
+    return rate / known[precision] if precision in known else None
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--layers", default="1,5,8,13")
+    parser.add_argument("--nets", default="1", help="numbers of frozen nets, as 1,2,4")
+    parser.add_argument("--batch", default="13", help="clips in a batch, as 13,128")
+    parser.add_argument("--precision", default="32", choices=("32", "tf32", "bf16"))
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--clips", type=int, default=130)
+    parser.add_argument("--no-released", action="store_true")
+    parser.add_argument("--name", help="of the result; default: train_step-DEVICE")
+    asked = parser.parse_args()
+
+    def numbers(text: str) -> list[int]:
+        return [int(part) for part in text.split(",")]
+
+    content: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if asked.device.startswith("cuda") else "cpu",
+        "width": asked.width,
+        "steps": asked.steps,
+        "precision": asked.precision,
+        "arms": {},
+    }
+    with tempfile.TemporaryDirectory() as place:
+        store = made_store(Path(place), max(asked.clips, 2 * max(numbers(asked.batch))))
+        for batch in numbers(asked.batch):
+            for nets in numbers(asked.nets):
+                for layer in numbers(asked.layers):
+                    folder = Path(place, f"{batch}-{nets}-{layer}")
+                    found = measure(asked, store, folder, layer, nets, batch)
+                    key = f"layer {layer}, {nets} nets, batch {batch}"
+                    content["arms"][key] = found
+                    print(key)
+                    for arm, f in found.items():
+                        memory = f"{f['peak_bytes'] / 2**20:7.0f} MiB" if f["peak_bytes"] else ""
+                        print(
+                            f"  {arm:9s} {f['seconds']:7.4f} s  {f['clips_per_second']:7.1f} /s"
+                            f"  {f['over_baseline']:.3f} x  FLOPs {f['flops_over_baseline']:.3f} x"
+                            f"  data wait {f['data_wait']:.1%} {memory}",
+                            flush=True,
+                        )
+    print(json.dumps(content))
+    print(save(asked.name or f"train_step-{asked.device.partition(':')[0]}", content))
+
+
+if __name__ == "__main__":
+    main()
