@@ -83,7 +83,9 @@ class LiveGrams:
 
     def __init__(self, net: Vgg, spec: TapSpec) -> None:
         self.spec = spec
-        self.net = net.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
+        # Channels last, as the net in training: its batches are then laid out for both.
+        net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # noqa: FBT003
+        self.net = net
         self.net.set_tap(spec.tap)
         state = net.state_dict()
         self.identity: Mapping[str, str] = {

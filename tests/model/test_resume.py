@@ -1,0 +1,51 @@
+"""A run that was stopped at any step goes on to the same numbers."""
+
+import json
+
+import pytest
+import torch
+
+from model.at_loss import LiveGrams, TapSpec
+from model.train import build_student, train
+from tests.model.tiny import CPU
+
+
+def metrics_of(run):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    timed = ("seconds", "data_wait_seconds")
+    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 8, 9, 11, 12, 14, 16])
+@pytest.mark.parametrize("mode", ["baseline", "online"])
+def test_stopped_at_any_step_a_run_ends_in_the_same_numbers(mode, stop, store, config, tmp_path):
+    layers = (3,) if mode == "online" else ()
+    settings = config(mode, layers=layers, epochs=3, dropout=0.5, lr=1e-3, batch_clips=5)
+    spec = TapSpec(arch=settings.arch, layers=(3,))
+
+    def sources():
+        torch.manual_seed(5)
+        return LiveGrams(build_student(config("baseline", seed=9), 3, None), spec)
+
+    def go(run, tell=lambda *_: None, *, resume=False):
+        net = build_student(settings, 3, None)
+        grams = sources() if mode == "online" else None
+        return train(
+            net, store, grams, settings, run, device=CPU, tell=tell, resume=resume, save_every_s=0
+        )
+
+    whole = go(tmp_path / "whole")
+    steps = 0
+
+    def stopping(_epoch, _done, _steps, known):
+        nonlocal steps
+        steps += len(known) == 1
+        if steps == stop + 1:  # `last.pt` of the step before is written
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "cut", stopping)
+    resumed = go(tmp_path / "cut", resume=True)
+    assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
+    assert resumed["accuracy"] == whole["accuracy"]
+    assert resumed["steps"] == whole["steps"]
