@@ -21,6 +21,7 @@ from model.at_loss import GramSource, Sources
 from model.batches import Batch, Batches, epoch_order
 from model.checkpoint import Checkpoint, load_tensors, save_tensors
 from model.config import MODES, TrainConfig
+from model.curves import Board, write_curves
 from model.evaluate import Scores, evaluate
 from model.step import Step, Sums
 from model.team import Team
@@ -129,6 +130,7 @@ def train(
     steps_in_epoch = -(-len(rows["train"]) // config.batch_clips)
     times: list[float] = []
     waited = worked = 0.0
+    board = Board(run)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -186,11 +188,13 @@ def train(
         best = state.is_best(entry["validation"]["loss"])
         if team.leads:
             state.log(run, entry)
+            board.epoch(entry)
             if best:
                 save_tensors(run / "best.pt", _checkpoint(net, store, config, run).to_plain())
             state.save(run, net, adam)
             tell(state.epoch, steps_in_epoch, steps_in_epoch, _flat(entry))
 
+    board.close()
     team.wait()
     net.load_state_dict(load_tensors(run / "best.pt")["state_dict"])
     # Decisions need no rows of the frozen nets, and one process makes them all.
@@ -199,6 +203,7 @@ def train(
     result = _result(run, store, config, state, net, scores, times, waited, worked, device)
     if team.leads:
         write_text(run / "result.json", json.dumps(result, indent=2) + "\n")
+        write_curves(run)
     return result
 
 
