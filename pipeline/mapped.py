@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,14 +75,15 @@ class MappedArray:
 
     def _forget(self) -> None:
         self._region: Region | None = None
-        self._chunks: NDArray[Any] = np.empty(0)  # (chunk, row, ...)
+        self._rows: NDArray[Any] = np.empty(0)  # of all chunks, and what is between them
+        self._place = 0  # rows from one chunk to the next
         self._whole = np.zeros(self.spec.chunks, bool)  # those mapped and checked
         self._all_whole = False
         self._loose: dict[int, NDArray[Any]] = {}  # of a single file, which is mapped elsewhere
 
     def __getstate__(self) -> dict[str, Any]:
         """Maps are opened anew in each process."""
-        mapped = ("_region", "_chunks", "_whole", "_all_whole", "_loose")
+        mapped = ("_region", "_rows", "_place", "_whole", "_all_whole", "_loose")
         return {key: value for key, value in vars(self).items() if key not in mapped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -103,7 +105,9 @@ class MappedArray:
             DamagedError: missing, truncated, or not the bytes that the manifest names.
         """
         if self._whole[index]:
-            return self._loose[index] if self._loose else self._chunks[index]
+            if self._loose:
+                return self._loose[index]
+            return self._rows[index * self._place : index * self._place + self.spec.rows]
         if inside(self.folder) is not None:
             data = self._checked(index).view(np.dtype(self.spec.dtype).newbyteorder("<"))
             self._loose[index] = data.reshape(self.spec.rows, *self.spec.shape[1:])
@@ -115,17 +119,16 @@ class MappedArray:
     def _map(self, index: int) -> None:
         """Map a chunk's file at its place among the others, and check it."""
         size = self.spec.rows * self.spec.row_bytes + CRC_BYTES
-        stride = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         if self._region is None:
-            self._region = Region(stride * self.spec.chunks)
+            # Places of a whole number of rows and of pages, so that all rows of all chunks lie at
+            # equal distances: numpy gathers by one index in half the time of two.
+            whole = mmap.PAGESIZE // math.gcd(self.spec.row_bytes, mmap.PAGESIZE)
+            self._place = -(-size // (whole * self.spec.row_bytes)) * whole
+            self._region = Region(self._place * self.spec.row_bytes * self.spec.chunks)
             dtype = np.dtype(self.spec.dtype).newbyteorder("<")
-            row = np.empty((1, *self.spec.shape[1:]), dtype)
-            self._chunks = np.ndarray(
-                (self.spec.chunks, self.spec.rows, *self.spec.shape[1:]),
-                dtype,
-                self._region.bytes,
-                strides=(stride, self.spec.row_bytes, *row.strides[1:]),
-            )
+            shape = self._place * self.spec.chunks, *self.spec.shape[1:]
+            self._rows = self._region.bytes.view(dtype).reshape(shape)
+        stride = self._place * self.spec.row_bytes
         path = chunk_path(self.folder, self.spec, index)
         try:
             right_size = self._region.map(path, index * stride, size)
@@ -142,13 +145,15 @@ class MappedArray:
 
     def take(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
         """Rows, in any order, as a new array (row, ...) of the stored dtype."""
-        chunk, inner = np.divmod(rows, self.spec.rows)
+        rows = np.asarray(rows)
+        chunk = rows // self.spec.rows
         if not self._all_whole:
             for index in np.unique(chunk).tolist():
                 self.chunk(index)
             self._all_whole = bool(self._whole.all())
         if not self._loose:
-            return self._chunks[chunk, inner]
+            return self._rows[rows + chunk * (self._place - self.spec.rows)]
+        inner = rows - chunk * self.spec.rows
         out = np.empty((len(chunk), *self.shape[1:]), self.spec.dtype)
         for place, (index, row) in enumerate(zip(chunk.tolist(), inner.tolist(), strict=True)):
             out[place] = self._loose[index][row]
