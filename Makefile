@@ -34,6 +34,8 @@ bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.demo
 	$(BIN)/python -m benchmarks.prepare
+	$(BIN)/python -m benchmarks.cache
+	$(BIN)/python -m benchmarks.train_step --device cpu
 
 clean:
 	rm -rf $(VENV)
