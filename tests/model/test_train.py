@@ -52,8 +52,10 @@ def test_a_mode_leaves_what_the_format_names_and_the_same_numbers_twice(mode, ru
     assert sorted(p.name for p in folder.iterdir() if "events" not in p.name) == [
         "best.pt",
         "config.json",
+        "curves.png",
         "last.pt",
         "metrics.jsonl",
+        "report.html",
         "result.json",
     ]
     assert [entry["epoch"] for entry in entries] == [1, 2]
