@@ -239,7 +239,7 @@ def main() -> None:
         return
     arms = rounds(asked)
     medians = {arm: statistics.median(rates) for arm, rates in arms.items()}
-    many = scaling(paths, asked.noise_source, asked.many, max(1, asked.rounds - 2))
+    many = scaling(paths, asked.noise_source, asked.many, asked.rounds)
     two = {workers: statistics.median(rates) for workers, rates in many.items()}
     content: dict[str, Any] = {
         "clips": len(paths),

@@ -15,11 +15,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.chunks import (
     STRING,
@@ -155,16 +157,25 @@ def prepare(
         NoiseBank.build(dict(noise), recipe.sample_rate, partial / "noise.f32") if noise else None
     )
     context = Context(recipe, home, partial / "raw", bank)
-    with Workers(workers, set_up, context, "pipeline.render") as pool:
+    with (
+        Workers(workers, set_up, context, "pipeline.render") as pool,
+        ThreadPoolExecutor(1) as aside,
+    ):
+        # What this process has to do is done while the others work.
+        early = aside.submit(split_rows, corpus, listing.rows, recipe, listing.main)
         rendered, computed = _render_all(pool, context, listing, partial, tell)
         _check_rejected(corpus, rendered.rejected, max_rejected, partial)
         if not rendered.rows:
             raise InputError(f"{corpus.name}: no usable clip in {home}; see --max-rejected")
-        split = split_rows(corpus, rendered.rows, recipe, listing.main)
-        mean, std = _mean_std(rendered.results, split, recipe, home)
-        _normalise_all(pool, partial, rendered, recipe, (mean, std), tell)
+        if len(rendered.rows) == len(listing.rows):
+            split = early.result()
+        else:
+            split = split_rows(corpus, rendered.rows, recipe, listing.main)
+        mean_std = _mean_std(rendered.results, split, recipe, home)
+        small = aside.submit(_small_arrays, corpus, listing, rendered, recipe, split, bank)
+        _normalise_all(pool, partial, rendered, recipe, mean_std, tell)
         store = partial / "store"
-        _finish(pool, store, corpus, recipe, listing, rendered, split, (mean, std), bank)
+        _finish(pool, store, corpus, recipe, listing, rendered, mean_std, small.result())
     flush_filesystem(partial)
     replace_folder(partial / "store", target)
     shutil.rmtree(partial, ignore_errors=True)
@@ -377,6 +388,61 @@ def _features_spec(recipe: Recipe, rows: int) -> ArraySpec:
     return ArraySpec("features", (rows, *recipe.shape), recipe.dtype, per)
 
 
+@dataclass(slots=True)
+class _Small:
+    """The arrays of a store beside its features: their layout, their chunks, labels' classes."""
+
+    rows: int  # in a chunk
+    specs: list[ArraySpec] = field(default_factory=list)
+    chunks: list[tuple[ArraySpec, int, bytes]] = field(default_factory=list)
+    classes: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(
+        self,
+        name: str,
+        dtype: str,
+        values: NDArray[Any] | list[str],
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """An array, or text."""
+        spec = ArraySpec(name, (len(values),), dtype, self.rows, attributes or {})
+        self.specs.append(spec)
+        for index in range(spec.chunks):
+            data = encode(spec, index, values[spec.span(index)]).tobytes()
+            self.chunks.append((spec, index, data))
+
+    def add_label(self, name: str, values: Sequence[str]) -> None:
+        """A label: its classes as numbers, -1 for none."""
+        self.classes[name] = found = sort_classes(set(values) - {""})
+        index = {"": -1} | {value: i for i, value in enumerate(found)}
+        coded = np.array([index[value] for value in values], np.int32)
+        self.add(f"labels/{name}", "int32", coded, {"classes": found})
+
+
+def _small_arrays(
+    corpus: Corpus,
+    listing: Listing,
+    rendered: _Rendered,
+    recipe: Recipe,
+    split: Sequence[int],
+    bank: NoiseBank | None,
+) -> _Small:
+    small = _Small(_features_spec(recipe, len(rendered.rows)).rows)
+    labels = [dict(row.labels) for row in rendered.rows]
+    for name in listing.label_names:
+        small.add_label(name, [known.get(name, "") for known in labels])
+    if bank is not None and corpus.list_mixtures is None:
+        drawn = [bank.classes[r.noise] if r.noise >= 0 else "" for r in rendered.results]
+        small.add_label("noise", drawn)
+    if bank is not None:
+        snr = [math.nan if r.snr_db is None else r.snr_db for r in rendered.results]
+        small.add("snr_db", "float32", np.array(snr, np.float32))
+    small.add("split", "int8", np.array(split, np.int8))
+    small.add("clip_id", STRING, [row.clip_id for row in rendered.rows])
+    small.add("source", STRING, [row.source(recipe.sample_rate) for row in rendered.rows])
+    return small
+
+
 def _finish(
     pool: Workers,
     store: Path,
@@ -384,52 +450,21 @@ def _finish(
     recipe: Recipe,
     listing: Listing,
     rendered: _Rendered,
-    split: Sequence[int],
     mean_std: tuple[float, float],
-    bank: NoiseBank | None,
+    small: _Small,
 ) -> None:
     """Write the small arrays, the metadata and the manifest: only then is the group a store."""
-    count = len(rendered.rows)
-    features = _features_spec(recipe, count)
-    per = features.rows
+    features = _features_spec(recipe, len(rendered.rows))
     with Journal(store.parent / "chunks.jsonl") as journal:
         identity = journal.entries[-1]["identity"]
         by_chunk = {e["chunk"]: e["written"] for e in journal if e["identity"] == identity}
     arrays = {"features": [Written(**by_chunk[index]) for index in range(features.chunks)]}
-    specs, classes = [features], {}
-    small: list[tuple[ArraySpec, int, bytes]] = []
-
-    def add(spec: ArraySpec, values: Any) -> None:  # noqa: ANN401 - an array, or strings
-        specs.append(spec)
-        for index in range(spec.chunks):
-            data = encode(spec, index, values[spec.span(index)]).tobytes()
-            small.append((spec, index, data))
-
-    def add_label(name: str, values: Sequence[str]) -> None:
-        classes[name] = sort_classes(set(values) - {""})
-        index = {"": -1} | {value: i for i, value in enumerate(classes[name])}
-        coded = np.array([index[value] for value in values], np.int32)
-        add(ArraySpec(f"labels/{name}", (count,), "int32", per, {"classes": classes[name]}), coded)
-
-    labels = [dict(row.labels) for row in rendered.rows]
-    for name in listing.label_names:
-        add_label(name, [known.get(name, "") for known in labels])
-    if bank is not None and corpus.list_mixtures is None:
-        drawn = [bank.classes[r.noise] if r.noise >= 0 else "" for r in rendered.results]
-        add_label("noise", drawn)
-    if bank is not None:
-        snr = [math.nan if r.snr_db is None else r.snr_db for r in rendered.results]
-        add(ArraySpec("snr_db", (count,), "float32", per), np.array(snr, np.float32))
-    add(ArraySpec("split", (count,), "int8", per), np.array(split, np.int8))
-    add(ArraySpec("clip_id", (count,), STRING, per), [row.clip_id for row in rendered.rows])
-    sources = [row.source(recipe.sample_rate) for row in rendered.rows]
-    add(ArraySpec("source", (count,), STRING, per), sources)
-
-    tasks = [(store, small[i : i + _FILES_A_TASK]) for i in range(0, len(small), _FILES_A_TASK)]
+    specs, chunks = [features, *small.specs], small.chunks
+    tasks = [(store, chunks[i : i + _FILES_A_TASK]) for i in range(0, len(chunks), _FILES_A_TASK)]
     written = {
         (spec.name, index): one
-        for (_, chunks), group in pool.run(write_chunks, tasks)
-        for (spec, index, _), one in zip(chunks, group, strict=True)
+        for (_, asked), group in pool.run(write_chunks, tasks)
+        for (spec, index, _), one in zip(asked, group, strict=True)
     }
     for spec in specs[1:]:
         arrays[spec.name] = [written[spec.name, index] for index in range(spec.chunks)]
@@ -443,7 +478,7 @@ def _finish(
         "std": mean_std[1],
         "corpus": corpus.name,
         "main_label": listing.main,
-        "classes": classes,
+        "classes": small.classes,
         "rejected": [asdict(reject) for reject in rendered.rejected],
         "skipped": listing.skipped,
         "silent": sum(result.silent for result in rendered.results),

@@ -35,7 +35,7 @@ __all__ = ["Listing", "Reject", "Row", "list_rows", "split_rows", "window_starts
 
 _UNSAFE = frozenset("/\\") | {chr(code) for code in range(32)}
 _HEADERS_A_TASK = 512
-_WORTH_WORKERS_S = 5.0  # of reading headers: less is done before the processes have started
+_WORTH_WORKERS_S = 0.3  # of reading headers: less is done before the processes have started
 SHORT_PIECE = "piece shorter than half a window"
 
 

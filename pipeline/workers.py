@@ -78,8 +78,7 @@ class Workers:
         pool = ProcessPoolExecutor(
             count, _METHOD, initializer=_begin, initargs=(self._set_up, self._shared)
         )
-        with _main_hidden():
-            pool.submit(os.getpid)  # the first task starts the processes
+        _submit(pool, os.getpid)  # the first task starts a process
         return pool
 
     def __enter__(self) -> Workers:
@@ -100,7 +99,7 @@ class Workers:
             WorkerDiedError: it killed its worker.
         """
         try:
-            return self._pool.submit(function, *task).result()
+            return _submit(self._pool, function, *task).result()
         except BrokenProcessPool:
             self._pool.shutdown(wait=True)
             self._pool = self._start(self.count)
@@ -130,6 +129,14 @@ class Workers:
                 yield from flight.land()
         while flight.running:
             yield from flight.land()
+
+
+def _submit(
+    pool: ProcessPoolExecutor, function: Callable[..., Result], *task: object
+) -> Future[Result]:
+    """Hand a task in; a pool starts a process with a task that finds none idle."""
+    with _main_hidden():
+        return pool.submit(function, *task)
 
 
 @contextmanager
@@ -196,7 +203,7 @@ class _Flight(Generic[Result]):
 
     def add(self, task: Task) -> None:
         try:
-            self.running[self.workers._pool.submit(self.function, *task)] = task
+            self.running[_submit(self.workers._pool, self.function, *task)] = task
         except BrokenProcessPool:
             self.fallen.append(task)
 
