@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+_LEADS = os.environ.get("RANK", "0") == "0"  # torchrun's
 # The user's machine, not our code: the disk is full, read-only, or not theirs.
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
 
@@ -40,12 +41,14 @@ class Context:
     json: bool
 
     def say(self, text: str) -> None:
-        """A line for people, on stderr."""
-        click.echo(text, err=True)
+        """A line for people, on stderr; of a job of torchrun, the first process speaks for all."""
+        if _LEADS:
+            click.echo(text, err=True)
 
     def answer(self, content: Mapping[str, Any], text: str) -> None:
         """The result: JSON or text on stdout."""
-        click.echo(json.dumps(content, ensure_ascii=False) if self.json else text)
+        if _LEADS:
+            click.echo(json.dumps(content, ensure_ascii=False) if self.json else text)
 
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -234,6 +237,8 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 @click.option("--energy", type=float, help="Of a Gram that lowrank keeps; default: 0.9999.")
 @click.option("--rank", type=int, help="Of lowrank, in place of --energy.")
 @click.option("--precision", default="32", show_default=True, help="32, tf32 or bf16.")
+@click.option("--views", type=int, help="Augmented views of each training clip; default: none.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the views.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dry-run", is_flag=True, help="Print size, time and break-even; make nothing.")
@@ -251,6 +256,8 @@ def cache_grams(
     energy: float | None,
     rank: int | None,
     precision: str,
+    views: int | None,
+    seed: int,
     batch_size: int,
     device: str,
     dry_run: bool,
@@ -263,9 +270,11 @@ def cache_grams(
     from cache.resolve import layer_numbers, one_of
     from model.at_loss import TapSpec, check_combination
     from model.checkpoint import load_frozen
+    from model.team import team
     from model.vgg import TAPS
     from pipeline.progress import Progress
     from pipeline.store import FeatureStore
+    from pipeline.views import Views
     from pipeline.workspace import locked
 
     one_of("--tap", tap, TAPS)
@@ -291,6 +300,7 @@ def cache_grams(
         energy=energy,
         rank=rank,
         precision="float32" if precision == "32" else precision,
+        views=None if views is None else Views.for_shape(store.shape, count=views, seed=seed),
     )
     default = f"{store.name}--{ckpt.stem}"
     target = common.workspace.grams / f"{_plain(name or default)}.zarr"
@@ -300,7 +310,12 @@ def cache_grams(
         content = {"dry_run": True, "cache": str(target), "name": target.stem, **found}
         common.answer(content, _estimate_text(target, found, str(place)))
         return
-    with Progress() as progress, locked(target, "building"):
+    place = _device(device)
+    with ExitStack() as held:
+        members = held.enter_context(team(place))
+        progress = held.enter_context(Progress())
+        if members.leads:
+            held.enter_context(locked(target, "building"))
         built = build_cache(
             store,
             frozen,
@@ -308,8 +323,9 @@ def cache_grams(
             target,
             made_from={"store": store.name, "checkpoint": ckpt.stem},
             batch_clips=batch_size,
-            device=_device(device),
-            tick=progress.tick,
+            device=members.device(place),
+            tick=progress.tick if members.leads else lambda *_: None,
+            team=members,
         )
     if not built.computed:
         common.say(f"{target.stem}: already there, with these keys; nothing to do")
@@ -369,6 +385,8 @@ def _estimate_text(target: Path, found: Mapping[str, Any], device: str) -> str:
 @click.option("--lr", type=float, default=5e-4, show_default=True)
 @click.option("--dropout", type=float, default=0.5, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--augment", is_flag=True, help="Masks, shifts, gain; cached: needs --views there.")
+@click.option("--views", type=int, help="With --augment: so many by turns; default: ever new.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--precision", default="32", show_default=True, help="32, tf32 or bf16.")
 @click.option("--max-steps", type=int, default=0, help="Stop after so many; 0: no limit.")
@@ -403,8 +421,7 @@ def train(
         own = {key: options.pop(key) for key in Options.__slots__ if key in options}
         asked = Options(data=data, **own)
         options["batch_clips"] = options.pop("batch_size")
-        say = common.say if members.leads else (lambda _: None)
-        job = resolve(common.workspace, asked, options, place, say)
+        job = resolve(common.workspace, asked, options, place, common.say)
         config, store = job.config, job.store
         if init is not None and config.mode in ("wi", "frozen"):
             raise InputError(f"--init: --mode {config.mode} begins with --ckpt; use one of the two")
@@ -441,9 +458,7 @@ def train(
                     f"stopped; the same command with --resume --name {folder.name} goes on"
                 )
                 raise
-    if not members.leads:
-        return
-    if save is not None:
+    if save is not None and members.leads:
         copy_best(folder, save)
     scores = ", ".join(
         f"{split} {value:.3f}" for split, value in result["accuracy"].items() if value is not None

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +30,7 @@ from cache.pilot import find_rank
 from cache.plan import LayerPlan, frozen_net, run_taps
 from model.checkpoint import Frozen
 from model.codecs import encode_rows
+from model.team import Team
 from model.vgg import Vgg, extractor_digest
 from pipeline.chunks import (
     CRC_BYTES,
@@ -54,6 +55,7 @@ from pipeline.manifest import (
 from pipeline.mapped import is_whole
 from pipeline.recipe import canonical_json
 from pipeline.store import FeatureStore
+from pipeline.views import Views, apply_views
 
 __all__ = ["Built", "build_cache"]
 
@@ -94,6 +96,7 @@ def build_cache(
     batch_clips: int = 32,
     device: torch.device,
     tick: Tick = lambda *_: None,
+    team: Team | None = None,
 ) -> Built:
     """Make the layers of a cache that are not there yet, or are there with another key or damaged.
 
@@ -108,12 +111,14 @@ def build_cache(
         batch_clips: clips in a batch of the net; no batch spans two chunks.
         device: where the net runs.
         tick: told of progress.
+        team: of processes that build together, each its own chunks; all must call this.
 
     Raises:
         InputError: the disk has not the room.
         StoredDataError: the store is damaged.
     """
     begun = time.perf_counter()
+    team = team or Team()
     root = {
         "format": FORMAT,
         "format_version": VERSION,
@@ -133,14 +138,25 @@ def build_cache(
     computed = 0
     if missing:
         partial = target.with_name(f".{target.name}.partial")
-        for number, plan in missing.items():
-            missing[number] = _noted(plan, partial) or find_rank(
-                plan, store, frozen, batch_clips, device
-            )
-        _check_free(target, missing, len(store))
-        computed = _compute(store, frozen, missing, partial, target, batch_clips, device, tick)
-        _publish(target, partial, root, missing, whole_swap=foreign)
-    _write_root(target, root)
+        if team.leads:
+            for number, plan in missing.items():
+                missing[number] = _noted(plan, partial) or find_rank(
+                    plan, store, frozen, batch_clips, device
+                )
+            _check_free(target, missing, len(store))
+        writers = _begin(missing, partial, target, len(store), team)
+        with ExitStack() as open_journals:
+            for writer in writers.values():
+                open_journals.enter_context(writer.journal)
+            computed = _fill(store, frozen, writers, batch_clips, device, tick, team)
+        computed = int(team.sum(torch.tensor(computed, device=device)))  # all are done
+        if team.leads:
+            for writer in writers.values():
+                writer.finish()
+            _publish(target, partial, root, missing, whole_swap=foreign)
+    if team.leads:
+        _write_root(target, root)
+    team.wait()
     opened = {n: CacheLayer(target, n) for n in plans}
     return Built(target, len(store), computed, opened, time.perf_counter() - begun)
 
@@ -184,24 +200,43 @@ def _check_free(target: Path, missing: Mapping[int, LayerPlan], clips: int) -> N
 
 
 class _LayerWriter:
-    """One layer in the making: its chunks, and the journal of those that are done."""
+    """One layer in the making: its chunks, and the journals of those that are done.
 
-    def __init__(self, plan: LayerPlan, partial: Path, clips: int) -> None:
+    Each process of a team notes its chunks in a journal of its own; the first one's journal is
+    that of a build by one process, so that either can go on with what the other began.
+    """
+
+    def __init__(self, plan: LayerPlan, partial: Path, clips: int, rank: int) -> None:
         self.plan = plan
         self.specs = plan.specs(clips)
         self.folder = partial / layer_name(plan.key.layer)
+        if rank == 0:
+            self._prepare(partial)
+        own = f".{rank}.jsonl" if rank else ".jsonl"
+        self.journal = Journal(self.folder.with_suffix(own))
+        self.done = {entry["chunk"] for entry in self._entries() if self._is_whole(entry)}
+
+    def _prepare(self, partial: Path) -> None:
+        """Keep what an interrupted build of the same layer has done; clear away another's."""
+        plan = self.plan
         staged = partial / "root" / self.folder.name
         if staged.is_dir() and not self.folder.exists():
             staged.rename(self.folder)  # killed while it was being published
         note, text = _note_of(partial, plan.key.layer), canonical_json(_note(plan))
         if not note.is_file() or note.read_text() != text or not self.folder.is_dir():
             shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.with_suffix(".jsonl").unlink(missing_ok=True)
+            for journal in self._journals():
+                journal.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(self.folder)
         write_text(note, text)
-        self.journal = Journal(self.folder.with_suffix(".jsonl"))
-        self.done = {entry["chunk"] for entry in self.journal if self._is_whole(entry)}
+
+    def _journals(self) -> list[Path]:
+        return sorted(self.folder.parent.glob(f"{self.folder.name}*.jsonl"))
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        for path in self._journals():
+            yield from Journal.read(path)
 
     def adopt(self, old: CacheLayer) -> None:
         """Take over the whole chunks of a damaged layer; they are linked, not copied."""
@@ -247,7 +282,7 @@ class _LayerWriter:
 
     def finish(self) -> None:
         """Write metadata and manifest; the group is then complete."""
-        entries = {entry["chunk"]: entry["written"] for entry in self.journal}
+        entries = {entry["chunk"]: entry["written"] for entry in self._entries()}
         arrays = {
             spec.name: [Written(**entries[i][spec.name]) for i in range(spec.chunks)]
             for spec in self.specs
@@ -269,50 +304,52 @@ class _LayerWriter:
         write_manifest(self.folder, arrays)
 
 
-def _compute(
-    store: FeatureStore,
-    frozen: Frozen,
-    plans: Mapping[int, LayerPlan],
-    partial: Path,
-    target: Path,
-    batch_clips: int,
-    device: torch.device,
-    tick: Tick,
-) -> int:
-    """Fill in the chunks that the journals lack; return how many clips that took."""
-    with ExitStack() as open_journals:
-        writers = {n: _LayerWriter(plan, partial, len(store)) for n, plan in plans.items()}
+def _begin(
+    plans: Mapping[int, LayerPlan], partial: Path, target: Path, clips: int, team: Team
+) -> dict[int, _LayerWriter]:
+    """Writers of the layers that are to be made; the first process clears the way for the rest."""
+    if team.leads:
+        writers = {n: _LayerWriter(plan, partial, clips, 0) for n, plan in plans.items()}
         for number, writer in writers.items():
-            open_journals.enter_context(writer.journal)
             with suppress(InputError, StoredDataError):  # not there, or of no use
                 if (old := CacheLayer(target, number)).key == writer.plan.key:
                     writer.adopt(old)
-        computed = _fill(store, frozen, plans, writers, batch_clips, device, tick)
-    for writer in writers.values():
-        writer.finish()
-    return computed
+        team.wait()
+        return writers
+    team.wait()
+    known = {n: _noted(plan, partial) or plan for n, plan in plans.items()}  # with its rank
+    return {n: _LayerWriter(plan, partial, clips, team.rank) for n, plan in known.items()}
 
 
 def _fill(
     store: FeatureStore,
     frozen: Frozen,
-    plans: Mapping[int, LayerPlan],
     writers: Mapping[int, _LayerWriter],
     batch_clips: int,
     device: torch.device,
     tick: Tick,
+    team: Team,
 ) -> int:
-    """Run the net over the chunks that some layer lacks, while a thread writes the last ones."""
+    """Run the net over the chunks that some layer lacks, while a thread writes the last ones.
+
+    Each process of a team has every so-manieth chunk: whose it is does not depend on what is done.
+    """
+    plans = {number: writer.plan for number, writer in writers.items()}
+    key = next(iter(plans.values())).key
     first = next(iter(writers.values())).specs[0]
-    net = frozen_net(frozen, next(iter(plans.values())).key, device)
+    net = frozen_net(frozen, key, device)
     computed, pending = 0, list[Future[None]]()
     with ThreadPoolExecutor(1) as disk:
-        for index in range(first.chunks):
+        for index in range(team.rank, first.chunks, team.size):
             span = first.span(index)
             wanted = [n for n, writer in writers.items() if index not in writer.done]
             if wanted:
                 x = store.features.read_span(span).astype(np.float32, copy=False)
+                if key.views is not None:
+                    x, params, place = _views_of(x, store, span, key.views)
                 rows = _run_net(net, x, [plans[n] for n in wanted], batch_clips, device)
+                if key.views is not None:
+                    rows = {n: (*(a[place] for a in arrays), params) for n, arrays in rows.items()}
                 while len(pending) >= _IN_FLIGHT:
                     pending.pop(0).result()
                 pending.append(disk.submit(_write_all, writers, index, rows))
@@ -321,6 +358,27 @@ def _fill(
         for future in pending:
             future.result()
     return computed
+
+
+def _views_of(
+    x: NDArray[np.float32], store: FeatureStore, span: slice, views: Views
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """Views of a chunk's clips, one behind the other; what was drawn; and the place of each view.
+
+    Only clips of the training split are augmented: those of the others are all their views.
+    """
+    count = views.count
+    ids = store.clip_ids[span]
+    params = np.stack([views.params(ids, v, store.shape) for v in range(count)], axis=1)
+    fixed = store.split[span] != 0
+    params[fixed] = 0
+    each = np.where(fixed, 1, count)
+    place = (np.cumsum(each) - each)[:, None] + np.where(fixed[:, None], 0, np.arange(count))
+    x = np.repeat(x, each, axis=0)
+    of_x = np.zeros((len(x), params.shape[2]), np.float32)
+    of_x[place] = params
+    apply_views(x, of_x, store.silence)
+    return x, params, place
 
 
 def _write_all(
@@ -341,7 +399,7 @@ def _run_net(
     found = {
         plan.key.layer: tuple(
             torch.empty((len(x), *spec.shape[1:]), dtype=getattr(torch, spec.dtype))
-            for spec in plan.specs(len(x))
+            for spec in replace(plan, key=replace(plan.key, views=None)).specs(len(x))
         )
         for plan in plans
     }

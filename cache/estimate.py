@@ -38,6 +38,8 @@ def estimate(
     seconds = _seconds_per_clip(plans, store.shape, frozen, batch_clips, device)
     counts = {split: int((store.split == index).sum()) for index, split in enumerate(SPLITS)}
     per_epoch = counts["train"] + counts["validation"]
+    views = next(iter(plans.values())).views
+    rows = len(store) + (views - 1) * counts["train"]  # others are not augmented
     layers = {}
     for number, plan in plans.items():
         layers[str(number)] = {
@@ -47,14 +49,14 @@ def estimate(
             "positions": plan.positions,
             "bytes_per_clip": None if plan.row[-1] == 0 else plan.bytes_per_clip,
             "bytes": None if plan.row[-1] == 0 else plan.bytes_per_clip * len(store),
-            "seconds": seconds[number] * len(store),
-            "break_even_epochs": len(store) / per_epoch if per_epoch else None,
+            "seconds": seconds[number] * rows,
+            "break_even_epochs": rows / per_epoch if per_epoch else None,
         }
     known = [layer["bytes"] for layer in layers.values() if layer["bytes"] is not None]
     return {
         "clips": len(store),
         "bytes": sum(known),
-        "seconds": seconds[max(plans)] * len(store),
+        "seconds": seconds[max(plans)] * rows,
         "online_seconds_per_epoch": seconds[max(plans)] * per_epoch,
         "layers": layers,
     }

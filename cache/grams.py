@@ -170,7 +170,18 @@ class CacheLayer:
     @cached_property
     def _norms(self) -> dict[torch.device, Tensor]:
         """Both norms side by side, so that a batch gathers them at once; by device."""
-        return {_CPU: torch.from_numpy(np.stack([self.norm, self.row_norm], axis=1))}
+        both = np.stack([self.norm.reshape(-1), self.row_norm.reshape(-1)], axis=1)
+        return {_CPU: torch.from_numpy(both)}
+
+    @cached_property
+    def params(self) -> NDArray[np.float32] | None:
+        """(clip, view, number) what was drawn for each view; None if clips are as they are."""
+        return self._array("views").read() if self.key.views else None
+
+    @property
+    def views(self) -> int:
+        """Rows of a clip."""
+        return self.key.views.count if self.key.views else 1
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is read anew in another process."""
@@ -186,7 +197,7 @@ class CacheLayer:
         Raises:
             DamagedError: they are not as they were written.
         """
-        _ = self.norm, self.row_norm, self.energy
+        _ = self.norm, self.row_norm, self.energy, self.params
 
     @property
     def _repair(self) -> str:
@@ -199,10 +210,17 @@ class CacheLayer:
             "dtype": self.key.dtype,
             "channels": self.channels,
             "positions": self.positions,
-            "bytes_per_clip": self.values.spec.row_bytes + (8 if self.energy is None else 12),
+            "bytes_per_clip": self._bytes_per_clip,
             "fingerprint": self.fingerprint,
+            **({"views": self.views} if self.key.views else {}),
             **self._lowrank(),
         }
+
+    @property
+    def _bytes_per_clip(self) -> int:
+        beside = (8 if self.energy is None else 12) * self.views
+        drawn = 0 if self.params is None else self.params[0].nbytes
+        return self.values.spec.row_bytes + beside + drawn
 
     def _lowrank(self) -> dict[str, Any]:
         """What a low rank costs: asked and kept energy, and the errors that this means."""
@@ -221,31 +239,38 @@ class CacheLayer:
             "cosine_error_bound": (2 - 2 * least**0.5) ** 0.5 + rounding,
         }
 
-    def take(self, clips: NDArray[np.int64], *, pin: bool = False) -> Tensor:
+    def take(self, clips: NDArray[np.int64], view: int = 0, *, pin: bool = False) -> Tensor:
         """Values of some clips, as stored, in host memory."""
+        of_view = view if self.key.views else None
         if not pin:
-            return torch.from_numpy(self.values.take(clips))
+            return torch.from_numpy(self.values.take(clips, of_view))
+        shape = self.values.shape[1 if of_view is None else 2 :]
         dtype = getattr(torch, self.key.dtype)
-        data = torch.empty((len(clips), *self.values.shape[1:]), dtype=dtype, pin_memory=True)
-        self.values.gather(clips, data.numpy())
+        data = torch.empty((len(clips), *shape), dtype=dtype, pin_memory=True)
+        self.values.gather(clips, data.numpy(), of_view)
         return data
 
-    def read(self, clips: NDArray[np.int64]) -> Rows:
+    def read(self, clips: NDArray[np.int64], view: int = 0) -> Rows:
         """Rows of some clips, as stored, in host memory."""
-        return self.with_energy(self.take(clips), torch.from_numpy(clips))
+        return self.with_energy(self.take(clips, view), self.places(clips, view))
 
-    def with_energy(self, data: Tensor, clips: Tensor) -> Rows:
+    def places(self, clips: NDArray[np.int64], view: int) -> Tensor:
+        """Where the norms of these rows stand: `rows_of` wants it."""
+        return torch.from_numpy(clips * self.views + view)
+
+    def with_energy(self, data: Tensor, places: Tensor) -> Rows:
         """As `rows_of`, in host memory, with the energy of a low rank, which the loss needs not."""
-        rows = self.rows_of(data, clips)
+        rows = self.rows_of(data, places)
         if self.energy is None:
             return rows
-        return replace(rows, energy=torch.from_numpy(self.energy[clips.numpy()]))
+        energy = self.energy.reshape(-1)[places.numpy()]
+        return replace(rows, energy=torch.from_numpy(energy))
 
-    def rows_of(self, data: Tensor, clips: Tensor) -> Rows:
+    def rows_of(self, data: Tensor, places: Tensor) -> Rows:
         """Rows of values that were taken, on their device."""
         if (norms := self._norms.get(data.device)) is None:  # once: 8 bytes a clip stay there
             norms = self._norms[data.device] = self._norms[_CPU].to(data.device)
-        norm, row_norm = norms.index_select(0, clips).unbind(1)
+        norm, row_norm = norms.index_select(0, places).unbind(1)
         return Rows(self.key.codec, data, norm, row_norm)
 
 
@@ -253,12 +278,12 @@ class _Read(Mapping[int, Rows]):
     """A batch's rows in host memory: values, and which norms belong to them."""
 
     def __init__(
-        self, layers: Mapping[int, CacheLayer], clips: Tensor, values: Mapping[int, Tensor]
+        self, layers: Mapping[int, CacheLayer], places: Tensor, values: Mapping[int, Tensor]
     ) -> None:
-        self.layers, self.clips, self.values_of = layers, clips, values
+        self.layers, self.places, self.values_of = layers, places, values
 
     def __getitem__(self, layer: int) -> Rows:
-        return self.layers[layer].with_energy(self.values_of[layer], self.clips)
+        return self.layers[layer].with_energy(self.values_of[layer], self.places)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.values_of)
@@ -301,7 +326,8 @@ class GramCache:
                 raise DamagedError(f"{layer.folder}: holds layer {layer.key.layer}, not {number}")
             layer.touch()
             layer.key.require(str(path), {"features": store.fingerprint, **(wanted or {})})
-            same = {name: getattr(keys[0], name) for name in ("tap", "aggregation", "arch")}
+            alike = ("tap", "aggregation", "arch", "views")
+            same = {name: getattr(keys[0], name) for name in alike}
             layer.key.require(str(path), same)
             if len(layer.values) != len(store):
                 raise DamagedError(
@@ -320,19 +346,29 @@ class GramCache:
         self.identity: Mapping[str, str] = {
             str(n): layer.fingerprint for n, layer in self.layers.items()
         }
+        self.views = keys[0].views
         self._pin = torch.cuda.is_available()
 
-    def read(self, clips: NDArray[np.int64]) -> Mapping[int, Rows]:
+    def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
+        """What was drawn for the clips' views of an epoch, when the cache was made."""
+        stored = next(iter(self.layers.values())).params
+        return None if stored is None else stored[clips, self._view(epoch)]
+
+    def _view(self, epoch: int) -> int:
+        return self.views.of_epoch(max(epoch, 1)) if self.views else 0
+
+    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
         """Values from disk: see `GramSource`."""
-        values = {n: layer.take(clips, pin=self._pin) for n, layer in self.layers.items()}
-        return _Read(self.layers, torch.from_numpy(clips), values)
+        view = self._view(epoch)
+        values = {n: layer.take(clips, view, pin=self._pin) for n, layer in self.layers.items()}
+        return _Read(self.layers, next(iter(self.layers.values())).places(clips, view), values)
 
     def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
         """The same as rows on the device: see `GramSource`."""
         if not isinstance(read, _Read):
             raise TypeError(f"rows: wanted what read() gave, got {type(read)}")
-        clips = read.clips.to(x.device, non_blocking=True)
+        places = read.places.to(x.device, non_blocking=True)
         return {
-            n: self.layers[n].rows_of(data.to(x.device, non_blocking=True), clips)
+            n: self.layers[n].rows_of(data.to(x.device, non_blocking=True), places)
             for n, data in read.values_of.items()
         }

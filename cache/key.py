@@ -11,6 +11,7 @@ from typing import Any
 
 from model.vgg import Arch
 from pipeline.errors import DamagedError, StaleError
+from pipeline.views import Views
 
 __all__ = ["CacheKey", "layer_name"]
 
@@ -40,6 +41,7 @@ class CacheKey:
         rank: of ``lowrank``, where it was asked for.
         precision: of the arithmetic: float32, tf32 or bf16.
         version: of the code.
+        views: how clips are augmented; None if they are taken as they are.
     """
 
     extractor: str
@@ -54,10 +56,14 @@ class CacheKey:
     rank: int | None = None
     precision: str = "float32"
     version: str = VERSION
+    views: Views | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types, for the layer's attributes."""
-        return asdict(self)
+        """Plain types, for the layer's attributes; without ``views`` if there are none."""
+        plain = asdict(self)
+        if self.views is None:
+            del plain["views"]
+        return plain
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> CacheKey:
@@ -67,10 +73,13 @@ class CacheKey:
             DamagedError: fields are missing or unknown.
         """
         names = {field.name for field in fields(cls)}
-        if set(stored) != names:
-            odd = ", ".join(sorted(set(stored) ^ names))
-            raise DamagedError(f"cache key: fields {odd} missing or unknown; build the cache again")
-        return cls(**{**stored, "arch": Arch(**stored["arch"])})
+        if odd := (set(stored) | {"views"}) ^ names:
+            raise DamagedError(
+                f"cache key: fields {', '.join(sorted(odd))} missing or unknown; build the cache "
+                "again"
+            )
+        views = Views.from_json(stored["views"]) if "views" in stored else None
+        return cls(**{**stored, "arch": Arch(**stored["arch"]), "views": views})
 
     def require(self, where: str, wanted: Mapping[str, object]) -> None:
         """Refuse rows that were made from something else than what a run needs.

@@ -20,6 +20,7 @@ from model.vgg import Vgg, extractor_digest, tap_shape
 from pipeline.chunks import ArraySpec
 from pipeline.errors import InputError
 from pipeline.store import FeatureStore
+from pipeline.views import COLUMNS, Views
 
 __all__ = ["DEFAULT_ENERGY", "LayerPlan", "frozen_net", "plan_layers", "run_taps"]
 
@@ -47,23 +48,34 @@ class LayerPlan:
 
     @property
     def row(self) -> tuple[int, ...]:
-        """Shape of a row's values."""
+        """Shape of a row's values: those of one clip, or of one view of it."""
         return row_shape(self.key.codec, self.channels, self.positions, self.rank)
 
     @property
+    def views(self) -> int:
+        """Rows of a clip."""
+        return self.key.views.count if self.key.views else 1
+
+    @property
     def bytes_per_clip(self) -> int:
-        """On disk, norms (and the energy of a low rank) included."""
+        """On disk; norms, the energy of a low rank and what was drawn for views included."""
         beside = 12 if self.key.codec == "lowrank" else 8
-        return math.prod(self.row) * np.dtype(self.key.dtype).itemsize + beside
+        if self.key.views:
+            beside += 4 * len(COLUMNS)
+        return self.views * (math.prod(self.row) * np.dtype(self.key.dtype).itemsize + beside)
 
     def specs(self, clips: int) -> list[ArraySpec]:
-        """The arrays of the layer's group."""
-        per = max(1, min(_ROWS_PER_CHUNK, clips))
+        """The arrays of the layer's group: values, norms, what else the rows need; then views."""
+        per = max(1, min(_ROWS_PER_CHUNK // self.views, clips))
         beside = ["norm", "row_norm"] + ["energy"] * (self.key.codec == "lowrank")
-        return [
-            ArraySpec(ARRAY_OF[self.key.codec], (clips, *self.row), self.key.dtype, per),
-            *(ArraySpec(name, (clips,), "float32", per) for name in beside),
+        axes = (clips, self.views) if self.key.views else (clips,)
+        specs = [
+            ArraySpec(ARRAY_OF[self.key.codec], (*axes, *self.row), self.key.dtype, per),
+            *(ArraySpec(name, axes, "float32", per) for name in beside),
         ]
+        if self.key.views:
+            specs.append(ArraySpec("views", (*axes, len(COLUMNS)), "float32", per))
+        return specs
 
 
 def plan_layers(
@@ -76,6 +88,7 @@ def plan_layers(
     energy: float | None = None,
     rank: int | None = None,
     precision: str = "float32",
+    views: Views | None = None,
 ) -> dict[int, LayerPlan]:
     """Key and size of each layer, before anything is computed.
 
@@ -88,10 +101,13 @@ def plan_layers(
         energy: for ``lowrank``: share of ||G||^2 that the pilot's clips are to keep.
         rank: for ``lowrank``, in its place.
         precision: of the net's arithmetic: float32, tf32 or bf16.
+        views: how clips are augmented, and how many views of each are kept.
 
     Raises:
         InputError: the codec cannot hold the aggregation, or an option has no meaning with it.
     """
+    if views is not None and not 1 <= views.count <= _ROWS_PER_CHUNK:
+        raise InputError(f"--views {views.count}: wanted 1 to {_ROWS_PER_CHUNK} views of a clip")
     if precision not in ("float32", "tf32", "bf16"):
         raise InputError(f"--precision {precision!r}: wanted 32, tf32 or bf16")
     if codec not in ("auto", *CODECS):
@@ -133,6 +149,7 @@ def plan_layers(
             energy=energy,
             rank=rank,
             precision=precision,
+            views=views,
         )
         plans[layer] = LayerPlan(key, channels, positions, rank)
     return plans

@@ -19,6 +19,7 @@ from model.vgg import Vgg, extractor_digest
 from pipeline.errors import InputError
 from pipeline.manifest import Problem
 from pipeline.store import FeatureStore
+from pipeline.views import apply_views
 
 __all__ = ["recompute"]
 
@@ -43,8 +44,8 @@ def recompute(
     """
     drawn = secrets.SystemRandom().sample(range(len(store)), min(clips, len(store)))
     rows = np.array(sorted(drawn))
-    x = np.empty((len(rows), *store.shape), np.float32)
-    store.features.gather(rows, x)
+    clean = np.empty((len(rows), *store.shape), np.float32)
+    store.features.gather(rows, clean)
     with torch.device("meta"):
         shape = Vgg(frozen.arch, 0)
     for number in layers_of(path):
@@ -62,10 +63,14 @@ def recompute(
         def keep(_: LayerPlan, found: Tensor, to: list[Tensor] = maps) -> None:
             to.append(found.float().cpu())
 
+        view = secrets.randbelow(layer.views)
+        x = clean.copy()
+        if layer.params is not None:
+            apply_views(x, layer.params[rows, view], store.silence)
         plan = LayerPlan(key, layer.channels, layer.positions)
         net = frozen_net(frozen, key, device)
         run_taps(net, x, [plan], 16, device, keep)
-        stored = layer.read(rows)
+        stored = layer.read(rows, view)
         for clip, error, allowed in _errors(torch.cat(maps), stored, layer):
             if not error <= allowed:
                 yield Problem(

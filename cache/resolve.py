@@ -25,6 +25,7 @@ from model.gram import AGGREGATIONS
 from model.vgg import TAPS, Arch
 from pipeline.errors import InputError, StoredDataError
 from pipeline.store import FeatureStore
+from pipeline.views import Views
 from pipeline.workspace import Workspace
 
 __all__ = ["Job", "Options", "layer_numbers", "one_of", "resolve", "store_for"]
@@ -51,6 +52,8 @@ class Options:
     aggregation: str | None = None
     arch: str | None = None
     width: int | None = None
+    augment: bool = False
+    views: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ def resolve(
         layers=layers,
         tap=tap,
         aggregation=aggregation,
+        views=_views(asked, sources, store, rest.get("seed", 0)),
         **_betas(asked.betas, members),
         **rest,
     )
@@ -212,6 +216,25 @@ def _check_net(path: Path, store: FeatureStore, grams: GramCache, net: Frozen) -
     for number, plan in plan_layers(store, net, spec).items():
         key = grams.layers[number].key
         key.require(str(path), {"arch": plan.key.arch, "extractor": plan.key.extractor})
+
+
+def _views(asked: Options, sources: Sources | None, store: FeatureStore, seed: int) -> Views | None:
+    """How training clips are augmented: as the caches' were, or as it was asked for."""
+    if asked.mode == "cached" and sources is not None:
+        if asked.views is not None:
+            raise InputError("--views: the cache decides; give it to `antigram cache-grams`")
+        if asked.augment and sources.views is None:
+            raise InputError(
+                f"--augment: the cache {sources.names[0]} holds the Grams of the clips as they "
+                "are, which are not those of augmented ones. Make one with `antigram cache-grams "
+                "--views K`, or use --mode online."
+            )
+        return sources.views
+    if asked.views is not None and not asked.augment:
+        raise InputError("--views: goes with --augment")
+    if not asked.augment:
+        return None
+    return Views.for_shape(store.shape, count=asked.views or 0, seed=seed)
 
 
 def _of_source(

@@ -19,6 +19,7 @@ from model.codecs import Rows, encode_rows
 from model.gram import aggregate, flat, self_product
 from model.vgg import Arch, Vgg, extractor_digest, tap_shape
 from pipeline.errors import InputError
+from pipeline.views import Views
 
 __all__ = [
     "SIMILARITIES",
@@ -52,13 +53,22 @@ class GramSource(Protocol):
     Attributes:
         spec: what is compared.
         identity: digest of what each layer's rows come from; a resumed run must have the same.
+        views: how the clips were augmented whose rows are stored; None if they were not.
     """
 
     spec: TapSpec
     identity: Mapping[str, str]
+    views: Views | None
 
-    def read(self, clips: NDArray[np.int64]) -> Mapping[int, Rows]:
+    def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
+        """What the clips must be turned into for `read`'s rows to be theirs; None if nothing."""
+
+    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
         """What can be had without the net, for indices into the store: called ahead, in a thread.
+
+        Args:
+            clips: indices into the store.
+            epoch: counted from 1, which decides the view; 0 outside training.
 
         Returns:
             Layer -> rows in host memory; empty if the source has nothing stored.
@@ -81,6 +91,8 @@ class LiveGrams:
         spec: what is compared.
     """
 
+    views: Views | None = None
+
     def __init__(self, net: Vgg, spec: TapSpec) -> None:
         self.spec = spec
         # Channels last, as the net in training: its batches are then laid out for both.
@@ -92,9 +104,14 @@ class LiveGrams:
             str(layer): extractor_digest(state, net, layer, spec.tap) for layer in spec.layers
         }
 
-    def read(self, clips: NDArray[np.int64]) -> Mapping[int, Rows]:
+    def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
+        """Any clips will do: see `GramSource`."""
+        del clips, epoch
+        return None
+
+    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
         """Nothing: see `GramSource`."""
-        del clips
+        del clips, epoch
         return {}
 
     def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
@@ -120,7 +137,7 @@ class Sources:
             tapped once.
 
     Raises:
-        InputError: they differ in tap or aggregation.
+        InputError: they differ in tap, aggregation or the views that they hold.
     """
 
     def __init__(self, members: Mapping[str, GramSource]) -> None:
@@ -136,15 +153,26 @@ class Sources:
                     "sources of a run need the same"
                 )
         self.layers = tuple(sorted({n for spec in specs.values() for n in spec.layers}))
+        self.views = self.members[self.names[0]].views
+        for name, source in self.members.items():
+            if source.views != self.views:
+                raise InputError(
+                    f"{name} and {self.names[0]}: hold other views of the clips (--views, --seed); "
+                    "all the sources of a run need the same"
+                )
 
     @property
     def identity(self) -> dict[str, dict[str, str]]:
         """What each source's rows come from."""
         return {name: dict(source.identity) for name, source in self.members.items()}
 
-    def read(self, clips: NDArray[np.int64]) -> dict[str, Mapping[int, Rows]]:
+    def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
+        """See `GramSource`; the same for all."""
+        return self.members[self.names[0]].params(clips, epoch)
+
+    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> dict[str, Mapping[int, Rows]]:
         """See `GramSource`."""
-        return {name: source.read(clips) for name, source in self.members.items()}
+        return {name: source.read(clips, epoch) for name, source in self.members.items()}
 
     def rows(
         self, read: Mapping[str, Mapping[int, Rows]], x: Tensor

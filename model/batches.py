@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.at_loss import GramSource, Sources
 from pipeline.store import FeatureStore
+from pipeline.views import Views, apply_views
 
 __all__ = ["Batch", "Batches", "epoch_order"]
 
@@ -68,6 +69,7 @@ class Batches:
         grams: source of the frozen net's rows, if there is AT.
         batch_clips: clips in a batch; the last one may be shorter.
         device: where the net is.
+        views: how clips are augmented in training, where the source of Grams leaves it open.
         rank: number of this process among those that share each batch.
         ranks: how many there are.
     """
@@ -80,6 +82,7 @@ class Batches:
         batch_clips: int,
         device: torch.device,
         *,
+        views: Views | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -87,7 +90,7 @@ class Batches:
         self.store = store
         self.labels = store.labels(task)
         self.scale, self.shift = 1.0, 0.0  # other ones normalise anew, for another store's net
-        self.grams = grams
+        self.grams, self.views = grams, views
         self.batch_clips = batch_clips
         self.device = device
         self.wait_s = 0.0
@@ -102,11 +105,22 @@ class Batches:
         self.store.features.gather(clips, x.numpy()[:, 0])
         if (self.scale, self.shift) != (1.0, 0.0):
             x.mul_(self.scale).add_(self.shift)
+        if (params := self._params(clips, epoch)) is not None:
+            apply_views(x.numpy()[:, 0], params, self.store.silence)
         y = torch.from_numpy(self.labels[clips].astype(np.int64))
-        return _Loaded(clips, x, y, self.grams.read(clips) if self.grams else {}, weight)
+        return _Loaded(clips, x, y, self.grams.read(clips, epoch) if self.grams else {}, weight)
+
+    def _params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
+        """What turns the clips into the views of an epoch: as stored with their Grams, or drawn."""
+        if self.grams is not None and self.grams.views is not None:
+            return self.grams.params(clips, epoch)
+        if self.views is None or epoch == 0:
+            return None
+        ids = [self.store.clip_ids[i] for i in clips.tolist()]
+        return self.views.params(ids, self.views.of_epoch(epoch), self.store.shape)
 
     def passes(self, rows: NDArray[np.int64], epoch: int = 0) -> Iterator[Batch]:
-        """Batches of these rows, in this order; ``epoch`` decides how they are augmented."""
+        """Batches of these rows, in order; ``epoch``, from 1, decides how they are augmented."""
         size = self.batch_clips
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         self.wait_s = 0.0

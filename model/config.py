@@ -8,6 +8,7 @@ from typing import Any
 
 from model.vgg import Arch
 from pipeline.errors import InputError
+from pipeline.views import Views
 
 __all__ = ["MODES", "TrainConfig"]
 
@@ -19,7 +20,8 @@ class TrainConfig:
     """Everything that decides a training's numbers, less its data and the frozen net.
 
     The defaults are the paper's. ``layers`` are those of AT, or up to which ``frozen`` freezes;
-    ``betas`` are those of single sources, by name, where they differ from ``beta``.
+    ``betas`` are those of single sources, by name, where they differ from ``beta``; ``views`` is
+    how training clips are augmented.
     """
 
     mode: str
@@ -40,6 +42,7 @@ class TrainConfig:
     seed: int = 0
     precision: str = "32"
     max_steps: int = 0
+    views: Views | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -79,4 +82,7 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
-        return {**asdict(self), "layers": list(self.layers), "betas": dict(self.betas)}
+        plain = {**asdict(self), "layers": list(self.layers), "betas": dict(self.betas)}
+        if self.views is None:
+            del plain["views"]
+        return plain

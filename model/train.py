@@ -118,7 +118,14 @@ def train(
     learned = [p for p in net.parameters() if p.requires_grad]
     adam = torch.optim.Adam(learned, lr=config.lr, fused=True)
     batches = Batches(
-        store, config.task, sources, config.batch_clips, device, rank=team.rank, ranks=team.size
+        store,
+        config.task,
+        sources,
+        config.batch_clips,
+        device,
+        views=config.views,
+        rank=team.rank,
+        ranks=team.size,
     )
     settings = {
         "config": config.to_json(),
@@ -367,6 +374,7 @@ def _result(
         "layers": list(config.layers),
         "beta": {name: config.at_weight(name) for name, _ in config.betas} or config.beta,
         "seed": config.seed,
+        "views": config.views.to_json() if config.views else None,
         "epochs": state.epoch,
         "steps": state.step,
         "best_epoch": state.best_epoch,

@@ -276,16 +276,26 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.entries: list[dict[str, Any]] = []
-        whole = 0
-        if path.exists():
-            for line in path.read_bytes().splitlines(keepends=True):
-                if (entry := self._parse(line)) is None:
-                    break
-                self.entries.append(entry)
-                whole += len(line)
+        self.entries, whole = self._whole_lines(path)
         self._file = path.open("ab")
         self._file.truncate(whole)
+
+    @classmethod
+    def read(cls, path: Path) -> list[dict[str, Any]]:
+        """Entries of a journal that another process may be writing."""
+        return cls._whole_lines(path)[0]
+
+    @classmethod
+    def _whole_lines(cls, path: Path) -> tuple[list[dict[str, Any]], int]:
+        """Entries, and the bytes that their lines take."""
+        entries, size = [], 0
+        if path.exists():
+            for line in path.read_bytes().splitlines(keepends=True):
+                if (entry := cls._parse(line)) is None:
+                    break
+                entries.append(entry)
+                size += len(line)
+        return entries, size
 
     @staticmethod
     def _parse(line: bytes) -> dict[str, Any] | None:

@@ -143,8 +143,15 @@ class MappedArray:
             f"{path}: {size} bytes that are not those that were written (crc32c). {self.repair}"
         )
 
-    def take(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
-        """Rows, in any order, as a new array (row, ...) of the stored dtype."""
+    def take(
+        self, rows: Sequence[int] | NDArray[np.integer], view: int | None = None
+    ) -> NDArray[Any]:
+        """Rows, in any order, as a new array (row, ...) of the stored dtype.
+
+        Args:
+            rows: their indices.
+            view: index along the second axis, of an array that has one for views.
+        """
         rows = np.asarray(rows)
         chunk = rows // self.spec.rows
         if not self._all_whole:
@@ -152,18 +159,28 @@ class MappedArray:
                 self.chunk(index)
             self._all_whole = bool(self._whole.all())
         if not self._loose:
-            return self._rows[rows + chunk * (self._place - self.spec.rows)]
-        inner = rows - chunk * self.spec.rows
-        out = np.empty((len(chunk), *self.shape[1:]), self.spec.dtype)
-        for place, (index, row) in enumerate(zip(chunk.tolist(), inner.tolist(), strict=True)):
-            out[place] = self._loose[index][row]
+            places = rows + chunk * (self._place - self.spec.rows)
+            if view is None:
+                return self._rows[places]
+            views, *rest = self.shape[1:]
+            flat: NDArray[Any] = self._rows.reshape(-1, *rest)
+            found: NDArray[Any] = flat[places * views + view]
+            return found
+        out = np.empty((len(rows), *self.shape[1 if view is None else 2 :]), self.spec.dtype)
+        self.gather(rows, out, view)
         return out
 
-    def gather(self, rows: Sequence[int] | NDArray[np.integer], out: NDArray[Any]) -> None:
-        """Copy rows, in any order, into ``out`` (row, ...), converting to its dtype."""
+    def gather(
+        self,
+        rows: Sequence[int] | NDArray[np.integer],
+        out: NDArray[Any],
+        view: int | None = None,
+    ) -> None:
+        """As `take`, into ``out`` (row, ...), converting to its dtype."""
         chunk, inner = np.divmod(rows, self.spec.rows)
         for place, (index, row) in enumerate(zip(chunk.tolist(), inner.tolist(), strict=True)):
-            out[place] = self.chunk(index)[row]
+            found = self.chunk(index)[row]
+            out[place] = found if view is None else found[view]
 
     def read(self) -> NDArray[Any]:
         """All rows, as an array in memory."""

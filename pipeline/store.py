@@ -130,6 +130,11 @@ class FeatureStore:
         """(frame, freq) of a clip."""
         return self.features.shape[1], self.features.shape[2]
 
+    @property
+    def silence(self) -> float:
+        """What a magnitude of zero became."""
+        return -self.mean / self.std
+
     def labels(self, label: str) -> NDArray[np.int32]:
         """Class of each clip, -1 where it is not known.
 
