@@ -389,6 +389,7 @@ def _estimate_text(target: Path, found: Mapping[str, Any], device: str) -> str:
 @click.option("--views", type=int, help="With --augment: so many by turns; default: ever new.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--precision", default="32", show_default=True, help="32, tf32 or bf16.")
+@click.option("--device-memory", type=float, help="GB of a GPU for data; default: half; 0: none.")
 @click.option("--max-steps", type=int, default=0, help="Stop after so many; 0: no limit.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option("--name", help="Of the run; default: MODE-STORE-seedN.")
@@ -402,6 +403,7 @@ def train(
     resume: bool,
     save: Path | None,
     init: Path | None,
+    device_memory: float | None,
     **options: Any,
 ) -> None:
     """Train a net on a store, with or without anti-transfer."""
@@ -410,8 +412,8 @@ def train(
     from model.team import team
     from model.train import build_student, copy_best
     from model.train import train as run
+    from model.watch import Watch
     from pipeline.errors import InputError
-    from pipeline.progress import Progress
 
     if save is not None and not save.absolute().parent.is_dir():
         raise InputError(f"--save {save}: there is no folder {save.absolute().parent}")
@@ -432,15 +434,8 @@ def train(
         default = f"{config.mode}-{store.name}-seed{config.seed}"
         folder = _run_folder(common.workspace.runs, name, default, resume=resume)
         members.wait()  # until all have chosen the same folder
-        with Progress() as progress:
-
-            def tell(epoch: int, done: int, steps: int, known: Mapping[str, float]) -> None:
-                note = " ".join(f"{key} {value:.4g}" for key, value in known.items())
-                if len(known) > 1:
-                    progress.say(f"epoch {epoch}: {note}")
-                else:
-                    progress.tick(f"epoch {epoch}", done, steps, note)
-
+        quiet = not members.leads
+        with Watch(config.epochs) as watch:
             try:
                 result = run(
                     net,
@@ -449,14 +444,14 @@ def train(
                     config,
                     folder,
                     device=place,
-                    tell=tell,
+                    tell=(lambda *_: None) if quiet else watch.tell,
                     resume=resume,
                     team=members,
+                    device_memory=None if device_memory is None else int(device_memory * 1e9),
+                    say=(lambda _: None) if quiet else watch.say,
                 )
             except KeyboardInterrupt:
-                progress.say(
-                    f"stopped; the same command with --resume --name {folder.name} goes on"
-                )
+                watch.say(f"stopped; the same command with --resume --name {folder.name} goes on")
                 raise
     if save is not None and members.leads:
         copy_best(folder, save)

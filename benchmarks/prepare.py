@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import save, touch_memory
+from benchmarks.record import save, warm_memory
 
 RATE, SECONDS = 16_000, 1
 _CLIP_BYTES = 126 * 129 * 4
@@ -104,8 +104,8 @@ def one_arm(arm: str, paths: list[Path], noise_home: Path, place: Path) -> float
         return timed(way, some, folder)
 
     go(paths[:20])
-    touch_memory(len(paths) * _CLIP_BYTES + _SPARE)
-    return go(paths)
+    with warm_memory(len(paths) * _CLIP_BYTES + _SPARE):
+        return go(paths)
 
 
 def rounds(asked: argparse.Namespace) -> dict[str, list[float]]:
@@ -145,8 +145,8 @@ def scaling(paths: list[Path], noise_home: Path, clips: int, count: int) -> dict
         home = repeated(paths, clips, Path(folder))
         for _ in range(count):
             for workers in found:
-                with tempfile.TemporaryDirectory() as place:
-                    touch_memory(clips * _CLIP_BYTES + _SPARE)
+                warm = warm_memory(clips * _CLIP_BYTES + _SPARE)
+                with tempfile.TemporaryDirectory() as place, warm:
                     rate = timed(antigram, home, noise_home, Path(place), int(workers))
                     found[workers].append(rate)
     return found
@@ -162,13 +162,13 @@ def stages(paths: list[Path], noise_home: Path) -> dict[str, float]:
     spent = dict.fromkeys(
         ("header", "decode and resample", "mix", "stft", "normalise", "write"), 0.0
     )
-    with tempfile.TemporaryDirectory() as folder:
+    warm = warm_memory(2 * len(paths) * _CLIP_BYTES + _SPARE)
+    with tempfile.TemporaryDirectory() as folder, warm:
         bank = NoiseBank.build(noise_files([noise_home])[1], RATE, Path(folder) / "noise.f32")
         samples = bank.samples()
         block = np.zeros((128, 126, 129), np.float32)
         spec = ArraySpec("features", (128, 126, 129), "float32", 128)
         used = paths[: len(paths) // 128 * 128]
-        touch_memory(2 * len(used) * _CLIP_BYTES + _SPARE)
 
         def spend(stage: str, begun: float) -> float:
             now = time.perf_counter()

@@ -18,6 +18,7 @@ from torch import Tensor
 from cache.key import CacheKey, layer_name
 from model.at_loss import TapSpec
 from model.codecs import Rows
+from model.resident import bytes_of, on_device
 from pipeline.errors import DamagedError, InputError, StaleError, StoredDataError
 from pipeline.hdf5 import names_in, read_bytes
 from pipeline.manifest import Manifest, read_manifest
@@ -150,6 +151,7 @@ class CacheLayer:
 
         self._array = array
         self.values = array(ARRAY_OF[self.key.codec])
+        self.kept: Tensor | None = None  # all values, where a device holds them
 
     # 8 bytes a clip: read at once, so that a batch gathers from one map and not from three.
     @cached_property
@@ -247,8 +249,19 @@ class CacheLayer:
         shape = self.values.shape[1 if of_view is None else 2 :]
         dtype = getattr(torch, self.key.dtype)
         data = torch.empty((len(clips), *shape), dtype=dtype, pin_memory=True)
-        self.values.gather(clips, data.numpy(), of_view)
+        self.values.take(clips, of_view, out=data.numpy())
         return data
+
+    def keep_on(self, device: torch.device) -> None:
+        """Hold all values on a device; `kept_rows` gathers from them."""
+        whole = on_device(self.values, device)
+        self.kept = whole.flatten(0, 1) if self.key.views else whole
+
+    def kept_rows(self, places: Tensor) -> Tensor:
+        """Values of some rows, where they are kept."""
+        if self.kept is None:
+            raise RuntimeError("keep_on() was not called")
+        return self.kept.index_select(0, places.to(self.kept.device))
 
     def read(self, clips: NDArray[np.int64], view: int = 0) -> Rows:
         """Rows of some clips, as stored, in host memory."""
@@ -275,15 +288,21 @@ class CacheLayer:
 
 
 class _Read(Mapping[int, Rows]):
-    """A batch's rows in host memory: values, and which norms belong to them."""
+    """A batch's rows in host memory: values (None if kept on the device), and where norms are."""
 
     def __init__(
-        self, layers: Mapping[int, CacheLayer], places: Tensor, values: Mapping[int, Tensor]
+        self,
+        layers: Mapping[int, CacheLayer],
+        places: Tensor,
+        values: Mapping[int, Tensor | None],
     ) -> None:
         self.layers, self.places, self.values_of = layers, places, values
 
     def __getitem__(self, layer: int) -> Rows:
-        return self.layers[layer].with_energy(self.values_of[layer], self.places)
+        values, of_layer = self.values_of[layer], self.layers[layer]
+        if values is None:  # they are on the device, or were
+            values = of_layer.kept_rows(self.places)
+        return of_layer.with_energy(values.cpu(), self.places)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.values_of)
@@ -347,7 +366,13 @@ class GramCache:
             str(n): layer.fingerprint for n, layer in self.layers.items()
         }
         self.views = keys[0].views
+        self.stored_bytes = sum(bytes_of(layer.values) for layer in self.layers.values())
         self._pin = torch.cuda.is_available()
+
+    def keep_on(self, device: torch.device) -> None:
+        """Hold all values on a device: see `GramSource`."""
+        for layer in self.layers.values():
+            layer.keep_on(device)
 
     def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
         """What was drawn for the clips' views of an epoch, when the cache was made."""
@@ -360,7 +385,10 @@ class GramCache:
     def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
         """Values from disk: see `GramSource`."""
         view = self._view(epoch)
-        values = {n: layer.take(clips, view, pin=self._pin) for n, layer in self.layers.items()}
+        values = {
+            n: None if layer.kept is not None else layer.take(clips, view, pin=self._pin)
+            for n, layer in self.layers.items()
+        }
         return _Read(self.layers, next(iter(self.layers.values())).places(clips, view), values)
 
     def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
@@ -369,6 +397,11 @@ class GramCache:
             raise TypeError(f"rows: wanted what read() gave, got {type(read)}")
         places = read.places.to(x.device, non_blocking=True)
         return {
-            n: self.layers[n].rows_of(data.to(x.device, non_blocking=True), places)
+            n: self.layers[n].rows_of(
+                self.layers[n].kept_rows(places)
+                if data is None
+                else data.to(x.device, non_blocking=True),
+                places,
+            )
             for n, data in read.values_of.items()
         }

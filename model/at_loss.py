@@ -54,11 +54,16 @@ class GramSource(Protocol):
         spec: what is compared.
         identity: digest of what each layer's rows come from; a resumed run must have the same.
         views: how the clips were augmented whose rows are stored; None if they were not.
+        stored_bytes: what `keep_on` takes.
     """
 
     spec: TapSpec
     identity: Mapping[str, str]
     views: Views | None
+    stored_bytes: int
+
+    def keep_on(self, device: torch.device) -> None:
+        """Hold all stored rows there from now on."""
 
     def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
         """What the clips must be turned into for `read`'s rows to be theirs; None if nothing."""
@@ -92,6 +97,7 @@ class LiveGrams:
     """
 
     views: Views | None = None
+    stored_bytes = 0
 
     def __init__(self, net: Vgg, spec: TapSpec) -> None:
         self.spec = spec
@@ -103,6 +109,9 @@ class LiveGrams:
         self.identity: Mapping[str, str] = {
             str(layer): extractor_digest(state, net, layer, spec.tap) for layer in spec.layers
         }
+
+    def keep_on(self, device: torch.device) -> None:
+        """Nothing is stored: see `GramSource`."""
 
     def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
         """Any clips will do: see `GramSource`."""
@@ -165,6 +174,16 @@ class Sources:
     def identity(self) -> dict[str, dict[str, str]]:
         """What each source's rows come from."""
         return {name: dict(source.identity) for name, source in self.members.items()}
+
+    @property
+    def stored_bytes(self) -> int:
+        """What `keep_on` takes."""
+        return sum(source.stored_bytes for source in self.members.values())
+
+    def keep_on(self, device: torch.device) -> None:
+        """See `GramSource`."""
+        for source in self.members.values():
+            source.keep_on(device)
 
     def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
         """See `GramSource`; the same for all."""

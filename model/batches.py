@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.at_loss import GramSource, Sources
+from model.resident import bytes_of, on_device
 from pipeline.store import FeatureStore
 from pipeline.views import Views, apply_views
 
@@ -44,7 +45,7 @@ class Batch:
 
 
 class _Loaded(NamedTuple):
-    """A batch in host memory."""
+    """A batch in host memory; ``x`` are indices where the device holds the features."""
 
     clips: NDArray[np.int64]
     x: Tensor
@@ -70,6 +71,8 @@ class Batches:
         batch_clips: clips in a batch; the last one may be shorter.
         device: where the net is.
         views: how clips are augmented in training, where the source of Grams leaves it open.
+        device_memory: bytes of the device that features and rows may take, as a whole or not at
+            all; augmented features are made on the host.
         rank: number of this process among those that share each batch.
         ranks: how many there are.
     """
@@ -83,6 +86,7 @@ class Batches:
         device: torch.device,
         *,
         views: Views | None = None,
+        device_memory: int = 0,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -94,12 +98,22 @@ class Batches:
         self.batch_clips = batch_clips
         self.device = device
         self.wait_s = 0.0
+        self.data_bytes = bytes_of(store.features) + (grams.stored_bytes if grams else 0)
+        fixed = views is None and (grams is None or grams.views is None)
+        self.resident = fixed and self.data_bytes <= device_memory
+        if self.resident:
+            self._features = on_device(store.features, device)
+            if grams is not None:
+                grams.keep_on(device)
 
     def _load(self, whole: NDArray[np.int64], epoch: int) -> _Loaded:
         clips = whole[self.rank :: self.ranks]
         weight = len(clips) * self.ranks / len(whole)
         if not len(clips):
             clips = whole[:1]  # every process takes part in every step
+        y = torch.from_numpy(self.labels[clips].astype(np.int64))
+        if self.resident:
+            return _Loaded(clips, torch.from_numpy(clips), y, self._read(clips, epoch), weight)
         pin = self.device.type == "cuda"
         x = torch.empty((len(clips), 1, *self.store.shape), pin_memory=pin)
         self.store.features.gather(clips, x.numpy()[:, 0])
@@ -107,8 +121,10 @@ class Batches:
             x.mul_(self.scale).add_(self.shift)
         if (params := self._params(clips, epoch)) is not None:
             apply_views(x.numpy()[:, 0], params, self.store.silence)
-        y = torch.from_numpy(self.labels[clips].astype(np.int64))
-        return _Loaded(clips, x, y, self.grams.read(clips, epoch) if self.grams else {}, weight)
+        return _Loaded(clips, x, y, self._read(clips, epoch), weight)
+
+    def _read(self, clips: NDArray[np.int64], epoch: int) -> Any:  # noqa: ANN401 - the source's own
+        return self.grams.read(clips, epoch) if self.grams else {}
 
     def _params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
         """What turns the clips into the views of an epoch: as stored with their Grams, or drawn."""
@@ -125,9 +141,12 @@ class Batches:
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         self.wait_s = 0.0
         for loaded in self._ahead(parts, epoch):
+            x = loaded.x.to(self.device, non_blocking=True)
+            if self.resident:
+                x = self._features.index_select(0, x).float()[:, None]
             yield Batch(
                 loaded.clips,
-                loaded.x.to(self.device, non_blocking=True),
+                x,
                 loaded.y.to(self.device, non_blocking=True),
                 loaded.read,
                 loaded.weight,

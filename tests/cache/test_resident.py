@@ -1,0 +1,112 @@
+"""Data held on the device: the same numbers, only where all of it fits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cache.build import build_cache
+from cache.grams import GramCache
+from cache.plan import plan_layers
+from model.at_loss import Sources, TapSpec
+from model.batches import Batches
+from model.resident import budget_for, bytes_of, on_device
+from model.train import TrainConfig, build_student, train
+from pipeline.errors import DamagedError
+from pipeline.views import Views
+from tests.cache.conftest import ARCH, LAYERS
+from tests.model.tiny import CPU, metrics
+
+ROWS = np.arange(15)
+
+
+@pytest.fixture
+def caches(store, frozen, other_frozen, tmp_path):
+    """Two caches, with one codec each."""
+    found = {}
+    for name, net, codec in (("one", frozen, "packed"), ("two", other_frozen, "factor")):
+        path = tmp_path / f"{name}.zarr"
+        spec = TapSpec(arch=ARCH, layers=LAYERS)
+        plans = plan_layers(store, net, spec, codec=codec)
+        build_cache(store, net, plans, path, made_from={}, device=CPU)
+        found[name] = path
+    return found
+
+
+def sources_of(caches, store):
+    return Sources({name: GramCache(path, store) for name, path in caches.items()})
+
+
+def test_a_training_on_held_data_gives_the_same_numbers_to_the_bit(caches, store, tmp_path):
+    found, said = {}, []
+    for budget in (0, 10**9):
+        config = TrainConfig(
+            mode="cached", task="label", arch=ARCH, layers=LAYERS, epochs=2, batch_clips=4
+        )
+        result = train(
+            build_student(config, 3, None),
+            store,
+            sources_of(caches, store),
+            config,
+            tmp_path / str(budget),
+            device=CPU,
+            device_memory=budget,
+            say=said.append,
+        )
+        assert result["data_on_device"] == bool(budget)
+        found[budget] = [
+            {key: entry[key] for key in ("train", "validation")}
+            for entry in metrics(tmp_path / str(budget))
+        ]
+    assert found[0] == found[10**9]
+    assert len(said) == 1
+    assert "on the device" in said[0]
+
+
+def test_it_is_held_as_a_whole_or_not_at_all(caches, store):
+    sources = sources_of(caches, store)
+    need = bytes_of(store.features) + sources.stored_bytes
+    assert need == store.features.read().nbytes + sum(
+        layer.values.read().nbytes
+        for cache in sources.members.values()
+        for layer in cache.layers.values()
+    )
+    assert not Batches(store, "label", sources, 4, CPU, device_memory=need - 1).resident
+    assert Batches(store, "label", sources, 4, CPU, device_memory=need).resident
+
+
+def test_rows_can_still_be_read_on_the_host(caches, store):
+    one, two = sources_of(caches, store), sources_of(caches, store)
+    two.keep_on(CPU)
+    for name in caches:
+        for layer in LAYERS:
+            here, there = one.read(ROWS)[name][layer], two.read(ROWS)[name][layer]
+            assert torch.equal(here.data, there.data)
+            assert torch.equal(here.row_norm, there.row_norm)
+
+
+def test_augmented_features_are_made_on_the_host(store):
+    views = Views.for_shape(store.shape, count=0, seed=0)
+    batches = Batches(store, "label", None, 4, CPU, device_memory=10**9, views=views)
+    assert not batches.resident
+
+
+def test_a_damaged_chunk_is_noticed_while_it_is_loaded(caches, store):
+    cache = GramCache(caches["one"], store)
+    file = caches["one"] / "layer05" / "gram" / "c" / "1" / "0"
+    raw = bytearray(file.read_bytes())
+    raw[3] ^= 4
+    file.write_bytes(raw)
+    with pytest.raises(DamagedError, match="layer05/gram/c/1"):
+        cache.keep_on(CPU)
+
+
+def test_all_rows_arrive_in_their_order_without_the_padding(store):
+    held = on_device(store.features, CPU)
+    np.testing.assert_array_equal(held.numpy(), store.features.read())
+
+
+def test_a_cpu_holds_nothing_unless_it_is_told_to():
+    assert budget_for(CPU, None) == 0
+    assert budget_for(CPU, 5) == 5
