@@ -89,7 +89,7 @@ def test_only_clips_of_the_training_split_are_augmented(build_views, store):
     layer = CacheLayer(build_views(layers=(1,)).path, 1)
     values, features = layer.values.read(), store.features.read()
     for row in range(len(store)):
-        if features[row].std() == 0:
+        if np.ptp(features[row]) == 0:
             continue  # silence, all views of which are silence
         if store.split[row] == 0:
             assert len(set(layer.norm[row].tolist())) == K
