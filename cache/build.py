@@ -44,7 +44,7 @@ from pipeline.chunks import (
     write_text,
 )
 from pipeline.errors import InputError, StoredDataError
-from pipeline.files import map_file
+from pipeline.files import map_file, size_text
 from pipeline.manifest import (
     create_arrays,
     create_group,
@@ -194,7 +194,7 @@ def _check_free(target: Path, missing: Mapping[int, LayerPlan], clips: int) -> N
     free = shutil.disk_usage(target.parent).free
     if wanted > free:
         raise InputError(
-            f"{target.parent}: {free / 1e9:.1f} GB free, the cache takes {wanted / 1e9:.1f} GB. "
+            f"{target.parent}: {size_text(free)} free, the cache takes {size_text(wanted)}. "
             "Make room, ask for fewer layers, or use --workspace on another disk."
         )
 

@@ -20,6 +20,7 @@ from pipeline.chunks import (
     write_chunk,
 )
 from pipeline.errors import DamagedError, InputError
+from pipeline.files import size_text
 from pipeline.hdf5 import FORMAT, SUFFIX, VERSION, inside
 from pipeline.manifest import FOLDER, read_manifest, verify_group
 from pipeline.mapped import MappedArray
@@ -62,7 +63,7 @@ def export_file(path: Path, goal: Path, tick: Tick = lambda *_: None) -> int:
         raise InputError(f"--to {goal}: there is no folder {goal.absolute().parent}")
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if size > (free := shutil.disk_usage(goal.absolute().parent).free):
-        raise InputError(f"--to {goal}: {size / 1e9:.1f} GB wanted, {free / 1e9:.1f} GB free")
+        raise InputError(f"--to {goal}: {size_text(size)} wanted, {size_text(free)} free")
     beside = goal.with_name(f".{goal.name}.partial")
     done = 0
     try:

@@ -20,6 +20,7 @@ import requests
 import urllib3
 
 from pipeline.errors import InputError
+from pipeline.files import size_text
 
 __all__ = ["UNPACKED", "Archive", "Fetched", "check_room", "fetch"]
 
@@ -68,7 +69,7 @@ def check_room(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"{folder}: {free / 1e9:.1f} GB are free, {what} needs about {needed / 1e9:.1f} GB "
+            f"{folder}: {size_text(free)} are free, {what} needs about {size_text(needed)} "
             "(packed and unpacked). Make room, or choose another --workspace."
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HUGE_PAGE", "Region", "map_file"]
+__all__ = ["HUGE_PAGE", "Region", "map_file", "size_text"]
 
 HUGE_PAGE = 2 << 20  # bytes; a file that lies at multiples of it can be mapped by such pages
 
@@ -50,6 +50,14 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     array: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
     array.flags.writeable = False
     return array
+
+
+def size_text(size: float) -> str:
+    """``0.9 MB``, ``26 MB``, ``1.4 GB``: of bytes, for people."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:.0f} {name}"
+    return f"{size / 1e6:.1f} MB"
 
 
 class Region:

@@ -36,6 +36,7 @@ from pipeline.chunks import (
 )
 from pipeline.corpus import Corpus
 from pipeline.errors import InputError, StoredDataError
+from pipeline.files import size_text
 from pipeline.manifest import create_arrays, create_group, verify_group, write_manifest
 from pipeline.mapped import is_whole
 from pipeline.noise import NoiseBank
@@ -215,7 +216,7 @@ def _check_free(partial: Path, listing: Listing, recipe: Recipe) -> None:
     wanted, free = row * len(listing.rows) - used, shutil.disk_usage(partial).free
     if wanted > free:
         raise InputError(
-            f"{partial.parent}: {free / 1e9:.1f} GB free, {wanted / 1e9:.1f} GB wanted while "
+            f"{partial.parent}: {size_text(free)} free, {size_text(wanted)} wanted while "
             "preparing. Make room, use --workspace on another disk, or --limit-per-class."
         )
 

@@ -280,5 +280,5 @@ def test_the_cache_of_a_store_that_was_made_last_is_chosen(build, store, other_s
 
 def test_a_cache_that_does_not_fit_on_the_disk_is_refused_before_it_begins(build, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(100, 90, 10))
-    with pytest.raises(InputError, match=r"0\.0 GB free, the cache takes"):
+    with pytest.raises(InputError, match=r"0\.0 MB free, the cache takes"):
         build()

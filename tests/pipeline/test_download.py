@@ -241,6 +241,6 @@ def test_room_is_checked_before_anything_is_asked_for(server, target, words, mon
         free = 2 * len(words)
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(InputError, match=r"GB are free.*Make room"):
+    with pytest.raises(InputError, match=r"[GM]B are free.*Make room"):
         download("gsc", target, sources={"gsc": [server.whole("words.tar.gz", words)]})
     assert server.asked == []

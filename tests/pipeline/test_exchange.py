@@ -329,7 +329,7 @@ def test_a_disk_that_is_too_small_is_refused(clean, tmp_path, monkeypatch):
         free = 1000
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(InputError, match=r"GB wanted, 0\.0 GB free"):
+    with pytest.raises(InputError, match=r"B wanted, 0\.0 MB free"):
         export_file(clean.store.path, tmp_path / "gsc.h5")
     assert not names_of(tmp_path)
 

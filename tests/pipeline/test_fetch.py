@@ -119,6 +119,6 @@ def test_room_is_checked_when_the_size_is_told(server, folder, monkeypatch):
         free = 2 * len(DATA)
 
     monkeypatch.setattr(pipeline.fetch.shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(InputError, match=r"GB are free.*Make room"):
+    with pytest.raises(InputError, match=r"[GM]B are free.*Make room"):
         fetch(server.archive("a.tar.gz", DATA), folder)
     assert left(folder) == []
