@@ -346,6 +346,102 @@ def _layer_text(layer: Mapping[str, Any]) -> str:
     )
 
 
+@app.command()
+@click.option("--layer", "layers", multiple=True, required=True, help="1 to 13, or all.")
+@click.option("--data", help="The store; default: the only one, or the one prepared last.")
+@click.option("--task", help="The label to learn; default: the store's main one.")
+@click.option("--ckpt", type=click.Path(path_type=Path), help="The frozen net, for its shape.")
+@click.option("--arch", help="vgg11, vgg13, vgg16 or vgg19; default: the frozen net's, or vgg16.")
+@click.option("--width", type=int, help="64 is the real VGG; default: the frozen net's, or 64.")
+@click.option("--tap", default="relu", show_default=True, help="relu, conv or released.")
+@click.option("--aggregation", default="gram", show_default=True)
+@click.option("--codec", default="auto", show_default=True, help="auto, packed, factor, lowrank.")
+@click.option("--rank", type=int, help="Of lowrank.")
+@click.option("--dtype", default="float16", show_default=True, help="float16 or float32.")
+@click.option("--nets", type=click.IntRange(1), default=1, show_default=True, help="Frozen nets.")
+@click.option("--batch-size", type=click.IntRange(1), default=13, show_default=True)
+@click.option("--precision", default="32", show_default=True, help="32, tf32 or bf16.")
+@_common
+def plan(
+    common: Context,
+    layers: tuple[str, ...],
+    data: str | None,
+    task: str | None,
+    ckpt: Path | None,
+    arch: str | None,
+    width: int | None,
+    tap: str,
+    aggregation: str,
+    codec: str,
+    rank: int | None,
+    dtype: str,
+    nets: int,
+    batch_size: int,
+    precision: str,
+) -> None:
+    """What a training would take: device memory and FLOPs of a step, and the cache's size."""
+    from cache.budget import bare_net, budget
+    from cache.plan import plan_layers
+    from cache.resolve import layer_numbers, one_of
+    from model.at_loss import TapSpec
+    from model.checkpoint import load_frozen
+    from model.vgg import TAPS, Arch
+    from pipeline.errors import InputError
+    from pipeline.store import FeatureStore
+
+    one_of("--tap", tap, TAPS)
+    one_of("--precision", precision, ("32", "tf32", "bf16"))
+    one_of("--dtype", dtype, ("float16", "float32"))
+    if codec == "lowrank" and rank is None:
+        raise InputError("--codec lowrank: its rank is found by running the net; name a --rank")
+    shape = load_frozen(ckpt).arch if ckpt is not None else Arch()
+    shape = Arch(arch or shape.name, width or shape.width)
+    store = FeatureStore(common.workspace.store(data, common.say))
+    classes = len(store.classes[task or store.main_label]) if task in (None, *store.classes) else 0
+    if not classes:
+        store.labels(task or "")  # says which there are
+    spec = TapSpec(
+        arch=shape, layers=layer_numbers(layers, shape), tap=tap, aggregation=aggregation
+    )
+    plans = plan_layers(store, bare_net(shape), spec, codec=codec, dtype=dtype, rank=rank)
+    found = budget(
+        store,
+        shape,
+        plans,
+        classes=classes,
+        batch_clips=batch_size,
+        nets=nets,
+        precision=precision,
+    )
+    common.answer(found, _budget_text(found))
+
+
+def _budget_text(found: Mapping[str, Any]) -> str:
+    from pipeline.files import size_text
+
+    base = found["baseline"]
+    lines = [
+        f"{found['store']}: batches of {found['batch_clips']}, {found['nets']} frozen net(s)",
+        f"baseline    {size_text(base['memory']):>9}          {base['flops'] / 1e9:9.0f} GFLOP",
+    ]
+    for number, layer in found["layers"].items():
+        cache, pays = layer["cache"], layer["cache"]["break_even_epochs"]
+        after = "never" if pays is None else f"after {pays:.2f} epochs"
+        lines.append(
+            f"layer {number}: a cache of {cache['codec']} {cache['dtype']} takes "
+            f"{size_text(cache['bytes'])} ({cache['bytes_per_clip']} bytes a clip) and pays off "
+            f"against online {after}; the paper's equation 4: "
+            f"{size_text(layer['paper_eq4_bytes'])} beside the training"
+        )
+        lines += [
+            f"  {arm:9s} {size_text(layer[arm]['memory']):>9} "
+            f"{layer[arm]['memory_over_baseline']:6.3f} x "
+            f"{layer[arm]['flops'] / 1e9:9.0f} GFLOP {layer[arm]['flops_over_baseline']:6.3f} x"
+            for arm in ("cached", "online", "released")
+        ]
+    return "\n".join(lines)
+
+
 def _estimate_text(target: Path, found: Mapping[str, Any], device: str) -> str:
     lines = [
         f"{target}: {found['clips']} clips, {found['bytes'] / 1e6:.1f} MB, "

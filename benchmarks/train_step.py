@@ -27,8 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cache import made_store
@@ -36,10 +34,11 @@ from benchmarks.record import save
 from cache.build import build_cache
 from cache.grams import GramCache
 from cache.plan import plan_layers
-from model.at_loss import LiveGrams, Sources, TapSpec, released_loss
+from model.at_loss import LiveGrams, Sources, TapSpec
 from model.batches import Batch, Batches
 from model.checkpoint import Frozen
 from model.config import TrainConfig
+from model.released import ReleasedStep
 from model.step import Step, Sums
 from model.train import build_student
 from model.vgg import Arch, Vgg
@@ -47,23 +46,6 @@ from pipeline.store import FeatureStore
 
 # H200, dense, in FLOPs a second, by NVIDIA's data sheet (without sparsity).
 _PEAK = {"NVIDIA H200": {"32": 67e12, "tf32": 494e12, "bf16": 989e12}}
-
-
-class Released:
-    """The released way: two passes of the student, the frozen net with gradients."""
-
-    def __init__(self, net: Vgg, frozen: Vgg, layer: int) -> None:
-        self.net, self.frozen, self.layer = net, frozen, layer
-
-    def __call__(self, batch: Batch, _sums: object) -> Tensor:
-        """Loss of a batch."""
-        ce = functional.cross_entropy(self.net(batch.x), batch.y)
-        maps: list[Tensor] = []
-        for each in (self.frozen, self.net):
-            each.run_features(
-                batch.x, [self.layer], "relu", lambda _, found: maps.append(found), stop=True
-            )
-        return ce + released_loss(maps[1], maps[0])
 
 
 class Arm:
@@ -171,7 +153,7 @@ def measure(
             config("baseline"),
             None,
             device,
-            lambda net: Released(net, frozen[0].net().to(device), layer),
+            lambda net: ReleasedStep(net, frozen[0].net().to(device), layer),
         )
     full = asked.precision == "32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not full

@@ -13,7 +13,7 @@ from model.checkpoint import Frozen
 from pipeline.split import SPLITS
 from pipeline.store import FeatureStore
 
-__all__ = ["estimate"]
+__all__ = ["break_even_epochs", "estimate"]
 
 _BATCHES = 3  # timed, after one that is not
 
@@ -36,10 +36,7 @@ def estimate(
         break_even_epochs; and bytes and seconds of all layers in one pass.
     """
     seconds = _seconds_per_clip(plans, store.shape, frozen, batch_clips, device)
-    counts = {split: int((store.split == index).sum()) for index, split in enumerate(SPLITS)}
-    per_epoch = counts["train"] + counts["validation"]
-    views = next(iter(plans.values())).views
-    rows = len(store) + (views - 1) * counts["train"]  # others are not augmented
+    rows, per_epoch = _rows(store, next(iter(plans.values())))
     layers = {}
     for number, plan in plans.items():
         layers[str(number)] = {
@@ -50,7 +47,7 @@ def estimate(
             "bytes_per_clip": None if plan.row[-1] == 0 else plan.bytes_per_clip,
             "bytes": None if plan.row[-1] == 0 else plan.bytes_per_clip * len(store),
             "seconds": seconds[number] * rows,
-            "break_even_epochs": rows / per_epoch if per_epoch else None,
+            "break_even_epochs": break_even_epochs(store, plan),
         }
     known = [layer["bytes"] for layer in layers.values() if layer["bytes"] is not None]
     return {
@@ -60,6 +57,19 @@ def estimate(
         "online_seconds_per_epoch": seconds[max(plans)] * per_epoch,
         "layers": layers,
     }
+
+
+def break_even_epochs(store: FeatureStore, plan: LayerPlan) -> float | None:
+    """Epochs after which a cache has cost less than a live net; None if it never does."""
+    rows, per_epoch = _rows(store, plan)
+    return rows / per_epoch if per_epoch else None
+
+
+def _rows(store: FeatureStore, plan: LayerPlan) -> tuple[int, int]:
+    """Clips that go through the frozen net: for a cache, and in an epoch of online training."""
+    counts = {split: int((store.split == index).sum()) for index, split in enumerate(SPLITS)}
+    augmented = (plan.views - 1) * counts["train"]  # others are not
+    return len(store) + augmented, counts["train"] + counts["validation"]
 
 
 @torch.no_grad()

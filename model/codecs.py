@@ -102,8 +102,7 @@ def row_shape(
 def _triangle(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Flat indices of the upper triangle, row by row; and sqrt(2), 1 on the diagonal."""
     row, column = torch.triu_indices(channels, channels, device=device)
-    scale = torch.full((row.numel(),), 2**0.5, device=device)
-    scale[row == column] = 1.0
+    scale = torch.where(row == column, 1.0, 2**0.5)
     return row * channels + column, scale
 
 

@@ -80,12 +80,12 @@ class MappedArray:
         self._rows: NDArray[Any] = np.empty(0)  # of all chunks, and what is between them
         self._place = 0  # rows from one chunk to the next
         self._whole = np.zeros(self.spec.chunks, bool)  # those mapped and checked
-        self._all_whole = False
+        self._places: NDArray[np.int64] | None = None  # of each row, once all chunks are whole
         self._loose: dict[int, NDArray[Any]] = {}  # of a single file, which is mapped elsewhere
 
     def __getstate__(self) -> dict[str, Any]:
         """Maps are opened anew in each process."""
-        mapped = ("_region", "_rows", "_place", "_whole", "_all_whole", "_loose")
+        mapped = ("_region", "_rows", "_place", "_whole", "_places", "_loose")
         return {key: value for key, value in vars(self).items() if key not in mapped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -173,24 +173,28 @@ class MappedArray:
             view: index along the second axis, of an array that has one for views.
             out: where to put them; a new array if None.
         """
-        rows = np.asarray(rows)
-        chunk = rows // self.spec.rows
-        if not self._all_whole:
-            for index in np.unique(chunk).tolist():
-                self.chunk(index)
-            self._all_whole = bool(self._whole.all())
-        if out is None:
-            shape = self.shape[1 if view is None else 2 :]
-            out = np.empty((len(rows), *shape), np.dtype(self.spec.dtype).newbyteorder("<"))
-        if self._loose:
+        if self._places is None:
+            self._check_chunks(np.asarray(rows) // self.spec.rows)
+        if self._places is None or self._loose:  # not all chunks were touched, or a single file
+            if out is None:
+                shape = self.shape[1 if view is None else 2 :]
+                out = np.empty((len(rows), *shape), np.dtype(self.spec.dtype).newbyteorder("<"))
             self.gather(rows, out, view)
             return out
-        places, flat = rows + chunk * (self._place - self.spec.rows), self._rows
+        places, flat = self._places[rows], self._rows
         if view is not None:
             flat = flat.reshape(-1, *self.shape[2:])
             places = places * self.shape[1] + view
         # All places are in range; "raise" would gather into a buffer and copy that.
         return flat.take(places, axis=0, out=out, mode="clip")
+
+    def _check_chunks(self, chunks: NDArray[np.integer]) -> None:
+        """Touch chunks; once all were, note where each row lies."""
+        for index in np.unique(chunks).tolist():
+            self.chunk(index)
+        if self._whole.all():
+            rows = np.arange(len(self))
+            self._places = rows + rows // self.spec.rows * (self._place - self.spec.rows)
 
     def gather(
         self,
