@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -21,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cache.estimate import break_even_epochs
 from cache.plan import LayerPlan
-from model.at_loss import LiveGrams, Sources, TapSpec
+from model.at_loss import GramSource, LiveGrams, Sources, TapSpec
 from model.batches import Batch
 from model.checkpoint import Frozen
 from model.codecs import Rows
@@ -53,11 +54,11 @@ class StepCost:
     flops: int
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps count of the bytes of all tensors alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self._known: dict[int, weakref.ref[Any]] = {}
 
@@ -143,8 +144,8 @@ def step_cost(
             if arm == "online":
                 sources = Sources({f"net{n}": _live(arch, spec) for n in range(nets)})
             elif arm == "cached":
-                rows = {n: _Shapes(spec, plans, batch_clips) for n in map(str, range(nets))}
-                sources = Sources(rows)
+                rows = {str(n): _Shapes(spec, plans, batch_clips) for n in range(nets)}
+                sources = Sources(dict[str, GramSource](rows))
             step = Step(net, sources, config, _META)
         sums = Sums(sources.names if sources else (), _META)
         with FlopCounterMode(display=False) as counter:
@@ -179,21 +180,24 @@ class _Shapes:
     stored_bytes = 0
 
     def __init__(self, spec: TapSpec, plans: Mapping[int, LayerPlan], clips: int) -> None:
-        self.spec, self.identity = spec, dict[str, str]()
+        self.spec = spec
+        self.identity: Mapping[str, str] = {}
         self.plans, self.clips = plans, clips
 
     def keep_on(self, device: torch.device) -> None:
         """Nothing is stored."""
 
-    def params(self, clips: object, epoch: int) -> None:
+    def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
         """No views."""
+        del clips, epoch
+        return None
 
-    def read(self, clips: object, epoch: int = 0) -> dict[int, Rows]:
+    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
         """Nothing."""
         del clips, epoch
         return {}
 
-    def rows(self, read: object, x: Tensor) -> dict[int, Rows]:
+    def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
         """Rows as a cache has them."""
         del read
         found = {}

@@ -341,6 +341,8 @@ def _fill(
     first = next(iter(writers.values())).specs[0]
     net = frozen_net(frozen, key, device)
     computed, pending = 0, list[Future[None]]()
+    memories: list[dict[int, tuple[torch.Tensor, ...]]] = [{} for _ in range(_IN_FLIGHT + 1)]
+    turn = 0
     with ThreadPoolExecutor(1) as disk:
         for index in range(team.rank, first.chunks, team.size):
             span = first.span(index)
@@ -349,11 +351,13 @@ def _fill(
                 x = store.features.read_span(span).astype(np.float32, copy=False)
                 if key.views is not None:
                     x, params, place = _views_of(x, store, span, key.views)
-                rows = _run_net(net, x, [plans[n] for n in wanted], batch_clips, device)
-                if key.views is not None:
-                    rows = {n: (*(a[place] for a in arrays), params) for n, arrays in rows.items()}
                 while len(pending) >= _IN_FLIGHT:
                     pending.pop(0).result()
+                # Memory of one of the chunks that are written: fresh memory has to be found anew.
+                memory = memories[turn := (turn + 1) % len(memories)]
+                rows = _run_net(net, x, [plans[n] for n in wanted], batch_clips, device, memory)
+                if key.views is not None:
+                    rows = {n: (*(a[place] for a in arrays), params) for n, arrays in rows.items()}
                 pending.append(disk.submit(_write_all, writers, index, rows))
                 computed += span.stop - span.start
             tick("frozen net", span.stop, len(store))
@@ -396,21 +400,27 @@ def _run_net(
     plans: Sequence[LayerPlan],
     batch_clips: int,
     device: torch.device,
+    memory: dict[int, tuple[torch.Tensor, ...]],
 ) -> dict[int, tuple[NDArray[Any], ...]]:
-    """Arrays of one chunk's clips for each layer, in the order of `LayerPlan.specs`."""
-    found = {
-        plan.key.layer: tuple(
-            torch.empty((len(x), *spec.shape[1:]), dtype=getattr(torch, spec.dtype))
-            for spec in replace(plan, key=replace(plan.key, views=None)).specs(len(x))
-        )
-        for plan in plans
-    }
+    """Arrays of one chunk's clips for each layer, in the order of `LayerPlan.specs`.
+
+    They lie in ``memory``, layer -> tensors of an earlier chunk, where those are large enough.
+    """
+    found = {}
+    for plan in plans:
+        whole = memory.get(plan.key.layer)
+        if whole is None or len(whole[0]) < len(x):
+            whole = memory[plan.key.layer] = tuple(
+                torch.empty((len(x), *spec.shape[1:]), dtype=getattr(torch, spec.dtype))
+                for spec in replace(plan, key=replace(plan.key, views=None)).specs(len(x))
+            )
+        found[plan.key.layer] = tuple(tensor[: len(x)] for tensor in whole)
     place = dict.fromkeys(found, 0)
 
     def on_tap(plan: LayerPlan, maps: torch.Tensor) -> None:
         key = plan.key
         dtype = getattr(torch, key.dtype)
-        for few in maps.split(_at_once(plan, device)):
+        for few in torch.split(maps, _at_once(plan, device)):
             rows = encode_rows(few, key.aggregation, dtype, key.codec, plan.rank)
             first = place[key.layer]
             place[key.layer] += len(few)
