@@ -175,7 +175,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(mode, when, run_m
         pass
 
     def kill(epoch, done, _steps, known):
-        if (epoch, done) == when and len(known) == 1:
+        if (epoch, done) == when and "clips_per_second" in known:
             raise Killed
 
     _, whole, result, entries = run_mode(mode, name="whole", epochs=3)
