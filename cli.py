@@ -830,7 +830,7 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def main() -> None:
     """Run a command; turn what we foresee into one line and an exit code."""
-    from pipeline.errors import InputError, StoredDataError
+    from pipeline.errors import InputError, StoredDataError, TeamError
 
     try:
         code = app.main(standalone_mode=False)
@@ -838,6 +838,8 @@ def main() -> None:
         _fail(str(error), 2)
     except StoredDataError as error:
         _fail(str(error), 3)
+    except TeamError as error:
+        _fail(str(error), 1)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted; the same command goes on where it was (train: with --resume)", 130)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,9 +12,14 @@ import torch
 from torch import Tensor, distributed, nn
 
 from model.vgg import Vgg
+from pipeline.errors import TeamError
 
 __all__ = ["Team", "team"]
 
+_GONE = (
+    "another process of this job ended, and with it the job; its own line or torchrun's report "
+    "says why. The same command goes on where it was (train: with --resume)."
+)
 _PATIENCE = timedelta(minutes=30)  # others wait while the first evaluates
 
 
@@ -61,13 +67,31 @@ class Team:
 
 @contextmanager
 def team(device: torch.device) -> Iterator[Team]:
-    """Join the job that torchrun started; leave it at the end."""
+    """Join the job that torchrun started; leave it at the end.
+
+    Raises:
+        TeamError: another process of the job is gone.
+    """
     one = Team()
-    if one.size > 1:
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        distributed.init_process_group(backend, timeout=_PATIENCE)
-    try:
+    if one.size == 1:
         yield one
+        return
+    # A process that waits for one that died gets an error of the backend; one that computes is
+    # told by torchrun to end.
+    before = signal.signal(signal.SIGTERM, _told_to_end)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    try:
+        distributed.init_process_group(backend, timeout=_PATIENCE)
+        yield one
+    except RuntimeError as error:
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+            raise TeamError(_GONE) from error
+        raise
     finally:
-        if one.size > 1:
+        signal.signal(signal.SIGTERM, before)
+        if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def _told_to_end(*_: object) -> None:
+    raise TeamError(_GONE)

@@ -1,12 +1,12 @@
-"""The two kinds of trouble that antigram foresees; cli.py makes of each a line and an exit code.
+"""The kinds of trouble that antigram foresees; cli.py makes of each a line and an exit code.
 
 Every message says where, what was found, what was wanted and what to do. Anything that is
-neither of these is a defect of ours and keeps its traceback.
+none of these is a defect of ours and keeps its traceback.
 """
 
 from __future__ import annotations
 
-__all__ = ["DamagedError", "InputError", "StaleError", "StoredDataError"]
+__all__ = ["DamagedError", "InputError", "StaleError", "StoredDataError", "TeamError"]
 
 
 class InputError(ValueError):
@@ -23,3 +23,7 @@ class DamagedError(StoredDataError):
 
 class StaleError(StoredDataError):
     """What is stored is whole, but was made from something else than what this run needs."""
+
+
+class TeamError(RuntimeError):
+    """Another process of a job that torchrun started is gone: exit code 1."""

@@ -1,0 +1,105 @@
+"""Several processes that build one cache, here played by threads; torchrun's: test_torchrun.py."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import cache.plan
+from cache.build import build_cache
+from cache.plan import plan_layers
+from model.at_loss import TapSpec
+from tests.cache.conftest import ARCH, content_of
+from tests.model.tiny import CPU
+
+CLIPS, ROWS = 15, 2  # 8 chunks, the last one of a single clip
+
+
+class Stopped(Exception):
+    pass
+
+
+class Member:
+    """A `model.team.Team` whose members are threads."""
+
+    def __init__(self, rank, barrier, found):
+        self.rank, self.size = rank, barrier.parties
+        self.barrier, self.found = barrier, found
+
+    @property
+    def leads(self):
+        return self.rank == 0
+
+    def wait(self):
+        self.barrier.wait(60)
+
+    def sum(self, values):
+        self.found[self.rank] = values.clone()
+        self.wait()
+        return sum(self.found.values())
+
+
+@pytest.fixture
+def build(store, frozen, monkeypatch):
+    monkeypatch.setattr(cache.plan, "_ROWS_PER_CHUNK", ROWS)
+    plans = plan_layers(store, frozen, TapSpec(arch=ARCH, layers=(3, 5)))
+
+    def run(target, *, size=1, ticks=lambda _: lambda *_: None):
+        barrier, found = threading.Barrier(size), {}
+
+        def one(rank):
+            try:
+                return build_cache(
+                    store,
+                    frozen,
+                    plans,
+                    target,
+                    made_from={},
+                    batch_clips=ROWS,
+                    device=CPU,
+                    tick=ticks(rank),
+                    team=Member(rank, barrier, found),
+                )
+            except Stopped:
+                barrier.abort()
+                raise
+
+        with ThreadPoolExecutor(size) as threads:
+            return [threads.submit(one, rank) for rank in range(size)]
+
+    return run
+
+
+@pytest.mark.parametrize("size", [2, 3, 30], ids=["two", "three", "more than chunks"])
+def test_a_team_builds_the_bytes_that_one_builds(size, build, tmp_path):
+    (one,) = build(tmp_path / "one.zarr")
+    want = content_of(one.result().path)
+    every = [job.result() for job in build(tmp_path / "team.zarr", size=size)]
+    assert content_of(tmp_path / "team.zarr") == want
+    assert {each.computed for each in every} == {CLIPS}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("size", [1, 2])
+def test_what_a_team_had_done_is_not_done_again_by_one_or_by_a_team(rank, size, build, tmp_path):
+    (one,) = build(tmp_path / "one.zarr")
+
+    def stopping(own):
+        calls = []
+
+        def tick(*_):
+            calls.append(0)
+            if own == rank and len(calls) == 2:
+                raise Stopped
+
+        return tick
+
+    jobs = build(tmp_path / "team.zarr", size=2, ticks=stopping)
+    with pytest.raises(Stopped):
+        jobs[rank].result()
+    assert jobs[1 - rank].exception() is not None  # it waited for the other in vain
+    assert not (tmp_path / "team.zarr").exists()
+    again = [job.result() for job in build(tmp_path / "team.zarr", size=size)]
+    # Of the one that was stopped: chunks 4 and 6, or 5 and the single clip of 7.
+    assert {each.computed for each in again} == {4 if rank == 0 else 3}
+    assert content_of(tmp_path / "team.zarr") == content_of(one.result().path)
