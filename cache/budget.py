@@ -1,21 +1,23 @@
 """What a training step would take, before anything runs: device memory and FLOPs, by mode.
 
 Nothing is estimated by formula: the very step of the trainer is run on tensors that have shapes and
-no data (torch's device ``meta``), its FLOPs are counted, and the bytes of all tensors that are
-alive at once. What a GPU's libraries take beside (workspaces, fragments) is not in it.
+no data (torch's fake tensors), its FLOPs are counted, and the bytes of all tensors that are alive
+at once. What a GPU's libraries take beside (workspaces, fragments) is not in it.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,7 +27,7 @@ from cache.plan import LayerPlan
 from model.at_loss import GramSource, LiveGrams, Sources, TapSpec
 from model.batches import Batch
 from model.checkpoint import Frozen
-from model.codecs import Rows
+from model.codecs import Rows, forget_tables
 from model.config import TrainConfig
 from model.released import ReleasedStep
 from model.step import Step, Sums
@@ -36,7 +38,7 @@ from pipeline.views import Views
 __all__ = ["ARMS", "StepCost", "bare_net", "budget", "step_cost"]
 
 ARMS = ("baseline", "cached", "online", "released")
-_META = torch.device("meta")
+_CPU = torch.device("cpu")  # autocast knows no fake device; sizes are those on any
 _BLOCK = 512  # bytes: torch's GPU allocator gives out multiples
 _ADAM_STATES = 2
 
@@ -118,13 +120,13 @@ def step_cost(
         precision: of the training.
     """
     spec = _spec(arch, plans)
-    with _Alive() as alive, _META:
-        net = Vgg(arch, classes).to(memory_format=torch.channels_last)
+    with _fake_tensors(), _Alive() as alive:
+        net = _channels_last(Vgg(arch, classes))
         batch = Batch(
             np.zeros(batch_clips, np.int64),
             torch.empty(batch_clips, 1, *shape),
             torch.zeros(batch_clips, dtype=torch.int64),
-            {},
+            {str(n): {} for n in range(nets)},
         )
         config = TrainConfig(
             mode="baseline" if arm == "released" else arm,
@@ -138,20 +140,31 @@ def step_cost(
         step: Step | ReleasedStep
         sources = None
         if arm == "released":
-            frozen = Vgg(arch, 0).to(memory_format=torch.channels_last)
+            frozen = _channels_last(Vgg(arch, 0))
             step = ReleasedStep(net, frozen, spec.layers[-1])
         else:
             if arm == "online":
-                sources = Sources({f"net{n}": _live(arch, spec) for n in range(nets)})
+                sources = Sources({str(n): _live(arch, spec) for n in range(nets)})
             elif arm == "cached":
                 rows = {str(n): _Shapes(spec, plans, batch_clips) for n in range(nets)}
                 sources = Sources(dict[str, GramSource](rows))
-            step = Step(net, sources, config, _META)
-        sums = Sums(sources.names if sources else (), _META)
+            step = Step(net, sources, config, _CPU)
+        sums = Sums(sources.names if sources else (), _CPU)
         with FlopCounterMode(display=False) as counter:
             step(batch, sums).backward()  # type: ignore[no-untyped-call]
         weights = sum(p.untyped_storage().nbytes() for p in net.parameters())
         return StepCost(alive.most + _ADAM_STATES * weights, int(counter.get_total_flops()))
+
+
+@contextmanager
+def _fake_tensors() -> Iterator[None]:
+    """Tensors made inside have no data, and none of them is left in a table afterwards."""
+    forget_tables()
+    try:
+        with FakeTensorMode():
+            yield
+    finally:
+        forget_tables()
 
 
 def bare_net(arch: Arch) -> Frozen:
@@ -168,9 +181,18 @@ def _live(arch: Arch, spec: TapSpec) -> LiveGrams:
     """A frozen net without data: cut off after the deepest layer, its digest left out."""
     live = LiveGrams.__new__(LiveGrams)
     live.spec, live.identity = spec, {}
-    live.net = Vgg(arch, 0).eval().requires_grad_(False).to(memory_format=torch.channels_last)  # noqa: FBT003
+    live.net = _channels_last(Vgg(arch, 0).eval().requires_grad_(False))  # noqa: FBT003
     live.net.set_tap(spec.tap)
     return live
+
+
+def _channels_last(net: Vgg) -> Vgg:
+    """As the trainer lays it out; ``to`` exchanges tensors, which fake ones do not allow."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            weight = module.weight.detach().to(memory_format=torch.channels_last)
+            module.weight = nn.Parameter(weight, requires_grad=module.weight.requires_grad)
+    return net
 
 
 class _Shapes:
@@ -274,7 +296,7 @@ def budget(
 
 def _paper_eq4(arch: Arch, plan: LayerPlan, batch_clips: int) -> int:
     """Bytes that the paper's equation 4 gives to AT: E + 2 (#G + #F), of float32."""
-    with _META:
+    with torch.device("meta"):
         frozen = sum(p.numel() for p in Vgg(arch, 0).parameters())
     gram = batch_clips * plan.channels**2
     maps = batch_clips * plan.channels * plan.positions

@@ -29,6 +29,7 @@ __all__ = [
     "Rows",
     "encode_rows",
     "exact_codec",
+    "forget_tables",
     "pack",
     "packed_size",
     "row_shape",
@@ -115,6 +116,12 @@ def _square(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     square = place.view(channels, channels)
     place = torch.triu(square) + torch.triu(square, 1).mT
     return place.flatten(), 1 / scale[place.flatten()]
+
+
+def forget_tables() -> None:
+    """Forget the index tables that are kept from call to call."""
+    _triangle.cache_clear()
+    _square.cache_clear()
 
 
 def pack(matrices: Tensor) -> Tensor:

@@ -114,6 +114,27 @@ def test_the_chain_gives_the_fields_that_are_promised(shell, audio):
     assert len(there["runs"]) == 2
 
 
+def test_a_plan_tells_costs_of_all_modes_and_makes_nothing(chain):
+    before = sorted(Path("workspace").rglob("*"))
+    found = chain.json("plan", "--ckpt", "net.pt", "--layer", 3, "--layer", 8, "--nets", 2)
+    assert (found["store"], found["nets"], found["batch_clips"]) == ("tones", 2, 13)
+    assert list(found["layers"]) == ["3", "8"]
+    layer = found["layers"]["3"]
+    assert layer["cache"]["bytes"] == 2 * 30 * layer["cache"]["bytes_per_clip"]
+    assert layer["cache"]["bytes_per_clip"] == 2 * 4 * 5 // 2 + 8  # as the cache that is there
+    for arm in ("cached", "online", "released"):
+        assert layer[arm]["memory"] > found["baseline"]["memory"] > 0
+        assert layer[arm]["flops"] > found["baseline"]["flops"] > 0
+    code, out, _ = chain("plan", "--ckpt", "net.pt", "--layer", 3)
+    assert code == 0
+    assert "layer 3: a cache of packed float16" in out
+    assert sorted(Path("workspace").rglob("*")) == before
+    chain.refused(2, "name a --rank", "plan", "--layer", 3, "--codec", "lowrank")
+    chain.refused(2, "vgg11", "plan", "--ckpt", "net.pt", "--layer", 9)
+    chain.refused(2, "tones", "plan", "--layer", 3, "--task", "pitch")
+    chain.refused(2, "no such file", "plan", "--layer", 3, "--ckpt", "none.pt")
+
+
 def test_a_second_run_is_numbered_and_a_named_one_never_overwritten(chain):
     again = chain.json("train", "--mode", "baseline", *TINY)
     assert Path(again["run"]).name == "baseline-tones-seed0-2"
