@@ -4,7 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.antigram-ready
 
-.PHONY: setup demo test test-all check bench clean
+# bench-gpu runs where PyTorch is and little else: `make wheels` first, on a machine with an index.
+GPU_PYTHON ?= python3
+GPU_DEVICE ?= cuda
+WHEELS_FOR ?= 3.12
+WHEELS := zarr numcodecs donfig google-crc32c h5py msgpack pyyaml packaging typing-extensions
+PLATFORMS := $(foreach n,28 27 24 17 12 5,--platform manylinux_2_$(n)_x86_64) \
+	--platform manylinux2014_x86_64 --platform manylinux1_x86_64
+
+.PHONY: setup demo test test-all check bench wheels bench-gpu clean
 
 setup: $(STAMP)
 
@@ -37,5 +45,20 @@ bench: setup
 	$(BIN)/python -m benchmarks.cache
 	$(BIN)/python -m benchmarks.train_step --device cpu
 
+wheels: setup
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -c constraints.txt \
+		--only-binary=:all: --python-version $(WHEELS_FOR) --implementation cp $(PLATFORMS) \
+		--dest wheels $(WHEELS)
+
+bench-gpu:
+	if test -d wheels; then $(GPU_PYTHON) -m pip install --quiet --no-index --no-deps \
+		--no-compile --upgrade --target .bench-site wheels/*.whl; fi
+	set -e; run() { PYTHONPATH=.bench-site:. $(GPU_PYTHON) -m benchmarks.train_step \
+		--device $(GPU_DEVICE) $(BENCH) "$$@"; }; \
+	run --precision tf32 --steps 20 --nets 1,2,4 --batch 13,128 --device-memory 0,auto \
+		--name train_step-gpu-tf32; \
+	run --precision 32 --steps 15 --batch 13,128 --name train_step-gpu-32; \
+	run --precision bf16 --steps 15 --batch 13,128 --name train_step-gpu-bf16
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) wheels .bench-site

@@ -1,23 +1,28 @@
 """What a training step costs: baseline, online, cached, and the paper's released way.
 
-``python -m benchmarks.train_step [--device cpu] [--steps 15] [--layers 1,5,8,13]``
+``python -m benchmarks.train_step [--device cpu] [--steps 15] [--layers 1,5,8,13] [--nets 1,2,4]
+[--batch 13,128] [--precision 32] [--device-memory 0,auto]``
 
 Full VGG16 on random clips of one second; arms take turns within one run, medians of the steps:
 
 * ``baseline``: no AT,
 * ``online``: a frozen net runs live, cut off at the layer,
-* ``cached``: rows from a cache on disk, gathered ahead by the loading thread,
+* ``cached``: rows from a cache on disk, gathered ahead by the loading thread, or, with
+  ``--device-memory auto`` on a GPU, held there,
 * ``released``: written from the paper's description of its code: the student run twice, the frozen
   net with gradients, the Gram of the whole batch folded into the channels.
 
 For each layer, and for several frozen nets at once: step time, clips/s, wait for data, FLOPs
-(counted by torch, deterministic), peak device memory. A table, then one JSON line.
+(counted by torch, deterministic), on a GPU the peak of its memory beside what `antigram plan`
+predicts, and its share of the chip's peak. A table, then one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import shutil
 import statistics
 import tempfile
 import time
@@ -31,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cache import made_store
 from benchmarks.record import save
+from cache.budget import step_cost
 from cache.build import build_cache
 from cache.grams import GramCache
 from cache.plan import plan_layers
@@ -39,6 +45,7 @@ from model.batches import Batch, Batches
 from model.checkpoint import Frozen
 from model.config import TrainConfig
 from model.released import ReleasedStep
+from model.resident import budget_for
 from model.step import Step, Sums
 from model.train import build_student
 from model.vgg import Arch, Vgg
@@ -57,6 +64,7 @@ class Arm:
         config: TrainConfig,
         sources: Sources | None,
         device: torch.device,
+        device_memory: int,
         step: Callable[[Vgg], Any] | None = None,
     ) -> None:
         self.device = device
@@ -64,7 +72,9 @@ class Arm:
         self.net.to(memory_format=torch.channels_last).train()
         self.adam = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
         self.step = step(self.net) if step else Step(self.net, sources, config, device)
-        self.batches = Batches(store, config.task, sources, config.batch_clips, device)
+        self.batches = Batches(
+            store, config.task, sources, config.batch_clips, device, device_memory=device_memory
+        )
         self.names = sources.names if sources else ()
         self.clips = config.batch_clips
         self.stream = self._stream(len(store))
@@ -114,17 +124,24 @@ def frozen_net(seed: int, arch: Arch) -> Frozen:
 
 
 def measure(
-    asked: argparse.Namespace, store: FeatureStore, folder: Path, layer: int, nets: int, batch: int
+    asked: argparse.Namespace,
+    store: FeatureStore,
+    folder: Path,
+    layer: int,
+    nets: int,
+    batch: int,
+    place: str,
 ) -> dict[str, Any]:
     """All arms at one layer, taking turns."""
     device = torch.device(asked.device)
+    memory = budget_for(device, None if place == "auto" else 0)
     arch = Arch("vgg16", asked.width)
     frozen = [frozen_net(seed, arch) for seed in range(1, nets + 1)]
     spec = TapSpec(arch=arch, layers=(layer,))
+    plans = plan_layers(store, frozen[0], spec)
     caches, live = {}, {}
     for number, net in enumerate(frozen):
         target = folder / f"net{number}.zarr"
-        plans = plan_layers(store, net, spec)
         build_cache(store, net, plans, target, made_from={}, device=device)
         caches[f"net{number}"] = GramCache(target, store, [layer])
         live[f"net{number}"] = LiveGrams(
@@ -143,9 +160,9 @@ def measure(
         )
 
     makers: dict[str, Callable[[], Arm]] = {
-        "baseline": lambda: Arm(store, config("baseline"), None, device),
-        "cached": lambda: Arm(store, config("cached"), Sources(caches), device),
-        "online": lambda: Arm(store, config("online"), Sources(live), device),
+        "baseline": lambda: Arm(store, config("baseline"), None, device, memory),
+        "cached": lambda: Arm(store, config("cached"), Sources(caches), device, memory),
+        "online": lambda: Arm(store, config("online"), Sources(live), device, memory),
     }
     if nets == 1 and not asked.no_released:
         makers["released"] = lambda: Arm(
@@ -153,6 +170,7 @@ def measure(
             config("baseline"),
             None,
             device,
+            memory,
             lambda net: ReleasedStep(net, frozen[0].net().to(device), layer),
         )
     full = asked.precision == "32"
@@ -188,6 +206,17 @@ def measure(
             "data_wait": sum(arm.waits) / sum(arm.seconds),
             "peak_bytes": peaks.get(name),
             "peak_over_baseline": peaks[name] / peaks["baseline"] if peaks else None,
+            "predicted_bytes": step_cost(
+                name,
+                arch,
+                plans,
+                store.shape,
+                classes=len(store.classes["label"]),
+                batch_clips=batch,
+                nets=nets,
+                precision=asked.precision,
+            ).memory,
+            "data_on_device": arm.batches.resident,
             "share_of_peak_flops": _share(flops[name] / seconds, device, asked.precision),
         }
     return found
@@ -198,6 +227,21 @@ def _share(rate: float, device: torch.device, precision: str) -> float | None:
         return None
     known = _PEAK.get(torch.cuda.get_device_name(device), {})
     return rate / known[precision] if precision in known else None
+
+
+def _line(found: dict[str, Any]) -> str:
+    memory = ""
+    if found["peak_bytes"]:
+        share = found["predicted_bytes"] / found["peak_bytes"]
+        memory = (
+            f"  {found['peak_bytes'] / 2**20:7.0f} MiB {found['peak_over_baseline']:.3f} x "
+            f"(predicted: {share:.2f} of it)"
+        )
+    return (
+        f"{found['seconds']:7.4f} s  {found['clips_per_second']:7.1f} /s"
+        f"  {found['over_baseline']:.3f} x  FLOPs {found['flops_over_baseline']:.3f} x"
+        f"  data wait {found['data_wait']:.1%}{memory}"
+    )
 
 
 def main() -> None:
@@ -211,6 +255,7 @@ def main() -> None:
     parser.add_argument("--nets", default="1", help="numbers of frozen nets, as 1,2,4")
     parser.add_argument("--batch", default="13", help="clips in a batch, as 13,128")
     parser.add_argument("--precision", default="32", choices=("32", "tf32", "bf16"))
+    parser.add_argument("--device-memory", default="0", help="0, auto or 0,auto")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--clips", type=int, default=130)
     parser.add_argument("--no-released", action="store_true")
@@ -229,22 +274,22 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as place:
         store = made_store(Path(place), max(asked.clips, 2 * max(numbers(asked.batch))))
-        for batch in numbers(asked.batch):
-            for nets in numbers(asked.nets):
-                for layer in numbers(asked.layers):
-                    folder = Path(place, f"{batch}-{nets}-{layer}")
-                    found = measure(asked, store, folder, layer, nets, batch)
-                    key = f"layer {layer}, {nets} nets, batch {batch}"
-                    content["arms"][key] = found
-                    print(key)
-                    for arm, f in found.items():
-                        memory = f"{f['peak_bytes'] / 2**20:7.0f} MiB" if f["peak_bytes"] else ""
-                        print(
-                            f"  {arm:9s} {f['seconds']:7.4f} s  {f['clips_per_second']:7.1f} /s"
-                            f"  {f['over_baseline']:.3f} x  FLOPs {f['flops_over_baseline']:.3f} x"
-                            f"  data wait {f['data_wait']:.1%} {memory}",
-                            flush=True,
-                        )
+        every = itertools.product(
+            numbers(asked.batch),
+            numbers(asked.nets),
+            numbers(asked.layers),
+            asked.device_memory.split(","),
+        )
+        for number, (batch, nets, layer, where) in enumerate(every):
+            folder = Path(place, str(number))
+            found = measure(asked, store, folder, layer, nets, batch, where)
+            shutil.rmtree(folder)
+            held = "data on the device, where it fits" if where == "auto" else "data on the host"
+            key = f"layer {layer}, {nets} nets, batch {batch}, {held}"
+            content["arms"][key] = found
+            print(key)
+            for arm, f in found.items():
+                print(f"  {arm:9s} {_line(f)}", flush=True)
     print(json.dumps(content))
     print(save(asked.name or f"train_step-{asked.device.partition(':')[0]}", content))
 
