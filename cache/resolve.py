@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Options:
     """What was typed; None or empty where nothing was.
 
     ``layers`` and ``betas`` may name a source in front (``emo:5``): a cache, or a checkpoint's
-    file without its ending.
+    file without its ending, which also stands for the cache that was made with it.
     """
 
     mode: str
@@ -102,7 +102,9 @@ def resolve(
     members: dict[str, GramSource] = {}
     layers: tuple[int, ...] = ()
     if mode == "cached":
-        members = _caches(workspace, store, asked, nets, say)
+        named = _named_caches(workspace, store, asked, say)
+        asked = _by_cache_name(asked, named)
+        members = _caches(named, store, asked, nets)
     elif mode == "online":
         for name, net in nets.items():
             spec = TapSpec(
@@ -169,13 +171,9 @@ def store_for(workspace: Workspace, data: str | None, caches: Sequence[str], say
     return workspace.store(data, say)
 
 
-def _caches(
-    workspace: Workspace,
-    store: FeatureStore,
-    asked: Options,
-    nets: Mapping[str, Frozen],
-    say: Say,
-) -> dict[str, GramSource]:
+def _named_caches(
+    workspace: Workspace, store: FeatureStore, asked: Options, say: Say
+) -> dict[str, Path]:
     """The caches of a training: those named, or the latest of the store."""
     if asked.caches:
         paths = [workspace.named(workspace.grams, name, "Gram cache") for name in asked.caches]
@@ -185,6 +183,30 @@ def _caches(
     named = {path.stem: path for path in paths}
     if len(named) < len(paths):
         raise InputError("--cache: two caches have the same name; rename one")
+    return named
+
+
+def _by_cache_name(asked: Options, named: Mapping[str, Path]) -> Options:
+    """Take the name of a net, ``emo:5``, for that of the one cache that was made with it."""
+    nets = [str(open_root(path).get("made_from", {}).get("checkpoint")) for path in named.values()]
+    caches = {net: name for net, name in zip(nets, named, strict=True) if nets.count(net) == 1}
+
+    def renamed(texts: Sequence[str]) -> tuple[str, ...]:
+        parts = [text.rpartition(":") for text in texts]
+        return tuple(
+            source + colon + value
+            if source in named
+            else caches.get(source, source) + colon + value
+            for source, colon, value in parts
+        )
+
+    return replace(asked, layers=renamed(asked.layers), betas=renamed(asked.betas))
+
+
+def _caches(
+    named: Mapping[str, Path], store: FeatureStore, asked: Options, nets: Mapping[str, Frozen]
+) -> dict[str, GramSource]:
+    """The Grams of each cache, at the layers that are asked for."""
     wanted = {
         key: value
         for key, value in (("tap", asked.tap), ("aggregation", asked.aggregation))

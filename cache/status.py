@@ -10,6 +10,7 @@ from typing import Any
 from cache.grams import CacheLayer, layers_of, open_root
 from pipeline.corpora import describe_corpora
 from pipeline.errors import InputError, StoredDataError
+from pipeline.files import size_text
 from pipeline.store import FeatureStore
 from pipeline.workspace import Workspace
 
@@ -39,12 +40,16 @@ def _size(path: Path) -> int:
 
 def _guarded(path: Path, describe: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Describe a store or cache, or say what is wrong with it."""
-    common = {"name": path.name.removesuffix(".zarr"), "path": str(path), "bytes": _size(path)}
+    common: dict[str, Any] = {
+        "name": path.name.removesuffix(".zarr"),
+        "path": str(path),
+        "bytes": _size(path),
+    }
     try:
         found = describe(path)
     except (InputError, StoredDataError) as error:
         return {**common, "problem": str(error), "summary": f"unusable: {error}"}
-    return {**common, **found}
+    return {**common, **found, "summary": f"{found['summary']}; {size_text(common['bytes'])}"}
 
 
 def _corpus(entry: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def _store(path: Path) -> dict[str, Any]:
         "shape": list(store.shape),
         "labels": {name: len(classes) for name, classes in store.classes.items()},
         "summary": f"{len(store)} clips of {store.shape[0]} x {store.shape[1]}; {labels}; "
-        f"{_size(path) / 1e6:.1f} MB; {store.fingerprint[:12]}",
+        f"{store.fingerprint[:12]}",
     }
 
 
@@ -78,8 +83,7 @@ def _cache(path: Path, origin: dict[Any, str]) -> dict[str, Any]:
         "store": store,
         "made_from": made_from,
         "layers": {str(number): layer.describe() for number, layer in layers.items()},
-        "summary": f"{of}, net {made_from.get('checkpoint')}; layers {each}; "
-        f"{_size(path) / 1e6:.1f} MB",
+        "summary": f"{of}, net {made_from.get('checkpoint')}; layers {each}",
     }
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.codecs import Rows, encode_rows
+from model.codecs import Rows, encode_rows, exact_codec
 from model.gram import aggregate, flat, self_product
 from model.vgg import Arch, Vgg, extractor_digest, tap_shape
 from pipeline.errors import InputError
@@ -128,9 +128,9 @@ class LiveGrams:
         del read
         found: dict[int, Rows] = {}
         aggregation = self.spec.aggregation
-        codec = "square" if aggregation == "gram" else "map"
 
         def on_tap(layer: int, maps: Tensor) -> None:
+            codec = exact_codec(aggregation, maps.shape[1], maps[0, 0].numel())
             found[layer] = encode_rows(maps, aggregation, torch.float32, codec)
 
         with torch.no_grad():
@@ -279,7 +279,7 @@ class Own:
         """Inner product with rows, each in its own form: no Gram where a smaller product does."""
         if rows.codec == "map":
             return (self.values * rows.data.float()).sum(1)
-        if rows.codec in ("packed", "square"):
+        if rows.codec == "packed":
             return (self.gram * rows.matrices(self.channels)).sum((1, 2))
         vectors = rows.data.float()  # <V V^T, F F^T> = ||V^T F||^2 = <V, F F^T V>
         if self.positions < self.channels:

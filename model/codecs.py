@@ -7,10 +7,10 @@ A row has one of these forms (codecs), with ||.|| the Frobenius norm and G = F F
 * ``factor``: F / sqrt(||G||), of which G / ||G|| is the product with itself; smaller than the
   triangle where positions are few,
 * ``lowrank``: (C, rank) vectors V, V V^T being the nearest matrix of that rank to G / ||G||,
-* ``square``: G / ||G|| as it is; never stored, it saves a live net the packing,
 * ``map``: another aggregation's (positions,) values, divided by their norm.
 
-A cache stores rows and a live net makes them; the loss takes either.
+A cache stores rows; a live net makes those that an exact cache of float32 would have, so that both
+modes add up the same numbers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Rows:
     """One layer's rows of a batch.
 
     Attributes:
-        codec: ``packed``, ``factor``, ``lowrank``, ``square`` or ``map``.
+        codec: ``packed``, ``factor``, ``lowrank`` or ``map``.
         data: (batch, ...) values as stored, any float dtype.
         norm: (batch,) float32, ||G|| (or of the map) before it was divided by it.
         row_norm: (batch,) float32, norm of what ``data`` stands for after rounding: the cosine
@@ -69,8 +69,6 @@ class Rows:
         """``(batch, C, C)`` float32 that the rows of a Gram stand for, divided by its norm."""
         if self.codec == "packed":
             return unpack(self.data, channels)
-        if self.codec == "square":
-            return self.data.float()
         return self_product(self.data.float())
 
 

@@ -176,7 +176,13 @@ class Mixed:
 
 
 def mix(
-    speech: NDArray[np.float32], noise: NDArray[np.float32], snr_db: float, *, released: bool
+    speech: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    snr_db: float,
+    *,
+    released: bool,
+    speech_rms: float | None = None,
+    noise_rms: float | None = None,
 ) -> NDArray[np.float32]:
     """Scale both to -25 dBFS RMS and add the noise ``snr_db`` below the speech.
 
@@ -186,6 +192,8 @@ def mix(
         snr_db: nominal SNR over the whole length.
         released: take the square root of the noise's factor, as the paper's released mixer does:
             the effective SNR is then half of ``snr_db``.
+        speech_rms: that of ``speech``, where it is known already.
+        noise_rms: that of ``noise``.
 
     Returns:
         ``(sample,)`` float32; may exceed full scale, as it is never quantised.
@@ -194,23 +202,11 @@ def mix(
         METHOD: Guizzo, Weyde, Tarroni (2021), section on noise; the square root is that of
         microsoft/MS-SNSD issue 18.
     """
-    return _mix(speech, rms(speech), noise, rms(noise), snr_db, released=released)
-
-
-def _mix(
-    speech: NDArray[np.float32],
-    speech_rms: float,
-    noise: NDArray[np.float32],
-    noise_rms: float,
-    snr_db: float,
-    *,
-    released: bool,
-) -> NDArray[np.float32]:
     gain = 10 ** (-snr_db / 20)
     if released:
         gain **= 0.5
-    y = speech * np.float32(_LEVEL / speech_rms)
-    y += noise * np.float32(_LEVEL * gain / noise_rms)
+    y = speech * np.float32(_LEVEL / (speech_rms or rms(speech)))
+    y += noise * np.float32(_LEVEL * gain / (noise_rms or rms(noise)))
     return y
 
 
@@ -231,8 +227,14 @@ def mix_noise(
     levels = SNR_LEVELS[level]
     snr_db = levels[draw(seed, "snr", clip_id)[0] % len(levels)]
     label, noise, noise_rms = bank.excerpt(samples, seed, clip_id, speech.size)
-    released = snr_mode == "released"
-    y = _mix(speech, speech_rms, noise, noise_rms, snr_db, released=released)
+    y = mix(
+        speech,
+        noise,
+        snr_db,
+        released=snr_mode == "released",
+        speech_rms=speech_rms,
+        noise_rms=noise_rms,
+    )
     return Mixed(y, label, snr_db)
 
 

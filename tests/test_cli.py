@@ -151,6 +151,22 @@ def test_what_is_there_is_left_alone(chain, audio):
     assert {p: p.read_bytes() for p in Path("workspace").rglob("*") if p.is_file()} == before
 
 
+def test_several_caches_go_by_their_names_or_by_those_of_their_nets(chain):
+    chain.json("train", "--mode", "baseline", *TINY, "--seed", 5, "--save", "other.pt")
+    chain.json("cache-grams", "--ckpt", "other.pt", "--layer", 3, "--layer", 5)
+    chain.json("cache-grams", "--ckpt", "other.pt", "--layer", 3, "--name", "again")
+    two = ["--cache", "tones--net", "--cache", "tones--other", "--epochs", 1]
+    train = ("train", "--mode", "cached", "--layer", "net:3")
+    done = chain.json(*train, *two, "--layer", "tones--other:5", "--beta", "other:0.5")
+    assert done["layers"] == [3, 5]
+    assert done["beta"] == {"tones--other": 0.5}  # the rest has the usual 1
+    unknown = ("--layer", "third:5")
+    chain.refused(2, "no source is called 'third'", *train, *two, "--layer", "other:5", *unknown)
+    both = [*two, "--cache", "again", "--layer", "tones--other:5"]
+    # Two caches of one net: its name says too little.
+    chain.refused(2, "no source is called 'other'", *train, *both, "--layer", "other:3")
+
+
 def test_json_is_also_taken_behind_the_command(chain):
     code, out, _ = chain("status", "--json")
     assert code == 0
