@@ -44,6 +44,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.prepare
 	$(BIN)/python -m benchmarks.cache
 	$(BIN)/python -m benchmarks.train_step --device cpu
+	$(BIN)/python -m benchmarks.tables
 
 wheels: setup
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -c constraints.txt \

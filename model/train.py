@@ -296,9 +296,10 @@ def _start(
     """Make the run's folder, or read where an interrupted run is; set the RNG of the dropout."""
     path = run / "config.json"
     torch.manual_seed(seed)
-    if not resume:
+    # A run that was killed before it had noted anything begins.
+    if not resume or not (path.exists() or (run / "last.pt").exists()):
         if team.leads:
-            run.mkdir(parents=True)
+            run.mkdir(parents=True, exist_ok=resume)
             text = json.dumps({**settings, "environment": environment()}, indent=2)
             write_text(path, text + "\n")
         return _State()

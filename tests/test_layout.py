@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tables import docs_page, readme_with
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,3 +31,13 @@ def test_importing_the_command_line_loads_no_torch():
 
     code = "import sys, cli; sys.exit('torch' in sys.modules or 'zarr' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_numbers_of_the_readme_and_the_docs_are_those_of_the_results():
+    readme = (ROOT / "README.md").read_text()
+    assert readme_with(readme) == readme, "run python -m benchmarks.tables"
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert docs_page() == page, "run python -m benchmarks.tables"
+    linked = set(re.findall(r"\]\(\.\./(benchmarks/results/[^)]+)\)", page))
+    assert len(linked) > 2
+    assert all((ROOT / path).is_file() for path in linked)

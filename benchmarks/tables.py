@@ -1,0 +1,173 @@
+"""The tables of README.md and docs/benchmarks.md, made from results/*.json and nothing else.
+
+``python -m benchmarks.tables`` writes both; a test holds them against the results.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.record import RESULTS
+
+__all__ = ["docs_page", "readme_with"]
+
+_ROOT = RESULTS.parents[1]
+_BEGIN, _END = "<!-- made by benchmarks.tables: begin -->\n", "<!-- end -->\n"
+
+
+def _result(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _source(name: str, found: Mapping[str, Any]) -> str:
+    machine = found["machine"]
+    return (
+        f"[{name}.json](benchmarks/results/{name}.json): {found.get('device', 'cpu')}, "
+        f"{machine['cpu']}, {machine['cores']} cores, torch {machine['versions']['torch']}, "
+        f"commit {machine['commit'][:10]}"
+    )
+
+
+def _steps(name: str) -> str:
+    """Training steps, arm beside arm."""
+    found = _result(name)
+    if found is None:
+        return ""
+    rows = []
+    for key, arms in found["arms"].items():
+        cells = [key, f"{arms['baseline']['seconds']:.3g} s"]
+        for arm in ("cached", "online", "released"):
+            one = arms.get(arm)
+            cells.append(
+                f"{one['over_baseline']:.3f} ({one['flops_over_baseline']:.3f})" if one else ""
+            )
+        cells.append(f"{arms['cached']['data_wait']:.1%}")
+        if (peak := arms["cached"]["peak_over_baseline"]) is not None:
+            cells.append(f"{peak:.3f}")
+        rows.append(cells)
+    head = ["", "baseline", "cached", "online", "released", "wait for data, cached"]
+    if rows and len(rows[0]) > len(head):
+        head.append("peak memory, cached")
+    return (
+        f"Training steps of VGG16, width {found['width']}, precision {found['precision']}, medians "
+        f"of {found['steps']} steps, arms taking turns: time (and FLOPs) as multiples of the "
+        "baseline's. *released* is the way of the paper's code, written from its description.\n\n"
+        f"{_table(head, rows)}\n{_source(name, found)}.\n\n"
+    )
+
+
+def _cache() -> str:
+    found = _result("cache")
+    if found is None:
+        return ""
+    reading = [
+        [
+            key,
+            f"{one['bytes_per_clip'] / 1024:.1f} KiB",
+            *(f"{one['us'][arm]:.0f}" for arm in ("antigram", "memmap", "h5py", "zarr")),
+            f"{one['over_memmap']:.2f}",
+            f"{one['verify_gb_per_s']:.1f} GB/s",
+        ]
+        for key, one in found["reading"].items()
+    ]
+    building = [
+        [
+            key,
+            f"{one['build']:.1f}",
+            f"{one['bare']:.1f}",
+            f"{one['of_bare']:.2f}",
+        ]
+        for key, one in found["building"].items()
+    ]
+    made = _table(["", "built", "bare forward", "ratio"], building)
+    head = ["", "a clip", "antigram", "memmap", "h5py", "zarr", "speed / memmap", "verify"]
+    return (
+        f"A random batch of {found['batch']} from a cache of {found['clips']} clips, full VGG16 "
+        "sizes, after first touch, in microseconds; beside one raw numpy memory map, and row by "
+        f"row with h5py and zarr-python.\n\n{_table(head, reading)}\n"
+        "Building one layer against the bare forward pass cut off there, in clips/s.\n\n"
+        f"{made}\n{_source('cache', found)}.\n\n"
+    )
+
+
+def _prepare() -> str:
+    found = _result("prepare")
+    if found is None:
+        return ""
+    speed, many = found["clips_per_second"], found["many_clips_per_second"]
+    rows = [[name, f"{speed[name]:.0f}"] for name in ("antigram", "librosa", "lhotse")]
+    rows += [[f"antigram, {n} worker(s)", f"{each:.0f}"] for n, each in many.items()]
+    return (
+        f"Preparation of {found['clips']} one-second clips on one core, with noise mixed in and "
+        "written; beside librosa.load and scipy's stft (no noise, nothing written) and lhotse's "
+        f"compute_and_store_features; then {found['many_clips']} clips with one and two workers. "
+        f"Clips/s.\n\n{_table(['', 'clips/s'], rows)}\n{_source('prepare', found)}.\n\n"
+    )
+
+
+def _demo() -> str:
+    found = _result("demo")
+    if found is None:
+        return ""
+    rows = [
+        [
+            name,
+            f"{arm['accuracy']['test']:.3f}",
+            f"{arm['unweighted_average_recall']:.3f}",
+            f"{arm['seconds_per_step']:.4f}",
+            f"{arm['peak_rss_mb']:.0f} MB",
+        ]
+        for name, arm in found["arms"].items()
+    ]
+    return (
+        "`make demo`, one seed: differences of a few of its test clips mean nothing, and at its "
+        "width the frozen net costs next to nothing.\n\n"
+        f"{_table(['arm', 'test accuracy', 'UAR', 's/step', 'peak RSS'], rows)}\n"
+        f"{_source('demo', found)}.\n\n"
+    )
+
+
+def docs_page() -> str:
+    """Text of docs/benchmarks.md."""
+    gpu = [_steps(f"train_step-gpu-{precision}") for precision in ("tf32", "32", "bf16")]
+    parts = [
+        "# Measured\n\n`make bench` measures anew, `make bench-gpu` on a GPU; "
+        "`python -m benchmarks.tables` writes this page from benchmarks/results.\n\n",
+        "## Training\n\n",
+        _steps("train_step-cpu"),
+        "".join(gpu) or "On a GPU: nothing was measured yet.\n\n",
+        "## Caches\n\n",
+        _cache(),
+        "## Preparation\n\n",
+        _prepare(),
+        "## Demo\n\n",
+        _demo(),
+    ]
+    text = "".join(parts).replace("](benchmarks/", "](../benchmarks/")
+    return text.rstrip() + "\n"
+
+
+def readme_with(text: str) -> str:
+    """README's text, its section of measurements made anew."""
+    head, _, rest = text.partition(_BEGIN)
+    _, _, tail = rest.partition(_END)
+    return head + _BEGIN + _steps("train_step-cpu") + _demo() + _END + tail
+
+
+def main() -> None:
+    """Write both."""
+    (_ROOT / "docs" / "benchmarks.md").write_text(docs_page())
+    readme = _ROOT / "README.md"
+    readme.write_text(readme_with(readme.read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""SIGKILL at random moments of a training, checkpoints being written all the time: it goes on.
+
+The last of them is whole at any moment, and the run ends in the numbers of one that nothing killed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.at_loss import LiveGrams, TapSpec
+from model.checkpoint import load_checkpoint, load_tensors
+from model.config import TrainConfig
+from model.train import build_student, train
+from model.vgg import Arch
+from pipeline.store import FeatureStore
+from tests.model.test_resume import metrics_of
+from tests.model.tiny import CPU
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCH = Arch("vgg11", 2)
+EPOCHS = 4
+
+# One server for all runs, as torch takes seconds to import: it forks a training for each line.
+SERVER = """
+import os, sys, time
+import torch
+from tests.model.test_killed_run import go
+torch.set_num_threads(1)
+print("ready", flush=True)
+for line in sys.stdin:
+    store, folder, wait = line.rstrip("\\n").split("\\t")
+    child = os.fork()
+    if child == 0:
+        go(store, folder)
+        os._exit(0)
+    if float(wait) >= 0:
+        time.sleep(float(wait))
+        os.kill(child, 9)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+def go(store, folder):
+    """Begin a training, or go on with what is in the folder."""
+    store, folder = FeatureStore(Path(store)), Path(folder)
+    config = TrainConfig(
+        mode="online",
+        task="label",
+        arch=ARCH,
+        layers=(3,),
+        epochs=EPOCHS,
+        patience=EPOCHS,
+        lr=1e-3,
+        batch_clips=3,
+    )
+    frozen = build_student(TrainConfig(mode="baseline", task="label", arch=ARCH, seed=9), 3, None)
+    grams = LiveGrams(frozen, TapSpec(arch=ARCH, layers=(3,)))
+    return train(
+        build_student(config, 3, None),
+        store,
+        grams,
+        config,
+        folder,
+        device=CPU,
+        resume=folder.exists(),
+        save_every_s=0,
+    )
+
+
+class Trainings:
+    """Trainings in processes of their own, one after the other."""
+
+    def __init__(self, store):
+        self.store = store
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.server.stdout.readline() == "ready\n"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.stdin.close()
+        self.server.wait()
+        self.server.stdout.close()
+
+    def run(self, folder, wait=-1.0):
+        """Train until the end, or until killed after ``wait`` seconds; return the status."""
+        self.server.stdin.write(f"{self.store.path}\t{folder}\t{wait}\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+
+@pytest.mark.slow
+def test_killed_at_10_random_moments_a_run_ends_in_the_same_numbers(store, tmp_path):
+    with Trainings(store) as trainings:
+        begun = time.perf_counter()
+        assert trainings.run(tmp_path / "whole") == 0
+        length = time.perf_counter() - begun
+        want = metrics_of(tmp_path / "whole")
+        assert len(want) == EPOCHS
+        best = load_checkpoint(tmp_path / "whole" / "best.pt").state_dict
+        killed, stopped_at = 0, set()
+        for number, wait in enumerate(np.random.default_rng(10).uniform(0, length, 10)):
+            folder = tmp_path / str(number)
+            killed += trainings.run(folder, wait) == 9
+            if (folder / "last.pt").exists():
+                last = load_tensors(folder / "last.pt")  # whole, whenever it was killed
+                stopped_at.add((last["epoch"], last["done"]))
+            assert trainings.run(folder) == 0, f"killed after {wait:.3f} of {length:.3f} s"
+            assert metrics_of(folder) == want, f"killed after {wait:.3f} of {length:.3f} s"
+            found = load_checkpoint(folder / "best.pt").state_dict
+            assert all(torch.equal(best[name], found[name]) for name in best)
+    assert killed >= 5
+    assert sum(done > 0 for _, done in stopped_at) >= 3  # in the middle of an epoch
+
+
+def test_a_run_killed_before_it_noted_anything_begins_when_it_is_resumed(store, tmp_path):
+    (tmp_path / "run").mkdir()
+    result = go(store.path, tmp_path / "run")
+    assert result["epochs"] == EPOCHS
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["mode"] == "online"
