@@ -20,13 +20,14 @@ predicts, and its share of the chip's peak. A table, then one JSON line.
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class Arm:
         self.waits: list[float] = []
         self.peak = 0
 
-    def _stream(self, clips: int) -> Iterator[Batch]:
+    def _stream(self, clips: int) -> Generator[Batch]:
         rng = np.random.default_rng(0)
         while True:
             order = rng.permutation(clips)[: clips // self.clips * self.clips]
@@ -98,14 +99,18 @@ class Arm:
         batch = next(self.stream)
         waited = time.perf_counter() - begun
         loss = self.step(batch, Sums(self.names, self.device))
-        self.adam.zero_grad(set_to_none=True)
         loss.backward()
         self.adam.step()
+        self.adam.zero_grad(set_to_none=True)  # gradients of one arm at a time
         if on_cuda:
             torch.cuda.synchronize(self.device)
             self.peak = max(self.peak, torch.cuda.max_memory_allocated(self.device))
         self.seconds.append(time.perf_counter() - begun)
         self.waits.append(waited)
+
+    def close(self) -> None:
+        """End the loading thread, which keeps the arm alive."""
+        self.stream.close()
 
     def flops(self) -> int:
         """FLOPs of one step, counted."""
@@ -182,7 +187,9 @@ def measure(
             for _ in range(3):
                 arm.run()
             peaks[name] = arm.peak
+            arm.close()
             del arm
+            gc.collect()
             torch.cuda.empty_cache()
     arms = {name: make() for name, make in makers.items()}
     for name, arm in arms.items():
@@ -219,6 +226,7 @@ def measure(
             "data_on_device": arm.batches.resident,
             "share_of_peak_flops": _share(flops[name] / seconds, device, asked.precision),
         }
+        arm.close()
     return found
 
 
@@ -283,6 +291,7 @@ def main() -> None:
         for number, (batch, nets, layer, where) in enumerate(every):
             folder = Path(place, str(number))
             found = measure(asked, store, folder, layer, nets, batch, where)
+            gc.collect()  # nets and their optimisers, gigabytes of them
             shutil.rmtree(folder)
             held = "data on the device, where it fits" if where == "auto" else "data on the host"
             key = f"layer {layer}, {nets} nets, batch {batch}, {held}"
