@@ -8,7 +8,8 @@ STAMP := $(VENV)/.antigram-ready
 GPU_PYTHON ?= python3
 GPU_DEVICE ?= cuda
 WHEELS_FOR ?= 3.12
-WHEELS := zarr numcodecs donfig google-crc32c h5py msgpack pyyaml packaging typing-extensions
+WHEELS := zarr numcodecs donfig google-crc32c h5py msgpack pyyaml packaging typing-extensions \
+	soundfile soxr cffi pycparser scipy filelock
 PLATFORMS := $(foreach n,28 27 24 17 12 5,--platform manylinux_2_$(n)_x86_64) \
 	--platform manylinux2014_x86_64 --platform manylinux1_x86_64
 

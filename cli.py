@@ -270,6 +270,7 @@ def cache_grams(
     from cache.resolve import layer_numbers, one_of
     from model.at_loss import TapSpec, check_combination
     from model.checkpoint import load_frozen
+    from model.gram import AGGREGATIONS
     from model.team import team
     from model.vgg import TAPS
     from pipeline.progress import Progress
@@ -278,6 +279,7 @@ def cache_grams(
     from pipeline.workspace import locked
 
     one_of("--tap", tap, TAPS)
+    one_of("--aggregation", aggregation, AGGREGATIONS)
     one_of("--precision", precision, ("32", "tf32", "bf16"))
     if dtype is not None:
         one_of("--dtype", dtype, ("float16", "float32"))
@@ -385,17 +387,19 @@ def plan(
     from cache.resolve import layer_numbers, one_of
     from model.at_loss import TapSpec
     from model.checkpoint import load_frozen
+    from model.gram import AGGREGATIONS
     from model.vgg import TAPS, Arch
     from pipeline.errors import InputError
     from pipeline.store import FeatureStore
 
     one_of("--tap", tap, TAPS)
+    one_of("--aggregation", aggregation, AGGREGATIONS)
     one_of("--precision", precision, ("32", "tf32", "bf16"))
     one_of("--dtype", dtype, ("float16", "float32"))
     if codec == "lowrank" and rank is None:
         raise InputError("--codec lowrank: its rank is found by running the net; name a --rank")
     shape = load_frozen(ckpt).arch if ckpt is not None else Arch()
-    shape = Arch(arch or shape.name, width or shape.width)
+    shape = Arch(arch or shape.name, shape.width if width is None else width)
     store = FeatureStore(common.workspace.store(data, common.say))
     classes = len(store.classes[task or store.main_label]) if task in (None, *store.classes) else 0
     if not classes:
@@ -503,6 +507,8 @@ def train(
     **options: Any,
 ) -> None:
     """Train a net on a store, with or without anti-transfer."""
+    import torch
+
     from cache.resolve import Options, resolve
     from model.checkpoint import load_frozen
     from model.team import team
@@ -510,10 +516,17 @@ def train(
     from model.train import train as run
     from model.watch import Watch
     from pipeline.errors import InputError
+    from pipeline.process import keep_freed_memory
 
     if save is not None and not save.absolute().parent.is_dir():
         raise InputError(f"--save {save}: there is no folder {save.absolute().parent}")
+    if save is not None and (save.is_dir() or not save.name):
+        raise InputError(f"--save {save}: is a folder; wanted the name of a file")
+    if device_memory is not None and not 0 <= device_memory < 1e6:
+        raise InputError(f"--device-memory {device_memory}: wanted GB, 0 or more")
     place = _device(device)
+    if place.type == "cpu":
+        keep_freed_memory(of_any_size=True)
     with team(place) as members:
         place = members.device(place)
         own = {key: options.pop(key) for key in Options.__slots__ if key in options}
@@ -546,6 +559,12 @@ def train(
                     device_memory=None if device_memory is None else int(device_memory * 1e9),
                     say=(lambda _: None) if quiet else watch.say,
                 )
+            except torch.OutOfMemoryError as error:
+                raise InputError(
+                    f"{place}: out of memory ({str(error).partition('.')[0]}). Take a smaller "
+                    "--batch-size, --device-memory 0 or --precision bf16; `antigram plan` tells "
+                    "what a step takes."
+                ) from None
             except KeyboardInterrupt:
                 watch.say(f"stopped; the same command with --resume --name {folder.name} goes on")
                 raise

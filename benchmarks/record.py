@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import mmap
 import os
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pipeline.process import versions
 
 __all__ = ["RESULTS", "machine", "save", "warm_memory"]
 
@@ -31,18 +32,12 @@ def machine() -> dict[str, Any]:
     if info.is_file():
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
     return {
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.system(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions(_PACKAGES),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
@@ -50,9 +45,12 @@ def machine() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str:
     here = Path(__file__).resolve().parents[1]
-    done = subprocess.run(
-        ["git", *arguments], cwd=here, capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return "unknown"
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 

@@ -141,7 +141,7 @@ def step_cost(
         sources = None
         if arm == "released":
             frozen = _channels_last(Vgg(arch, 0))
-            step = ReleasedStep(net, frozen, spec.layers[-1])
+            step = ReleasedStep(net, frozen, spec.layers[-1], precision)
         else:
             if arm == "online":
                 sources = Sources({str(n): _live(arch, spec) for n in range(nets)})

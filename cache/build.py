@@ -7,7 +7,6 @@ every chunk that is flushed to disk, so that a killed build goes on where it was
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import shutil
@@ -53,6 +52,7 @@ from pipeline.manifest import (
     write_manifest,
 )
 from pipeline.mapped import is_whole
+from pipeline.process import versions
 from pipeline.recipe import canonical_json
 from pipeline.store import FeatureStore
 from pipeline.views import Views, apply_views
@@ -126,9 +126,7 @@ def build_cache(
         "format_version": VERSION,
         "features": store.fingerprint,
         "made_from": dict(made_from),
-        "versions": {
-            n: importlib.metadata.version(n) for n in ("antigram", "numpy", "torch", "zarr")
-        },
+        "versions": versions(("antigram", "numpy", "torch", "zarr")),
     }
     there, foreign = _layers_there(target, store, frozen)
     missing = {}

@@ -69,8 +69,9 @@ def _features(store: FeatureStore, rows: list[int]) -> NDArray[np.float32]:
 
 def rank_for(maps: Tensor, energy: float) -> int:
     """Least rank at which each clip's Gram keeps a share of its squared norm."""
-    values = flat(maps)
-    product = self_product(values if values.shape[1] <= values.shape[2] else values.mT)
+    with torch.autocast(maps.device.type, enabled=False):
+        values = flat(maps)
+        product = self_product(values if values.shape[1] <= values.shape[2] else values.mT)
     scale = product.flatten(1).norm(dim=1).clamp_min(1e-30)[:, None, None]
     squares = torch.linalg.eigvalsh(product / scale).clamp_min(0).double().square().flip(1)
     whole = squares.sum(1, keepdim=True)
@@ -81,12 +82,13 @@ def rank_for(maps: Tensor, energy: float) -> int:
 def _error(plan: LayerPlan, maps: Tensor) -> float:
     """Largest difference that the rank makes to the cosines of each clip with another."""
     dtype = getattr(torch, plan.key.dtype)
-    other = Own(maps.roll(1, 0), "gram")
     cosines = []
-    for rows in (
-        encode_rows(maps, "gram", dtype, "lowrank", plan.rank),
-        encode_rows(maps, "gram", torch.float32),
-    ):
-        size = other.squared_norm.double().sqrt() * rows.row_norm.double()
-        cosines.append(other.inner(rows).double() / torch.where(size > 0, size, 1.0))
+    with torch.autocast(maps.device.type, enabled=False):
+        other = Own(maps.roll(1, 0), "gram")
+        for rows in (
+            encode_rows(maps, "gram", dtype, "lowrank", plan.rank),
+            encode_rows(maps, "gram", torch.float32),
+        ):
+            size = other.squared_norm.double().sqrt() * rows.row_norm.double()
+            cosines.append(other.inner(rows).double() / torch.where(size > 0, size, 1.0))
     return float((cosines[0] - cosines[1]).abs().max())

@@ -16,6 +16,7 @@ from cache.key import CacheKey
 from model.at_loss import TapSpec
 from model.checkpoint import Frozen
 from model.codecs import CODECS, exact_codec, row_shape
+from model.pace import set_precision
 from model.vgg import Vgg, extractor_digest, tap_shape
 from pipeline.chunks import ArraySpec
 from pipeline.errors import InputError
@@ -160,8 +161,7 @@ def frozen_net(frozen: Frozen, key: CacheKey, device: torch.device) -> Vgg:
     net = frozen.net().to(device).to(memory_format=torch.channels_last)
     net.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
     net.set_tap(key.tap)
-    tf32 = key.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    set_precision("tf32" if key.precision == "tf32" else "32")
     return net
 
 

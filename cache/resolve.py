@@ -120,12 +120,14 @@ def resolve(
         layers = layer_numbers(asked.layers, first.arch)
     sources = Sources(members) if members else None
     origin = sources.spec.arch if sources else first.arch if first else Arch()
-    arch = Arch(asked.arch or origin.name, asked.width or origin.width)
+    arch = Arch(asked.arch or origin.name, origin.width if asked.width is None else asked.width)
     tap, aggregation = asked.tap or "relu", asked.aggregation or "gram"
     if sources is not None:
         layers, tap, aggregation = sources.layers, sources.spec.tap, sources.spec.aggregation
         for source in members.values():
             check_shapes(arch, source.spec, store.shape)
+    if rest.get("loss") == "released" and len(members) > 1:
+        raise InputError("--loss released compares with one frozen net: give one --ckpt")
     config = TrainConfig(
         mode=mode,
         task=task,

@@ -60,6 +60,8 @@ class TrainConfig:
         ):
             if number < least:
                 raise InputError(f"{option} {number}: wanted at least {least}")
+        if not abs(self.seed) < 2**40:  # epochs and steps are counted in the bits above
+            raise InputError(f"--seed {self.seed}: wanted at most 12 digits")
         if not 0 < self.lr < float("inf"):
             raise InputError(f"--lr {self.lr}: wanted a number above 0")
         for beta in (self.beta, *(own for _, own in self.betas)):
@@ -73,6 +75,11 @@ class TrainConfig:
             raise InputError(
                 "--loss released mixes the clips of a batch, so its Grams cannot be cached: "
                 "use it with --mode online, or leave it out"
+            )
+        if self.loss == "released" and (self.aggregation, self.similarity) != ("gram", "cos2"):
+            raise InputError(
+                f"--loss released has a Gram and a similarity of its own: leave --aggregation "
+                f"{self.aggregation} and --similarity {self.similarity} out"
             )
 
     def at_weight(self, source: str) -> float:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from model.batches import Batches
 from model.checkpoint import Checkpoint
+from model.pace import set_precision
 from model.vgg import Vgg
 from pipeline.errors import InputError
 from pipeline.store import FeatureStore
@@ -65,7 +66,8 @@ class Scores:
 
 @torch.no_grad()
 def evaluate(net: Vgg, batches: Batches, rows: NDArray[np.int64], classes: Sequence[str]) -> Scores:
-    """Decide the class of each row with the net in eval mode."""
+    """Decide the class of each row with the net in eval mode, in full float32."""
+    set_precision("32")
     net.eval()
     confusion = torch.zeros(len(classes) ** 2, dtype=torch.long, device=batches.device)
     for batch in batches.passes(rows):

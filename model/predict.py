@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from model.checkpoint import Checkpoint
+from model.pace import set_precision
 from model.vgg import Vgg
 from pipeline.audio import AudioError, probe, read
 from pipeline.errors import InputError
@@ -50,6 +51,7 @@ def predict(
     Raises:
         InputError: a file cannot be read; the message says which and why.
     """
+    set_precision("32")
     net = checkpoint.net().to(device)
     for file in files:
         yield from _predict_file(checkpoint, net, file, device)

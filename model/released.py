@@ -6,6 +6,7 @@ into the channels of its Gram.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,17 +24,21 @@ class ReleasedStep:
         net: in training.
         frozen: its parameters take gradients, as they do there.
         layer: where the two are compared.
+        precision: of the forward passes.
     """
 
-    def __init__(self, net: Vgg, frozen: Vgg, layer: int) -> None:
+    def __init__(self, net: Vgg, frozen: Vgg, layer: int, precision: str = "32") -> None:
         self.net, self.frozen, self.layer = net, frozen, layer
+        self.half = precision == "bf16"
 
     def __call__(self, batch: Batch, _sums: object) -> Tensor:
         """Loss of a batch."""
-        ce = functional.cross_entropy(self.net(batch.x), batch.y)
         maps: list[Tensor] = []
-        for each in (self.frozen, self.net):
-            each.run_features(
-                batch.x, [self.layer], "relu", lambda _, found: maps.append(found), stop=True
-            )
+        with torch.autocast(batch.x.device.type, dtype=torch.bfloat16, enabled=self.half):
+            logits = self.net(batch.x)
+            for each in (self.frozen, self.net):
+                each.run_features(
+                    batch.x, [self.layer], "relu", lambda _, found: maps.append(found), stop=True
+                )
+        ce = functional.cross_entropy(logits.float(), batch.y)
         return ce + released_loss(maps[1], maps[0])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from model.vgg import Vgg
-from pipeline.errors import TeamError
+from pipeline.errors import InputError, TeamError
 
 __all__ = ["Team", "team"]
 
@@ -43,7 +43,12 @@ class Team:
     def device(self, device: torch.device) -> torch.device:
         """Each process its own GPU, where GPUs are asked for."""
         if device.type == "cuda" and self.size > 1:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            if (own := int(os.environ.get("LOCAL_RANK", "0"))) >= torch.cuda.device_count():
+                raise InputError(
+                    f"process {own} of this machine has no GPU, as there are "
+                    f"{torch.cuda.device_count()}: start so many with --nproc-per-node"
+                )
+            device = torch.device("cuda", own)
             torch.cuda.set_device(device)
         return device
 
@@ -83,14 +88,13 @@ def team(device: torch.device) -> Iterator[Team]:
     try:
         distributed.init_process_group(backend, timeout=_PATIENCE)
         yield one
+        distributed.destroy_process_group()  # not after an error: NCCL would wait for the others
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
             raise TeamError(_GONE) from error
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
 
 
 def _told_to_end(*_: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 import resource
@@ -23,12 +22,14 @@ from model.checkpoint import Checkpoint, load_tensors, save_tensors
 from model.config import MODES, TrainConfig
 from model.curves import Board, write_curves
 from model.evaluate import Scores, evaluate
+from model.pace import Pace, set_precision
 from model.resident import budget_for
 from model.step import Step, Sums
 from model.team import Team
 from model.vgg import Vgg
 from pipeline.chunks import write_text
 from pipeline.errors import InputError, StoredDataError
+from pipeline.process import versions
 from pipeline.split import SPLITS
 from pipeline.store import FeatureStore
 
@@ -116,7 +117,7 @@ def train(
                 "prepare it with another --split"
             )
     classes = store.classes[config.task]
-    _set_precision(config.precision)
+    set_precision(config.precision)
     sources = grams if isinstance(grams, Sources) or grams is None else Sources({"": grams})
     # Channels last: tensor cores want it, and a CPU is 1.2 to 1.9 times as fast.
     net.to(device).to(memory_format=torch.channels_last)
@@ -144,6 +145,11 @@ def train(
     state = _start(run, settings, net, adam, seed=config.seed, resume=resume, team=team)
     step = Step(net, sources, config, device, team.wrap(net))
     steps_in_epoch = -(-len(rows["train"]) // config.batch_clips)
+    finished = run / "result.json"
+    if state.over(config) and finished.is_file():
+        done: dict[str, Any] = json.loads(finished.read_text())
+        return done
+    pace = Pace(device)
     times: list[float] = []
     waited = worked = 0.0
     board = Board(run)
@@ -159,21 +165,26 @@ def train(
             sums.restore(state.sums)
         else:
             state.epoch += 1
+            if team.size > 1:  # masks of its own in each process, and the same if it is resumed
+                torch.manual_seed((config.seed << 20) + state.epoch * team.size + team.rank)
         order = epoch_order(rows["train"], config.seed, state.epoch)
-        mark = begun
+        mark, since = begun, 0
         left = order[state.done * config.batch_clips :]
         for batch in batches.passes(left, state.epoch):
             loss = step(batch, sums)
-            adam.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
+            adam.zero_grad(set_to_none=True)  # no gradients beside the next batch's activations
+            pace.wait()
             state.step += 1
             state.done += 1
-            now = time.perf_counter()
-            times.append(now - mark)
-            mark = now
-            if state.done % 10 == 0 or state.done == steps_in_epoch or device.type == "cpu":
-                _check_finite(loss, batch, store)
+            since += 1
+            last = state.done == steps_in_epoch or state.step == config.max_steps
+            if last or state.done % 10 == 0 or device.type == "cpu":
+                _check_finite(loss, batch, store)  # a GPU is then done with all that was queued
+                now = time.perf_counter()
+                times += [(now - mark) / since] * since
+                mark, since = now, 0
                 tell(
                     state.epoch,
                     state.done,
@@ -188,12 +199,14 @@ def train(
             if config.max_steps and state.step >= config.max_steps:
                 break
             # Every ten seconds, or so seldom that writing takes a twentieth of the time.
-            if team.leads and now - saved > max(save_every_s, 20 * save_took):
+            # Sums and random numbers of the others are not in it: a team saves after each epoch.
+            now = time.perf_counter()
+            if team.size == 1 and now - saved > max(save_every_s, 20 * save_took):
                 state.sums = sums.to_plain()
                 state.save(run, net, adam)
                 saved = time.perf_counter()
                 save_took = saved - now
-                mark = saved
+                mark += save_took
         trained_s = time.perf_counter() - begun
         waited += (wait_s := batches.wait_s)
         worked += trained_s
@@ -269,6 +282,7 @@ class _State:
 
     def save(self, run: Path, net: Vgg, adam: torch.optim.Adam) -> None:
         """Write last.pt, from which the run can go on."""
+        device = next(net.parameters()).device
         content = {
             "format": "antigram/resume",
             "format_version": 1,
@@ -277,7 +291,7 @@ class _State:
             "optimiser": adam.state_dict(),
             "rng": {
                 "cpu": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             },
         }
         save_tensors(run / "last.pt", content)
@@ -319,8 +333,9 @@ def _start(
     net.load_state_dict(last["model"])
     adam.load_state_dict(last["optimiser"])
     torch.set_rng_state(last["rng"]["cpu"])
-    if torch.cuda.is_available() and last["rng"]["cuda"]:
-        torch.cuda.set_rng_state_all(last["rng"]["cuda"])
+    device = next(net.parameters()).device
+    if device.type == "cuda" and last["rng"]["cuda"] is not None:
+        torch.cuda.set_rng_state(last["rng"]["cuda"], device)
     return _State(**{name.name: last[name.name] for name in fields(_State)})
 
 
@@ -338,12 +353,6 @@ def _memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _set_precision(precision: str) -> None:
-    full = precision == "32"
-    torch.backends.cuda.matmul.allow_tf32 = not full
-    torch.backends.cudnn.allow_tf32 = not full
 
 
 def _checkpoint(net: Vgg, store: FeatureStore, config: TrainConfig, run: Path) -> Checkpoint:
@@ -375,7 +384,7 @@ def environment() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
-        **{name: importlib.metadata.version(name) for name in names},
+        **versions(names),
     }
 
 

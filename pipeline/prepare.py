@@ -8,7 +8,6 @@ what is done; the finished group is renamed into place in one step.
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 import io
 import math
 import os
@@ -40,6 +39,7 @@ from pipeline.files import size_text
 from pipeline.manifest import create_arrays, create_group, verify_group, write_manifest
 from pipeline.mapped import is_whole
 from pipeline.noise import NoiseBank
+from pipeline.process import versions
 from pipeline.recipe import Recipe, canonical_json, digest
 from pipeline.render import (
     Context,
@@ -484,10 +484,7 @@ def _finish(
         "skipped": listing.skipped,
         "silent": sum(result.silent for result in rendered.results),
         "listing": listing.identity,
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("antigram", "numpy", "scipy", "soundfile", "soxr", "zarr")
-        },
+        "versions": versions(("antigram", "numpy", "scipy", "soundfile", "soxr", "zarr")),
     }
     create_group(store, {})
     if any("/" in spec.name for spec in specs):

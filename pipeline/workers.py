@@ -8,7 +8,6 @@ out what in it does.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -22,11 +21,12 @@ from multiprocessing import connection, forkserver
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from pipeline.process import keep_freed_memory
+
 __all__ = ["WorkerDiedError", "Workers"]
 
 Task = tuple[Any, ...]
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT = -1, -3, 32 << 20  # of malloc.h; the most it takes
 _METHOD = multiprocessing.get_context("forkserver")
 Result = TypeVar("Result")
 
@@ -159,21 +159,10 @@ def _main_hidden() -> Iterator[None]:
 def _begin(set_up: Callable[[Any], None] | None, shared: object) -> None:
     """Initialise a worker: interrupts are the parent's affair, and it does not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and says what is kept
-    _keep_memory()
+    keep_freed_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if set_up is not None:
         set_up(shared)
-
-
-def _keep_memory() -> None:
-    """Keep freed memory instead of giving it back to the system.
-
-    glibc returns blocks of over 128 KB as soon as they are freed; the arrays of a transform are
-    larger, and faulting their pages in again, clip after clip, takes as long as the transform.
-    """
-    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
-        mallopt(_M_MMAP_THRESHOLD, _KEPT)
 
 
 def _die_with_parent() -> None:

@@ -250,6 +250,30 @@ def test_wrong_input_is_one_line_and_exit_code_2(shell, match, arguments):
     shell.refused(2, match, *arguments)
 
 
+def test_wrong_options_of_a_training_are_said_before_anything_is_made(chain):
+    train, online = ("train", "--mode", "baseline"), ("train", "--mode", "online", "--ckpt")
+    Path("folder").mkdir()
+    chain.refused(2, "--save folder: is a folder", *train, "--save", "folder")
+    chain.refused(2, "--device-memory inf", *train, "--device-memory", "inf")
+    chain.refused(2, "at most 12 digits", *train, "--seed", 10**15)
+    chain.refused(2, "width", *train, "--width", 0)
+    released = (*online, "net.pt", "--layer", 3, "--loss", "released")
+    chain.refused(2, "a Gram and a similarity of its own", *released, "--similarity", "mse-sigmoid")
+    Path("second.pt").write_bytes(Path("net.pt").read_bytes())
+    chain.refused(2, "one frozen net", *released, "--ckpt", "second.pt")
+    for command in (("cache-grams", "--ckpt", "net.pt", "--dry-run"), ("plan",)):
+        chain.refused(2, "--aggregation 'Gram'", *command, "--layer", 3, "--aggregation", "Gram")
+    assert [path.name for path in Path("workspace/runs").iterdir()] == ["baseline-tones-seed0"]
+
+
+def test_resuming_a_finished_run_leaves_its_result_alone(chain):
+    there = Path("workspace/runs/baseline-tones-seed0/result.json")
+    before = there.read_bytes()
+    again = chain.json("train", "--mode", "baseline", *TINY, "--resume")
+    assert there.read_bytes() == before
+    assert again["seconds_per_step"] > 0
+
+
 def test_a_missing_noise_folder_says_where_it_looked(shell, audio):
     command = ["prepare", "folder", "--source", audio, "--noise", "high"]
     shell.refused(2, "workspace/corpora/ms-snsd", *command)
