@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,12 +70,21 @@ def audio(tmp_path_factory, write_wav):
     return home
 
 
+@pytest.fixture(scope="session")
+def first_chain(tmp_path_factory):
+    """Folder of the first `chain`, which the others copy; empty until there is one."""
+    return tmp_path_factory.mktemp("chain") / "made"
+
+
 @pytest.fixture
-def chain(shell, audio):
+def chain(shell, audio, first_chain):
     """A store, a frozen net, a cache; named as by default where there is a default."""
-    shell.json("prepare", "folder", "--source", audio, "--name", "tones")
-    shell.json("train", "--mode", "baseline", *TINY, "--save", "net.pt")
-    shell.json("cache-grams", "--ckpt", "net.pt", "--layer", 3)
+    if not first_chain.exists():
+        shell.json("prepare", "folder", "--source", audio, "--name", "tones")
+        shell.json("train", "--mode", "baseline", *TINY, "--save", "net.pt")
+        shell.json("cache-grams", "--ckpt", "net.pt", "--layer", 3)
+        shutil.copytree(shell.folder, first_chain)
+    shutil.copytree(first_chain, shell.folder, dirs_exist_ok=True)
     return shell
 
 

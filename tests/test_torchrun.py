@@ -101,6 +101,7 @@ def test_two_processes_train_to_the_losses_of_one(mode, cached, tmp_path):
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bad_input_is_said_once_by_each_process_and_ends_the_job(cached):
     words = (*TRAIN, "--mode", "online", "--ckpt", "nowhere.pt")
     done = antigram(cached / "workspace", *words, processes=2)

@@ -22,7 +22,12 @@ def whole_runs():
     return {}
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 5, 8, 9, 11, 12, 14, 16])
+SOME, OTHERS = (1, 5, 9, 16), (2, 3, 8, 11, 12, 14)
+
+
+@pytest.mark.parametrize(
+    "stop", [*SOME, *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)]
+)
 @pytest.mark.parametrize("mode", ["baseline", "online"])
 def test_stopped_at_any_step_a_run_ends_in_the_same_numbers(
     mode, stop, store, config, whole_runs, tmp_path
