@@ -268,9 +268,10 @@ def cache_grams(
     from cache.estimate import estimate
     from cache.plan import plan_layers
     from cache.resolve import layer_numbers, one_of
-    from model.at_loss import TapSpec, check_combination
+    from model.at_loss import check_combination
     from model.checkpoint import load_frozen
     from model.gram import AGGREGATIONS
+    from model.sources import TapSpec
     from model.team import team
     from model.vgg import TAPS
     from pipeline.progress import Progress
@@ -385,9 +386,9 @@ def plan(
     from cache.budget import bare_net, budget
     from cache.plan import plan_layers
     from cache.resolve import layer_numbers, one_of
-    from model.at_loss import TapSpec
     from model.checkpoint import load_frozen
     from model.gram import AGGREGATIONS
+    from model.sources import TapSpec
     from model.vgg import TAPS, Arch
     from pipeline.errors import InputError
     from pipeline.store import FeatureStore

@@ -34,8 +34,8 @@ from benchmarks.record import save, warm_memory
 from cache.build import build_cache
 from cache.grams import ARRAY_OF, CacheLayer, layer_fingerprint
 from cache.plan import LayerPlan, frozen_net, plan_layers
-from model.at_loss import TapSpec
 from model.checkpoint import Frozen
+from model.sources import TapSpec
 from model.vgg import Arch, Vgg
 from pipeline.chunks import ArraySpec, array_digest, encode, write_chunk
 from pipeline.exchange import export_file

@@ -41,12 +41,12 @@ from cache.budget import step_cost
 from cache.build import build_cache
 from cache.grams import GramCache
 from cache.plan import plan_layers
-from model.at_loss import LiveGrams, Sources, TapSpec
 from model.batches import Batch, Batches
 from model.checkpoint import Frozen
 from model.config import TrainConfig
 from model.released import ReleasedStep
 from model.resident import budget_for
+from model.sources import LiveGrams, Sources, TapSpec
 from model.step import Step, Sums
 from model.train import build_student
 from model.vgg import Arch, Vgg

@@ -24,12 +24,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cache.estimate import break_even_epochs
 from cache.plan import LayerPlan
-from model.at_loss import GramSource, LiveGrams, Sources, TapSpec
 from model.batches import Batch
 from model.checkpoint import Frozen
 from model.codecs import Rows, forget_tables
 from model.config import TrainConfig
 from model.released import ReleasedStep
+from model.sources import GramSource, LiveGrams, Sources, TapSpec
 from model.step import Step, Sums
 from model.vgg import Arch, Vgg
 from pipeline.store import FeatureStore

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.key import CacheKey, layer_name
-from model.at_loss import TapSpec
 from model.codecs import Rows
 from model.resident import bytes_of, on_device
+from model.sources import TapSpec
 from pipeline.errors import DamagedError, InputError, StaleError, StoredDataError
 from pipeline.hdf5 import names_in, read_bytes
 from pipeline.manifest import Manifest, read_manifest

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from cache.grams import ARRAY_OF
 from cache.key import CacheKey
-from model.at_loss import TapSpec
 from model.checkpoint import Frozen
 from model.codecs import CODECS, exact_codec, row_shape
 from model.pace import set_precision
+from model.sources import TapSpec
 from model.vgg import Vgg, extractor_digest, tap_shape
 from pipeline.chunks import ArraySpec
 from pipeline.errors import InputError

@@ -11,17 +11,11 @@ import torch
 
 from cache.grams import GramCache, choose_cache, open_root
 from cache.plan import plan_layers
-from model.at_loss import (
-    GramSource,
-    LiveGrams,
-    Sources,
-    TapSpec,
-    check_combination,
-    check_shapes,
-)
+from model.at_loss import check_combination
 from model.checkpoint import Frozen, load_frozen
 from model.config import MODES, TrainConfig
 from model.gram import AGGREGATIONS
+from model.sources import GramSource, LiveGrams, Sources, TapSpec, check_shapes
 from model.vgg import TAPS, Arch
 from pipeline.errors import InputError, StoredDataError
 from pipeline.store import FeatureStore

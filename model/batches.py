@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.at_loss import GramSource, Sources
 from model.resident import bytes_of, on_device
+from model.sources import GramSource, Sources
 from pipeline.store import FeatureStore
 from pipeline.views import Views, apply_views
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.at_loss import LiveGrams, Own, Sources, at_loss, released_loss
+from model.at_loss import Own, at_loss, released_loss
 from model.batches import Batch
 from model.config import TrainConfig
+from model.sources import LiveGrams, Sources
 from model.team import Team
 from model.vgg import Vgg
 from pipeline.errors import InputError

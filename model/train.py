@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.at_loss import GramSource, Sources
 from model.batches import Batch, Batches, epoch_order
 from model.checkpoint import Checkpoint, load_tensors, save_tensors
 from model.config import MODES, TrainConfig
@@ -24,6 +23,7 @@ from model.curves import Board, write_curves
 from model.evaluate import Scores, evaluate
 from model.pace import Pace, set_precision
 from model.resident import budget_for
+from model.sources import GramSource, Sources
 from model.step import Step, Sums
 from model.team import Team
 from model.vgg import Vgg

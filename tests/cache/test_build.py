@@ -10,7 +10,7 @@ import cache.build
 from cache.grams import CacheLayer, GramCache, choose_cache, layers_of
 from cache.plan import plan_layers
 from cache.verify import verify_cache
-from model.at_loss import TapSpec
+from model.sources import TapSpec
 from pipeline.errors import InputError
 from tests.cache.conftest import ARCH, LAYERS, content_of
 from tests.reference.gram_loops import aggregate_loops, gram_loops, packed_loops

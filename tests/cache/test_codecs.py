@@ -14,7 +14,8 @@ from cache.grams import CacheLayer, GramCache, layers_of
 from cache.key import CacheKey
 from cache.plan import plan_layers
 from cache.verify import verify_cache
-from model.at_loss import TapSpec, at_loss
+from model.at_loss import at_loss
+from model.sources import TapSpec
 from model.vgg import Arch, tap_shape
 from pipeline.errors import InputError
 from tests.cache.conftest import content_of, maps_of

@@ -15,8 +15,8 @@ import torch
 from cache.build import build_cache
 from cache.grams import CacheLayer, GramCache, layers_of
 from cache.plan import plan_layers
-from model.at_loss import TapSpec
 from model.batches import Batches
+from model.sources import TapSpec
 from model.train import TrainConfig, build_student, train
 from pipeline.errors import DamagedError, InputError, StaleError
 from pipeline.exchange import export_file, import_file

@@ -21,8 +21,8 @@ from cache.build import build_cache
 from cache.grams import GramCache
 from cache.plan import plan_layers
 from cache.verify import verify_cache
-from model.at_loss import TapSpec
 from model.checkpoint import load_frozen
+from model.sources import TapSpec
 from pipeline.chunks import crc32c
 from pipeline.store import FeatureStore
 from tests.cache.conftest import ARCH, content_of

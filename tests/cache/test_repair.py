@@ -14,7 +14,7 @@ from cache.grams import CacheLayer, GramCache, layer_fingerprint, layers_of
 from cache.plan import plan_layers
 from cache.recompute import recompute
 from cache.verify import verify_cache
-from model.at_loss import TapSpec
+from model.sources import TapSpec
 from pipeline.chunks import encode, write_chunk
 from pipeline.errors import DamagedError, InputError
 from pipeline.manifest import create_group, write_manifest

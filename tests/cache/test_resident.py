@@ -9,9 +9,9 @@ import torch
 from cache.build import build_cache
 from cache.grams import GramCache
 from cache.plan import plan_layers
-from model.at_loss import Sources, TapSpec
 from model.batches import Batches
 from model.resident import budget_for, bytes_of, on_device
+from model.sources import Sources, TapSpec
 from model.train import TrainConfig, build_student, train
 from pipeline.errors import DamagedError
 from pipeline.views import Views

@@ -9,9 +9,10 @@ from torch.nn import functional
 
 import cache.plan
 from cache.grams import GramCache
-from model.at_loss import LiveGrams, TapSpec, at_loss
+from model.at_loss import at_loss
 from model.batches import Batches
 from model.gram import AGGREGATIONS
+from model.sources import LiveGrams, TapSpec
 from model.train import TrainConfig, build_student, train
 from model.vgg import TAPS
 from tests.cache.conftest import ARCH, LAYERS, maps_of

@@ -8,7 +8,7 @@ import pytest
 import cache.plan
 from cache.build import build_cache
 from cache.plan import plan_layers
-from model.at_loss import TapSpec
+from model.sources import TapSpec
 from tests.cache.conftest import ARCH, content_of
 from tests.model.tiny import CPU
 

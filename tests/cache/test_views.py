@@ -15,8 +15,8 @@ from cache.plan import plan_layers
 from cache.recompute import recompute
 from cache.resolve import Options, resolve
 from cache.verify import verify_cache
-from model.at_loss import LiveGrams, Sources, TapSpec
 from model.codecs import encode_rows
+from model.sources import LiveGrams, Sources, TapSpec
 from model.train import TrainConfig, build_student, train
 from pipeline.errors import InputError, StaleError
 from pipeline.exchange import export_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.at_loss import TapSpec
+from model.sources import TapSpec
 from model.train import TrainConfig
 from model.vgg import Arch
 from tests.model.tiny import make_store, save_frozen, write_corpus

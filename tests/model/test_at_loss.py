@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.at_loss import TapSpec, at_loss, check_combination, check_shapes, released_loss
+from model.at_loss import at_loss, check_combination, released_loss
 from model.codecs import encode_rows
 from model.gram import AGGREGATIONS
+from model.sources import TapSpec, check_shapes
 from model.vgg import Arch
 from pipeline.errors import InputError
 from tests.reference.gram_loops import released_loops, similarity_loops

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.at_loss import LiveGrams, TapSpec
 from model.checkpoint import load_checkpoint, load_tensors
 from model.config import TrainConfig
+from model.sources import LiveGrams, TapSpec
 from model.train import build_student, train
 from model.vgg import Arch
 from pipeline.store import FeatureStore

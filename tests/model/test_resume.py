@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from model.at_loss import LiveGrams, TapSpec
+from model.sources import LiveGrams, TapSpec
 from model.train import build_student, train
 from tests.model.tiny import CPU
 

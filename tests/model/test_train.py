@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from model.at_loss import LiveGrams, TapSpec
 from model.checkpoint import load_checkpoint
+from model.sources import LiveGrams, TapSpec
 from model.train import build_student, copy_best, train
 from model.vgg import extractor_digest
 from pipeline.errors import DamagedError, InputError, StoredDataError

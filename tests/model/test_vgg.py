@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torchvision import models
 
-from model.at_loss import LiveGrams, TapSpec, at_loss
+from model.at_loss import at_loss
 from model.codecs import encode_rows
+from model.sources import LiveGrams, TapSpec
 from model.vgg import ARCHS, TAPS, Arch, Vgg, cfgs_by_convs, extractor_digest, tap_shape
 from pipeline.errors import InputError
 
