@@ -100,9 +100,9 @@ class Arm:
         if on_cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
             torch.cuda.synchronize(self.device)
-        begun = time.perf_counter()
+        begun, before = time.perf_counter(), self.batches.wait_s
         batch = next(self.stream)
-        waited = time.perf_counter() - begun
+        waited = self.batches.wait_s - before
         loss = self.step(batch, Sums(self.names, self.device))
         loss.backward()
         self.adam.step()

@@ -48,7 +48,8 @@ class StepCost:
     """What one step takes.
 
     Attributes:
-        memory: most bytes alive at once: weights, gradients, Adam's states, activations, batch.
+        memory: most bytes alive at once: weights, gradients, Adam's states, activations, batch, and
+            the next batch, which is copied to a GPU while this one is in use.
         flops: of matrix products and convolutions, forward and backward.
     """
 
@@ -122,12 +123,6 @@ def step_cost(
     spec = _spec(arch, plans)
     with _fake_tensors(), _Alive() as alive:
         net = _channels_last(Vgg(arch, classes))
-        batch = Batch(
-            np.zeros(batch_clips, np.int64),
-            torch.empty(batch_clips, 1, *shape),
-            torch.zeros(batch_clips, dtype=torch.int64),
-            {str(n): {} for n in range(nets)},
-        )
         config = TrainConfig(
             mode="baseline" if arm == "released" else arm,
             task="",
@@ -149,6 +144,15 @@ def step_cost(
                 rows = {str(n): _Shapes(spec, plans, batch_clips) for n in range(nets)}
                 sources = Sources(dict[str, GramSource](rows))
             step = Step(net, sources, config, _CPU)
+
+        def made_batch() -> Batch:
+            x = torch.empty(batch_clips, 1, *shape)
+            y = torch.zeros(batch_clips, dtype=torch.int64)
+            read: dict[str, Mapping[int, Rows]] = {str(n): {} for n in range(nets)}
+            stacks = sources.stacks(read, x) if sources is not None and arm == "cached" else None
+            return Batch(np.zeros(batch_clips, np.int64), x, y, read, stacks=stacks)
+
+        batch, _next = made_batch(), made_batch()
         sums = Sums(sources.names if sources else (), _CPU)
         with FlopCounterMode(display=False) as counter:
             step(batch, sums).backward()  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from torch import Tensor
 from cache.plan import LayerPlan, frozen_net, run_taps
 from model.at_loss import Own
 from model.checkpoint import Frozen
-from model.codecs import encode_rows
+from model.codecs import Stack, encode_rows
 from model.gram import flat, self_product
 from pipeline.draw import draw
 from pipeline.store import FeatureStore
@@ -89,6 +89,7 @@ def _error(plan: LayerPlan, maps: Tensor) -> float:
             encode_rows(maps, "gram", dtype, "lowrank", plan.rank),
             encode_rows(maps, "gram", torch.float32),
         ):
-            size = other.squared_norm.double().sqrt() * rows.row_norm.double()
-            cosines.append(other.inner(rows).double() / torch.where(size > 0, size, 1.0))
+            inner = other.inner(Stack.of([rows]))[:, 0].double()
+            size = other.norm.double() * rows.row_norm.double()
+            cosines.append(inner / torch.where(size > 0, size, 1.0))
     return float((cosines[0] - cosines[1]).abs().max())

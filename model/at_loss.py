@@ -7,17 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.codecs import Rows
+from model.codecs import Rows, Stack, pack, unpack
 from model.gram import aggregate, flat, self_product
 from pipeline.errors import InputError
 
-__all__ = ["SIMILARITIES", "Own", "at_loss", "check_combination", "released_loss"]
+__all__ = [
+    "SIMILARITIES",
+    "Own",
+    "at_loss",
+    "at_losses",
+    "check_combination",
+    "released_loss",
+]
 
 SIMILARITIES = ("cos2", "mse-sigmoid")
+_TINY = torch.finfo(torch.float32).tiny
 
 
 def check_combination(
@@ -38,16 +47,57 @@ def check_combination(
         )
 
 
-def _cosine(inner: Tensor, squared_norm: Tensor, row_norm: Tensor) -> Tensor:
-    """Cosine, 0 where either side is zero, without NaN in value or gradient."""
-    live = (squared_norm > 0) & (row_norm > 0)
-    # The inner `where` keeps sqrt away from 0, whose gradient is infinite: times 0 it is NaN.
-    own = torch.where(live, squared_norm, 1.0).sqrt()
-    return torch.where(live, inner / (own * torch.where(live, row_norm, 1.0)), 0.0)
+class _Pack(torch.autograd.Function):
+    """`pack`; its gradient is a gather, where autograd would scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Tensor) -> Tensor:  # noqa: ANN401 - torch's own context
+        ctx.channels = matrices.shape[-1]
+        return pack(matrices)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401
+        return unpack(grad, ctx.channels)
+
+
+class _Norm(torch.autograd.Function):
+    """Euclidean norm of each row, whose gradient at zero is zero."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:  # noqa: ANN401
+        norm: Tensor = torch.linalg.vector_norm(rows, dim=1)
+        ctx.save_for_backward(rows, norm)
+        return norm
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401
+        rows, norm = ctx.saved_tensors
+        slope: Tensor = rows * (grad / norm.clamp_min(_TINY))[:, None]
+        return slope
+
+
+class _SquaredCosine(torch.autograd.Function):
+    """(inner / (norm * row_norm))^2; 0 with a gradient of 0 where either side is zero."""
+
+    @staticmethod
+    def forward(ctx: Any, inner: Tensor, norm: Tensor, row_norm: Tensor) -> Tensor:  # noqa: ANN401
+        both = (norm[:, None] * row_norm).clamp_min_(_TINY)
+        cosine = inner / both
+        ctx.save_for_backward(cosine, both, norm)
+        return cosine.square()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
+        cosine, both, norm = ctx.saved_tensors
+        slope = grad * cosine * 2
+        return slope / both, -(slope * cosine).sum(1) / norm.clamp_min(_TINY), None
 
 
 class Own:
-    """The side of the net in training at one layer: made once, whatever the number of sources.
+    """The side of the net in training at one layer: made once, whatever the number of frozen nets.
+
+    A step's time on a GPU is partly that of starting its operations, so there are few of them:
+    hence the gradients written by hand.
 
     Args:
         maps: ``(batch, channel, frame, freq)``.
@@ -64,58 +114,87 @@ class Own:
         return self_product(self.values)
 
     @cached_property
-    def squared_norm(self) -> Tensor:
-        """||G||^2, from the smaller of F F^T and F^T F, which have the same; or of the map."""
+    def packed(self) -> Tensor:
+        """``(batch, C(C+1)/2)``: `gram` as a packed row, not divided by its norm."""
+        packed: Tensor = _Pack.apply(self.gram)
+        return packed
+
+    @cached_property
+    def norm(self) -> Tensor:
+        """||G||, from the smallest that is there of G, its triangle and F^T F; or of the map."""
         if self.values.ndim == 2:
-            return self.values.square().sum(1)
-        few = self.positions < self.channels and "gram" not in vars(self)
-        product = self_product(self.values.mT) if few else self.gram
-        return product.square().sum((1, 2))
+            rows = self.values
+        elif "packed" in vars(self):
+            rows = self.packed
+        elif "gram" in vars(self) or self.positions >= self.channels:
+            rows = self.gram.flatten(1)
+        else:
+            rows = self_product(self.values.mT).flatten(1)
+        norm: Tensor = _Norm.apply(rows)
+        return norm
 
-    def inner(self, rows: Rows) -> Tensor:
-        """Inner product with rows, each in its own form: no Gram where a smaller product does."""
-        if rows.codec == "map":
-            return (self.values * rows.data.float()).sum(1)
-        if rows.codec == "packed":
-            return (self.gram * rows.matrices(self.channels)).sum((1, 2))
-        vectors = rows.data.float()  # <V V^T, F F^T> = ||V^T F||^2 = <V, F F^T V>
+    def inner(self, stack: Stack) -> Tensor:
+        """``(batch, net)`` inner products, in the rows' own form: no Gram where less will do."""
+        if stack.codec in ("map", "packed"):
+            rows = self.packed if stack.codec == "packed" else self.values
+            return (stack.data * rows[:, None]).sum(2)
+        vectors = stack.data.float()  # <V V^T, F F^T> = ||V^T F||^2 = <V, F F^T V>
         if self.positions < self.channels:
-            return (vectors.mT @ self.values).square().sum((1, 2))
-        return (vectors * (self.gram @ vectors)).sum((1, 2))
+            products = (vectors.mT @ self.values).square()
+            return products.reshape(len(products), stack.nets, -1).sum(2)
+        products = vectors * (self.gram @ vectors)
+        return products.reshape(*products.shape[:2], stack.nets, -1).sum((1, 3))
 
 
-def at_loss(own: Own | Tensor, rows: Rows, aggregation: str, similarity: str = "cos2") -> Tensor:
-    """Similarity of a net's maps to the rows of the frozen net, for each clip.
+def at_losses(own: Own, stack: Stack, aggregation: str, similarity: str = "cos2") -> Tensor:
+    """Similarity of a net's maps to those of several frozen nets, for each clip.
 
     Args:
-        own: `Own` of the net in training, or its maps ``(batch, channel, frame, freq)``.
-        rows: of the frozen net, same clips, same layer and tap.
-        aggregation: what ``rows`` are.
+        own: of the net in training.
+        stack: rows of the frozen nets, same clips, same layer and tap.
+        aggregation: what the rows are.
         similarity: ``cos2``, the squared cosine; or ``mse-sigmoid``, minus the sigmoid of the mean
             squared error, of Grams scaled by 1000 / (C P) as in the paper's code, and of maps as
             they are.
 
     Returns:
-        ``(batch,)`` float32, before beta: in [0, 1] for ``cos2``, in (-1, -0.5] for the other.
+        ``(batch, net)`` float32, before beta: in [0, 1] for ``cos2``, in (-1, -0.5] for the other.
 
     References:
         Guizzo, Weyde and Tarroni (2021), equation of L_AT and 5.5.
     """
+    with torch.autocast(stack.data.device.type, enabled=False):
+        if similarity == "cos2":
+            # In this order: what the inner product needs gives the norm too.
+            inner = own.inner(stack)
+            squared: Tensor = _SquaredCosine.apply(inner, own.norm, stack.row_norm)
+            return squared
+        # Not scale-free: the stored row was divided by its norm.
+        if aggregation == "gram":
+            scale, entries = 1000.0 / (own.channels * own.positions), own.channels**2
+            apart = own.packed[:, None] - stack.packed() * stack.norm[:, :, None]
+        else:
+            scale, entries = 1.0, own.positions
+            apart = own.values[:, None] - stack.data.float() * stack.norm[:, :, None]
+        return -torch.sigmoid((scale * apart).square().sum(2) / entries)
+
+
+def at_loss(own: Own | Tensor, rows: Rows, aggregation: str, similarity: str = "cos2") -> Tensor:
+    """Similarity of a net's maps to the rows of one frozen net: `at_losses` of it alone.
+
+    Args:
+        own: `Own` of the net in training, or its maps ``(batch, channel, frame, freq)``.
+        rows: of the frozen net.
+        aggregation: as for `at_losses`.
+        similarity: as for `at_losses`.
+
+    Returns:
+        ``(batch,)`` float32.
+    """
     with torch.autocast(rows.data.device.type, enabled=False):
         if isinstance(own, Tensor):
             own = Own(own, aggregation)
-        if similarity == "cos2":
-            # In this order: a Gram that the inner product needs gives the norm too.
-            inner = own.inner(rows)
-            return _cosine(inner, own.squared_norm, rows.row_norm).square()
-        if aggregation == "gram":
-            ours, theirs = own.gram.flatten(1), rows.matrices(own.channels).flatten(1)
-            scale = 1000.0 / (own.channels * own.positions)
-        else:
-            ours, theirs, scale = own.values, rows.data.float(), 1.0
-        # Not scale-free: the stored row was divided by its norm.
-        whole = theirs * rows.norm[:, None]
-        return -torch.sigmoid((scale * (ours - whole)).square().mean(1))
+        return at_losses(own, Stack.of([rows]), aggregation, similarity)[:, 0]
 
 
 def released_loss(maps: Tensor, frozen: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.resident import bytes_of, on_device
-from model.sources import GramSource, Sources
+from model.sources import GramSource, Sources, Stacks
 from pipeline.store import FeatureStore
 from pipeline.views import Views, apply_views
 
@@ -35,6 +36,8 @@ class Batch:
         read: what the Gram source has stored for them, in host memory.
         weight: of the loss, so that the mean over a team's shares is that over the clips; 0 if
             these clips stand for no share.
+        stacks: all that the step needs of the sources, on the device; None if a live net is among
+            them.
     """
 
     clips: NDArray[np.int64]
@@ -42,6 +45,7 @@ class Batch:
     y: Tensor
     read: Any
     weight: float = 1.0
+    stacks: Stacks | None = None
 
 
 class _Loaded(NamedTuple):
@@ -140,17 +144,45 @@ class Batches:
         size = self.batch_clips
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         self.wait_s = 0.0
-        for loaded in self._ahead(parts, epoch):
-            x = loaded.x.to(self.device, non_blocking=True)
-            if self.resident:
-                x = self._features.index_select(0, x).float()[:, None]
-            yield Batch(
-                loaded.clips,
-                x,
-                loaded.y.to(self.device, non_blocking=True),
-                loaded.read,
-                loaded.weight,
-            )
+        moved = self._ahead(parts, epoch)
+        if self.device.type == "cuda":
+            yield from self._move_ahead(moved)
+        else:
+            yield from map(self._move, moved)
+
+    def _move(self, loaded: _Loaded) -> Batch:
+        x = loaded.x.to(self.device, non_blocking=True)
+        if self.resident:
+            x = self._features.index_select(0, x).float()[:, None]
+        y = loaded.y.to(self.device, non_blocking=True)
+        stacks = None
+        if isinstance(self.grams, Sources) and self.grams.stored:
+            stacks = self.grams.stacks(loaded.read, x)
+        return Batch(loaded.clips, x, y, loaded.read, loaded.weight, stacks)
+
+    def _move_ahead(self, loaded: Iterator[_Loaded]) -> Iterator[Batch]:
+        """Copy each batch to the GPU while the one before it is in use, in a stream beside."""
+        beside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        beside.wait_stream(torch.cuda.current_stream(self.device))
+        before: tuple[Batch, torch.cuda.Event] | None = None
+        for each in loaded:
+            with torch.cuda.stream(beside):
+                now = self._move(each), beside.record_event()
+            if before is not None:
+                yield self._arrived(*before)
+            before = now
+        if before is not None:
+            yield self._arrived(*before)
+
+    def _arrived(self, batch: Batch, copied: torch.cuda.Event) -> Batch:
+        """Let the net's stream wait for a copy, and the copy's memory for the net."""
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(copied)
+        groups = itertools.chain.from_iterable((batch.stacks or {}).values())
+        parts = itertools.chain.from_iterable(stack.tensors() for _, stack in groups)
+        for tensor in (batch.x, batch.y, *parts):
+            tensor.record_stream(stream)
+        return batch
 
     def _ahead(self, parts: Sequence[NDArray[np.int64]], epoch: int) -> Iterator[_Loaded]:
         """Load parts in a thread; an error there is raised here."""

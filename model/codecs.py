@@ -15,6 +15,7 @@ modes add up the same numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,6 +28,7 @@ from pipeline.errors import InputError
 __all__ = [
     "CODECS",
     "Rows",
+    "Stack",
     "encode_rows",
     "exact_codec",
     "forget_tables",
@@ -70,6 +72,61 @@ class Rows:
         if self.codec == "packed":
             return unpack(self.data, channels)
         return self_product(self.data.float())
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Rows of several frozen nets at one layer, alike in form: one comparison serves them all.
+
+    Attributes:
+        codec: as in `Rows`.
+        data: values as stored; ``packed`` and ``map``: (batch, net, ...); ``factor`` and
+            ``lowrank``: (batch, C, net * columns), the nets side by side.
+        norm: (batch, net) float32.
+        row_norm: (batch, net) float32.
+    """
+
+    codec: str
+    data: Tensor
+    norm: Tensor
+    row_norm: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Rows]) -> Stack:
+        """Rows with the same codec, dtype and shape; those of one net are not copied."""
+        first = rows[0]
+        beside = first.codec in ("factor", "lowrank")
+        if len(rows) == 1:
+            data = first.data if beside else first.data[:, None]
+            return cls(first.codec, data, first.norm[:, None], first.row_norm[:, None])
+        values = [each.data for each in rows]
+        return cls(
+            first.codec,
+            torch.cat(values, 2) if beside else torch.stack(values, 1),
+            torch.stack([each.norm for each in rows], 1),
+            torch.stack([each.row_norm for each in rows], 1),
+        )
+
+    @property
+    def nets(self) -> int:
+        """How many."""
+        return self.norm.shape[1]
+
+    def vectors(self) -> Tensor:
+        """``(batch, net, C, columns)`` float32 of a ``factor`` or ``lowrank``."""
+        split = self.data.float().reshape(*self.data.shape[:2], self.nets, -1)
+        return split.transpose(1, 2)
+
+    def packed(self) -> Tensor:
+        """``(batch, net, C(C+1)/2)`` float32: what the rows of Grams are as ``packed``."""
+        if self.codec == "packed":
+            return self.data.float()
+        vectors = self.vectors()
+        return pack((vectors @ vectors.mT).flatten(0, 1)).reshape(len(vectors), self.nets, -1)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them."""
+        return self.data, self.norm, self.row_norm
 
 
 def packed_size(channels: int) -> int:

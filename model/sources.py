@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.codecs import Rows, encode_rows, exact_codec
+from model.codecs import Rows, Stack, encode_rows, exact_codec
 from model.vgg import Arch, Vgg, extractor_digest, tap_shape
 from pipeline.errors import InputError
 from pipeline.views import Views
 
-__all__ = ["GramSource", "LiveGrams", "Sources", "TapSpec", "check_shapes"]
+__all__ = ["GramSource", "LiveGrams", "Sources", "Stacks", "TapSpec", "check_shapes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,10 @@ class TapSpec:
     layers: tuple[int, ...]
     tap: str = "relu"
     aggregation: str = "gram"
+
+
+# Layer -> which sources, by their places in the run, and their rows.
+Stacks = Mapping[int, Sequence[tuple[tuple[int, ...], Stack]]]
 
 
 class GramSource(Protocol):
@@ -180,6 +184,26 @@ class Sources:
     ) -> dict[str, Mapping[int, Rows]]:
         """Rows of a batch: source -> layer -> rows."""
         return {name: source.rows(read[name], x) for name, source in self.members.items()}
+
+    @property
+    def stored(self) -> bool:
+        """No source needs more of a batch than what `read` gave."""
+        return all(source.stored_bytes for source in self.members.values())
+
+    def stacks(self, read: Mapping[str, Mapping[int, Rows]], x: Tensor) -> Stacks:
+        """Rows of a batch, those alike in form together."""
+        alike: dict[int, dict[object, list[tuple[int, Rows]]]] = {}
+        for place, rows_of in enumerate(self.rows(read, x).values()):
+            for layer, rows in rows_of.items():
+                form = rows.codec, rows.data.dtype, rows.data.shape
+                alike.setdefault(layer, {}).setdefault(form, []).append((place, rows))
+        return {
+            layer: [
+                (tuple(place for place, _ in group), Stack.of([rows for _, rows in group]))
+                for group in forms.values()
+            ]
+            for layer, forms in alike.items()
+        }
 
 
 def check_shapes(student: Arch, spec: TapSpec, shape: tuple[int, int]) -> None:

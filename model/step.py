@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.at_loss import Own, at_loss, released_loss
+from model.at_loss import Own, at_losses, released_loss
 from model.batches import Batch
 from model.config import TrainConfig
-from model.sources import LiveGrams, Sources
+from model.sources import LiveGrams, Sources, Stacks
 from model.team import Team
 from model.vgg import Vgg
 from pipeline.errors import InputError
@@ -40,10 +40,10 @@ class Sums:
     def __post_init__(self) -> None:
         self.values = torch.zeros(2 + len(self.sources), dtype=torch.float64, device=self.device)
 
-    def add(self, ce: Tensor, right: Tensor, at: Mapping[str, Tensor], clips: int) -> None:
-        """Add the means of a batch."""
-        each = [ce.detach() * clips, right, *(at[name].detach() * clips for name in self.sources)]
-        self.values += torch.stack([value.double() for value in each])
+    def add(self, ce: Tensor, right: Tensor, at: Tensor, clips: int) -> None:
+        """Add the means of a batch: cross-entropy, right decisions, (source,) AT losses."""
+        each = [ce.detach().reshape(1) * clips, right.reshape(1), at.detach() * clips]
+        self.values += torch.cat(each)
         self.clips += clips
 
     def to_plain(self) -> dict[str, Any]:
@@ -95,27 +95,32 @@ class Step:
         self.net, self.sources, self.config, self.device = net, sources, config, device
         self.forward = forward or net
         self.names = sources.names if sources else ()
-        self.weights = {name: config.at_weight(name) for name in sources.names} if sources else {}
+        self.weights = {name: config.at_weight(name) for name in self.names}
         self.layers = sources.layers if sources else ()
+        self._weights = torch.tensor(list(self.weights.values()), device=device)
+        self._all = tuple(range(len(self.names)))
+        self._places: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, batch: Batch, sums: Sums) -> Tensor:
         """Return the batch's mean loss, and add its clips' losses to the sums."""
         config, sources = self.config, self.sources
-        at = {name: torch.zeros((), device=self.device) for name in self.weights}
+        at = torch.zeros(len(self.names), device=self.device)
         frozen = self._released_maps(batch) if config.loss == "released" else {}
-        rows = sources.rows(batch.read, batch.x) if sources is not None and not frozen else {}
+        stacks: Stacks = {}
+        if sources is not None and not frozen:
+            made = batch.stacks
+            stacks = sources.stacks(batch.read, batch.x) if made is None else made
 
         def on_tap(layer: int, maps: Tensor) -> None:
+            nonlocal at
             if frozen:
-                (name,) = at
-                at[name] = at[name] + released_loss(maps, frozen[layer])
+                at = at + released_loss(maps, frozen[layer])
                 return
             # Made once for all sources, and now: later its gradient would live through the peak.
             own = Own(maps, config.aggregation)
-            for name, of_layer in rows.items():
-                if layer in of_layer:
-                    value = at_loss(own, of_layer[layer], config.aggregation, config.similarity)
-                    at[name] = at[name] + value.mean()
+            for members, stack in stacks.get(layer, ()):
+                means = at_losses(own, stack, config.aggregation, config.similarity).mean(0)
+                at = at + means if members == self._all else self._add(at, members, means)
 
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
@@ -126,10 +131,14 @@ class Step:
         right = (logits.argmax(1) == batch.y).sum()
         if batch.weight:
             sums.add(ce, right, at, len(batch.y))
-        loss = ce
-        for name, weight in self.weights.items():
-            loss = loss + weight * at[name]
+        loss = ce + torch.dot(at, self._weights) if self.names else ce
         return loss if batch.weight == 1 else loss * batch.weight
+
+    def _add(self, at: Tensor, members: tuple[int, ...], means: Tensor) -> Tensor:
+        """Add the losses of some of the sources."""
+        if members not in self._places:
+            self._places[members] = torch.tensor(members, device=self.device)
+        return at.index_add(0, self._places[members], means)
 
     def _released_maps(self, batch: Batch) -> dict[int, Tensor]:
         only = list(self.sources.members.values()) if self.sources is not None else []

@@ -60,11 +60,16 @@ def step_of(arm, layer, store, real_cache, nets):
     return net, sources, Step(net, sources, config, CPU)
 
 
-def run(step, sources, shape):
+def batch_of(sources, shape):
     clips = np.arange(BATCH)
     read = sources.read(clips) if sources else {}
     x = torch.randn(BATCH, 1, *shape)
-    batch = Batch(clips, x, torch.zeros(BATCH, dtype=torch.int64), read)
+    stacks = sources.stacks(read, x) if sources and sources.stored else None
+    return Batch(clips, x, torch.zeros(BATCH, dtype=torch.int64), read, stacks=stacks)
+
+
+def run(step, sources, shape):
+    batch, _next = batch_of(sources, shape), batch_of(sources, shape)
     step(batch, Sums(sources.names if sources else (), CPU)).backward()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +92,43 @@ def test_augmented_features_are_made_on_the_host(store):
     views = Views.for_shape(store.shape, count=0, seed=0)
     batches = Batches(store, "label", None, 4, CPU, device_memory=10**9, views=views)
     assert not batches.resident
+
+
+def test_a_batch_is_given_after_its_copy_and_outlives_it(caches, store, monkeypatch):
+    """The order of calls, seen without a GPU; tests/cache/test_cuda.py sees the numbers on one."""
+    batches = Batches(store, "label", sources_of(caches, store), 4, CPU)
+    said = []
+
+    class Stream:
+        def wait_stream(self, other):
+            said.append("beside waits")
+
+        def record_event(self):
+            said.append("copied")
+            return len([one for one in said if one == "copied"])
+
+        def wait_event(self, event):
+            said.append(f"net waits for {event}")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda own, stream: said.append(id(own)))
+    parts = [ROWS[:4], ROWS[4:8], ROWS[8:]]
+    loaded = (batches._load(part, 1) for part in parts)
+    found = []
+    for batch in batches._move_ahead(loaded):
+        stacks = [stack for layer in LAYERS for _, stack in batch.stacks[layer]]
+        found.append((batch, [t for stack in stacks for t in stack.tensors()]))
+        said.append("used")
+    assert [batch.clips.tolist() for batch, _ in found] == [part.tolist() for part in parts]
+    kept = [[id(t) for t in (batch.x, batch.y, *rows)] for batch, rows in found]
+    assert said == [
+        *("beside waits", "copied", "copied"),
+        *("net waits for 1", *kept[0], "used", "copied"),
+        *("net waits for 2", *kept[1], "used"),
+        *("net waits for 3", *kept[2], "used"),
+    ]
 
 
 def test_a_damaged_chunk_is_noticed_while_it_is_loaded(caches, store):

@@ -1,0 +1,156 @@
+"""A step's loss and sums: those of each source by itself, however many are compared at once."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from model.at_loss import Own, at_loss, at_losses
+from model.batches import Batch
+from model.codecs import Stack, encode_rows
+from model.config import TrainConfig
+from model.sources import Sources, TapSpec
+from model.step import Step, Sums
+from model.vgg import Arch, Vgg
+from tests.model.tiny import CPU
+
+ARCH = Arch("vgg16", 4)
+SHAPE = (48, 33)
+CLIPS = 5
+# Source -> layer -> codec and dtype of its rows.
+FORMS = {
+    "one": {"a": {3: ("packed", torch.float16)}},
+    "alike": {name: {5: ("packed", torch.float16)} for name in "abc"},
+    "side by side": {name: {11: ("factor", torch.float16)} for name in "abc"},
+    "low rank, many positions": {name: {2: ("lowrank", torch.float16)} for name in "ab"},
+    "low rank, few positions": {name: {13: ("lowrank", torch.float32)} for name in "ab"},
+    "mixed": {
+        "a": {5: ("packed", torch.float16), 11: ("factor", torch.float32)},
+        "b": {5: ("lowrank", torch.float16)},
+        "c": {11: ("factor", torch.float32), 13: ("packed", torch.float16)},
+        "d": {5: ("packed", torch.float32)},
+    },
+}
+
+
+class Given:
+    """A `GramSource` of rows that are there already."""
+
+    views = None
+    stored_bytes = 1
+
+    def __init__(self, rows):
+        self.given = rows
+        self.spec = TapSpec(arch=ARCH, layers=tuple(sorted(rows)))
+
+    def rows(self, read, x):
+        return self.given
+
+
+@pytest.fixture
+def batch(rng):
+    x = torch.from_numpy(rng.standard_normal((CLIPS, 1, *SHAPE)).astype(np.float32))
+    return Batch(np.arange(CLIPS), x, torch.tensor([0, 2, 1, 1, 0]), dict.fromkeys("abcd"))
+
+
+@pytest.fixture(params=FORMS.values(), ids=FORMS)
+def sources(request, batch):
+    found = {}
+    for seed, (name, layers) in enumerate(request.param.items()):
+        torch.manual_seed(seed)
+        frozen, rows = Vgg(ARCH, 0), {}
+
+        def on_tap(layer, maps, layers=layers, rows=rows):
+            codec, dtype = layers[layer]
+            rows[layer] = encode_rows(maps, "gram", dtype, codec, rank=2)
+
+        with torch.no_grad():
+            frozen.run_features(batch.x, layers, "relu", on_tap)
+        found[name] = Given(rows)
+    return Sources(found)
+
+
+def made_step(sources, similarity="cos2"):
+    torch.manual_seed(9)
+    config = TrainConfig(
+        mode="cached",
+        task="word",
+        arch=ARCH,
+        layers=sources.layers,
+        beta=0.5,
+        betas=(("a", -2.0), ("c", 3.0)),
+        similarity=similarity,
+        dropout=0.0,
+    )
+    net = Vgg(ARCH, 3, dropout=0.0)
+    return net, Step(net, sources, config, CPU)
+
+
+def one_by_one(net, sources, batch, similarity):
+    """Cross-entropy, and each source's AT loss with a side of its own for every comparison."""
+    at = {name: torch.zeros(()) for name in sources.names}
+
+    def on_tap(layer, maps):
+        for name, source in sources.members.items():
+            if layer in source.given:
+                rows = source.given[layer]
+                at[name] = at[name] + at_loss(maps, rows, "gram", similarity).mean()
+
+    logits = net(batch.x, sources.layers, "relu", on_tap)
+    return functional.cross_entropy(logits, batch.y), at
+
+
+@pytest.mark.parametrize("similarity", ["cos2", "mse-sigmoid"])
+@pytest.mark.parametrize("ahead", [False, True], ids=["", "stacked by the loader"])
+def test_sources_together_are_the_sources_one_by_one(sources, batch, ahead, similarity):
+    net, step = made_step(sources, similarity)
+    if ahead:
+        batch = Batch(batch.clips, batch.x, batch.y, {}, stacks=sources.stacks(batch.read, batch.x))
+    sums = Sums(sources.names, CPU)
+    loss = step(batch, sums)
+    loss.backward()
+    got = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+
+    ce, at = one_by_one(net, sources, batch, similarity)
+    beta = {"a": -2.0, "b": 0.5, "c": 3.0, "d": 0.5}
+    want = ce + sum(beta[name] * value for name, value in at.items())
+    want.backward()
+    assert loss.item() == pytest.approx(want.item(), abs=1e-5)
+    for one, parameter in zip(got, net.parameters(), strict=True):
+        apart = (one - parameter.grad).norm()
+        assert apart <= 1e-4 * parameter.grad.norm() + 1e-7
+    means = sums.values / CLIPS
+    np.testing.assert_allclose(means[0], ce.item(), rtol=1e-6)
+    np.testing.assert_allclose(means[2:], [at[n].item() for n in sources.names], atol=1e-5)
+
+
+@pytest.mark.parametrize("codec", ["packed", "factor", "lowrank", "map"])
+def test_a_net_in_a_stack_has_the_loss_it_has_alone(codec, rng):
+    maps, *frozen = torch.from_numpy(rng.uniform(0, 1, (4, 3, 20, 3, 4)).astype(np.float32))
+    aggregation = "mean" if codec == "map" else "gram"
+    rows = [encode_rows(f, aggregation, torch.float16, codec, rank=3) for f in frozen]
+    for similarity in ("cos2", "mse-sigmoid"):
+        own = Own(maps, aggregation)
+        got = at_losses(own, Stack.of(rows), aggregation, similarity)
+        assert got.shape == (3, 3)
+        for net, each in enumerate(rows):
+            want = at_loss(maps, each, aggregation, similarity)
+            np.testing.assert_allclose(got[:, net], want, rtol=0, atol=2e-6)
+
+
+def test_a_stack_keeps_the_nets_apart(rng):
+    frozen = torch.from_numpy(rng.uniform(0, 1, (2, 3, 6, 2, 2)).astype(np.float32))
+    for codec in ("packed", "factor", "lowrank"):
+        rows = [encode_rows(f, "gram", torch.float32, codec, rank=4) for f in frozen]
+        stack = Stack.of(rows)
+        assert stack.nets == 2
+        for net, each in enumerate(rows):
+            want = each.matrices(6)
+            np.testing.assert_allclose(stack.norm[:, net], each.norm)
+            np.testing.assert_allclose(stack.row_norm[:, net], each.row_norm)
+            packed = encode_rows(frozen[net], "gram", torch.float32, "packed").data
+            np.testing.assert_allclose(stack.packed()[:, net], packed, rtol=0, atol=1e-6)
+            if codec != "packed":
+                vectors = stack.vectors()[:, net]
+                np.testing.assert_allclose(vectors @ vectors.mT, want, rtol=0, atol=1e-6)
