@@ -84,7 +84,7 @@ def _error(plan: LayerPlan, maps: Tensor) -> float:
     dtype = getattr(torch, plan.key.dtype)
     cosines = []
     with torch.autocast(maps.device.type, enabled=False):
-        other = Own(maps.roll(1, 0), "gram")
+        other = Own(maps.roll(1, 0))
         for rows in (
             encode_rows(maps, "gram", dtype, "lowrank", plan.rank),
             encode_rows(maps, "gram", torch.float32),

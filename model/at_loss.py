@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -22,11 +22,13 @@ __all__ = [
     "at_loss",
     "at_losses",
     "check_combination",
+    "compare",
     "released_loss",
 ]
 
 SIMILARITIES = ("cos2", "mse-sigmoid")
 _TINY = torch.finfo(torch.float32).tiny
+_MOST_FLOATS = 2**24
 
 
 def check_combination(
@@ -100,13 +102,26 @@ class Own:
     hence the gradients written by hand.
 
     Args:
-        maps: ``(batch, channel, frame, freq)``.
-        aggregation: what is compared.
+        maps: ``(batch, channel, frame, freq)``, of which Grams are compared; or what `aggregate`
+            made of them, ``(batch, position)``, which is compared as it is.
     """
 
-    def __init__(self, maps: Tensor, aggregation: str) -> None:
-        self.channels, self.positions = maps.shape[1], maps[0, 0].numel()
-        self.values = flat(maps) if aggregation == "gram" else aggregate(maps, aggregation)
+    def __init__(self, maps: Tensor) -> None:
+        self.values = flat(maps) if maps.ndim == 4 else maps
+        self.channels, self.positions = self.values.shape[-2], self.values.shape[-1]
+
+    @property
+    def begins_at_gram(self) -> bool:
+        """The Gram has fewer numbers than the maps."""
+        return self.values.ndim == 3 and self.positions >= self.channels
+
+    def cut(self) -> Tensor:
+        """Let gradients begin where the fewest numbers are: at the Gram, or at the values."""
+        if self.begins_at_gram:
+            leaf = vars(self)["gram"] = self.gram.detach()
+        else:
+            leaf = self.values = self.values.detach()
+        return leaf.requires_grad_()
 
     @cached_property
     def gram(self) -> Tensor:
@@ -146,13 +161,12 @@ class Own:
         return products.reshape(*products.shape[:2], stack.nets, -1).sum((1, 3))
 
 
-def at_losses(own: Own, stack: Stack, aggregation: str, similarity: str = "cos2") -> Tensor:
+def at_losses(own: Own, stack: Stack, similarity: str = "cos2") -> Tensor:
     """Similarity of a net's maps to those of several frozen nets, for each clip.
 
     Args:
         own: of the net in training.
         stack: rows of the frozen nets, same clips, same layer and tap.
-        aggregation: what the rows are.
         similarity: ``cos2``, the squared cosine; or ``mse-sigmoid``, minus the sigmoid of the mean
             squared error, of Grams scaled by 1000 / (C P) as in the paper's code, and of maps as
             they are.
@@ -170,7 +184,7 @@ def at_losses(own: Own, stack: Stack, aggregation: str, similarity: str = "cos2"
             squared: Tensor = _SquaredCosine.apply(inner, own.norm, stack.row_norm)
             return squared
         # Not scale-free: the stored row was divided by its norm.
-        if aggregation == "gram":
+        if own.values.ndim == 3:
             scale, entries = 1000.0 / (own.channels * own.positions), own.channels**2
             apart = own.packed[:, None] - stack.packed() * stack.norm[:, :, None]
         else:
@@ -193,8 +207,99 @@ def at_loss(own: Own | Tensor, rows: Rows, aggregation: str, similarity: str = "
     """
     with torch.autocast(rows.data.device.type, enabled=False):
         if isinstance(own, Tensor):
-            own = Own(own, aggregation)
-        return at_losses(own, Stack.of([rows]), aggregation, similarity)[:, 0]
+            own = Own(own if aggregation == "gram" else aggregate(own, aggregation))
+        return at_losses(own, Stack.of([rows]), similarity)[:, 0]
+
+
+class _Compare(torch.autograd.Function):
+    """The loss of a layer, its gradient taken at once, some clips after others if they are many.
+
+    Rows and products then are gone before the backward pass, in which a step's memory has its
+    peak. What stays is one slope, of the Gram or of the maps, whichever is smaller.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        maps: Tensor,
+        stacks: Sequence[Stack],
+        weights: Tensor,
+        similarity: str,
+    ) -> tuple[Tensor, Tensor]:
+        wanted = ctx.needs_input_grad[0]
+        ctx.parts = _parts(maps, stacks)
+        totals, means = [], []
+        slopes: list[Tensor] = []
+        for part in ctx.parts:
+            own = Own(maps[part])
+            with torch.set_grad_enabled(wanted):
+                leaf = own.cut() if wanted else None
+                found = [at_losses(own, stack.part(part), similarity).sum(0) for stack in stacks]
+                mean = (found[0] if len(found) == 1 else torch.cat(found)) / len(maps)
+                total = torch.dot(mean, weights)
+                if leaf is not None:
+                    slopes += torch.autograd.grad(total, leaf)
+            totals.append(total.detach())
+            means.append(mean.detach())
+        if wanted:
+            slope = slopes[0] if len(slopes) == 1 else torch.cat(slopes)
+            ctx.of_gram = own.begins_at_gram
+            ctx.save_for_backward(maps if ctx.of_gram else None, slope)
+            ctx.shape, ctx.dtype = maps.shape, maps.dtype
+        mean = sum(means[1:], start=means[0])
+        ctx.mark_non_differentiable(mean)
+        ctx.set_materialize_grads(False)
+        return sum(totals[1:], start=totals[0]), mean
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        maps, slope = ctx.saved_tensors
+        if not ctx.of_gram:
+            return (slope * grad).to(ctx.dtype).reshape(ctx.shape), None, None, None
+        twice = slope * (grad * 2)  # d(F F^T) on both sides, and the slope is symmetric
+        # In the layout of the maps, as this is added to what comes from the layers above.
+        last = maps.is_contiguous(memory_format=torch.channels_last)
+        found = []
+        for part in ctx.parts:
+            values = flat(maps[part])
+            one = (values.mT @ twice[part]).mT if last else twice[part] @ values
+            found.append(one.to(ctx.dtype).reshape(maps[part].shape))
+        return found[0] if len(found) == 1 else torch.cat(found), None, None, None
+
+
+def _parts(maps: Tensor, stacks: Sequence[Stack]) -> list[slice]:
+    """Slices of a batch, whose comparison takes no more than 64 MiB beside what is there."""
+    own = Own(maps[:1])
+    floats = 2 * sum(stack.data[0].numel() for stack in stacks)
+    floats += 2 * own.channels**2 if own.begins_at_gram else 0
+    floats += own.values.numel() if maps.dtype != torch.float32 else 0
+    size = max(1, _MOST_FLOATS // floats)
+    return [slice(first, first + size) for first in range(0, len(maps), size)]
+
+
+def compare(
+    maps: Tensor,
+    stacks: Sequence[Stack],
+    weights: Tensor,
+    aggregation: str,
+    similarity: str = "cos2",
+) -> tuple[Tensor, Tensor]:
+    """Loss of a layer: `at_losses` of all its stacks, averaged over the clips, weighted, added up.
+
+    Args:
+        maps: ``(batch, channel, frame, freq)`` of the net in training.
+        stacks: rows of the frozen nets.
+        weights: (net,) float32, in the order of the stacks.
+        aggregation: what the rows are.
+        similarity: as for `at_losses`.
+
+    Returns:
+        The sum, and ``(net,)`` means over the clips before they were weighted, without gradient.
+    """
+    with torch.autocast(maps.device.type, enabled=False):
+        x = maps if aggregation == "gram" else aggregate(maps, aggregation)
+        both: tuple[Tensor, Tensor] = _Compare.apply(x, stacks, weights, similarity)
+        return both
 
 
 def released_loss(maps: Tensor, frozen: Tensor) -> Tensor:

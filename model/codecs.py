@@ -112,6 +112,10 @@ class Stack:
         """How many."""
         return self.norm.shape[1]
 
+    def part(self, clips: slice) -> Stack:
+        """Some of the clips."""
+        return Stack(self.codec, *(values[clips] for values in self.tensors()))
+
     def vectors(self) -> Tensor:
         """``(batch, net, C, columns)`` float32 of a ``factor`` or ``lowrank``."""
         split = self.data.float().reshape(*self.data.shape[:2], self.nets, -1)

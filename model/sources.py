@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,7 +30,7 @@ class TapSpec:
 
 
 # Layer -> which sources, by their places in the run, and their rows.
-Stacks = Mapping[int, Sequence[tuple[tuple[int, ...], Stack]]]
+Stacks = dict[int, list[tuple[tuple[int, ...], Stack]]]
 
 
 class GramSource(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.at_loss import Own, at_losses, released_loss
+from model.at_loss import compare, released_loss
 from model.batches import Batch
 from model.config import TrainConfig
 from model.sources import LiveGrams, Sources, Stacks
@@ -99,14 +100,15 @@ class Step:
         self.layers = sources.layers if sources else ()
         self._weights = torch.tensor(list(self.weights.values()), device=device)
         self._all = tuple(range(len(self.names)))
-        self._places: dict[tuple[int, ...], Tensor] = {}
+        self._some: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, batch: Batch, sums: Sums) -> Tensor:
         """Return the batch's mean loss, and add its clips' losses to the sums."""
         config, sources = self.config, self.sources
-        at = torch.zeros(len(self.names), device=self.device)
+        at = torch.zeros(len(self.names), device=self.device)  # means by source, before beta
+        losses: list[Tensor] = []
         frozen = self._released_maps(batch) if config.loss == "released" else {}
-        stacks: Stacks = {}
+        stacks: Stacks = {}  # given up layer by layer
         if sources is not None and not frozen:
             made = batch.stacks
             stacks = sources.stacks(batch.read, batch.x) if made is None else made
@@ -114,13 +116,17 @@ class Step:
         def on_tap(layer: int, maps: Tensor) -> None:
             nonlocal at
             if frozen:
-                at = at + released_loss(maps, frozen[layer])
+                loss = released_loss(maps, frozen[layer])
+                losses.append(loss * self._weights[0])
+                at = at + loss.detach()
                 return
-            # Made once for all sources, and now: later its gradient would live through the peak.
-            own = Own(maps, config.aggregation)
-            for members, stack in stacks.get(layer, ()):
-                means = at_losses(own, stack, config.aggregation, config.similarity).mean(0)
-                at = at + means if members == self._all else self._add(at, members, means)
+            groups = stacks.pop(layer)  # so that rows are freed before the backward pass
+            members = tuple(itertools.chain.from_iterable(places for places, _ in groups))
+            places, weights = self._of(members)
+            rows = [stack for _, stack in groups]
+            loss, means = compare(maps, rows, weights, config.aggregation, config.similarity)
+            losses.append(loss)
+            at = at + means if members == self._all else at.index_add(0, places, means)
 
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
@@ -131,14 +137,15 @@ class Step:
         right = (logits.argmax(1) == batch.y).sum()
         if batch.weight:
             sums.add(ce, right, at, len(batch.y))
-        loss = ce + torch.dot(at, self._weights) if self.names else ce
+        loss = sum(losses, start=ce)
         return loss if batch.weight == 1 else loss * batch.weight
 
-    def _add(self, at: Tensor, members: tuple[int, ...], means: Tensor) -> Tensor:
-        """Add the losses of some of the sources."""
-        if members not in self._places:
-            self._places[members] = torch.tensor(members, device=self.device)
-        return at.index_add(0, self._places[members], means)
+    def _of(self, members: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Places of some sources, on the device, and their weights."""
+        if members not in self._some:
+            places = torch.tensor(members, device=self.device)
+            self._some[members] = places, self._weights[places]
+        return self._some[members]
 
     def _released_maps(self, batch: Batch) -> dict[int, Tensor]:
         only = list(self.sources.members.values()) if self.sources is not None else []

@@ -231,7 +231,7 @@ def test_one_side_serves_rows_of_every_codec_in_any_order(pair):
     student, frozen = pair
     want = cosines(student, frozen)
     for order in (CODECS, CODECS[::-1]):
-        own = Own(torch.from_numpy(student), "gram")
+        own = Own(torch.from_numpy(student))
         for codec in order:
             got = at_loss(own, rows_of(frozen, codec), "gram").double().sqrt().numpy()
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-5, err_msg=codec)
