@@ -39,7 +39,9 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions(_PACKAGES),
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted": bool(
+            _git("status", "--porcelain", "--untracked-files=no", "--", ":!benchmarks/results")
+        ),
     }
 
 

@@ -137,7 +137,9 @@ def _demo() -> str:
 
 def docs_page() -> str:
     """Text of docs/benchmarks.md."""
-    gpu = [_steps(f"train_step-gpu-{precision}") for precision in ("tf32", "32", "bf16")]
+    gpu = [
+        _steps(f"train_step-gpu-{precision}") for precision in ("32", "tf32", "bf16", "tf32-128")
+    ]
     parts = [
         "# Measured\n\n`make bench` measures anew, `make bench-gpu` on a GPU; "
         "`python -m benchmarks.tables` writes this page from benchmarks/results.\n\n",

@@ -20,6 +20,7 @@ predicts, and its share of the chip's peak. A table, then one JSON line.
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import itertools
 import json
@@ -28,6 +29,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +73,8 @@ class Arm:
         step: Callable[[Vgg], Any] | None = None,
     ) -> None:
         self.device = device
-        self.net = build_student(config, len(store.classes[config.task]), None).to(device)
-        self.net.to(memory_format=torch.channels_last).train()
+        first = _student(config.arch, len(store.classes[config.task]))
+        self.net = copy.deepcopy(first).to(device, memory_format=torch.channels_last).train()
         self.adam = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
         self.step = step(self.net) if step else Step(self.net, sources, config, device)
         self.batches = Batches(
@@ -128,6 +130,13 @@ class Arm:
         return int(counter.get_total_flops())
 
 
+@cache
+def _student(arch: Arch, classes: int) -> Vgg:
+    """The net in training: drawing its 134 million weights takes longer than measuring it."""
+    return build_student(TrainConfig(mode="baseline", task="label", arch=arch), classes, None)
+
+
+@cache
 def frozen_net(seed: int, arch: Arch) -> Frozen:
     """A net with weights drawn from a seed."""
     torch.manual_seed(seed)
@@ -315,11 +324,13 @@ def main() -> None:
             held = "data on the device, where it fits" if where == "auto" else "data on the host"
             key = f"layer {layer}, {nets} nets, batch {batch}, {held}"
             content["arms"][key] = found
+            # At once: a machine may be lent for minutes only.
+            path = save(asked.name or f"train_step-{asked.device.partition(':')[0]}", content)
             print(key)
             for arm, f in found.items():
                 print(f"  {arm:9s} {_line(f)}", flush=True)
     print(json.dumps(content))
-    print(save(asked.name or f"train_step-{asked.device.partition(':')[0]}", content))
+    print(path)
 
 
 if __name__ == "__main__":
