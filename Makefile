@@ -57,10 +57,10 @@ bench-gpu:
 		--no-compile --upgrade --target .bench-site wheels/*.whl; fi
 	set -e; run() { PYTHONPATH=.bench-site:. $(GPU_PYTHON) -m benchmarks.train_step \
 		--device $(GPU_DEVICE) $(BENCH) "$$@"; }; \
-	run --precision 32 --steps 20 --nets 1,2,4 --device-memory 0,auto --name train_step-gpu-32; \
-	run --precision tf32 --steps 20 --nets 1,4 --name train_step-gpu-tf32; \
-	run --precision bf16 --steps 20 --nets 1,4 --name train_step-gpu-bf16; \
-	run --precision tf32 --steps 20 --nets 1,4 --batch 128 --device-memory 0,auto \
+	run --precision 32 --steps 40 --nets 1,2,4 --device-memory 0,auto --name train_step-gpu-32; \
+	run --precision tf32 --steps 40 --nets 1,4 --name train_step-gpu-tf32; \
+	run --precision bf16 --steps 40 --nets 1,4 --name train_step-gpu-bf16; \
+	run --precision tf32 --steps 40 --nets 1,4 --batch 128 --device-memory 0,auto \
 		--name train_step-gpu-tf32-128
 
 clean:

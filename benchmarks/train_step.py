@@ -219,9 +219,10 @@ def measure(
     for name, arm in arms.items():
         flops[name] = arm.flops()
         arm.run(keep=False)
-    # While others have their turn an arm's thread loads ahead. On a GPU, where loading may be what
-    # limits, a turn is so long that this is used up before it counts.
-    unseen, turn = (4, 14) if device.type == "cuda" else (0, 1)
+    # While others have their turn an arm's thread loads four batches ahead. On a GPU, where loading
+    # may be what limits, a turn is so long that they are used up before it counts, if a batch takes
+    # a fifth longer to load than to learn.
+    unseen, turn = (24, 44) if device.type == "cuda" else (0, 1)
     for _ in range(-(-asked.steps // (turn - unseen))):
         for arm in arms.values():
             for number in range(turn):

@@ -389,7 +389,8 @@ class GramCache:
             n: None if layer.kept is not None else layer.take(clips, view, pin=self._pin)
             for n, layer in self.layers.items()
         }
-        return _Read(self.layers, next(iter(self.layers.values())).places(clips, view), values)
+        places = next(iter(self.layers.values())).places(clips, view)
+        return _Read(self.layers, places.pin_memory() if self._pin else places, values)
 
     def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
         """The same as rows on the device: see `GramSource`."""

@@ -28,6 +28,7 @@ __all__ = [
 
 SIMILARITIES = ("cos2", "mse-sigmoid")
 _TINY = torch.finfo(torch.float32).tiny
+_DEAD = 1e-18  # a norm so small has a square and a reciprocal that float32 cannot hold
 _MOST_FLOATS = 2**24
 
 
@@ -79,11 +80,12 @@ class _Norm(torch.autograd.Function):
 
 
 class _SquaredCosine(torch.autograd.Function):
-    """(inner / (norm * row_norm))^2; 0 with a gradient of 0 where either side is zero."""
+    """(inner / (norm * row_norm))^2; 0 with a gradient of 0 where either side is dead."""
 
     @staticmethod
     def forward(ctx: Any, inner: Tensor, norm: Tensor, row_norm: Tensor) -> Tensor:  # noqa: ANN401
-        both = (norm[:, None] * row_norm).clamp_min_(_TINY)
+        both = norm[:, None] * row_norm
+        both = both.masked_fill(both < _DEAD, torch.inf)
         cosine = inner / both
         ctx.save_for_backward(cosine, both, norm)
         return cosine.square()
@@ -227,7 +229,7 @@ class _Compare(torch.autograd.Function):
         similarity: str,
     ) -> tuple[Tensor, Tensor]:
         wanted = ctx.needs_input_grad[0]
-        ctx.parts = _parts(maps, stacks)
+        ctx.parts = _parts(maps, stacks, similarity)
         totals, means = [], []
         slopes: list[Tensor] = []
         for part in ctx.parts:
@@ -241,10 +243,14 @@ class _Compare(torch.autograd.Function):
                     slopes += torch.autograd.grad(total, leaf)
             totals.append(total.detach())
             means.append(mean.detach())
+            of_gram = own.begins_at_gram
+            del own, leaf, found, total  # before the next part has its own
         if wanted:
             slope = slopes[0] if len(slopes) == 1 else torch.cat(slopes)
-            ctx.of_gram = own.begins_at_gram
-            ctx.save_for_backward(maps if ctx.of_gram else None, slope)
+            ctx.of_gram = of_gram
+            # In the layout of the maps, as it is added to what comes from the layers above.
+            ctx.last = maps.ndim == 4 and maps.is_contiguous(memory_format=torch.channels_last)
+            ctx.save_for_backward(maps if of_gram else None, slope)
             ctx.shape, ctx.dtype = maps.shape, maps.dtype
         mean = sum(means[1:], start=means[0])
         ctx.mark_non_differentiable(mean)
@@ -255,22 +261,25 @@ class _Compare(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         maps, slope = ctx.saved_tensors
         if not ctx.of_gram:
-            return (slope * grad).to(ctx.dtype).reshape(ctx.shape), None, None, None
+            whole = (slope * grad).to(ctx.dtype).reshape(ctx.shape)
+            if ctx.last:
+                whole = whole.contiguous(memory_format=torch.channels_last)
+            return whole, None, None, None
         twice = slope * (grad * 2)  # d(F F^T) on both sides, and the slope is symmetric
-        # In the layout of the maps, as this is added to what comes from the layers above.
-        last = maps.is_contiguous(memory_format=torch.channels_last)
         found = []
         for part in ctx.parts:
             values = flat(maps[part])
-            one = (values.mT @ twice[part]).mT if last else twice[part] @ values
+            one = (values.mT @ twice[part]).mT if ctx.last else twice[part] @ values
             found.append(one.to(ctx.dtype).reshape(maps[part].shape))
         return found[0] if len(found) == 1 else torch.cat(found), None, None, None
 
 
-def _parts(maps: Tensor, stacks: Sequence[Stack]) -> list[slice]:
+def _parts(maps: Tensor, stacks: Sequence[Stack], similarity: str) -> list[slice]:
     """Slices of a batch, whose comparison takes no more than 64 MiB beside what is there."""
     own = Own(maps[:1])
     floats = 2 * sum(stack.data[0].numel() for stack in stacks)
+    if own.values.ndim == 3 and similarity == "mse-sigmoid":  # whole Grams, of each net
+        floats += 4 * own.channels**2 * sum(stack.nets for stack in stacks)
     floats += 2 * own.channels**2 if own.begins_at_gram else 0
     floats += own.values.numel() if maps.dtype != torch.float32 else 0
     size = max(1, _MOST_FLOATS // floats)

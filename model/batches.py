@@ -65,6 +65,11 @@ def epoch_order(rows: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.in
     return order
 
 
+def _pinned(values: NDArray[np.int64], pin: bool) -> Tensor:  # noqa: FBT001
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory() if pin else tensor
+
+
 class Batches:
     """Gives the batches of one pass over some rows, and measures how long the net waited.
 
@@ -102,6 +107,7 @@ class Batches:
         self.batch_clips = batch_clips
         self.device = device
         self.wait_s = 0.0
+        self._beside: torch.cuda.Stream | None = None
         self.data_bytes = bytes_of(store.features) + (grams.stored_bytes if grams else 0)
         fixed = views is None and (grams is None or grams.views is None)
         self.resident = fixed and self.data_bytes <= device_memory
@@ -115,10 +121,11 @@ class Batches:
         weight = len(clips) * self.ranks / len(whole)
         if not len(clips):
             clips = whole[:1]  # every process takes part in every step
-        y = torch.from_numpy(self.labels[clips].astype(np.int64))
-        if self.resident:
-            return _Loaded(clips, torch.from_numpy(clips), y, self._read(clips, epoch), weight)
+        # Pinned, small or not: a copy from other memory waits for those before it.
         pin = self.device.type == "cuda"
+        y = _pinned(self.labels[clips].astype(np.int64), pin)
+        if self.resident:
+            return _Loaded(clips, _pinned(clips, pin), y, self._read(clips, epoch), weight)
         x = torch.empty((len(clips), 1, *self.store.shape), pin_memory=pin)
         self.store.features.gather(clips, x.numpy()[:, 0])
         if (self.scale, self.shift) != (1.0, 0.0):
@@ -162,7 +169,10 @@ class Batches:
 
     def _move_ahead(self, loaded: Iterator[_Loaded]) -> Iterator[Batch]:
         """Copy each batch to the GPU while the one before it is in use, in a stream beside."""
-        beside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        # One for all passes: memory of a stream is used again by that stream alone.
+        if self._beside is None:
+            self._beside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        beside = self._beside
         beside.wait_stream(torch.cuda.current_stream(self.device))
         before: tuple[Batch, torch.cuda.Event] | None = None
         for each in loaded:

@@ -98,7 +98,8 @@ class Step:
         self.names = sources.names if sources else ()
         self.weights = {name: config.at_weight(name) for name in self.names}
         self.layers = sources.layers if sources else ()
-        self._weights = torch.tensor(list(self.weights.values()), device=device)
+        weights = list(self.weights.values())
+        self._weights = torch.tensor(weights, dtype=torch.float32, device=device)
         self._all = tuple(range(len(self.names)))
         self._some: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 

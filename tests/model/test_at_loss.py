@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.at_loss import at_loss, check_combination, released_loss
-from model.codecs import encode_rows
+from model.at_loss import at_loss, check_combination, compare, released_loss
+from model.codecs import Stack, encode_rows
 from model.gram import AGGREGATIONS
 from model.sources import TapSpec, check_shapes
 from model.vgg import Arch
@@ -118,6 +118,23 @@ def test_a_dead_layer_has_a_finite_gradient_in_front_of_its_relu(similarity):
     rows = encode_rows(torch.rand(2, 3, 4, 4), "gram", torch.float32)
     at_loss(before.relu(), rows, "gram", similarity).sum().backward()
     assert torch.equal(before.grad, torch.zeros_like(before))
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e-12, 1e-15, 1e-20])
+@pytest.mark.parametrize("codec", ["packed", "factor", "lowrank"])
+def test_a_layer_that_is_all_but_dead_cannot_blow_up_the_loss(codec, scale, rng):
+    student, frozen = rng.uniform(0, 1, (2, 2, 16, 12, 9)).astype(np.float32)
+    rows = encode_rows(torch.from_numpy(frozen), "gram", torch.float16, codec, rank=4)
+    student[0] *= np.float32(scale)
+    leaf = torch.from_numpy(student).requires_grad_()
+    total, means = compare(leaf, [Stack.of([rows])], torch.ones(1), "gram")
+    total.backward()
+    assert 0 <= total.item() <= 1
+    assert means.shape == (1,)
+    assert torch.isfinite(leaf.grad[1]).all()
+    assert leaf.grad[1].any()
+    assert torch.isfinite(leaf.grad[0]).all()
+    assert leaf.grad[0].any() == (scale == 1e-10)
 
 
 @pytest.mark.parametrize("scale", [1e6, 1e3, 1e-3, 1e-6])
