@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -20,6 +22,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from model.arch import ARCHS
+from model.choices import (
+    AGGREGATIONS,
+    CODECS,
+    DTYPES,
+    LOSSES,
+    MODES,
+    PRECISIONS,
+    SIMILARITIES,
+    TAPS,
+)
+
 if TYPE_CHECKING:
     import torch
 
@@ -29,8 +43,55 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 _LEADS = os.environ.get("RANK", "0") == "0"  # torchrun's
-# The user's machine, not our code: the disk is full, read-only, or not theirs.
-_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
+# Errors of the system that are no defect of ours even where it names no file.
+_SYSTEM_LIMITS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO)
+_LESS_MEMORY = (
+    "Free some, or take a smaller --batch-size, --width or fewer --workers; "
+    "`antigram plan` tells what a step takes."
+)
+_SHARE = click.FloatRange(0, 1, max_open=True)
+_ABOVE_0 = click.FloatRange(0, math.inf, min_open=True, max_open=True)
+_SECONDS = click.FloatRange(0, 3600, min_open=True)
+_WIDTH = click.IntRange(1, 1024)
+
+
+class _Pattern(click.ParamType[str]):
+    """Text of one form, refused as it is parsed: before anything slow is imported."""
+
+    pattern: str
+    wanted: str
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text as it is, if it has the form."""
+        if re.fullmatch(self.pattern, value, re.ASCII) is None:
+            self.fail(f"{value!r} is not {self.wanted}.", param, ctx)
+        return str(value)
+
+
+class Layer(_Pattern):
+    """``5`` or ``all``; with ``of_source`` also ``NAME:5``."""
+
+    name = "layer"
+    wanted = "the number of a convolution layer, or all"
+
+    def __init__(self, *, of_source: bool = False) -> None:
+        self.pattern = rf"{'(.+:)?' if of_source else ''}(\d{{1,3}}|all)"
+
+
+class Beta(_Pattern):
+    """``0.5`` or ``NAME:0.5``."""
+
+    name = "beta"
+    pattern = r"(.+:)?[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?"
+    wanted = "a number, or NAME:NUMBER"
+
+
+class Device(_Pattern):
+    """A device as torch names it, or ``auto``."""
+
+    name = "device"
+    pattern = r"auto|cpu|cuda(:\d{1,2})?"
+    wanted = "cpu, cuda, cuda:1 or auto"
 
 
 @dataclass(slots=True)
@@ -94,20 +155,32 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 @click.argument("corpus")
 @click.option("--source", type=click.Path(path_type=Path), help="The corpus, or the folder above.")
 @click.option("--preset", help="paper: the paper's setting; options given beside it win.")
-@click.option("--noise", help="none, low or high; default: none (ms-snsd: low).")
+@click.option(
+    "--noise",
+    type=click.Choice(("none", "low", "high")),
+    help="SNR 20 to 40 dB (low), 0 to 10 dB (high); default: none (ms-snsd: low).",
+)
 @click.option(
     "--noise-source", type=click.Path(path_type=Path), help="MS-SNSD, or its noise_train."
 )
-@click.option("--snr-mode", help="exact (default), or released: half.")
-@click.option("--seconds", type=float, help="Length of a row; default: the corpus's.")
-@click.option("--overlap", type=float, help="Share of a window that the next repeats.")
-@click.option("--last-window", help="pad (default), or end: ends with the recording.")
+@click.option(
+    "--snr-mode",
+    type=click.Choice(("exact", "released")),
+    help="exact (default), or released: half the SNR in dB, as in the paper's code.",
+)
+@click.option("--seconds", type=_SECONDS, help="Length of a row; default: the corpus's.")
+@click.option("--overlap", type=_SHARE, help="Share of a window that the next repeats.")
+@click.option(
+    "--last-window",
+    type=click.Choice(("pad", "end")),
+    help="Zero-pad a recording's last window (default), or let it end with the recording.",
+)
 @click.option("--split", help="random (default), official or by:LABEL.")
-@click.option("--limit-per-class", type=int, help="Clips of each class; 0: all.")
-@click.option("--limit", type=int, help="Clips in all; 0: all.")
+@click.option("--limit-per-class", type=click.IntRange(0), help="Clips of each class; 0: all.")
+@click.option("--limit", type=click.IntRange(0), help="Clips in all; 0: all.")
 @click.option("--balance", is_flag=True, default=None, help="As many of each as of the rarest.")
 @click.option("--seed", type=int, help="Default: 0.")
-@click.option("--dtype", help="float32 (default) or float16.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the store; default: float32.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes; default: the cores.")
 @click.option("--max-rejected", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--name", help="Of the store; default: the corpus and what differs.")
@@ -228,19 +301,27 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 
 @app.command("cache-grams")
 @click.option("--ckpt", type=click.Path(path_type=Path), required=True, help="The frozen net.")
-@click.option("--layer", "layers", multiple=True, required=True, help="1 to 13, or all.")
+@click.option(
+    "--layer", "layers", multiple=True, required=True, type=Layer(), help="1 to 13, or all."
+)
 @click.option("--data", help="The store; default: the only one, or the one prepared last.")
-@click.option("--tap", default="relu", show_default=True, help="relu, conv or released.")
-@click.option("--aggregation", default="gram", show_default=True)
-@click.option("--codec", default="auto", show_default=True, help="auto, packed, factor, lowrank.")
-@click.option("--dtype", help="float16 (default; compmul: float32) or float32.")
-@click.option("--energy", type=float, help="Of a Gram that lowrank keeps; default: 0.9999.")
-@click.option("--rank", type=int, help="Of lowrank, in place of --energy.")
-@click.option("--precision", default="32", show_default=True, help="32, tf32 or bf16.")
-@click.option("--views", type=int, help="Augmented views of each training clip; default: none.")
+@click.option("--tap", type=click.Choice(TAPS), default="relu", show_default=True)
+@click.option("--aggregation", type=click.Choice(AGGREGATIONS), default="gram", show_default=True)
+@click.option("--codec", type=click.Choice(("auto", *CODECS)), default="auto", show_default=True)
+@click.option("--dtype", type=click.Choice(DTYPES), help="Default: float16; with compmul float32.")
+@click.option(
+    "--energy",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of ||G||^2 that lowrank keeps; default: 0.9999.",
+)
+@click.option("--rank", type=click.IntRange(1), help="Of lowrank, in place of --energy.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="32", show_default=True)
+@click.option(
+    "--views", type=click.IntRange(1), help="Augmented views of each training clip; default: none."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the views.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--device", default="auto", show_default=True)
+@click.option("--device", type=Device(), default="auto", show_default=True)
 @click.option("--dry-run", is_flag=True, help="Print size, time and break-even; make nothing.")
 @click.option("--name", help="Of the cache; default: STORE--CKPT.")
 @_common
@@ -267,23 +348,16 @@ def cache_grams(
     from cache.build import build_cache
     from cache.estimate import estimate
     from cache.plan import plan_layers
-    from cache.resolve import layer_numbers, one_of
+    from cache.resolve import layer_numbers
     from model.at_loss import check_combination
     from model.checkpoint import load_frozen
-    from model.gram import AGGREGATIONS
     from model.sources import TapSpec
     from model.team import team
-    from model.vgg import TAPS
     from pipeline.progress import Progress
     from pipeline.store import FeatureStore
     from pipeline.views import Views
     from pipeline.workspace import locked
 
-    one_of("--tap", tap, TAPS)
-    one_of("--aggregation", aggregation, AGGREGATIONS)
-    one_of("--precision", precision, ("32", "tf32", "bf16"))
-    if dtype is not None:
-        one_of("--dtype", dtype, ("float16", "float32"))
     frozen = load_frozen(ckpt)
     if frozen.note:
         common.say(frozen.note)
@@ -350,20 +424,22 @@ def _layer_text(layer: Mapping[str, Any]) -> str:
 
 
 @app.command()
-@click.option("--layer", "layers", multiple=True, required=True, help="1 to 13, or all.")
+@click.option(
+    "--layer", "layers", multiple=True, required=True, type=Layer(), help="1 to 13, or all."
+)
 @click.option("--data", help="The store; default: the only one, or the one prepared last.")
 @click.option("--task", help="The label to learn; default: the store's main one.")
 @click.option("--ckpt", type=click.Path(path_type=Path), help="The frozen net, for its shape.")
-@click.option("--arch", help="vgg11, vgg13, vgg16 or vgg19; default: the frozen net's, or vgg16.")
-@click.option("--width", type=int, help="64 is the real VGG; default: the frozen net's, or 64.")
-@click.option("--tap", default="relu", show_default=True, help="relu, conv or released.")
-@click.option("--aggregation", default="gram", show_default=True)
-@click.option("--codec", default="auto", show_default=True, help="auto, packed, factor, lowrank.")
-@click.option("--rank", type=int, help="Of lowrank.")
-@click.option("--dtype", default="float16", show_default=True, help="float16 or float32.")
+@click.option("--arch", type=click.Choice(ARCHS), help="Default: the teacher's, or vgg16.")
+@click.option("--width", type=_WIDTH, help="64 is the real VGG; default: the teacher's, or 64.")
+@click.option("--tap", type=click.Choice(TAPS), default="relu", show_default=True)
+@click.option("--aggregation", type=click.Choice(AGGREGATIONS), default="gram", show_default=True)
+@click.option("--codec", type=click.Choice(("auto", *CODECS)), default="auto", show_default=True)
+@click.option("--rank", type=click.IntRange(1), help="Of lowrank.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float16", show_default=True)
 @click.option("--nets", type=click.IntRange(1), default=1, show_default=True, help="Frozen nets.")
 @click.option("--batch-size", type=click.IntRange(1), default=13, show_default=True)
-@click.option("--precision", default="32", show_default=True, help="32, tf32 or bf16.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="32", show_default=True)
 @_common
 def plan(
     common: Context,
@@ -385,18 +461,13 @@ def plan(
     """What a training would take: device memory and FLOPs of a step, and the cache's size."""
     from cache.budget import bare_net, budget
     from cache.plan import plan_layers
-    from cache.resolve import layer_numbers, one_of
+    from cache.resolve import layer_numbers
+    from model.arch import Arch
     from model.checkpoint import load_frozen
-    from model.gram import AGGREGATIONS
     from model.sources import TapSpec
-    from model.vgg import TAPS, Arch
     from pipeline.errors import InputError
     from pipeline.store import FeatureStore
 
-    one_of("--tap", tap, TAPS)
-    one_of("--aggregation", aggregation, AGGREGATIONS)
-    one_of("--precision", precision, ("32", "tf32", "bf16"))
-    one_of("--dtype", dtype, ("float16", "float32"))
     if codec == "lowrank" and rank is None:
         raise InputError("--codec lowrank: its rank is found by running the net; name a --rank")
     shape = load_frozen(ckpt).arch if ckpt is not None else Arch()
@@ -466,32 +537,64 @@ def _estimate_text(target: Path, found: Mapping[str, Any], device: str) -> str:
 
 
 @app.command()
-@click.option("--mode", required=True, help="baseline, wi, frozen, online or cached.")
+@click.option("--mode", type=click.Choice(MODES), required=True)
 @click.option("--data", help="The store; default: the only one, or the one prepared last.")
 @click.option("--task", help="The label to learn; default: the store's main one.")
 @click.option("--ckpt", "ckpts", multiple=True, type=click.Path(path_type=Path))
 @click.option("--cache", "caches", multiple=True, help="Default: the store's only or latest.")
-@click.option("--layer", "layers", multiple=True, help="Where AT acts (or NAME:N); or to freeze.")
-@click.option("--tap", help="relu (default), conv or released.")
-@click.option("--beta", "betas", multiple=True, help="Default 1; below 0: transfer; NAME:BETA.")
-@click.option("--aggregation", help="gram (default), mean, sum, max or compmul.")
-@click.option("--similarity", default="cos2", show_default=True, help="cos2 or mse-sigmoid.")
-@click.option("--loss", default="paper", show_default=True, help="paper; released (online only).")
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    type=Layer(of_source=True),
+    help="Layer(s) compared with the teacher, e.g. 5 or emo:5; with --mode frozen, the last "
+    "frozen layer.",
+)
+@click.option("--tap", type=click.Choice(TAPS), help="Default: the cache's, or relu.")
+@click.option(
+    "--beta",
+    "betas",
+    multiple=True,
+    type=Beta(),
+    help="Weight of the AT loss, or NAME:BETA of one teacher's; default: 1; below 0 it rewards "
+    "similarity.",
+)
+@click.option(
+    "--aggregation", type=click.Choice(AGGREGATIONS), help="Default: the cache's, or gram."
+)
+@click.option("--similarity", type=click.Choice(SIMILARITIES), default="cos2", show_default=True)
+@click.option(
+    "--loss",
+    type=click.Choice(LOSSES),
+    default="paper",
+    show_default=True,
+    help="released: as in the paper's code; with --mode online only.",
+)
 @click.option("--init", type=click.Path(path_type=Path), help="Begin with its convolutions.")
-@click.option("--arch", help="vgg11, vgg13, vgg16 or vgg19; default: the frozen net's.")
-@click.option("--width", type=int, help="64 is the real VGG; default: the frozen net's.")
-@click.option("--epochs", type=int, default=50, show_default=True)
-@click.option("--patience", type=int, default=5, show_default=True)
-@click.option("--batch-size", type=int, default=13, show_default=True)
-@click.option("--lr", type=float, default=5e-4, show_default=True)
-@click.option("--dropout", type=float, default=0.5, show_default=True)
+@click.option("--arch", type=click.Choice(ARCHS), help="Default: the teacher's, or vgg16.")
+@click.option("--width", type=_WIDTH, help="64 is the real VGG; default: the teacher's, or 64.")
+@click.option("--epochs", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--patience", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=13, show_default=True)
+@click.option("--lr", type=_ABOVE_0, default=5e-4, show_default=True)
+@click.option("--dropout", type=_SHARE, default=0.5, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--augment", is_flag=True, help="Masks, shifts, gain; cached: needs --views there.")
-@click.option("--views", type=int, help="With --augment: so many by turns; default: ever new.")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--precision", default="32", show_default=True, help="32, tf32 or bf16.")
-@click.option("--device-memory", type=float, help="GB of a GPU for data; default: half; 0: none.")
-@click.option("--max-steps", type=int, default=0, help="Stop after so many; 0: no limit.")
+@click.option(
+    "--views",
+    type=click.IntRange(1),
+    help="With --augment: views to cycle through; default: new ones each epoch.",
+)
+@click.option("--device", type=Device(), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="32", show_default=True)
+@click.option(
+    "--device-memory",
+    type=click.FloatRange(0, 1e6, max_open=True),
+    help="GB of a GPU for data; default: half; 0: none.",
+)
+@click.option(
+    "--max-steps", type=click.IntRange(0), default=0, help="Stop after N steps; 0: no limit."
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option("--name", help="Of the run; default: MODE-STORE-seedN.")
 @click.option("--save", type=click.Path(path_type=Path), help="Copy the best weights there.")
@@ -508,9 +611,16 @@ def train(
     **options: Any,
 ) -> None:
     """Train a net on a store, with or without anti-transfer."""
+    from cache.options import Options, check_options
+
+    own = {key: options.pop(key) for key in Options.__slots__ if key in options}
+    asked = Options(data=data, **own)
+    options["batch_clips"] = options.pop("batch_size")
+    check_options(asked, options)
+
     import torch
 
-    from cache.resolve import Options, resolve
+    from cache.resolve import resolve
     from model.checkpoint import load_frozen
     from model.team import team
     from model.train import build_student, copy_best
@@ -523,16 +633,11 @@ def train(
         raise InputError(f"--save {save}: there is no folder {save.absolute().parent}")
     if save is not None and (save.is_dir() or not save.name):
         raise InputError(f"--save {save}: is a folder; wanted the name of a file")
-    if device_memory is not None and not 0 <= device_memory < 1e6:
-        raise InputError(f"--device-memory {device_memory}: wanted GB, 0 or more")
     place = _device(device)
     if place.type == "cpu":
         keep_freed_memory(of_any_size=True)
     with team(place) as members:
         place = members.device(place)
-        own = {key: options.pop(key) for key in Options.__slots__ if key in options}
-        asked = Options(data=data, **own)
-        options["batch_clips"] = options.pop("batch_size")
         job = resolve(common.workspace, asked, options, place, common.say)
         config, store = job.config, job.store
         if init is not None and config.mode in ("wi", "frozen"):
@@ -584,8 +689,13 @@ def train(
 @app.command()
 @click.option("--ckpt", type=click.Path(path_type=Path), required=True)
 @click.option("--data", help="The store; default: the only one, or the one prepared last.")
-@click.option("--split", default="test", show_default=True, help="train, validation or test.")
-@click.option("--device", default="auto", show_default=True)
+@click.option(
+    "--split",
+    type=click.Choice(("train", "validation", "test")),
+    default="test",
+    show_default=True,
+)
+@click.option("--device", type=Device(), default="auto", show_default=True)
 @_common
 def evaluate(common: Context, ckpt: Path, data: str | None, split: str, device: str) -> None:
     """Accuracy, recalls and confusion matrix of a checkpoint on a split of a store."""
@@ -615,7 +725,7 @@ def evaluate(common: Context, ckpt: Path, data: str | None, split: str, device: 
 
 @app.command()
 @click.option("--ckpt", type=click.Path(path_type=Path), required=True)
-@click.option("--device", default="auto", show_default=True)
+@click.option("--device", type=Device(), default="auto", show_default=True)
 @click.argument("audio", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_common
 def predict(common: Context, ckpt: Path, audio: tuple[Path, ...], device: str) -> None:
@@ -635,7 +745,7 @@ def predict(common: Context, ckpt: Path, audio: tuple[Path, ...], device: str) -
 )
 @click.option("--ckpt", type=click.Path(path_type=Path), help="The frozen net, for --recompute.")
 @click.option("--data", help="The store, for --recompute; default: the cache's.")
-@click.option("--device", default="auto", show_default=True)
+@click.option("--device", type=Device(), default="auto", show_default=True)
 @_common
 def verify(
     common: Context,
@@ -708,7 +818,7 @@ def export_(common: Context, name: str, goal: Path) -> None:
 @_common
 def import_(common: Context, file: Path, name: str | None) -> None:
     """Make a store or cache of what `antigram export` wrote to FILE."""
-    from cache.grams import FORMAT
+    from cache.layer import FORMAT
     from pipeline.errors import DamagedError, InputError
     from pipeline.exchange import import_file
     from pipeline.hdf5 import SUFFIX, read_bytes
@@ -775,7 +885,7 @@ def status(common: Context) -> None:
 @app.command()
 @click.option("--report", type=click.Path(path_type=Path), default=Path("report.html"))
 @click.option("--width", type=int, default=4, show_default=True)
-@click.option("--epochs", type=int, default=12, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @_common
 def demo(common: Context, report: Path, width: int, epochs: int, seed: int) -> None:
@@ -869,10 +979,16 @@ def main() -> None:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
         _fail(f"{error.format_message()} See `{where or 'antigram'} --help`.", 2)
     except OSError as error:
-        if error.errno not in _DISK_TROUBLE:
+        if error.filename is None and error.errno not in _SYSTEM_LIMITS:
             raise
         where = error.filename or "the workspace"
         _fail(f"{where}: {error.strerror}. What is finished is kept; mend it and run again.", 2)
+    except MemoryError as error:
+        _fail(f"out of memory{f' ({error})' if str(error) else ''}. {_LESS_MEMORY}", 2)
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # torch's allocator of host memory
+            raise
+        _fail(f"out of memory. {_LESS_MEMORY}", 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -32,11 +32,12 @@ import zarr
 
 from benchmarks.record import save, warm_memory
 from cache.build import build_cache
-from cache.grams import ARRAY_OF, CacheLayer, layer_fingerprint
+from cache.layer import ARRAY_OF, CacheLayer, layer_fingerprint
 from cache.plan import LayerPlan, frozen_net, plan_layers
+from model.arch import Arch
 from model.checkpoint import Frozen
 from model.sources import TapSpec
-from model.vgg import Arch, Vgg
+from model.vgg import Vgg
 from pipeline.chunks import ArraySpec, array_digest, encode, write_chunk
 from pipeline.exchange import export_file
 from pipeline.manifest import create_arrays, create_group, verify_group, write_manifest

@@ -43,6 +43,7 @@ from cache.budget import step_cost
 from cache.build import build_cache
 from cache.grams import GramCache
 from cache.plan import plan_layers
+from model.arch import Arch
 from model.batches import Batch, Batches
 from model.checkpoint import Frozen
 from model.config import TrainConfig
@@ -51,7 +52,7 @@ from model.resident import budget_for
 from model.sources import LiveGrams, Sources, TapSpec
 from model.step import Step, Sums
 from model.train import build_student
-from model.vgg import Arch, Vgg
+from model.vgg import Vgg
 from pipeline.process import keep_freed_memory
 from pipeline.store import FeatureStore
 

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cache.estimate import break_even_epochs
 from cache.plan import LayerPlan
+from model.arch import Arch
 from model.batches import Batch
 from model.checkpoint import Frozen
 from model.codecs import Rows, forget_tables
@@ -31,7 +32,7 @@ from model.config import TrainConfig
 from model.released import ReleasedStep
 from model.sources import GramSource, LiveGrams, Sources, TapSpec
 from model.step import Step, Sums
-from model.vgg import Arch, Vgg
+from model.vgg import Vgg
 from pipeline.store import FeatureStore
 from pipeline.views import Views
 

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.grams import FORMAT, VERSION, CacheLayer, layer_fingerprint, layers_of, open_root
 from cache.key import layer_name
+from cache.layer import FORMAT, VERSION, CacheLayer, layer_fingerprint, layers_of, open_root
 from cache.pilot import find_rank
 from cache.plan import LayerPlan, frozen_net, run_taps
 from model.checkpoint import Frozen

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from model.vgg import Arch
+from model.arch import Arch
 from pipeline.errors import DamagedError, StaleError
 from pipeline.views import Views
 

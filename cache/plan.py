@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.grams import ARRAY_OF
 from cache.key import CacheKey
+from cache.layer import ARRAY_OF
 from model.checkpoint import Frozen
-from model.codecs import CODECS, exact_codec, row_shape
+from model.choices import CODECS
+from model.codecs import exact_codec, row_shape
 from model.pace import set_precision
 from model.sources import TapSpec
 from model.vgg import Vgg, extractor_digest, tap_shape

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.grams import CacheLayer, layers_of
+from cache.grams import LayerRows
+from cache.layer import CacheLayer, layers_of
 from cache.plan import LayerPlan, frozen_net, run_taps
 from model.checkpoint import Frozen
 from model.codecs import Rows
@@ -70,7 +71,7 @@ def recompute(
         plan = LayerPlan(key, layer.channels, layer.positions)
         net = frozen_net(frozen, key, device)
         run_taps(net, x, [plan], 16, device, keep)
-        stored = layer.read(rows, view)
+        stored = LayerRows(layer).read(rows, view)
         for clip, error, allowed in _errors(torch.cat(maps), stored, layer):
             if not error <= allowed:
                 yield Problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,45 +10,23 @@ from typing import Any
 
 import torch
 
-from cache.grams import GramCache, choose_cache, open_root
+from cache.grams import GramCache
+from cache.layer import choose_cache, open_root
+from cache.options import Options, check_options
 from cache.plan import plan_layers
+from model.arch import Arch
 from model.at_loss import check_combination
 from model.checkpoint import Frozen, load_frozen
-from model.config import MODES, TrainConfig
-from model.gram import AGGREGATIONS
+from model.config import TrainConfig
 from model.sources import GramSource, LiveGrams, Sources, TapSpec, check_shapes
-from model.vgg import TAPS, Arch
 from pipeline.errors import InputError, StoredDataError
 from pipeline.store import FeatureStore
 from pipeline.views import Views
 from pipeline.workspace import Workspace
 
-__all__ = ["Job", "Options", "layer_numbers", "one_of", "resolve", "store_for"]
+__all__ = ["Job", "layer_numbers", "resolve", "store_for"]
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What was typed; None or empty where nothing was.
-
-    ``layers`` and ``betas`` may name a source in front (``emo:5``): a cache, or a checkpoint's
-    file without its ending, which also stands for the cache that was made with it.
-    """
-
-    mode: str
-    data: str | None = None
-    task: str | None = None
-    ckpts: Sequence[Path] = ()
-    caches: Sequence[str] = ()
-    layers: Sequence[str] = ()
-    betas: Sequence[str] = ()
-    tap: str | None = None
-    aggregation: str | None = None
-    arch: str | None = None
-    width: int | None = None
-    augment: bool = False
-    views: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +56,7 @@ def resolve(
         StoredDataError: a store or cache is damaged or stale.
     """
     mode = asked.mode
-    one_of("--mode", mode, MODES)
-    if asked.tap is not None:
-        one_of("--tap", asked.tap, TAPS)
-    if asked.aggregation is not None:
-        one_of("--aggregation", asked.aggregation, AGGREGATIONS)
-    _check_mode(asked)
+    check_options(asked, rest)
     nets = {path.stem: load_frozen(path) for path in asked.ckpts}
     if len(nets) < len(asked.ckpts):
         raise InputError("--ckpt: two files have the same name; rename one")
@@ -135,22 +109,6 @@ def resolve(
     )
     check_combination(aggregation, tap, config.similarity, layers)
     return Job(store, sources, config, first)
-
-
-def _check_mode(asked: Options) -> None:
-    mode = asked.mode
-    if mode in ("wi", "frozen", "online") and not asked.ckpts:
-        raise InputError(f"--mode {mode} needs the frozen net: --ckpt FILE")
-    if mode in ("wi", "frozen") and len(asked.ckpts) > 1:
-        raise InputError(f"--mode {mode} begins with one net: give one --ckpt")
-    if mode == "baseline" and asked.ckpts:
-        raise InputError("--mode baseline has no frozen net: leave --ckpt out; see also --init")
-    if mode in ("online", "frozen") and not asked.layers:
-        raise InputError(f"--mode {mode} needs a layer: --layer 1 to 13")
-    if mode in ("baseline", "wi") and asked.layers:
-        raise InputError(f"--mode {mode} acts at no layer: leave --layer out")
-    if asked.caches and mode != "cached":
-        raise InputError(f"--mode {mode} reads no cache: leave --cache out")
 
 
 def store_for(workspace: Workspace, data: str | None, caches: Sequence[str], say: Say) -> Path:
@@ -294,18 +252,8 @@ def _real(text: str) -> float:
         raise InputError(f"--beta {text!r}: wanted a number") from None
 
 
-def one_of(option: str, value: str, known: Sequence[str]) -> None:
-    """Refuse a value that is none of those known.
-
-    Raises:
-        InputError: listing them.
-    """
-    if value not in known:
-        raise InputError(f"{option} {value!r}: wanted {', '.join(known)}")
-
-
 def _number(text: str) -> int:
-    if not text.isdigit():
+    if re.fullmatch(r"[0-9]{1,3}", text) is None:
         raise InputError(f"--layer {text!r}: wanted the number of a convolution layer, or all")
     return int(text)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cache.grams import CacheLayer, layers_of, open_root
+from cache.layer import CacheLayer, layers_of, open_root
 from pipeline.corpora import describe_corpora
 from pipeline.errors import InputError, StoredDataError
 from pipeline.files import size_text

@@ -8,9 +8,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cache.grams import CacheLayer, layers_of, open_root
 from cache.key import layer_name
-from model.checkpoint import load_checkpoint
+from cache.layer import CacheLayer, layers_of, open_root
 from pipeline.errors import InputError, StoredDataError
 from pipeline.manifest import Problem, verify_group
 from pipeline.store import FeatureStore
@@ -98,6 +97,8 @@ def _fingerprints(stores: Sequence[Path]) -> Iterator[str]:
 
 def verify_run(path: Path) -> Iterator[Problem]:
     """Problems of a run: its JSON files, and each record of its checkpoints."""
+    from model.checkpoint import load_checkpoint  # torch, which stores and caches do without
+
     for name in ("config.json", "result.json"):
         file = path / name
         if not file.is_file():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.choices import SIMILARITIES
 from model.codecs import Rows, Stack, pack, unpack
 from model.gram import aggregate, flat, self_product
 from pipeline.errors import InputError
@@ -26,7 +27,6 @@ __all__ = [
     "released_loss",
 ]
 
-SIMILARITIES = ("cos2", "mse-sigmoid")
 _TINY = torch.finfo(torch.float32).tiny
 _DEAD = 1e-18  # a norm so small has a square and a reciprocal that float32 cannot hold
 _MOST_FLOATS = 2**24

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.vgg import Arch, Vgg, cfgs_by_convs, conv_state
+from model.arch import Arch, archs_by_layers
+from model.vgg import Vgg, conv_state
 from pipeline.chunks import whole_file
 from pipeline.errors import InputError, StoredDataError
 from pipeline.recipe import Recipe
@@ -219,7 +220,7 @@ def load_frozen(path: Path) -> Frozen:
             f"{path}: neither a checkpoint of antigram nor a VGG state dict "
             "(features.0.weight of shape (channels, 1 or 3, 3, 3))"
         )
-    if convs not in (names := cfgs_by_convs()):
+    if convs not in (names := archs_by_layers()):
         raise InputError(
             f"{path}: {convs} convolution layers; a VGG without batch norm has {sorted(names)}"
         )

@@ -26,7 +26,6 @@ from model.gram import aggregate, flat, gram, self_product
 from pipeline.errors import InputError
 
 __all__ = [
-    "CODECS",
     "Rows",
     "Stack",
     "encode_rows",
@@ -37,8 +36,6 @@ __all__ = [
     "row_shape",
     "unpack",
 ]
-
-CODECS = ("packed", "factor", "lowrank", "map")
 
 
 @dataclass(frozen=True, slots=True)

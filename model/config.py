@@ -6,13 +6,12 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from model.vgg import Arch
+from model.arch import Arch
+from model.choices import LOSSES, MODES, PRECISIONS
 from pipeline.errors import InputError
 from pipeline.views import Views
 
-__all__ = ["MODES", "TrainConfig"]
-
-MODES = ("baseline", "wi", "frozen", "online", "cached")
+__all__ = ["TrainConfig"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +46,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, value, known in (
             ("--mode", self.mode, MODES),
-            ("--loss", self.loss, ("paper", "released")),
-            ("--precision", self.precision, ("32", "tf32", "bf16")),
+            ("--loss", self.loss, LOSSES),
+            ("--precision", self.precision, PRECISIONS),
         ):
             if value not in known:
                 raise InputError(f"{name} {value!r}: wanted {', '.join(known)}")

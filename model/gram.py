@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.choices import AGGREGATIONS
 from pipeline.errors import InputError
 
 __all__ = [
-    "AGGREGATIONS",
     "COMPMUL_EPS",
     "COMPMUL_POWER",
     "ShapeError",
@@ -20,7 +20,6 @@ __all__ = [
     "self_product",
 ]
 
-AGGREGATIONS = ("gram", "mean", "sum", "max", "compmul")
 COMPMUL_EPS, COMPMUL_POWER = 1e-10, 0.001
 
 

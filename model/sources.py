@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.arch import Arch
 from model.codecs import Rows, Stack, encode_rows, exact_codec
-from model.vgg import Arch, Vgg, extractor_digest, tap_shape
+from model.vgg import Vgg, extractor_digest, tap_shape
 from pipeline.errors import InputError
 from pipeline.views import Views
 

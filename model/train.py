@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.batches import Batch, Batches, epoch_order
 from model.checkpoint import Checkpoint, load_tensors, save_tensors
-from model.config import MODES, TrainConfig
+from model.config import TrainConfig
 from model.curves import Board, write_curves
 from model.evaluate import Scores, evaluate
 from model.pace import Pace, set_precision
@@ -33,7 +33,7 @@ from pipeline.process import versions
 from pipeline.split import SPLITS
 from pipeline.store import FeatureStore
 
-__all__ = ["MODES", "Tell", "TrainConfig", "build_student", "copy_best", "environment", "train"]
+__all__ = ["Tell", "TrainConfig", "build_student", "copy_best", "environment", "train"]
 
 # Called with the epoch, steps done in it, steps in all, and what is known of the losses.
 Tell = Callable[[int, int, int, Mapping[str, float]], None]

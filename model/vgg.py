@@ -4,81 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models.vgg import cfgs, make_layers
+from torchvision.models.vgg import make_layers
 
+from model.arch import FULL_WIDTH, Arch
+from model.choices import TAPS
 from pipeline.errors import InputError
 
 __all__ = [
-    "ARCHS",
-    "TAPS",
-    "Arch",
     "Vgg",
-    "cfgs_by_convs",
     "conv_state",
     "extractor_digest",
     "tap_shape",
 ]
-
-_CFGS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
-ARCHS = tuple(_CFGS)
-TAPS = ("relu", "conv", "released")
-_FULL_WIDTH = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Arch:
-    """Which VGG, and how wide.
-
-    Attributes:
-        name: vgg11, vgg13, vgg16 or vgg19.
-        width: channels of the first block; 64 is the real one. All else is scaled along.
-    """
-
-    name: str = "vgg16"
-    width: int = _FULL_WIDTH
-
-    def __post_init__(self) -> None:
-        if self.name not in _CFGS:
-            raise InputError(f"--arch {self.name!r}: wanted {', '.join(ARCHS)}")
-        if not 1 <= self.width <= 1024:
-            raise InputError(f"--width {self.width}: wanted 1 to 1024; 64 is the real VGG")
-
-    @property
-    def blocks(self) -> list[int | str]:
-        """Channels of each convolution, ``"M"`` for a pooling, as torchvision writes them."""
-        return [
-            size if isinstance(size, str) else max(1, size * self.width // _FULL_WIDTH)
-            for size in cfgs[_CFGS[self.name]]
-        ]
-
-    @property
-    def layers(self) -> int:
-        """Number of convolution layers."""
-        return sum(isinstance(size, int) for size in self.blocks)
-
-    def check_layers(self, layers: Collection[int]) -> tuple[int, ...]:
-        """Return layer numbers sorted.
-
-        Raises:
-            InputError: one is not a convolution of this net.
-        """
-        if wrong := sorted(set(layers) - set(range(1, self.layers + 1))):
-            raise InputError(
-                f"--layer {wrong[0]}: {self.name} has convolution layers 1 to {self.layers}"
-            )
-        return tuple(sorted(set(layers)))
-
-
-def cfgs_by_convs() -> dict[int, str]:
-    """Name of the VGG with so many convolution layers."""
-    return {Arch(name).layers: name for name in ARCHS}
-
 
 # Called with a layer's number and its feature maps (batch, channel, frame, freq).
 OnTap = Callable[[int, Tensor], None]
@@ -103,7 +45,7 @@ class Vgg(nn.Module):
         self.features[0] = nn.Conv2d(1, first.out_channels, kernel_size=3, padding=1)
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         channels = next(size for size in reversed(arch.blocks) if isinstance(size, int))
-        hidden = max(1, 4096 * arch.width // _FULL_WIDTH)
+        hidden = max(1, 4096 * arch.width // FULL_WIDTH)
         if classes:
             self.classifier = nn.Sequential(
                 nn.Linear(channels * 7 * 7, hidden),

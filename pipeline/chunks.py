@@ -27,6 +27,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.files import named
 from pipeline.recipe import canonical_json, digest
 
 __all__ = [
@@ -199,7 +200,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside the goal; at the end flush it to disk, rename it, flush the folder."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with beside.open("wb") as file:
+        with named(path), beside.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -213,7 +214,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def started_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file in its place, in a folder that nobody reads yet; let the disk begin with it."""
-    with path.open("wb") as file:
+    with named(path), path.open("wb") as file:
         yield file
         file.flush()
         if file.tell() >= _WORTH_STARTING:
@@ -308,9 +309,10 @@ class Journal:
     def append(self, entry: dict[str, Any]) -> None:
         """Write an entry and flush it to disk before returning."""
         text = canonical_json(entry).encode()
-        self._file.write(b"%08x %s\n" % (crc32c(text), text))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with named(self.path):
+            self._file.write(b"%08x %s\n" % (crc32c(text), text))
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self.entries.append(entry)
 
     def close(self) -> None:

@@ -6,12 +6,14 @@ import ctypes
 import mmap
 import os
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HUGE_PAGE", "Region", "map_file", "size_text"]
+__all__ = ["HUGE_PAGE", "Region", "map_file", "named", "size_text"]
 
 HUGE_PAGE = 2 << 20  # bytes; a file that lies at multiples of it can be mapped by such pages
 
@@ -50,6 +52,17 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     array: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
     array.flags.writeable = False
     return array
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Name the file in an error of the system that does not: a write to a full disk, say."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def size_text(size: float) -> str:

@@ -32,7 +32,7 @@ from pipeline.chunks import (
     write_chunk,
 )
 from pipeline.corpus import Mixture
-from pipeline.files import map_file
+from pipeline.files import map_file, named
 from pipeline.noise import NoiseBank, mix, mix_noise
 from pipeline.recipe import Recipe
 from pipeline.rows import Row
@@ -127,7 +127,7 @@ def render_block(
     goal = RawBlock(index, len(rows), crc).path(context.raw)
     beside = goal.with_suffix(".partial")
     out = np.empty((_AT_ONCE, *context.recipe.shape), np.float32)
-    with beside.open("wb", buffering=0) as file:
+    with named(goal), beside.open("wb", buffering=0) as file:
         for first in range(0, len(rows), _AT_ONCE):
             group = rows[first : first + _AT_ONCE]
             part = out[: len(group)]

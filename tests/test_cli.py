@@ -241,15 +241,15 @@ def test_a_text_file_is_no_checkpoint(chain):
         ("no corpus is called 'nosuch'", ["prepare", "nosuch"]),
         ("no such corpus in nowhere", ["prepare", "gsc", "--source", "nowhere"]),
         ("no feature store yet", ["train", "--mode", "baseline"]),
-        ("--mode 'odd'", ["train", "--mode", "odd"]),
+        ("'--mode': 'odd' is not one of 'baseline'", ["train", "--mode", "odd"]),
         ("needs the frozen net", ["train", "--mode", "online", "--layer", "5"]),
-        ("wanted: none, low, high", ["prepare", "fsdd", "--noise", "loud"]),
+        ("'loud' is not one of 'none', 'low', 'high'", ["prepare", "fsdd", "--noise", "loud"]),
         ("by:LABEL", ["prepare", "fsdd", "--split", "half"]),
         ("not a valid float", ["train", "--mode", "baseline", "--lr", "much"]),
         ("No such command", ["paint"]),
         ("no such file", ["cache-grams", "--ckpt", "none.pt", "--layer", "5"]),
         (
-            "wanted 32, tf32, bf16",
+            "'8' is not one of '32', 'tf32', 'bf16'",
             ["cache-grams", "--ckpt", "n.pt", "--layer", "5", "--precision", "8"],
         ),
         ("no store, cache or run", ["verify", "nothing"]),
@@ -264,7 +264,7 @@ def test_wrong_options_of_a_training_are_said_before_anything_is_made(chain):
     train, online = ("train", "--mode", "baseline"), ("train", "--mode", "online", "--ckpt")
     Path("folder").mkdir()
     chain.refused(2, "--save folder: is a folder", *train, "--save", "folder")
-    chain.refused(2, "--device-memory inf", *train, "--device-memory", "inf")
+    chain.refused(2, "'--device-memory': inf is not in the range", *train, "--device-memory", "inf")
     chain.refused(2, "at most 12 digits", *train, "--seed", 10**15)
     chain.refused(2, "width", *train, "--width", 0)
     released = (*online, "net.pt", "--layer", 3, "--loss", "released")
@@ -272,7 +272,15 @@ def test_wrong_options_of_a_training_are_said_before_anything_is_made(chain):
     Path("second.pt").write_bytes(Path("net.pt").read_bytes())
     chain.refused(2, "one frozen net", *released, "--ckpt", "second.pt")
     for command in (("cache-grams", "--ckpt", "net.pt", "--dry-run"), ("plan",)):
-        chain.refused(2, "--aggregation 'Gram'", *command, "--layer", 3, "--aggregation", "Gram")
+        chain.refused(
+            2,
+            "'--aggregation': 'Gram' is not one of",
+            *command,
+            "--layer",
+            3,
+            "--aggregation",
+            "Gram",
+        )
     assert [path.name for path in Path("workspace/runs").iterdir()] == ["baseline-tones-seed0"]
 
 

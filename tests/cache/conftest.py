@@ -11,8 +11,8 @@ import torch
 import cache.plan
 from cache.build import build_cache
 from cache.plan import plan_layers
+from model.arch import Arch
 from model.sources import TapSpec
-from model.vgg import Arch
 from tests.model.conftest import _one_thread  # noqa: F401 - for these tests, too
 from tests.model.tiny import CPU, make_store, save_frozen, write_corpus
 

@@ -13,13 +13,14 @@ from cache.budget import ARMS, bare_net, budget, step_cost
 from cache.build import build_cache
 from cache.grams import GramCache
 from cache.plan import plan_layers
+from model.arch import Arch
 from model.batches import Batch
 from model.codecs import pack, unpack
 from model.config import TrainConfig
 from model.released import ReleasedStep
 from model.sources import LiveGrams, Sources, TapSpec
 from model.step import Step, Sums
-from model.vgg import Arch, Vgg
+from model.vgg import Vgg
 from tests.model.tiny import CPU
 
 ARCH = Arch("vgg16", 4)

@@ -7,7 +7,8 @@ import zarr
 from torch import nn
 
 import cache.build
-from cache.grams import CacheLayer, GramCache, choose_cache, layers_of
+from cache.grams import GramCache
+from cache.layer import CacheLayer, choose_cache, layers_of
 from cache.plan import plan_layers
 from cache.verify import verify_cache
 from model.sources import TapSpec

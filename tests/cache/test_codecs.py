@@ -10,13 +10,15 @@ import zarr
 
 import cache.plan
 from cache.build import build_cache
-from cache.grams import CacheLayer, GramCache, layers_of
+from cache.grams import GramCache
 from cache.key import CacheKey
+from cache.layer import CacheLayer, layers_of
 from cache.plan import plan_layers
 from cache.verify import verify_cache
+from model.arch import Arch
 from model.at_loss import at_loss
 from model.sources import TapSpec
-from model.vgg import Arch, tap_shape
+from model.vgg import tap_shape
 from pipeline.errors import InputError
 from tests.cache.conftest import content_of, maps_of
 from tests.model.tiny import CPU, save_frozen

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from cache.build import build_cache
-from cache.grams import CacheLayer, GramCache, layers_of
+from cache.grams import GramCache
+from cache.layer import CacheLayer, layers_of
 from cache.plan import plan_layers
 from model.batches import Batches
 from model.sources import TapSpec

@@ -2,9 +2,10 @@ from dataclasses import asdict, fields, replace
 
 import pytest
 
-from cache.grams import CacheLayer, GramCache
+from cache.grams import GramCache
 from cache.key import CacheKey, layer_name
-from model.vgg import Arch
+from cache.layer import CacheLayer
+from model.arch import Arch
 from pipeline.errors import DamagedError, InputError, StaleError
 from pipeline.views import Views
 from tests.cache.conftest import ARCH

@@ -10,7 +10,8 @@ import zarr
 
 import cache.plan
 from cache.build import build_cache
-from cache.grams import CacheLayer, GramCache, layer_fingerprint, layers_of
+from cache.grams import GramCache
+from cache.layer import CacheLayer, layer_fingerprint, layers_of
 from cache.plan import plan_layers
 from cache.recompute import recompute
 from cache.verify import verify_cache

@@ -11,10 +11,9 @@ import cache.plan
 from cache.grams import GramCache
 from model.at_loss import at_loss
 from model.batches import Batches
-from model.gram import AGGREGATIONS
+from model.choices import AGGREGATIONS, TAPS
 from model.sources import LiveGrams, TapSpec
 from model.train import TrainConfig, build_student, train
-from model.vgg import TAPS
 from tests.cache.conftest import ARCH, LAYERS, maps_of
 from tests.model.tiny import CPU, metrics
 from tests.reference.gram_loops import gram_loops

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 import cli
 from cache.grams import GramCache
 from cache.verify import kind_of, verify_cache, verify_run, verify_store
+from model.arch import Arch
 from model.train import TrainConfig, build_student, train
-from model.vgg import Arch
 from pipeline.errors import DamagedError, InputError, StoredDataError
 from pipeline.store import FeatureStore
 from tests.cache.conftest import ARCH

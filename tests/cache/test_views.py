@@ -10,7 +10,8 @@ import torch
 
 from cache.build import build_cache
 from cache.estimate import estimate
-from cache.grams import CacheLayer, GramCache
+from cache.grams import GramCache
+from cache.layer import CacheLayer
 from cache.plan import plan_layers
 from cache.recompute import recompute
 from cache.resolve import Options, resolve

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from model.arch import Arch
 from model.sources import TapSpec
 from model.train import TrainConfig
-from model.vgg import Arch
 from tests.model.tiny import make_store, save_frozen, write_corpus
 
 ARCH = Arch("vgg11", 2)

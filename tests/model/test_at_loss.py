@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from model.arch import Arch
 from model.at_loss import at_loss, check_combination, compare, released_loss
+from model.choices import AGGREGATIONS
 from model.codecs import Stack, encode_rows
-from model.gram import AGGREGATIONS
 from model.sources import TapSpec, check_shapes
-from model.vgg import Arch
 from pipeline.errors import InputError
 from tests.reference.gram_loops import released_loops, similarity_loops
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torchvision import models
 
+from model.arch import ARCHS, Arch
 from model.checkpoint import load_checkpoint, load_frozen, load_tensors, save_tensors
-from model.vgg import ARCHS, Arch, Vgg, extractor_digest
+from model.vgg import Vgg, extractor_digest
 from pipeline.errors import InputError, StoredDataError
 from tests.model.tiny import checkpoint_of
 

@@ -5,11 +5,11 @@ import pytest
 import soundfile
 import torch
 
+from model.arch import Arch
 from model.batches import Batches
 from model.checkpoint import Checkpoint
 from model.evaluate import Scores, evaluate, evaluate_checkpoint
 from model.predict import predict
-from model.vgg import Arch
 from pipeline.errors import InputError
 from tests.model.tiny import CLASSES, CPU, RATE, checkpoint_of, make_store, sound
 

@@ -4,8 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.choices import AGGREGATIONS
 from model.codecs import encode_rows, pack, packed_size, row_shape, unpack
-from model.gram import AGGREGATIONS, ShapeError, aggregate, gram
+from model.gram import ShapeError, aggregate, gram
 from pipeline.errors import InputError
 from tests.reference.gram_loops import (
     aggregate_loops,

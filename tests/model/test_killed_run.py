@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from model.arch import Arch
 from model.checkpoint import load_checkpoint, load_tensors
 from model.config import TrainConfig
 from model.sources import LiveGrams, TapSpec
 from model.train import build_student, train
-from model.vgg import Arch
 from pipeline.store import FeatureStore
 from tests.model.test_resume import metrics_of
 from tests.model.tiny import CPU

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from model.arch import Arch
 from model.at_loss import Own, at_loss, at_losses
 from model.batches import Batch
 from model.codecs import Stack, encode_rows
@@ -12,7 +13,7 @@ from model.config import TrainConfig
 from model.gram import aggregate
 from model.sources import Sources, TapSpec
 from model.step import Step, Sums
-from model.vgg import Arch, Vgg
+from model.vgg import Vgg
 from tests.model.tiny import CPU
 
 ARCH = Arch("vgg16", 4)

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from model.arch import Arch
 from model.batches import Batches, epoch_order
 from model.train import TrainConfig, build_student
-from model.vgg import Arch, Vgg, conv_state
+from model.vgg import Vgg, conv_state
 from pipeline.errors import InputError
 from tests.model.conftest import ARCH
 from tests.model.tiny import CPU

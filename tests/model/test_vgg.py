@@ -6,10 +6,12 @@ import torch
 from torch import nn
 from torchvision import models
 
+from model.arch import ARCHS, Arch, archs_by_layers
 from model.at_loss import at_loss
+from model.choices import TAPS
 from model.codecs import encode_rows
 from model.sources import LiveGrams, TapSpec
-from model.vgg import ARCHS, TAPS, Arch, Vgg, cfgs_by_convs, extractor_digest, tap_shape
+from model.vgg import Vgg, extractor_digest, tap_shape
 from pipeline.errors import InputError
 
 # Indices of the convolutions in torchvision's `features`, read off `print(models.vgg16())`.
@@ -79,7 +81,7 @@ def test_layer_numbers_hit_torchvisions_convolutions(name):
     net = Vgg(Arch(name, 1), 0)
     assert net.conv_places == CONVS[name]
     assert net.arch.layers == len(CONVS[name])
-    assert cfgs_by_convs()[len(CONVS[name])] == name
+    assert archs_by_layers()[len(CONVS[name])] == name
 
 
 @pytest.mark.parametrize("tap", TAPS)

@@ -10,8 +10,9 @@ import numpy as np
 import soundfile
 import torch
 
+from model.arch import Arch
 from model.checkpoint import Checkpoint, Frozen, load_frozen, save_tensors
-from model.vgg import Arch, Vgg
+from model.vgg import Vgg
 from pipeline.corpora import CORPORA
 from pipeline.prepare import prepare
 from pipeline.recipe import Recipe

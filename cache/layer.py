@@ -1,0 +1,231 @@
+"""What a cache holds: its root and its layers, read from disk with numpy alone.
+
+Nothing here imports torch, so that `status` and `verify` answer at once; `cache.grams` makes
+tensors of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.key import CacheKey, layer_name
+from pipeline.errors import DamagedError, InputError, StoredDataError
+from pipeline.hdf5 import names_in, read_bytes
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.mapped import MappedArray
+from pipeline.recipe import digest
+from pipeline.store import FeatureStore, read_root
+
+__all__ = [
+    "ARRAY_OF",
+    "FORMAT",
+    "VERSION",
+    "CacheLayer",
+    "choose_cache",
+    "layer_fingerprint",
+    "layers_of",
+    "open_root",
+]
+
+FORMAT = "antigram/grams"
+VERSION = 1
+# codec -> the array that holds its rows
+ARRAY_OF = {"packed": "gram", "factor": "factor", "lowrank": "vectors", "map": "map"}
+
+
+def open_root(path: Path) -> dict[str, Any]:
+    """Attribute ``antigram`` of a cache.
+
+    Raises:
+        InputError: there is no cache.
+        StoredDataError: damaged, or of a newer version.
+    """
+    root = read_root(path, FORMAT, VERSION, "Gram cache")
+    read_manifest(path).check_metadata(path, "Build the cache again.")
+    if not isinstance(root.get("features"), str):
+        raise DamagedError(f"{path}: its attributes lack the features; build it again")
+    return root
+
+
+def layers_of(path: Path) -> list[int]:
+    """Layers a cache holds, sorted."""
+    if path.is_dir():
+        names = [p.name for p in path.glob("layer[0-9][0-9]")]
+    else:
+        names = [name for name in names_in(path) if re.fullmatch(r"layer\d\d", name)]
+    return sorted(int(name.removeprefix("layer")) for name in names)
+
+
+def choose_cache(caches: Sequence[Path], store: FeatureStore) -> Path:
+    """Return the cache of a store that was made last.
+
+    Args:
+        caches: all there are, the one made last at the end.
+        store: the features of the run.
+
+    Raises:
+        InputError: none was made from it; the message says how to make one.
+    """
+    roots = {}
+    for path in caches:
+        try:
+            roots[path] = open_root(path)
+        except (InputError, StoredDataError):
+            continue  # named explicitly, it would say what is wrong with it
+    fitting = [p for p, root in roots.items() if root["features"] == store.fingerprint]
+    # One that was made from an older store of this name: opening it says that it is stale.
+    stale = [p for p, r in roots.items() if r.get("made_from", {}).get("store") == store.name]
+    if not fitting and not stale:
+        raise InputError(
+            f"no Gram cache of the store {store.name}: make one with "
+            f"`antigram cache-grams --ckpt FILE --layer N --data {store.name}`"
+        )
+    return (fitting or stale)[-1]
+
+
+def layer_fingerprint(attributes: Mapping[str, Any], content: Mapping[str, str]) -> str:
+    """SHA-256 over what a layer is and the digests of its arrays.
+
+    Args:
+        attributes: of the layer's group; the fingerprint itself is left out.
+        content: array -> SHA-256, as the manifest has them.
+    """
+    rest = {key: value for key, value in attributes.items() if key != "fingerprint"}
+    return digest({**rest, "content": dict(content)})
+
+
+class CacheLayer:
+    """One layer of a cache, read only.
+
+    Args:
+        path: the cache.
+        layer: number of the convolution layer.
+
+    Raises:
+        InputError: the cache has not this layer.
+        StoredDataError: damaged or incomplete.
+    """
+
+    def __init__(self, path: Path, layer: int) -> None:
+        self.path = path
+        self.folder = path / layer_name(layer)
+        if layer not in layers_of(path):
+            there = ", ".join(str(n) for n in layers_of(path)) or "none"
+            raise InputError(
+                f"{path}: layer {layer} is not cached (there: {there}). "
+                f"Add it with `antigram cache-grams --layer {layer}`."
+            )
+        manifest: Manifest = read_manifest(self.folder)
+        manifest.check_metadata(self.folder, self._repair)
+        try:
+            found = json.loads(read_bytes(self.folder / "zarr.json"))["attributes"]["antigram"]
+            complete = found["complete"]
+            self.key = CacheKey.from_json(found["key"])
+            self.channels, self.positions = int(found["channels"]), int(found["positions"])
+            self.fingerprint = str(found["fingerprint"])
+            self.pilot: Mapping[str, Any] = found.get("pilot") or {}
+            whole = layer_fingerprint(found, manifest.digests()) == self.fingerprint
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"{self.folder}: unreadable ({error}). {self._repair}") from None
+        if complete is not True:
+            raise DamagedError(f"{self.folder}: not complete. {self._repair}")
+        if not whole:
+            raise DamagedError(f"{self.folder}: does not match its fingerprint. {self._repair}")
+
+        def array(name: str) -> MappedArray:
+            if name not in manifest.arrays:
+                raise DamagedError(f"{self.folder}: no array {name}. {self._repair}")
+            return MappedArray(self.folder, name, manifest.crcs(name), self._repair)
+
+        self._array = array
+        self.values = array(ARRAY_OF[self.key.codec])
+
+    # 8 bytes a clip: read at once, so that a batch gathers from one map and not from three.
+    @cached_property
+    def norm(self) -> NDArray[np.float32]:
+        """(clip,) ||G|| before it was divided by it."""
+        return self._array("norm").read()
+
+    @cached_property
+    def row_norm(self) -> NDArray[np.float32]:
+        """(clip,) norm of what the stored row stands for."""
+        return self._array("row_norm").read()
+
+    @cached_property
+    def energy(self) -> NDArray[np.float32] | None:
+        """(clip,) share of ||G||^2 that a low rank keeps; None for other codecs."""
+        return self._array("energy").read() if self.key.codec == "lowrank" else None
+
+    @cached_property
+    def params(self) -> NDArray[np.float32] | None:
+        """(clip, view, number) what was drawn for each view; None if clips are as they are."""
+        return self._array("views").read() if self.key.views else None
+
+    @property
+    def views(self) -> int:
+        """Rows of a clip."""
+        return self.key.views.count if self.key.views else 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is read anew in another process."""
+        return {"path": self.path, "key": self.key}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"], state["key"].layer)  # type: ignore[misc]
+        self.touch()
+
+    def touch(self) -> None:
+        """Read the norms, which a training needs from the beginning.
+
+        Raises:
+            DamagedError: they are not as they were written.
+        """
+        _ = self.norm, self.row_norm, self.energy, self.params
+
+    @property
+    def _repair(self) -> str:
+        return f"See `antigram verify {self.path}`; the same `antigram cache-grams` makes it again."
+
+    def describe(self) -> dict[str, Any]:
+        """Fields of ``cache-grams --json``."""
+        return {
+            "codec": self.key.codec,
+            "dtype": self.key.dtype,
+            "channels": self.channels,
+            "positions": self.positions,
+            "bytes_per_clip": self._bytes_per_clip,
+            "fingerprint": self.fingerprint,
+            **({"views": self.views} if self.key.views else {}),
+            **self._lowrank(),
+        }
+
+    @property
+    def _bytes_per_clip(self) -> int:
+        beside = (8 if self.energy is None else 12) * self.views
+        drawn = 0 if self.params is None else self.params[0].nbytes
+        return self.values.spec.row_bytes + beside + drawn
+
+    def _lowrank(self) -> dict[str, Any]:
+        """What a low rank costs: asked and kept energy, and the errors that this means."""
+        if self.energy is None:
+            return {}
+        least = max(0.0, float(self.energy.min()) - 6e-8)  # float32 rounds
+        rounding = 2e-4 if self.key.dtype == "float16" else 1e-6
+        return {
+            "rank": self.values.shape[-1],
+            "energy_least": float(self.energy.min()),
+            "energy_mean": float(self.energy.mean(dtype=np.float64)),
+            "energy_short": int((self.energy < (self.key.energy or 0.0)).sum()),
+            "cosine_error_sample": self.pilot.get("cosine_error"),
+            # Of two unit vectors whose cosine is sqrt(energy), inner products with a third differ
+            # by no more than their distance.
+            "cosine_error_bound": (2 - 2 * least**0.5) ** 0.5 + rounding,
+        }

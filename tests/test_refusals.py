@@ -1,0 +1,166 @@
+"""What a mistake costs: a line and an exit code, at once, whatever the system said."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+# Runs a command and says which of the slow packages it has imported.
+PROBE = """
+import json, sys
+import cli
+try:
+    cli.main()
+finally:
+    slow = ("torch", "torchvision", "torchaudio", "scipy", "matplotlib", "zarr")
+    print(json.dumps([name for name in slow if name in sys.modules]))
+"""
+
+
+def imported_by(tmp_path, *arguments):
+    """Exit code, slow packages imported, and stderr of a command in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, "--workspace", tmp_path / "workspace", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    return done.returncode, set(json.loads(done.stdout.splitlines()[-1])), done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--mode", "cachd"],
+        ["train", "--mode", "cached", "--bogus"],
+        ["train", "--mode", "cached", "--layer", "\u00b2"],
+        ["train", "--mode", "cached", "--layer", "emo:0x5"],
+        ["train", "--mode", "online", "--ckpt", "x.pt", "--layer", "5", "--beta", "emo:much"],
+        ["train", "--mode", "online", "--layer", "5"],  # without --ckpt
+        ["train", "--mode", "frozen", "--ckpt", "x.pt"],  # without --layer
+        ["train", "--mode", "baseline", "--lr", "nan"],
+        ["train", "--mode", "baseline", "--width", "0"],
+        ["train", "--mode", "cached", "--loss", "released"],
+        ["train", "--mode", "baseline", "--device", "cuda:x"],
+        ["cache-grams", "--ckpt", "x.pt", "--layer", "5", "--codec", "zip"],
+        ["plan", "--layer", "5", "--precision", "16"],
+        ["evaluate", "--ckpt", "x.pt", "--split", "tset"],
+        ["prepare", "gsc", "--noise", "loud"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_option_is_refused_without_importing_torch(tmp_path, arguments):
+    code, slow, stderr = imported_by(tmp_path, *arguments)
+    assert code == 2, stderr
+    assert stderr.startswith("antigram: ")
+    assert stderr.count("\n") == 1
+    assert slow <= {"scipy"}
+
+
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_looking_at_a_workspace_needs_no_torch(tmp_path, command):
+    code, slow, stderr = imported_by(tmp_path, command)
+    assert code == 0, stderr
+    assert not slow & {"torch", "torchvision", "torchaudio", "matplotlib"}
+
+
+def ended(monkeypatch, capsys, error):
+    """Exit code and stderr of a command that ends in an error."""
+
+    def fails(**_):
+        raise error
+
+    monkeypatch.setattr(cli.app, "main", fails)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ELOOP,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EIO,
+    ],
+    ids=errno.errorcode.get,
+)
+def test_what_the_system_refuses_is_one_line_that_names_the_path(monkeypatch, capsys, code):
+    error = OSError(code, os.strerror(code), "/data/store.zarr/zarr.json")
+    status, stderr = ended(monkeypatch, capsys, error)
+    assert status == 2
+    assert stderr.startswith(f"antigram: /data/store.zarr/zarr.json: {os.strerror(code)}.")
+    assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 1 PiB for an array"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12 bytes"),
+    ],
+    ids=repr,
+)
+def test_too_little_memory_is_one_line(monkeypatch, capsys, error):
+    status, stderr = ended(monkeypatch, capsys, error)
+    assert status == 2
+    assert stderr.startswith("antigram: out of memory")
+    assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError(errno.EBADF, "bad")])
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch, error):
+    monkeypatch.setattr(cli.app, "main", lambda **_: (_ for _ in ()).throw(error))
+    with pytest.raises(type(error)):
+        cli.main()
+
+
+def test_a_full_disk_names_the_file_that_did_not_fit(tmp_path, monkeypatch):
+    from pipeline.chunks import Journal, write_durably
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipeline.chunks.os.fsync", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_durably(tmp_path / "zarr.json", b"{}")
+    assert raised.value.filename == str(tmp_path / "zarr.json")
+    assert not list(tmp_path.iterdir())
+    with (
+        Journal(tmp_path / "raw.jsonl") as journal,
+        pytest.raises(OSError, match="No space left") as raised,
+    ):
+        journal.append({"block": 1})
+    assert raised.value.filename == str(tmp_path / "raw.jsonl")
+
+
+def test_patterns_of_options_take_what_they_should():
+    for kind, good, bad in (
+        (cli.Layer(), ["5", "13", "all"], ["", "emo:5", "5.0", "\u0665", "five"]),
+        (cli.Layer(of_source=True), ["5", "emo:5", "a:b:all"], [":", "emo:", ":5x"]),
+        (cli.Beta(), ["1", "-0.5", "1e-3", ".5", "emo:2"], ["nan", "inf", "one", "emo:"]),
+        (cli.Device(), ["auto", "cpu", "cuda", "cuda:1"], ["cuda:", "gpu", "cuda:-1"]),
+    ):
+        for text in good:
+            assert kind.convert(text, None, None) == text
+        for text in bad:
+            with pytest.raises(click.UsageError):
+                kind.convert(text, None, None)
