@@ -758,6 +758,8 @@ def verify(
     """Read every byte of stores, caches and runs (all, or those named): exit 3 if any is bad."""
     from cache.verify import kind_of, verify_cache, verify_run, verify_store
     from pipeline.errors import InputError
+    from pipeline.exchange import verify_export
+    from pipeline.hdf5 import SUFFIX
 
     if recompute and ckpt is None:
         raise InputError("--recompute runs the frozen net again: name it with --ckpt")
@@ -768,10 +770,13 @@ def verify(
     chosen = []
     for name in names:
         match = [p for p in every if name in (p.name, p.name.removesuffix(".zarr"))]
-        if not match and not Path(name).is_dir():
+        path = Path(name)
+        if path.is_dir() or (path.suffix == SUFFIX and path.is_file()):
+            match = [path]
+        if not match:
             known = ", ".join(p.name.removesuffix(".zarr") for p in every) or "nothing"
             raise InputError(f"no store, cache or run is called {name!r}; there is {known}")
-        chosen += [Path(name)] if Path(name).is_dir() else match
+        chosen += match
     problems = []
     for path in chosen if names else every:
         kind = kind_of(path)
@@ -780,6 +785,8 @@ def verify(
             if kind == "run"
             else verify_cache(path, stores)
             if kind == "cache"
+            else verify_export(path)
+            if kind == "export"
             else verify_store(path)
         )
         if kind == "cache" and recompute and not found:

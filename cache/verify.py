@@ -30,7 +30,9 @@ _BROKEN_ZIP = (
 
 
 def kind_of(path: Path) -> str:
-    """``store``, ``cache`` or ``run``, by what lies there; damaged metadata counts as its place."""
+    """What lies there: ``store``, ``cache``, ``run`` or ``export``; by its place where in doubt."""
+    if path.is_file():
+        return "export"
     if (path / "config.json").is_file() or path.parent.name == "runs":
         return "run"
     if any(path.glob("layer[0-9][0-9]")) or path.parent.name == "grams":

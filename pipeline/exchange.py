@@ -6,7 +6,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,19 +15,21 @@ import numpy as np
 
 from pipeline.chunks import (
     STRING,
+    array_digest,
     flush_filesystem,
     fsync_folder,
     replace_folder,
     write_chunk,
 )
-from pipeline.errors import DamagedError, InputError
+from pipeline.errors import DamagedError, InputError, StoredDataError
 from pipeline.files import size_text
 from pipeline.hdf5 import FORMAT, SUFFIX, VERSION, inside
-from pipeline.manifest import FOLDER, read_manifest, verify_group
+from pipeline.manifest import FOLDER, Problem, read_manifest, verify_group
 from pipeline.mapped import MappedArray
 
-__all__ = ["export_file", "import_file"]
+__all__ = ["export_file", "import_file", "verify_export"]
 
+_EXPORT_AGAIN = "Export it again."
 Tick = Callable[[str, int, int], None]
 _MOST_ATTRIBUTE = 60_000  # bytes: what every HDF5 library takes
 _NAME = re.compile(r"[A-Za-z0-9_.+@ -]+")
@@ -141,12 +144,8 @@ def import_file(source: Path, goal: Path, tick: Tick = lambda *_: None) -> bool:
     """
     if (there := inside(source)) is None:
         raise InputError(f"{source}: no such file; wanted one that `antigram export` wrote")
-    file = there[0]
-    documents = file.documents
-    for name in documents:
-        parts = name.split("/")
-        if parts[-1] != "zarr.json" or not all(map(_NAME.fullmatch, parts)) or ".." in parts:
-            raise DamagedError(f"{source}: holds a document called {name!r}")
+    documents = there[0].documents
+    prefixes = _checked_groups(source, documents)
     if _is_same(goal, documents):
         return False
     partial = goal.with_name(f".{goal.name}.import")
@@ -157,11 +156,9 @@ def import_file(source: Path, goal: Path, tick: Tick = lambda *_: None) -> bool:
             place.parent.mkdir(parents=True, exist_ok=True)
             with place.open("wb") as out:
                 out.write(raw)
-        inner = sorted({name.partition("/")[0] for name in documents})
-        layers = [f"{name}/" for name in inner if re.fullmatch(r"layer\d\d", name)]
-        for prefix in ("", *layers):
+        for prefix in prefixes:
             _import_group(source / prefix, partial / prefix, tick)
-        for prefix in ("", *layers):
+        for prefix in prefixes:
             for problem in verify_group(partial / prefix, content=False):
                 raise DamagedError(f"{source}: {problem.path.name}: {problem.problem}")
         flush_filesystem(partial)
@@ -172,12 +169,47 @@ def import_file(source: Path, goal: Path, tick: Tick = lambda *_: None) -> bool:
     return True
 
 
+def _checked_groups(source: Path, documents: Mapping[str, bytes]) -> list[str]:
+    """Prefixes of the groups with a manifest of their own: ``""`` and, of a cache, its layers.
+
+    Raises:
+        DamagedError: a document has a name that antigram does not write.
+    """
+    for name in documents:
+        parts = name.split("/")
+        if parts[-1] != "zarr.json" or not all(map(_NAME.fullmatch, parts)) or ".." in parts:
+            raise DamagedError(f"{source}: holds a document called {name!r}")
+    inner = sorted({name.partition("/")[0] for name in documents})
+    return ["", *(f"{name}/" for name in inner if re.fullmatch(r"layer\d\d", name))]
+
+
+def verify_export(source: Path) -> Iterator[Problem]:
+    """Problems of an exported file: every array is held against the manifest's SHA-256.
+
+    Args:
+        source: from `export_file`.
+    """
+    try:
+        if (there := inside(source)) is None:
+            raise InputError(f"{source}: no such file")
+        for prefix in _checked_groups(source, there[0].documents):
+            manifest = read_manifest(source / prefix)
+            manifest.check_metadata(source / prefix, _EXPORT_AGAIN)
+            for name, entry in manifest.arrays.items():
+                array = MappedArray(source / prefix, name, manifest.crcs(name), _EXPORT_AGAIN)
+                parts = (array.raw_chunk(index) for index in range(array.spec.chunks))
+                content = array_digest([sha256(part.data).hexdigest() for part in parts])
+                if content != entry["sha256"]:
+                    yield Problem(source / prefix / name, "does not match the manifest's SHA-256")
+    except (InputError, StoredDataError) as error:
+        yield Problem(source, str(error).removeprefix(f"{source}: "))
+
+
 def _import_group(source: Path, folder: Path, tick: Tick) -> None:
-    repair = "Export it again."
     manifest = read_manifest(source)
-    manifest.check_metadata(source, repair)
+    manifest.check_metadata(source, _EXPORT_AGAIN)
     for name in manifest.arrays:
-        array = MappedArray(source, name, manifest.crcs(name), repair)
+        array = MappedArray(source, name, manifest.crcs(name), _EXPORT_AGAIN)
         for index in range(array.spec.chunks):
             write_chunk(folder, array.spec, index, array.raw_chunk(index), flush=False)
             tick(f"imported {name}", index + 1, array.spec.chunks)

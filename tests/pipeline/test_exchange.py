@@ -14,9 +14,10 @@ import h5py
 import numpy as np
 import pytest
 
+import cli
 from pipeline.chunks import STRING, ArraySpec, encode, write_chunk
 from pipeline.errors import DamagedError, InputError
-from pipeline.exchange import export_file, import_file
+from pipeline.exchange import export_file, import_file, verify_export
 from pipeline.manifest import create_arrays, create_group, write_manifest
 from pipeline.store import FeatureStore
 from tests.pipeline.small import bytes_of, flip, prepare_gsc
@@ -274,7 +275,7 @@ def test_an_interrupted_import_leaves_the_old_folder(half, exported, features):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.exchange import export_file, import_file
+from pipeline.exchange import export_file, import_file, verify_export
 def tick(what, done, of):
     if done == 3 or what == "exported":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -650,3 +651,35 @@ def test_nothing_lies_in_the_heap_of_hdf5(group, tmp_path):
     file = tmp_path / "small.h5"
     export_file(group[0], file)
     assert b"GCOL" not in file.read_bytes()
+
+
+def test_verify_of_an_exported_file_finds_what_an_import_would_refuse(copied):
+    assert not list(verify_export(copied))
+    raw = copied.read_bytes()
+    draw = random.Random(5)
+    for _ in range(60):
+        changed = bytearray(raw)
+        changed[draw.randrange(len(raw))] ^= 1 << draw.randrange(8)
+        copied.write_bytes(changed)
+        problems = list(verify_export(copied))
+        try:
+            import_file(copied, copied.with_name("imported.zarr"))
+            intact = True
+        except (DamagedError, InputError):
+            intact = False
+        assert intact is not bool(problems)
+        shutil.rmtree(copied.with_name("imported.zarr"), ignore_errors=True)
+
+
+def test_an_exported_file_can_be_named_to_verify(copied, capsys, monkeypatch):
+    def verify():
+        monkeypatch.setattr(sys, "argv", ["antigram", "--json", "verify", str(copied)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, json.loads(capsys.readouterr().out)
+
+    assert verify() == (0, {"ok": True, "problems": [], "checked": [str(copied)]})
+    flip(copied, copied.stat().st_size // 2)
+    code, answer = verify()
+    assert code == 3
+    assert [problem["path"] for problem in answer["problems"]] == [str(copied)]
