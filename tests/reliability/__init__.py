@@ -1,0 +1,1 @@
+"""Campaigns of damage: single-bit flips in every kind of file, kills before file-system calls."""
