@@ -31,6 +31,7 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -m "gpu or not gpu"
+	$(BIN)/python -m benchmarks.tables
 
 check:
 	$(BIN)/ruff format --check .

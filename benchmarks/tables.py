@@ -1,6 +1,6 @@
-"""The tables of README.md and docs/benchmarks.md, made from results/*.json and nothing else.
+"""Tables of README.md, docs/benchmarks.md and docs/reliability.md, made from results/*.json alone.
 
-``python -m benchmarks.tables`` writes both; a test holds them against the results.
+``python -m benchmarks.tables`` writes them; a test holds them against the results.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.record import RESULTS
 
-__all__ = ["docs_page", "readme_with"]
+__all__ = ["docs_page", "readme_with", "reliability_page"]
 
 _ROOT = RESULTS.parents[1]
 _BEGIN, _END = "<!-- made by benchmarks.tables: begin -->\n", "<!-- end -->\n"
@@ -157,6 +157,45 @@ def docs_page() -> str:
     return text.rstrip() + "\n"
 
 
+_KINDS = {
+    "kills": "Killed processes",
+    "flips": "Flipped bits",
+    "faults": "Failing calls",
+    "hostile": "Hostile input",
+}
+
+
+def reliability_page() -> str:
+    """Text of docs/reliability.md: what was done to antigram, and what came of it."""
+    found = _result("reliability") or {"campaigns": {}}
+    parts = [
+        "# Damage, tried\n\n`make test-all` runs all of this anew and writes this page from "
+        "[reliability.json](benchmarks/results/reliability.json), which says for each row which "
+        "commit was tried. One row alone: `.venv/bin/python -m pytest -m slow TEST`.\n\n"
+    ]
+    for kind, title in _KINDS.items():
+        rows = [
+            [name, str(one["tried"]), _outcome(one), f"`{one['test']}`"]
+            for name, one in found["campaigns"].items()
+            if one["kind"] == kind
+        ]
+        if rows:
+            parts.append(f"## {title}\n\n{_table(['', 'tried', 'outcome', 'test'], rows)}\n")
+    if "machine" in found:
+        machine = found["machine"]
+        parts.append(
+            f"Run on {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, "
+            f"torch {machine['versions']['torch']}.\n"
+        )
+    return "".join(parts).replace("](benchmarks/", "](../benchmarks/").rstrip() + "\n"
+
+
+def _outcome(one: Mapping[str, Any]) -> str:
+    """What a campaign counted, in words."""
+    counts = {k: v for k, v in one.items() if k not in ("kind", "test", "commit", "tried")}
+    return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
+
+
 def readme_with(text: str) -> str:
     """README's text, its section of measurements made anew."""
     head, _, rest = text.partition(_BEGIN)
@@ -165,8 +204,9 @@ def readme_with(text: str) -> str:
 
 
 def main() -> None:
-    """Write both."""
+    """Write them."""
     (_ROOT / "docs" / "benchmarks.md").write_text(docs_page())
+    (_ROOT / "docs" / "reliability.md").write_text(reliability_page())
     readme = _ROOT / "README.md"
     readme.write_text(readme_with(readme.read_text()))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tables import docs_page, readme_with
+from benchmarks.tables import docs_page, readme_with, reliability_page
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,6 +38,8 @@ def test_the_numbers_of_the_readme_and_the_docs_are_those_of_the_results():
     assert readme_with(readme) == readme, "run python -m benchmarks.tables"
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     assert docs_page() == page, "run python -m benchmarks.tables"
+    damage = (ROOT / "docs" / "reliability.md").read_text()
+    assert reliability_page() == damage, "run python -m benchmarks.tables"
     linked = set(re.findall(r"\]\(\.\./(benchmarks/results/[^)]+)\)", page))
     assert len(linked) > 2
     assert all((ROOT / path).is_file() for path in linked)

@@ -24,7 +24,8 @@ def keep(campaign: str, *, kind: str, test: str, **counts: int) -> None:
     """
     with FileLock(_PATH.with_suffix(".lock")):
         known = json.loads(_PATH.read_text()) if _PATH.exists() else {"campaigns": {}}
-        entry = {"kind": kind, "test": test, **counts, "machine": machine()}
+        known["machine"] = here = machine()
+        entry = {"kind": kind, "test": test, **counts, "commit": here["commit"]}
         known["campaigns"] = dict(sorted({**known["campaigns"], campaign: entry}.items()))
         _PATH.write_text(json.dumps(known, indent=2) + "\n")
     _PATH.with_suffix(".lock").unlink(missing_ok=True)

@@ -92,8 +92,8 @@ class Commands:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
-        self._process.wait()
+        with self._process:  # closes its pipes and waits
+            pass
 
     def __call__(self, folder: Path, *arguments: object, **request: object) -> dict:
         """Run a command in a folder.

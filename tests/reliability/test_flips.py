@@ -99,6 +99,7 @@ def base(run, tmp_path_factory):
         ["export", "tones", "--to", "tones.h5"],
         ["export", "tones--net", "--to", "grams.h5"],
         ["clean"],
+        ["clean"],
     ):
         done = run(folder, *command)
         assert done["code"] == 0, f"{command}: {done['err'][-2000:]}"
