@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.batches import Batch, Batches, epoch_order
+from model.batches import Batches, epoch_order
 from model.checkpoint import Checkpoint, load_tensors, save_tensors
 from model.config import TrainConfig
 from model.curves import Board, write_curves
 from model.evaluate import Scores, evaluate
+from model.guards import LossGuard, check_classes
 from model.pace import Pace, set_precision
 from model.resident import budget_for
 from model.sources import GramSource, Sources
@@ -105,8 +106,9 @@ def train(
         What ``result.json`` holds.
 
     Raises:
-        InputError: a split has no clip, or the run is another one's.
-        StoredDataError: the loss is not finite, or stored data is damaged.
+        InputError: a split has no clip, validation has no class that training has, the run is
+            another one's, or the loss is no longer finite.
+        StoredDataError: stored data is damaged.
     """
     team = team or Team()
     rows = {split: store.rows(split, config.task) for split in SPLITS}
@@ -116,6 +118,7 @@ def train(
                 f"{store.path}: no clip with a {config.task} in the {split} split; "
                 "prepare it with another --split"
             )
+    check_classes(store, config.task, rows, say)
     classes = store.classes[config.task]
     set_precision(config.precision)
     sources = grams if isinstance(grams, Sources) or grams is None else Sources({"": grams})
@@ -150,6 +153,7 @@ def train(
         done: dict[str, Any] = json.loads(finished.read_text())
         return done
     pace = Pace(device)
+    guard = LossGuard(store, sources, config.lr)
     times: list[float] = []
     waited = worked = 0.0
     board = Board(run)
@@ -172,6 +176,7 @@ def train(
         left = order[state.done * config.batch_clips :]
         for batch in batches.passes(left, state.epoch):
             loss = step(batch, sums)
+            guard.add(batch.clips)
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
             adam.zero_grad(set_to_none=True)  # no gradients beside the next batch's activations
@@ -181,7 +186,8 @@ def train(
             since += 1
             last = state.done == steps_in_epoch or state.step == config.max_steps
             if last or state.done % 10 == 0 or device.type == "cpu":
-                _check_finite(loss, batch, store)  # a GPU is then done with all that was queued
+                # A GPU is then done with all that was queued.
+                guard.check(loss, state.epoch, f"epoch {state.epoch}, step {state.done}")
                 now = time.perf_counter()
                 times += [(now - mark) / since] * since
                 mark, since = now, 0
@@ -216,7 +222,9 @@ def train(
         unseen = Sums(step.names, device)
         with torch.no_grad():
             for batch in batches.passes(rows["validation"]):
-                _check_finite(step(batch, unseen), batch, store)
+                guard.add(batch.clips)
+                when = f"validation after epoch {state.epoch}, step {state.step} of the run"
+                guard.check(step(batch, unseen), 0, when)
         entry: dict[str, Any] = {
             "epoch": state.epoch,
             "train": sums.means(step.weights, team),
@@ -337,15 +345,6 @@ def _start(
     if device.type == "cuda" and last["rng"]["cuda"] is not None:
         torch.cuda.set_rng_state(last["rng"]["cuda"], device)
     return _State(**{name.name: last[name.name] for name in fields(_State)})
-
-
-def _check_finite(loss: Tensor, batch: Batch, store: FeatureStore) -> None:
-    if not torch.isfinite(loss):
-        ids = ", ".join(store.clip_ids[i] for i in batch.clips)
-        raise StoredDataError(
-            f"{store.path}: the loss is {loss.item()} at the batch of {ids}. "
-            "Lower --lr, or look at these clips with `antigram verify`."
-        )
 
 
 def _memory_mb(device: torch.device) -> float:
