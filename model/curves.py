@@ -63,6 +63,7 @@ def write_curves(run: Path) -> list[Path]:
     if not result:
         wanted = _at(stored, "config", "epochs")
         state = f"Not finished: {len(entries)} of up to {wanted} epochs so far, no result.json."
+    notes = [str(note) for note in result.get("notes") or ()]
     png = _png(entries, sources, best)
     image = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     image = f'<img alt="curves" style="max-width: 100%" src="{image}">'
@@ -73,11 +74,12 @@ def write_curves(run: Path) -> list[Path]:
     rows = [(name, json.dumps(value, ensure_ascii=False)) for name, value in _leaves(stored)]
     settings = {"caption": "Settings", "columns": ["name", "value"], "rows": rows}
     tables = [_scores(result)] if result else []
+    tables += [_effect(result)] if _at(result, "at_initial") or _at(result, "at_best") else []
     tables += [_epochs(entries, sources, best), settings]
     title = run.absolute().name.encode(errors="replace").decode()
     paths = [run / "curves.png", run / "report.html"]
     write_durably(paths[0], png)
-    write_report(paths[1], title=title, text=[state], tables=tables, figures=figures)
+    write_report(paths[1], title=title, text=[state, *notes], tables=tables, figures=figures)
     return paths
 
 
@@ -148,6 +150,22 @@ def _scores(result: Entry) -> dict[str, Any]:
     ):
         rows.append((name, _shown(result.get(key), form)))
     return {"caption": "Result", "columns": ["of the best epoch", ""], "rows": rows}
+
+
+def _effect(result: Entry) -> dict[str, Any]:
+    """Does AT act: similarities over validation and ratios of gradients, by layer and teacher."""
+    kinds = ("at_initial", "at_best", "gradient_ratio")
+    tables = [table for kind in kinds if isinstance(table := _at(result, kind), Mapping)]
+    pairs = {(layer, name): None for table in tables for layer in table for name in table[layer]}
+    rows = []
+    for layer, name in pairs:
+        ratios = _at(result, "gradient_ratio", layer, name) or [None, None]
+        similarities = [_at(result, kind, layer, name) for kind in kinds[:2]]
+        rows.append([layer, name, *(_shown(value) for value in [*similarities, *ratios])])
+    columns = ["layer", "teacher", "similarity before the first step", "at the best epoch"]
+    columns += ["AT's gradient over the cross-entropy's, first step", "last step"]
+    caption = "Does AT act? Over validation; gradients at the best epoch, before beta."
+    return {"caption": caption, "columns": columns, "rows": rows}
 
 
 def _confusion(result: Entry, path: Path) -> str:

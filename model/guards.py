@@ -13,10 +13,16 @@ from model.sources import Sources
 from pipeline.errors import DamagedError, InputError
 from pipeline.store import FeatureStore
 
-__all__ = ["LossGuard", "check_classes"]
+__all__ = ["UNTRAINED", "LossGuard", "check_classes"]
 
 _NAMED = 20  # segments in a message
 _CLASSES = 5
+_DIVERGED = (
+    "The training has diverged: lower --lr; if that does not help, listen to these recordings."
+)
+UNTRAINED = (
+    "No step was taken: the weights it begins with, or a teacher's, are too large. Take others."
+)
 
 
 def check_classes(
@@ -85,13 +91,14 @@ class LossGuard:
         """Remember the segments of a batch until the next `check`."""
         self._batches.append(segments)
 
-    def check(self, loss: Tensor, epoch: int, when: str) -> None:
+    def check(self, loss: Tensor, epoch: int, when: str, advice: str = _DIVERGED) -> None:
         """Look at the loss of the batch that was added last.
 
         Args:
             loss: scalar.
             epoch: counted from 1, which decides the view of cached rows; 0 outside training.
             when: epoch and step, for the message.
+            advice: ends the message.
 
         Raises:
             DamagedError: stored features or rows of a teacher are not finite.
@@ -105,8 +112,7 @@ class LossGuard:
         ids = [self._store.clip_ids[i] for i in batches[-1].tolist()]
         raise InputError(
             f"{when}: the loss is {loss.item()} with --lr {self._lr:g}, at the segments "
-            f"{_listed(ids, _NAMED)}. The training has diverged: lower --lr; if that does not "
-            "help, listen to these recordings."
+            f"{_listed(ids, _NAMED)}. {advice}"
         )
 
     def _check_stored(self, segments: NDArray[np.int64], epoch: int) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.at_effect import Probe
 from model.at_loss import compare, released_loss
 from model.batches import Batch
 from model.config import TrainConfig
@@ -103,8 +104,14 @@ class Step:
         self._all = tuple(range(len(self.names)))
         self._some: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, batch: Batch, sums: Sums) -> Tensor:
-        """Return the batch's mean loss, and add its clips' losses to the sums."""
+    def __call__(self, batch: Batch, sums: Sums, probe: Probe | None = None) -> Tensor:
+        """Return the batch's mean loss, and add its clips' losses to the sums.
+
+        Args:
+            batch: the segments.
+            sums: of the pass.
+            probe: looks at the forward pass, and changes nothing.
+        """
         config, sources = self.config, self.sources
         at = torch.zeros(len(self.names), device=self.device)  # means by source, before beta
         losses: list[Tensor] = []
@@ -120,13 +127,25 @@ class Step:
                 loss = released_loss(maps, frozen[layer])
                 losses.append(loss * self._weights[0])
                 at = at + loss.detach()
+                if probe is not None:
+
+                    def released(maps: Tensor, weights: Tensor) -> Tensor:
+                        return released_loss(maps, frozen[layer]) * weights[0]
+
+                    probe.tap(layer, maps, self._all, loss.detach(), released)
                 return
             groups = stacks.pop(layer)  # so that rows are freed before the backward pass
             members = tuple(itertools.chain.from_iterable(places for places, _ in groups))
             places, weights = self._of(members)
             rows = [stack for _, stack in groups]
-            loss, means = compare(maps, rows, weights, config.aggregation, config.similarity)
+
+            def loss_of(maps: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+                return compare(maps, rows, weights, config.aggregation, config.similarity)
+
+            loss, means = loss_of(maps, weights)
             losses.append(loss)
+            if probe is not None:
+                probe.tap(layer, maps, members, means, lambda *given: loss_of(*given)[0])
             at = at + means if members == self._all else at.index_add(0, places, means)
 
         with torch.autocast(
@@ -138,6 +157,8 @@ class Step:
         right = (logits.argmax(1) == batch.y).sum()
         if batch.weight:
             sums.add(ce, right, at, len(batch.y))
+        if probe is not None:
+            probe.end(ce, len(batch.y) if batch.weight else 0)
         loss = sum(losses, start=ce)
         return loss if batch.weight == 1 else loss * batch.weight
 

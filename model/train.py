@@ -10,18 +10,22 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from model.at_effect import Effect, Table, effect_note
 from model.batches import Batches, epoch_order
 from model.checkpoint import Checkpoint, load_tensors, save_tensors
 from model.config import TrainConfig
 from model.curves import Board, write_curves
 from model.evaluate import Scores, evaluate
-from model.guards import LossGuard, check_classes
+from model.guards import UNTRAINED, LossGuard, check_classes
 from model.pace import Pace, set_precision
 from model.resident import budget_for
 from model.sources import GramSource, Sources
@@ -151,6 +155,8 @@ def train(
     finished = run / "result.json"
     if state.over(config) and finished.is_file():
         done: dict[str, Any] = json.loads(finished.read_text())
+        for note in done.get("notes", ()):
+            say(note)
         return done
     pace = Pace(device)
     guard = LossGuard(store, sources, config.lr)
@@ -159,6 +165,10 @@ def train(
     board = Board(run)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    effect = Effect(sources, device, state.effect, leads=team.leads)
+    validate = partial(_validate, step, batches, rows["validation"], guard, effect, team)
+    if sources and not state.step:
+        _, effect.at_initial = validate("before the first step", UNTRAINED)
 
     while not state.over(config):
         begun = saved = time.perf_counter()
@@ -175,7 +185,8 @@ def train(
         mark, since = begun, 0
         left = order[state.done * config.batch_clips :]
         for batch in batches.passes(left, state.epoch):
-            loss = step(batch, sums)
+            last = state.done + 1 == steps_in_epoch or state.step + 1 == config.max_steps
+            loss = step(batch, sums, effect.gradients(first=not state.done, last=last))
             guard.add(batch.clips)
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
@@ -184,7 +195,6 @@ def train(
             state.step += 1
             state.done += 1
             since += 1
-            last = state.done == steps_in_epoch or state.step == config.max_steps
             if last or state.done % 10 == 0 or device.type == "cpu":
                 # A GPU is then done with all that was queued.
                 guard.check(loss, state.epoch, f"epoch {state.epoch}, step {state.done}")
@@ -208,7 +218,7 @@ def train(
             # Sums and random numbers of the others are not in it: a team saves after each epoch.
             now = time.perf_counter()
             if team.size == 1 and now - saved > max(save_every_s, 20 * save_took):
-                state.sums = sums.to_plain()
+                state.sums, state.effect = sums.to_plain(), effect.to_plain()
                 state.save(run, net, adam)
                 saved = time.perf_counter()
                 save_took = saved - now
@@ -218,21 +228,18 @@ def train(
         worked += trained_s
         state.done, state.sums = 0, {}
 
-        net.eval()
-        unseen = Sums(step.names, device)
-        with torch.no_grad():
-            for batch in batches.passes(rows["validation"]):
-                guard.add(batch.clips)
-                when = f"validation after epoch {state.epoch}, step {state.step} of the run"
-                guard.check(step(batch, unseen), 0, when)
+        when = f"validation after epoch {state.epoch}, step {state.step} of the run"
+        unseen, similarity = validate(when)
+        best = state.is_best(unseen["loss"])
         entry: dict[str, Any] = {
             "epoch": state.epoch,
             "train": sums.means(step.weights, team),
-            "validation": unseen.means(step.weights, team),
+            "validation": unseen,
             "seconds": time.perf_counter() - begun,
             "data_wait_seconds": wait_s,
+            **effect.end_epoch(similarity, best=best),
         }
-        best = state.is_best(entry["validation"]["loss"])
+        state.effect = effect.to_plain()
         if team.leads:
             state.log(run, entry)
             board.epoch(entry)
@@ -248,11 +255,35 @@ def train(
     alone = Batches(store, config.task, None, config.batch_clips, device)
     scores = {split: evaluate(net, alone, rows[split], classes) for split in SPLITS}
     result = _result(run, store, config, state, net, scores, times, waited, worked, device)
-    result["data_on_device"] = batches.resident
+    result |= {"data_on_device": batches.resident, **effect.to_json()}
+    notes = [effect_note(effect.gradient_ratio, step.weights)]
+    result["notes"] = [note for note in notes if note]
     if team.leads:
         write_text(run / "result.json", json.dumps(result, indent=2) + "\n")
         write_curves(run)
+    for note in result["notes"]:
+        say(note)
     return result
+
+
+def _validate(
+    step: Step,
+    batches: Batches,
+    rows: NDArray[np.int64],
+    guard: LossGuard,
+    effect: Effect,
+    team: Team,
+    when: str,
+    *advice: str,
+) -> tuple[dict[str, Any], Table]:
+    """Mean losses over validation, and similarities by layer and teacher; in eval mode."""
+    step.net.eval()
+    sums, probe = Sums(step.names, step.device), effect.similarities()
+    with torch.no_grad():
+        for batch in batches.passes(rows):
+            guard.add(batch.clips)
+            guard.check(step(batch, sums, probe), 0, when, *advice)
+    return sums.means(step.weights, team), probe.means(team) if probe else {}
 
 
 @dataclass(slots=True)
@@ -265,6 +296,7 @@ class _State:
     best_loss: float = float("inf")
     done: int = 0  # steps of an epoch that is not finished
     sums: dict[str, Any] = field(default_factory=dict)  # and what they added up to
+    effect: dict[str, Any] = field(default_factory=dict)  # of AT; not in older files
 
     def over(self, config: TrainConfig) -> bool:
         """All epochs or steps are done, or the validation loss has not improved for too long."""
@@ -344,7 +376,7 @@ def _start(
     device = next(net.parameters()).device
     if device.type == "cuda" and last["rng"]["cuda"] is not None:
         torch.cuda.set_rng_state(last["rng"]["cuda"], device)
-    return _State(**{name.name: last[name.name] for name in fields(_State)})
+    return _State(**{name.name: last[name.name] for name in fields(_State) if name.name in last})
 
 
 def _memory_mb(device: torch.device) -> float:

@@ -93,6 +93,10 @@ def test_two_processes_train_to_the_losses_of_one(mode, cached, tmp_path):
                 assert b[split][key] == pytest.approx(value, rel=1e-5, abs=1e-6), (split, key)
     assert team["steps"] == alone["steps"] > 2
     assert team["accuracy"] == alone["accuracy"]
+    for field in ("at_initial", "at_best"):  # means over all ranks' segments
+        (name,) = alone[field]["3"]
+        assert team[field]["3"][name] == pytest.approx(alone[field]["3"][name], rel=1e-4)
+        assert all(0 < ratio < 100 for ratio in team["gradient_ratio"]["3"][name])
     weights = [
         torch.load(result["run"] + "/best.pt", weights_only=True)["state_dict"]
         for result in (alone, team)

@@ -166,6 +166,10 @@ def test_two_epochs_with_a_cache_are_those_with_the_live_net(
             for key in ("loss", "ce", "at"):
                 assert two[split][key] == pytest.approx(one[split][key], rel=allowed), key
             assert two[split]["at"] > 0
+        for layer in map(str, LAYERS):  # the effect of AT is measured alike
+            for key in ("similarity", "gradient_ratio"):
+                near = pytest.approx(one[key][layer][""], rel=100 * allowed)
+                assert two[key][layer][""] == near, (key, layer)
 
 
 def test_the_same_cached_run_twice_gives_the_same_numbers(build, store, tmp_path):

@@ -126,8 +126,10 @@ def test_the_last_short_batch_is_trained_on(store, frozen, config, tmp_path):
     assert clips % 13 != 0
     steps = math.ceil(clips / 13)
     assert result["steps"] == steps
-    assert grams.batches[:steps] == [13] * (steps - 1) + [clips % 13]
-    assert sum(grams.batches[steps:]) == unseen
+    before = -(-unseen // 13)  # validation also before the first step
+    assert grams.batches[before : before + steps] == [13] * (steps - 1) + [clips % 13]
+    assert grams.batches[:before] == grams.batches[before + steps :]
+    assert sum(grams.batches[:before]) == unseen
 
 
 def test_the_short_batch_counts_by_its_clips(run_mode):
