@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 
-__all__ = ["AudioError", "AudioInfo", "probe", "read"]
+__all__ = ["SUFFIXES", "AudioError", "AudioInfo", "probe", "read"]
+
+# Names of audio files, in lower case, where a folder is searched.
+SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 
 # Longer than any recording of the field, and far below what would exhaust memory or an int32.
 _MAX_FRAMES = 2**31 - 1

@@ -45,9 +45,9 @@ class Recipe:
         noise_files: SHA-256 over names and bytes of the noise recordings; empty without noise.
         split: ``random``, ``official`` or ``by:LABEL``.
         seed: of the split, the noise and the choice of clips.
-        limit_per_class: clips of a class of the main label; 0 is all.
-        limit: clips in all, drawn; 0 is all.
-        balance: keep as many clips of each class as the smallest has.
+        limit_per_class: recordings of a class of the main label; 0 is all.
+        limit: recordings in all, drawn; 0 is all.
+        balance: keep as many recordings of each class as the smallest has.
         last_window: of a recording that is segmented: ``pad`` it with zeros, or let it ``end``
             with the recording.
         dtype: of the stored features.
@@ -95,7 +95,7 @@ class Recipe:
             raise InputError(f"overlap is {self.overlap}; wanted: at least 0, under 1: --overlap")
         for number in (self.limit_per_class, self.limit):
             if number < 0:
-                raise InputError(f"a limit is {number}; wanted: 0 (all clips) or more")
+                raise InputError(f"a limit is {number}; wanted: 0 (all recordings) or more")
         for name, known in (
             ("longer", ("cut", "segment")),
             ("noise", ("none", "low", "high")),
@@ -122,6 +122,14 @@ class Recipe:
     def shape(self) -> tuple[int, int]:
         """(frame, freq) of a row: one frame per hop begun, and one more (scipy's padding)."""
         return -(-self.samples // self.hop) + 1, self.n_fft // 2 + 1
+
+    def segment_id(self, recording: str, index: int) -> str:
+        """Id of a segment, ``RECORDING#00001``; of a corpus that is cut, the recording's own."""
+        return recording if self.longer == "cut" else f"{recording}#{index:05d}"
+
+    def recording_of(self, segment_id: str) -> str:
+        """Id of the recording that a segment is of: the inverse of `segment_id`."""
+        return segment_id if self.longer == "cut" else segment_id.rpartition("#")[0]
 
     @property
     def fingerprint(self) -> str:

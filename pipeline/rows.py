@@ -31,7 +31,7 @@ from pipeline.recipe import Recipe, digest
 from pipeline.split import SPLITS, assign
 from pipeline.workers import Workers
 
-__all__ = ["Listing", "Reject", "Row", "list_rows", "split_rows", "window_starts"]
+__all__ = ["Listing", "Reject", "Row", "list_rows", "segments_of", "split_rows", "window_starts"]
 
 _UNSAFE = frozenset("/\\") | {chr(code) for code in range(32)}
 _HEADERS_A_TASK = 512
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A clip that should be there and cannot be used."""
+    """A recording, or a segment of one, that should be there and cannot be used."""
 
     source: str
     reason: str
@@ -103,6 +103,23 @@ def window_starts(
     return (starts[:-1] if short else starts), short
 
 
+def segments_of(count: int, recipe: Recipe) -> tuple[list[tuple[int, int]], bool]:
+    """Divide a recording into segments as the recipe says; `prepare` and `predict` both ask here.
+
+    Args:
+        count: samples of the recording, at the recipe's rate.
+        recipe: its length, overlap, and what becomes of a longer recording.
+
+    Returns:
+        First sample and number of samples of each segment, which is zeros behind them; and
+        whether a last piece was left out.
+    """
+    starts, short = [0], False
+    if recipe.longer == "segment":
+        starts, short = window_starts(count, recipe.samples, recipe.window_hop, recipe.last_window)
+    return [(start, min(recipe.samples, count - start)) for start in starts], short
+
+
 def list_rows(
     corpus: Corpus,
     home: Path,
@@ -112,7 +129,7 @@ def list_rows(
     workers: int = 1,
     tick: Callable[[int, int], None] | None = None,
 ) -> Listing:
-    """List a corpus, check every header, cut or segment, and choose clips if a limit is set.
+    """List a corpus, check every header, cut or segment, and choose recordings if a limit is set.
 
     Args:
         corpus: the adapter.
@@ -195,7 +212,7 @@ def _found(
 def _nothing(corpus: Corpus, home: Path, skipped: Counter[str]) -> CorpusError:
     left_out = "; ".join(f"{n} x {reason}" for reason, n in skipped.items()) or "nothing"
     return CorpusError(
-        f"{corpus.name}: no clip in {home} (skipped: {left_out}). Name another --source."
+        f"{corpus.name}: no recording in {home} (skipped: {left_out}). Name another --source."
     )
 
 
@@ -228,7 +245,7 @@ def _check_clips(corpus: Corpus, home: Path, clips: list[Clip]) -> None:
 
 
 def _limit(clips: list[Clip], recipe: Recipe, main: str) -> list[Clip]:
-    """Keep at most so many clips of each class of the main label, and in all, drawn by the seed."""
+    """Keep so many recordings (clips) of each class of the main label, and in all, by the seed."""
     if not (recipe.balance or recipe.limit_per_class or recipe.limit):
         return clips
     drawn = {clip.id: draw(recipe.seed, "limit", clip.id)[0] for clip in clips}
@@ -293,20 +310,15 @@ def _rows_of(
         reason = f"the part from {clip.start_s:g} s lies behind its end ({total} samples)"
         rejected.append(Reject(path, reason))
         return
-    if recipe.longer == "cut":
-        starts = [0]
-    else:
-        starts, short = window_starts(
-            last - first, recipe.samples, recipe.window_hop, recipe.last_window
-        )
-        if short:
-            skipped[SHORT_PIECE] += 1
-    for index, start in enumerate(starts):
+    segments, short = segments_of(last - first, recipe)
+    if short:
+        skipped[SHORT_PIECE] += 1
+    for index, (start, samples) in enumerate(segments):
         yield Row(
-            clip_id=clip.id if recipe.longer == "cut" else f"{clip.id}#{index:05d}",
+            clip_id=recipe.segment_id(clip.id, index),
             path=path,
             start=first + start,
-            samples=min(recipe.samples, last - first - start),
+            samples=samples,
             labels=tuple(sorted((k, v) for k, v in clip.labels.items() if v)),
             group=clip.group or clip.id,
             official=clip.split,
@@ -317,19 +329,17 @@ def _rows_of_mixture(
     clip: Clip, mixture: Mixture, recipe: Recipe, skipped: Counter[str]
 ) -> Iterable[Row]:
     """Fragments of a mixture; the source of each is the clean recording in which it begins."""
-    starts, short = window_starts(
-        mixture.samples, recipe.samples, recipe.window_hop, recipe.last_window
-    )
+    segments, short = segments_of(mixture.samples, recipe)
     if short:
         skipped[SHORT_PIECE] += 1
     ends = list(accumulate(count for _, count in mixture.clean))
-    for index, start in enumerate(starts):
+    for index, (start, samples) in enumerate(segments):
         part = bisect_right(ends, start)
         yield Row(
-            clip_id=f"{clip.id}#{index:05d}",
+            clip_id=recipe.segment_id(clip.id, index),
             path=mixture.clean[part][0],
             start=start - (ends[part - 1] if part else 0),
-            samples=min(recipe.samples, mixture.samples - start),
+            samples=samples,
             labels=tuple(sorted((k, v) for k, v in clip.labels.items() if v)),
             group=clip.id,
             official=clip.split,
@@ -349,7 +359,7 @@ def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -
         if missing:
             raise InputError(
                 f"{corpus.name}: --split official: the publisher's split is not known for "
-                f"{len(missing)} of {len(rows)} clips, {missing[0]} among them. "
+                f"{len(missing)} of {len(rows)} segments, {missing[0]} among them. "
                 "Use --split random or by:LABEL."
             )
         return [SPLITS.index(row.official or "") for row in rows]

@@ -157,6 +157,11 @@ class FeatureStore:
         return self._array("clip_id").read_text()
 
     @cached_property
+    def recordings(self) -> list[str]:
+        """Id of the recording that each segment is of; of a corpus that is cut, the segment's."""
+        return [self.recipe.recording_of(clip_id) for clip_id in self.clip_ids]
+
+    @cached_property
     def sources(self) -> list[str]:
         """``PATH#START_S`` of each clip."""
         return self._array("source").read_text()

@@ -18,11 +18,11 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from pipeline.audio import SUFFIXES
 from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split
 
 __all__ = ["FOLDER"]
 
-_AUDIO = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 _SPLITS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -79,7 +79,7 @@ def _from_directories(home: Path) -> Iterator[Clip | Skipped]:
             for where, inner, names in os.walk(label):
                 inner.sort()
                 for path in (Path(where) / name for name in sorted(names)):
-                    if path.name.startswith(".") or path.suffix.lower() not in _AUDIO:
+                    if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                         yield Skipped("not audio by its name")
                         continue
                     relative = path.relative_to(home)

@@ -144,7 +144,7 @@ def test_a_name_that_is_no_utf8_is_refused(tmp_path):
 
 
 def test_a_corpus_that_gives_nothing_says_what_it_skipped(tmp_path):
-    with pytest.raises(CorpusError, match=r"no clip in .*3 x hidden"):
+    with pytest.raises(CorpusError, match=r"no recording in .*3 x hidden"):
         list_rows(corpus_of([Skipped("hidden", 3)]), tmp_path, Recipe(corpus="made"))
 
 
