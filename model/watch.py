@@ -21,7 +21,7 @@ _COLUMNS = {"loss": "loss", "ce": "task", "at": "AT", "accuracy": "accuracy"}
 
 
 class Watch:
-    """Shows epochs, losses, accuracy, clips/s, wait for data, memory, time left.
+    """Shows epochs, losses, accuracy, segments/s, wait for data, memory, time left.
 
     A context manager, so that the terminal is left as it was. Its method `tell` is what `train`
     calls.
@@ -129,12 +129,12 @@ class Watch:
 
 
 def _step_text(known: Mapping[str, float]) -> str:
-    """``loss 1.2  410 clips/s  data wait 0.1 %  2140 MB``."""
+    """``loss 1.2  410 segments/s  data wait 0.1 %  2140 MB``."""
     parts = []
     if "loss" in known:
         parts.append(f"loss {known['loss']:.4g}")
     if "clips_per_second" in known:
-        parts.append(f"{known['clips_per_second']:.0f} clips/s")
+        parts.append(f"{known['clips_per_second']:.0f} segments/s")
     if "data_wait" in known:
         parts.append(f"data wait {known['data_wait']:.1%}")
     if "memory_mb" in known:

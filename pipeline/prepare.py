@@ -70,17 +70,19 @@ class Prepared:
 
     store: FeatureStore
     seconds: float
-    computed: int  # clips decoded in this run
+    computed: int  # segments decoded in this run
     left_alone: bool = False  # it was there already
 
     def to_json(self) -> dict[str, Any]:
         """Fields of ``prepare --json``."""
         store, counts = self.store, np.bincount(self.store.split, minlength=len(SPLITS))
+        names = np.array(store.recordings)
         return {
             "store": str(store.path),
             "name": store.name,
             "fingerprint": store.fingerprint,
             "clips": {split: int(n) for split, n in zip(SPLITS, counts, strict=True)},
+            "recordings": {split: len(set(names[store.rows(split)].tolist())) for split in SPLITS},
             "shape": list(store.shape),
             "classes": store.classes,
             "mean": store.mean,
@@ -124,14 +126,15 @@ def prepare(
         target: ``NAME.zarr``.
         noise: class -> recordings, if the recipe has noise.
         workers: processes.
-        max_rejected: clips that may be unusable; with more of them nothing is published.
+        max_rejected: recordings and segments that may be unusable; with more of them nothing is
+            published.
         tick: told of progress.
 
     Returns:
         The opened store.
 
     Raises:
-        InputError: the corpus gives nothing usable, or too many clips are unusable.
+        InputError: the corpus gives nothing usable, or too much of it is unusable.
     """
     begun = time.perf_counter()
     Workers.warm_up("pipeline.render")  # imports while the corpus is listed
@@ -167,7 +170,7 @@ def prepare(
         rendered, computed = _render_all(pool, context, listing, partial, tell)
         _check_rejected(corpus, rendered.rejected, max_rejected, partial)
         if not rendered.rows:
-            raise InputError(f"{corpus.name}: no usable clip in {home}; see --max-rejected")
+            raise InputError(f"{corpus.name}: no usable recording in {home}; see --max-rejected")
         if len(rendered.rows) == len(listing.rows):
             split = early.result()
         else:
@@ -237,8 +240,9 @@ def _check_rejected(
         first = "; ".join(f"{r.source}: {r.reason}" for r in rejected[:3])
         more = f"; and {len(rejected) - 3} more" if len(rejected) > 3 else ""
         raise InputError(
-            f"{corpus.name}: {len(rejected)} unusable clips, {limit} allowed: {first}{more}. "
-            f"Repair or remove them, or leave them out with --max-rejected {len(rejected)}."
+            f"{corpus.name}: {len(rejected)} unusable recordings or segments, {limit} allowed: "
+            f"{first}{more}. Repair or remove them, or leave them out with "
+            f"--max-rejected {len(rejected)}."
         )
 
 
@@ -303,11 +307,11 @@ def _mean_std(
     train = [result for result, part in zip(results, split, strict=True) if part == 0]
     count = len(train) * math.prod(recipe.shape)
     if not count:
-        raise InputError(f"{home}: no clip is in the training split; see --split")
+        raise InputError(f"{home}: no segment is in the training split; see --split")
     mean = sum(result.total for result in train) / count
     std = math.sqrt(max(0.0, sum(result.squares for result in train) / count - mean**2))
     if std == 0:
-        raise InputError(f"{home}: all {len(train)} training clips are silent: nothing to learn")
+        raise InputError(f"{home}: all {len(train)} training segments are silent: nothing to learn")
     return mean, std
 
 

@@ -78,7 +78,7 @@ def test_a_step_says_how_fast_it_goes_and_how_long_the_rest_takes(terminal, cloc
         watch.tell(1, 2, 5, STEP)
         line = str(watch._now)
     assert "epoch 1: 2/5" in line
-    assert "loss 1.25  410 clips/s  data wait 1.2%  2140 MB" in line
+    assert "loss 1.25  410 segments/s  data wait 1.2%  2140 MB" in line
     # 60 s a step: 3 steps of this epoch and 10 of the next two.
     assert "0 h 13 min left" in line
 

@@ -146,7 +146,7 @@ def test_a_tree_of_them_is_rejected_file_by_file_and_nothing_is_lost(tmp_path):
     recipe = Recipe(corpus="folder", longer="segment")
     target = tmp_path / "features" / "x.zarr"
     bad = len(HOSTILE) + 2
-    with pytest.raises(InputError, match=f"{bad} unusable clips, 0 allowed"):
+    with pytest.raises(InputError, match=f"{bad} unusable recordings or segments, 0 allowed"):
         prepare(FOLDER, home, recipe, target)
     assert not target.exists()
     done = prepare(FOLDER, home, recipe, target, max_rejected=bad)

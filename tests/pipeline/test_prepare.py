@@ -180,7 +180,7 @@ def test_a_store_without_its_manifest_is_made_again(store_copy, noisy, gsc_home,
 def test_training_clips_that_are_all_silent_are_refused(tmp_path):
     for n in range(3):
         trees.wav(tmp_path / "gsc" / "one" / f"0000000{n}_nohash_0.wav", np.zeros(16_000))
-    with pytest.raises(InputError, match="training clips are silent: nothing to learn"):
+    with pytest.raises(InputError, match="training segments are silent: nothing to learn"):
         prepare_gsc(tmp_path / "gsc", tmp_path / "gsc.zarr")
     assert not (tmp_path / "gsc.zarr").exists()
 

@@ -57,7 +57,9 @@ def test_an_unusable_clip_stops_it_and_is_left_out_when_allowed(
 ):
     damage(home / name)
     target = tmp_path / "features" / "gsc.zarr"
-    with pytest.raises(InputError, match=f"1 unusable clips, 0 allowed: {source}.*{reason}"):
+    with pytest.raises(
+        InputError, match=f"1 unusable recordings or segments, 0 allowed: {source}.*{reason}"
+    ):
         prepare_gsc(home, target)
     assert not target.exists()
     listed = csv.DictReader((target.parent / "gsc.rejected.csv").read_text().splitlines())
@@ -86,7 +88,7 @@ def test_a_store_with_a_reject_has_the_bytes_of_one_whose_corpus_lacks_the_clip(
 def test_a_store_that_is_there_is_refused_when_fewer_rejects_are_allowed(home, tmp_path):
     make_nan(home / BAD_SAMPLE)
     prepare_gsc(home, tmp_path / "gsc.zarr", max_rejected=1)
-    with pytest.raises(InputError, match="1 unusable clips, 0 allowed"):
+    with pytest.raises(InputError, match="1 unusable recordings or segments, 0 allowed"):
         prepare_gsc(home, tmp_path / "gsc.zarr")
     assert prepare_gsc(home, tmp_path / "gsc.zarr", max_rejected=1).computed == 0
 
@@ -94,7 +96,9 @@ def test_a_store_that_is_there_is_refused_when_fewer_rejects_are_allowed(home, t
 def test_rejects_of_both_passes_are_counted_together(home, tmp_path):
     make_truncated(home / BAD_HEADER)
     make_nan(home / BAD_SAMPLE)
-    with pytest.raises(InputError, match=r"2 unusable clips, 1 allowed.*--max-rejected 2"):
+    with pytest.raises(
+        InputError, match=r"2 unusable recordings or segments, 1 allowed.*--max-rejected 2"
+    ):
         prepare_gsc(home, tmp_path / "gsc.zarr", max_rejected=1)
     assert len(prepare_gsc(home, tmp_path / "gsc.zarr", max_rejected=2).store) == 22
 
@@ -115,7 +119,7 @@ def test_nothing_usable_is_an_error_even_if_all_rejects_are_allowed(tmp_path):
         path = tmp_path / "gsc" / "one" / f"0000000{n}_nohash_0.wav"
         trees.wav(path, trees.sound(n))
         make_truncated(path)
-    with pytest.raises(InputError, match="no usable clip"):
+    with pytest.raises(InputError, match="no usable recording"):
         prepare_gsc(tmp_path / "gsc", tmp_path / "gsc.zarr", max_rejected=9)
     assert not (tmp_path / "gsc.zarr").exists()
 
