@@ -37,6 +37,7 @@ from model.choices import (
 if TYPE_CHECKING:
     import torch
 
+    from model.evaluate import Scores
     from pipeline.manifest import Problem
     from pipeline.workspace import Workspace
 
@@ -168,21 +169,37 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
     type=click.Choice(("exact", "released")),
     help="exact (default), or released: half the SNR in dB, as in the paper's code.",
 )
-@click.option("--seconds", type=_SECONDS, help="Length of a row; default: the corpus's.")
-@click.option("--overlap", type=_SHARE, help="Share of a window that the next repeats.")
+@click.option("--seconds", type=_SECONDS, help="Length of a segment; default: the corpus's.")
+@click.option("--overlap", type=_SHARE, help="Share of a segment that the next repeats.")
 @click.option(
     "--last-window",
     type=click.Choice(("pad", "end")),
-    help="Zero-pad a recording's last window (default), or let it end with the recording.",
+    help="Zero-pad a recording's last segment (default), or let it end with the recording.",
 )
 @click.option("--split", help="random (default), official or by:LABEL.")
-@click.option("--limit-per-class", type=click.IntRange(0), help="Clips of each class; 0: all.")
-@click.option("--limit", type=click.IntRange(0), help="Clips in all; 0: all.")
-@click.option("--balance", is_flag=True, default=None, help="As many of each as of the rarest.")
+@click.option(
+    "--limit-per-class",
+    type=click.IntRange(0),
+    help="Recordings of each class (librispeech: words), drawn by the seed; 0: all.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    help="Recordings in all (librispeech: words), drawn by the seed; 0: all.",
+)
+@click.option(
+    "--balance", is_flag=True, default=None, help="Balance classes to the size of the smallest."
+)
 @click.option("--seed", type=int, help="Default: 0.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the store; default: float32.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes; default: the cores.")
-@click.option("--max-rejected", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--max-rejected",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Unusable recordings and segments that may be left out.",
+)
 @click.option("--name", help="Of the store; default: the corpus and what differs.")
 @click.option("--words", help="gsc: digits (default), all, or a list; librispeech: how many.")
 @click.option("--unit", help="librispeech: word (default) or utterance.")
@@ -202,7 +219,11 @@ def prepare(
     name: str | None,
     **asked: Any,
 ) -> None:
-    """Turn CORPUS into a feature store: decoded, cut, mixed with noise, normalised spectrograms."""
+    """Turn CORPUS into a feature store: normalised spectrograms of its recordings' segments.
+
+    A recording longer than a segment is cut or segmented, as its corpus has it; noise may be mixed
+    in.
+    """
     from pipeline.corpora import find_corpus
     from pipeline.corpus import CorpusError, locate
     from pipeline.noise import NoiseBank, noise_files
@@ -248,7 +269,10 @@ def prepare(
                 tick=progress.tick,
             )
     content = done.to_json()
-    counts = ", ".join(f"{n} {split}" for split, n in content["clips"].items())
+    counts = ", ".join(
+        f"{n} {split} segments of {content['recordings'][split]} recordings"
+        for split, n in content["clips"].items()
+    )
     if done.left_alone:
         common.say(f"{done.store.name}: already there, with this recipe; nothing to do")
     left_out = "".join(f"\n  skipped: {n} x {why}" for why, n in content["skipped"].items())
@@ -256,7 +280,7 @@ def prepare(
     common.answer(
         content,
         f"{done.store.path}: {counts}; {content['shape'][0]} frames x {content['shape'][1]} "
-        f"frequencies; {content['clips_per_second']:g} clips/s{left_out}{bad}",
+        f"frequencies; {content['clips_per_second']:g} segments/s{left_out}{bad}",
     )
 
 
@@ -687,7 +711,7 @@ def train(
 
 
 @app.command()
-@click.option("--ckpt", type=click.Path(path_type=Path), required=True)
+@click.option("--ckpt", type=click.Path(path_type=Path), required=True, help="The checkpoint.")
 @click.option("--data", help="The store; default: the only one, or the one prepared last.")
 @click.option(
     "--split",
@@ -695,10 +719,16 @@ def train(
     default="test",
     show_default=True,
 )
+@click.option("--task", help="The store's label to score; default: the checkpoint's task.")
 @click.option("--device", type=Device(), default="auto", show_default=True)
 @_common
-def evaluate(common: Context, ckpt: Path, data: str | None, split: str, device: str) -> None:
-    """Accuracy, recalls and confusion matrix of a checkpoint on a split of a store."""
+def evaluate(
+    common: Context, ckpt: Path, data: str | None, split: str, task: str | None, device: str
+) -> None:
+    """Accuracy, recalls and confusion matrix of a checkpoint on a split of a store.
+
+    Segments are scored one by one; recordings by the mean of their segments' log-probabilities.
+    """
     from model.checkpoint import load_checkpoint
     from model.evaluate import evaluate_checkpoint
     from pipeline.errors import InputError
@@ -706,36 +736,94 @@ def evaluate(common: Context, ckpt: Path, data: str | None, split: str, device: 
 
     checkpoint = load_checkpoint(ckpt)
     store = FeatureStore(common.workspace.store(data, common.say))
-    scores = evaluate_checkpoint(checkpoint, store, split, device=_device(device))
-    if scores.accuracy is None:
-        raise InputError(f"{store.path}: no clip in the {split} split")
-    content = scores.to_json()
-    width = max(len(name) for name in scores.classes)
-    lines = [
-        f"{name:>{width}}  {'-' if r is None else f'{r:.3f}'}  {' '.join(f'{n:4d}' for n in row)}"
-        for (name, r), row in zip(scores.recall.items(), content["confusion"], strict=True)
-    ]
-    table = "\n".join([f"{'':>{width}}  recall  decided as", *lines])
-    common.answer(
-        content,
-        f"{split}: {content['clips']} clips, accuracy {scores.accuracy:.4f}, "
-        f"unweighted average recall {scores.unweighted_average_recall:.4f}\n{table}",
-    )
+    scores = evaluate_checkpoint(checkpoint, store, split, task=task, device=_device(device))
+    if not scores.segments.count:
+        raise InputError(f"{store.path}: no segment in the {split} split")
+    common.answer(scores.to_json(), f"{split}: {_scores_text(scores)}")
+
+
+def _scores_text(scores: Scores) -> str:
+    """Accuracies of segments and recordings, and each class's recall and confusion."""
+    lines = []
+    for what, each in (("segments", scores.segments), ("recordings", scores.recordings)):
+        majority = "unknown" if each.majority is None else f"{each.majority:.4f}"
+        lines.append(
+            f"{each.count} {what}: accuracy {each.accuracy:.4f} (chance {each.chance:.4f}, "
+            f"majority {majority}), unweighted average recall {each.unweighted_average_recall:.4f}"
+        )
+    tally = scores.segments
+    width = max(len(name) for name in tally.classes)
+    lines.append(f"{'':>{width}}  recall  segments predicted as")
+    for (name, r), row in zip(tally.recall.items(), tally.confusion.tolist(), strict=True):
+        recall = "-" if r is None else f"{r:.3f}"
+        lines.append(f"{name:>{width}}  {recall}  {' '.join(f'{n:4d}' for n in row)}")
+    return "\n".join(lines)
 
 
 @app.command()
-@click.option("--ckpt", type=click.Path(path_type=Path), required=True)
+@click.option("--ckpt", type=click.Path(path_type=Path), required=True, help="The checkpoint.")
+@click.option(
+    "--csv", "table", type=click.Path(path_type=Path), help="Also write the segments to this file."
+)
+@click.option(
+    "--skip-unreadable", is_flag=True, help="Leave out files that cannot be used, and list them."
+)
 @click.option("--device", type=Device(), default="auto", show_default=True)
 @click.argument("audio", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_common
-def predict(common: Context, ckpt: Path, audio: tuple[Path, ...], device: str) -> None:
-    """Classes of AUDIO files and their probabilities."""
+def predict(
+    common: Context,
+    ckpt: Path,
+    audio: tuple[Path, ...],
+    table: Path | None,
+    skip_unreadable: bool,
+    device: str,
+) -> None:
+    """Classes of recordings and their segments, with probabilities.
+
+    AUDIO are files, folders (with all audio files below them) or patterns such as 'rec/*.wav'. A
+    recording is predicted by the mean of its segments' log-probabilities.
+    """
+    from pipeline.find_audio import audio_files
+    from pipeline.progress import Progress
+    from pipeline.table import check_target, csv_table
+
+    if table is not None:
+        check_target(table, "--csv")
+    files = audio_files(audio)
+
     from model.checkpoint import load_checkpoint
+    from model.predict import Recording, columns
     from model.predict import predict as run
 
-    found = list(run(load_checkpoint(ckpt), audio, device=_device(device)))
-    lines = [f"{p.file} {p.start_s:g} s: {p.label} ({p.probabilities[p.label]:.3f})" for p in found]
-    common.answer({"predictions": [p.to_json() for p in found]}, "\n".join(lines))
+    checkpoint = load_checkpoint(ckpt)
+    content: dict[str, list[Any]] = {"predictions": [], "recordings": [], "unreadable": []}
+    lines: list[str] = []
+    with ExitStack() as held:
+        progress = held.enter_context(Progress())
+        add = None
+        if table is not None:
+            add = held.enter_context(csv_table(table, columns(checkpoint)))
+        for found in run(
+            checkpoint,
+            files,
+            device=_device(device),
+            skip_unreadable=skip_unreadable,
+            tick=progress.tick,
+        ):
+            if not isinstance(found, Recording):
+                progress.say(f"left out: {found.file}: {found.reason}")
+                content["unreadable"].append(found.to_json())
+                continue
+            if add is not None:
+                for segment in found.segments:
+                    add(segment.cells())
+            if common.json:
+                content["predictions"] += [segment.to_json() for segment in found.segments]
+                content["recordings"].append(found.prediction.to_json())
+            else:
+                lines += found.lines()
+    common.answer(content, "\n".join(lines))
 
 
 @app.command()

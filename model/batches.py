@@ -79,9 +79,12 @@ class Batches:
         grams: source of the frozen net's rows, if there is AT.
         batch_clips: clips in a batch; the last one may be shorter.
         device: where the net is.
+        labels: ``(clip,)`` int32 classes by the net's own numbers, -1 for none; by default those
+            of the store.
+        rescale: scale and shift of the features, for a net that was trained on another store.
         views: how clips are augmented in training, where the source of Grams leaves it open.
         device_memory: bytes of the device that features and rows may take, as a whole or not at
-            all; augmented features are made on the host.
+            all; augmented and rescaled features are made on the host.
         rank: number of this process among those that share each batch.
         ranks: how many there are.
     """
@@ -94,6 +97,8 @@ class Batches:
         batch_clips: int,
         device: torch.device,
         *,
+        labels: NDArray[np.int32] | None = None,
+        rescale: tuple[float, float] = (1.0, 0.0),
         views: Views | None = None,
         device_memory: int = 0,
         rank: int = 0,
@@ -101,8 +106,8 @@ class Batches:
     ) -> None:
         self.rank, self.ranks = rank, ranks
         self.store = store
-        self.labels = store.labels(task)
-        self.scale, self.shift = 1.0, 0.0  # other ones normalise anew, for another store's net
+        self.labels = store.labels(task) if labels is None else labels
+        self.rescale = rescale
         self.grams, self.views = grams, views
         self.batch_clips = batch_clips
         self.device = device
@@ -110,7 +115,7 @@ class Batches:
         self._beside: torch.cuda.Stream | None = None
         self.data_bytes = bytes_of(store.features) + (grams.stored_bytes if grams else 0)
         fixed = views is None and (grams is None or grams.views is None)
-        self.resident = fixed and self.data_bytes <= device_memory
+        self.resident = fixed and rescale == (1.0, 0.0) and self.data_bytes <= device_memory
         if self.resident:
             self._features = on_device(store.features, device)
             if grams is not None:
@@ -128,8 +133,9 @@ class Batches:
             return _Loaded(clips, _pinned(clips, pin), y, self._read(clips, epoch), weight)
         x = torch.empty((len(clips), 1, *self.store.shape), pin_memory=pin)
         self.store.features.gather(clips, x.numpy()[:, 0])
-        if (self.scale, self.shift) != (1.0, 0.0):
-            x.mul_(self.scale).add_(self.shift)
+        if self.rescale != (1.0, 0.0):
+            scale, shift = self.rescale
+            x.mul_(scale).add_(shift)
         if (params := self._params(clips, epoch)) is not None:
             apply_views(x.numpy()[:, 0], params, self.store.silence)
         return _Loaded(clips, x, y, self._read(clips, epoch), weight)

@@ -110,7 +110,7 @@ def train(
         What ``result.json`` holds.
 
     Raises:
-        InputError: a split has no clip, validation has no class that training has, the run is
+        InputError: a split has no segment, validation has no class that training has, the run is
             another one's, or the loss is no longer finite.
         StoredDataError: stored data is damaged.
     """
@@ -119,7 +119,7 @@ def train(
     for split in ("train", "validation"):
         if not len(rows[split]):
             raise InputError(
-                f"{store.path}: no clip with a {config.task} in the {split} split; "
+                f"{store.path}: no segment with a {config.task} in the {split} split; "
                 "prepare it with another --split"
             )
     check_classes(store, config.task, rows, say)
@@ -446,10 +446,14 @@ def _result(
         "epochs": state.epoch,
         "steps": state.step,
         "best_epoch": state.best_epoch,
-        "accuracy": {split: scores[split].accuracy for split in SPLITS},
-        "unweighted_average_recall": scores["test"].unweighted_average_recall,
-        "confusion": scores["test"].confusion.tolist(),
-        "classes": list(scores["test"].classes),
+        "accuracy": {split: scores[split].segments.accuracy for split in SPLITS},
+        "unweighted_average_recall": scores["test"].segments.unweighted_average_recall,
+        "recordings": {
+            "accuracy": {split: scores[split].recordings.accuracy for split in SPLITS},
+            "unweighted_average_recall": scores["test"].recordings.unweighted_average_recall,
+        },
+        "confusion": scores["test"].segments.confusion.tolist(),
+        "classes": list(scores["test"].segments.classes),
         "seconds_per_step": per_step,
         "clips_per_second": config.batch_clips / per_step if per_step else 0.0,
         "data_wait_fraction": waited / worked if worked else 0.0,

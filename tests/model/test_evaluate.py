@@ -1,4 +1,5 @@
 import csv
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -7,30 +8,45 @@ import torch
 
 from model.arch import Arch
 from model.batches import Batches
-from model.checkpoint import Checkpoint
-from model.evaluate import Scores, evaluate, evaluate_checkpoint
-from model.predict import predict
-from pipeline.errors import InputError
-from tests.model.tiny import CLASSES, CPU, RATE, checkpoint_of, make_store, sound
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.evaluate import Scores, Tally, evaluate, evaluate_checkpoint
+from model.train import build_student, train
+from pipeline.corpus import Clip, Corpus
+from pipeline.errors import InputError, StoredDataError
+from pipeline.prepare import prepare
+from pipeline.recipe import Recipe
+from pipeline.store import FeatureStore
+from tests.model.tiny import (
+    CLASSES,
+    CPU,
+    RATE,
+    checkpoint_of,
+    log_probabilities_of,
+    make_store,
+    sharp,
+    sound,
+)
 
 ARCH = Arch("vgg11", 2)
 CONFUSION = np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]])
 
 
 def test_scores_match_hand_counts():
-    scores = Scores(["a", "b", "none"], CONFUSION)
+    scores = Tally(["a", "b", "none"], CONFUSION)
     assert scores.accuracy == 5 / 8
     assert scores.recall == {"a": 0.75, "b": 0.5, "none": None}
     assert scores.unweighted_average_recall == (0.75 + 0.5) / 2
-    content = scores.to_json()
+    content = Scores(scores, Tally(["a", "b", "none"], CONFUSION // 2)).to_json()
     assert content["confusion"] == CONFUSION.tolist()
     assert content["accuracy"] == 5 / 8
     assert content["recall"] == scores.recall
     assert content["unweighted_average_recall"] == 0.625
+    assert content["recordings"]["confusion"] == (CONFUSION // 2).tolist()
+    assert content["recordings"]["accuracy"] == 2 / 3
 
 
 def test_without_clips_there_is_no_score():
-    scores = Scores(["a"], np.zeros((1, 1), np.int64))
+    scores = Tally(["a"], np.zeros((1, 1), np.int64))
     assert scores.accuracy is None
     assert scores.unweighted_average_recall is None
 
@@ -58,7 +74,7 @@ def test_the_confusion_is_counted_from_decisions_row_by_row(store):
         want[truth[clip], told[clip]] += 1
     net = Says().train()
     scores = evaluate(net, Told(store, "label", None, 7, CPU), rows, store.classes["label"])
-    np.testing.assert_array_equal(scores.confusion, want)
+    np.testing.assert_array_equal(scores.segments.confusion, want)
     assert not net.training
 
 
@@ -89,28 +105,17 @@ def logits_of(checkpoint, store, split):
         return net(torch.from_numpy(store.features.read()[rows])[:, None])
 
 
-def sharp(arch, store):
-    """A checkpoint whose decisions vary from clip to clip: large weights, logits centred."""
-    found = checkpoint_of(arch, store, seed=4)
-    for name, tensor in found.state_dict.items():
-        if name.startswith("classifier") and name.endswith("weight"):
-            tensor.mul_(20)
-    found.state_dict["classifier.6.bias"] -= logits_of(found, store, "test").mean(0)
-    assert len(logits_of(found, store, "test").argmax(1).unique()) > 1
-    return found
-
-
 def test_another_store_is_renormalised_to_the_checkpoints_own_mean_and_deviation(two_stores):
     quiet, loud = two_stores
     assert loud.std > 5 * quiet.std
     checkpoint = sharp(ARCH, quiet)
     own = evaluate_checkpoint(checkpoint, quiet, "test", device=CPU)
     other = evaluate_checkpoint(checkpoint, loud, "test", device=CPU)
-    assert own.confusion.sum() == 24
-    np.testing.assert_array_equal(other.confusion, own.confusion)
+    assert own.segments.confusion.sum() == 24
+    np.testing.assert_array_equal(other.segments.confusion, own.segments.confusion)
     as_is = logits_of(checkpoint, loud, "test")
     decided = np.bincount(as_is.argmax(1), minlength=3)
-    assert decided.tolist() != own.confusion.sum(0).tolist(), "this test cannot fail"
+    assert decided.tolist() != own.segments.confusion.sum(0).tolist(), "this test cannot fail"
 
 
 def test_classes_are_matched_by_name_and_not_by_place(store):
@@ -132,10 +137,10 @@ def test_classes_are_matched_by_name_and_not_by_place(store):
         }
     )
     found = evaluate_checkpoint(turned, store, "train", device=CPU)
-    assert found.recall["extra"] is None
-    for name, value in straight.recall.items():
-        assert found.recall[name] == value
-    assert found.accuracy == straight.accuracy
+    assert found.segments.recall["extra"] is None
+    for name, value in straight.segments.recall.items():
+        assert found.segments.recall[name] == value
+    assert found.segments.accuracy == straight.segments.accuracy
 
 
 def test_what_the_checkpoint_cannot_judge_is_refused(store, tmp_path):
@@ -157,44 +162,135 @@ def test_what_the_checkpoint_cannot_judge_is_refused(store, tmp_path):
         evaluate_checkpoint(elsewhere, store, "test", device=CPU)
 
 
-def test_predict_says_of_a_file_what_its_stored_features_say(store, corpus):
+def stretches(home, *, longer):
+    """Store of three files, each with four labelled parts: words of an utterance, say."""
+    y = np.concatenate([sound(kind, np.random.default_rng(2), seconds=3) for kind in CLASSES])
+    clips = []
+    for number in range(3):
+        soundfile.write(home / f"{number}.wav", np.roll(y, number * RATE), RATE)
+        for part in range(4):
+            clips.append(
+                Clip(
+                    id=f"{number}@{part}",
+                    path=f"{number}.wav",
+                    labels={"label": CLASSES[(number + part) % 3]},
+                    start_s=2.0 * part,
+                    end_s=2.0 * part + 2,
+                )
+            )
+    corpus = Corpus(
+        name="made",
+        labels=("label",),
+        seconds=1.0,
+        longer=longer,
+        licence="CC0-1.0",
+        how_to_get="",
+        is_home=lambda _: True,
+        list_clips=lambda _home, _options: clips,
+    )
+    recipe = Recipe(corpus="made", longer=longer, seed=3)
+    return prepare(corpus, home, recipe, home / f"{longer}.zarr").store
+
+
+def by_recording(checkpoint, store, rows, labels, recordings):
+    """Confusion of recordings, from the log-probabilities of each one's segments."""
+    logs, gathered = log_probabilities_of(checkpoint, store), defaultdict(list)
+    for row in rows:
+        gathered[recordings[row], labels[row]].append(logs[row])
+    confusion = np.zeros((3, 3), int)
+    for (_, label), each in gathered.items():
+        confusion[label, np.mean(each, 0).argmax()] += 1
+    return confusion
+
+
+@pytest.mark.parametrize(("longer", "each"), [("cut", 1), ("segment", 2)])
+def test_parts_of_one_file_with_labels_of_their_own_are_recordings(tmp_path, longer, each):
+    store = stretches(tmp_path, longer=longer)
+    assert len(store) == 12 * each
     checkpoint = sharp(ARCH, store)
-    places = [0, 5, 14, 27, 41]
-    files = [corpus / store.sources[place].partition("#")[0] for place in places]
-    with torch.no_grad():
-        x = torch.from_numpy(store.features.read()[places])[:, None]
-        want = torch.cat([checkpoint.net()(one[None]).softmax(1) for one in x]).numpy()
-    found = list(predict(checkpoint, files, device=CPU))
-    assert [p.file for p in found] == [str(file) for file in files]
-    for one, probabilities in zip(found, want, strict=True):
-        assert list(one.probabilities) == checkpoint.classes
-        np.testing.assert_allclose(list(one.probabilities.values()), probabilities, atol=1e-5)
-        assert one.label == checkpoint.classes[int(probabilities.argmax())]
-        assert one.start_s == 0
-        assert set(one.to_json()) == {"file", "start_s", "label", "probabilities"}
-    assert want.std(0).max() > 0.01, "all files look alike to this net"
+    scores = evaluate_checkpoint(checkpoint, store, "train", device=CPU)
+    rows, labels = store.rows("train"), store.labels("label")
+    want = by_recording(
+        checkpoint, store, rows, labels, [name.partition("#")[0] for name in store.clip_ids]
+    )
+    np.testing.assert_array_equal(scores.recordings.confusion, want)
+    assert scores.recordings.count == len(rows) / each
+    assert scores.segments.count == len(rows)
 
 
-def test_a_long_file_is_predicted_in_the_windows_it_would_be_stored_in(store, tmp_path, rng):
-    y = sound("high", rng, seconds=2.6)
-    soundfile.write(tmp_path / "long.wav", y, RATE, subtype="FLOAT")
-    soundfile.write(tmp_path / "second.wav", y[RATE : 2 * RATE], RATE, subtype="FLOAT")
+def test_segments_of_one_recording_with_different_labels_are_not_averaged(tmp_path):
+    store = stretches(tmp_path, longer="segment")
+    # As with noise, of which each segment has another.
+    labels = np.arange(len(store), dtype=np.int32) % 3
     checkpoint = sharp(ARCH, store)
-    found = list(predict(checkpoint, [tmp_path / "long.wav"], device=CPU))
-    assert [p.start_s for p in found] == [0, 1, 2]
-    (alone,) = predict(checkpoint, [tmp_path / "second.wav"], device=CPU)
-    assert found[1].probabilities == pytest.approx(alone.probabilities, abs=1e-6)
+    batches = Batches(store, "label", None, 5, CPU, labels=labels)
+    rows = store.rows("train")
+    scores = evaluate(checkpoint.net(), batches, rows, store.classes["label"])
+    assert scores.recordings.count == len(rows)
+    np.testing.assert_array_equal(scores.recordings.confusion, scores.segments.confusion)
 
 
-def test_a_corpus_that_is_cut_gives_one_prediction_a_file(store, tmp_path, rng):
-    soundfile.write(tmp_path / "long.wav", sound("high", rng, seconds=2.6), RATE)
-    checkpoint = checkpoint_of(ARCH, store)
-    object.__setattr__(checkpoint, "recipe", type(store.recipe)(corpus="gsc", longer="cut"))
-    assert len(list(predict(checkpoint, [tmp_path / "long.wav"], device=CPU))) == 1
+def test_batches_have_the_labels_and_the_scale_that_they_are_given(store):
+    labels = (np.arange(len(store), dtype=np.int32) * 7) % 5
+    rows = np.array([3, 11, 40])
+    given = {"labels": labels, "rescale": (2.0, -0.5), "device_memory": 10**9}
+    (batch,) = Batches(store, "label", None, 8, CPU, **given).passes(rows)
+    np.testing.assert_array_equal(batch.y, labels[rows])
+    want = store.features.take(rows) * np.float32(2) - np.float32(0.5)
+    np.testing.assert_array_equal(batch.x[:, 0], want)
 
 
-def test_a_file_that_is_no_audio_is_refused_by_name(store, tmp_path):
-    (tmp_path / "text.wav").write_text("hello")
-    for name in ("text.wav", "missing.wav"):
-        with pytest.raises(InputError, match=name):
-            list(predict(checkpoint_of(ARCH, store), [tmp_path / name], device=CPU))
+class _Patched:
+    """A store's features, one row of them not finite."""
+
+    def __init__(self, features, row, value):
+        self.features, self.row, self.value = features, row, value
+
+    def __getattr__(self, name):
+        return getattr(self.features, name)
+
+    def __len__(self):
+        return len(self.features)
+
+    def take(self, rows, *arguments):
+        found = np.array(self.features.take(rows, *arguments))
+        found[np.asarray(rows) == self.row, 3, 5] = self.value
+        return found
+
+    def gather(self, rows, out, view=None):
+        out[:] = self.take(rows)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_stored_features_that_are_not_finite_are_refused_by_name(store, value):
+    row = int(store.rows("test")[2])
+    other = FeatureStore(store.path)
+    other.features = _Patched(store.features, row, value)
+    message = f"stored features of segment {store.clip_ids[row]} are not finite"
+    with pytest.raises(StoredDataError, match=message):
+        evaluate_checkpoint(checkpoint_of(ARCH, store), other, "test", device=CPU)
+    assert evaluate_checkpoint(checkpoint_of(ARCH, store), other, "validation", device=CPU)
+
+
+def test_a_training_is_not_scored_by_features_that_are_not_finite(store, config, tmp_path):
+    row = int(store.rows("test")[-1])  # met at the end of the training alone
+    other = FeatureStore(store.path)
+    other.features = _Patched(store.features, row, np.nan)
+    settings = config(epochs=1, max_steps=1)
+    net = build_student(settings, 3, None)
+    with pytest.raises(StoredDataError, match=f"segment {store.clip_ids[row]} are not finite"):
+        train(net, other, None, settings, tmp_path / "run", device=CPU)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_training_tells_the_accuracy_of_recordings_too(tmp_path, config):
+    store = stretches(tmp_path, longer="segment")
+    settings = config(epochs=1)
+    net = build_student(settings, 3, None)
+    result = train(net, store, None, settings, tmp_path / "run", device=CPU)
+    best = load_checkpoint(tmp_path / "run" / "best.pt")
+    for split, accuracy in result["recordings"]["accuracy"].items():
+        scores = evaluate_checkpoint(best, store, split, device=CPU)
+        assert accuracy == scores.recordings.accuracy
+        assert scores.recordings.count == scores.segments.count / 2
+        assert result["accuracy"][split] == scores.segments.accuracy

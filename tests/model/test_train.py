@@ -262,7 +262,7 @@ def test_frozen_layers_do_not_move_and_the_others_do(run_mode, frozen):
 def test_a_split_without_clips_is_refused(run_mode, store):
     other = FeatureStore(store.path)
     other.split = np.zeros(len(store), np.int8)
-    with pytest.raises(InputError, match="no clip with a label in the validation split"):
+    with pytest.raises(InputError, match="no segment with a label in the validation split"):
         run_mode(on=other)
 
 

@@ -98,7 +98,7 @@ def test_the_first_label_column_is_the_main_one_and_an_empty_cell_is_no_class(ta
 
 def test_an_official_split_that_names_not_every_clip_is_refused(table, tmp_path):
     (table / "metadata.csv").write_text("file_name,split,mood\na.wav,train,x\nc.wav,,x\n")
-    with pytest.raises(InputError, match=r"not known for 1 of 2 clips, c.wav#00000 among them"):
+    with pytest.raises(InputError, match=r"not known for 1 of 2 segments, c.wav#00000 among them"):
         prepared(table, tmp_path / "x.zarr", split="official")
 
 

@@ -184,7 +184,7 @@ def test_an_official_split_is_taken_as_it_is(gsc_home):
 def test_a_missing_official_split_is_refused(gsc_home):
     rows = list_rows(corpus_of([clip("x", "zero/0000ab00_nohash_0.wav")]), gsc_home,
                      Recipe(corpus="made")).rows  # fmt: skip
-    with pytest.raises(InputError, match="not known for 1 of 1 clips"):
+    with pytest.raises(InputError, match="not known for 1 of 1 segments"):
         _split(corpus_of([]), rows, "official")
 
 
