@@ -599,7 +599,13 @@ def _estimate_text(target: Path, found: Mapping[str, Any], device: str) -> str:
 @click.option("--width", type=_WIDTH, help="64 is the real VGG; default: the teacher's, or 64.")
 @click.option("--epochs", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--patience", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=13, show_default=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=13,
+    show_default=True,
+    help="Segments in a step.",
+)
 @click.option("--lr", type=_ABOVE_0, default=5e-4, show_default=True)
 @click.option("--dropout", type=_SHARE, default=0.5, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -634,7 +640,7 @@ def train(
     device_memory: float | None,
     **options: Any,
 ) -> None:
-    """Train a net on a store, with or without anti-transfer."""
+    """Train a student on the segments of a store, with or without anti-transfer."""
     from cache.options import Options, check_options
 
     own = {key: options.pop(key) for key in Options.__slots__ if key in options}

@@ -27,7 +27,7 @@ _AHEAD = 3
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some clips of a store, on the device of the net.
+    """Some segments (clips) of a store, on the device of the net.
 
     Attributes:
         clips: (batch,) their indices in the store, in host memory.

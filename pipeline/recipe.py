@@ -129,7 +129,7 @@ class Recipe:
 
     def recording_of(self, segment_id: str) -> str:
         """Id of the recording that a segment is of: the inverse of `segment_id`."""
-        return segment_id if self.longer == "cut" else segment_id.rpartition("#")[0]
+        return segment_id if self.longer == "cut" else segment_id.rpartition("#")[0] or segment_id
 
     @property
     def fingerprint(self) -> str:

@@ -107,3 +107,11 @@ def test_canonical_json_is_the_same_for_equal_values():
     assert canonical_json({"b": 1, "a": [1.5, "ü"]}) == '{"a":[1.5,"ü"],"b":1}'
     assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
     assert digest([1, 2]) != digest([2, 1])
+
+
+@pytest.mark.parametrize("name", ["a", "a#00000", "dir/a#7.wav"])
+def test_a_segments_id_gives_the_recording_back(name):
+    for longer, segment in (("segment", f"{name}#00012"), ("cut", name)):
+        recipe = Recipe(corpus="folder", longer=longer)
+        assert recipe.segment_id(name, 12) == segment
+        assert recipe.recording_of(segment) == name
