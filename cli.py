@@ -53,6 +53,7 @@ _LESS_MEMORY = (
 _SHARE = click.FloatRange(0, 1, max_open=True)
 _ABOVE_0 = click.FloatRange(0, math.inf, min_open=True, max_open=True)
 _SECONDS = click.FloatRange(0, 3600, min_open=True)
+_SEED = click.IntRange(0, 2**63 - 1)
 _WIDTH = click.IntRange(1, 1024)
 
 
@@ -190,7 +191,7 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 @click.option(
     "--balance", is_flag=True, default=None, help="Balance classes to the size of the smallest."
 )
-@click.option("--seed", type=int, help="Default: 0.")
+@click.option("--seed", type=_SEED, help="Default: 0.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the store; default: float32.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes; default: the cores.")
 @click.option(
@@ -343,7 +344,7 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 @click.option(
     "--views", type=click.IntRange(1), help="Augmented views of each training clip; default: none."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the views.")
+@click.option("--seed", type=_SEED, default=0, show_default=True, help="Of the views.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", type=Device(), default="auto", show_default=True)
 @click.option("--dry-run", is_flag=True, help="Print size, time and break-even; make nothing.")
@@ -608,7 +609,7 @@ def _estimate_text(target: Path, found: Mapping[str, Any], device: str) -> str:
 )
 @click.option("--lr", type=_ABOVE_0, default=5e-4, show_default=True)
 @click.option("--dropout", type=_SHARE, default=0.5, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=_SEED, default=0, show_default=True)
 @click.option("--augment", is_flag=True, help="Masks, shifts, gain; cached: needs --views there.")
 @click.option(
     "--views",
@@ -987,7 +988,7 @@ def status(common: Context) -> None:
 @click.option("--report", type=click.Path(path_type=Path), default=Path("report.html"))
 @click.option("--width", type=int, default=4, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), default=12, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=_SEED, default=0, show_default=True)
 @_common
 def demo(common: Context, report: Path, width: int, epochs: int, seed: int) -> None:
     """The whole chain on speech synthesised here, on a CPU, in minutes; ends with a report."""

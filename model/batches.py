@@ -20,7 +20,7 @@ from model.sources import GramSource, Sources, Stacks
 from pipeline.store import FeatureStore
 from pipeline.views import Views, apply_views
 
-__all__ = ["Batch", "Batches", "epoch_order"]
+__all__ = ["Batch", "Batches"]
 
 _AHEAD = 3
 
@@ -56,13 +56,6 @@ class _Loaded(NamedTuple):
     y: Tensor
     read: Any
     weight: float
-
-
-def epoch_order(rows: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Permutation of the rows for an epoch: from seed and epoch alone, so that a run can resume."""
-    generator = torch.Generator().manual_seed((seed << 20) + epoch)
-    order: NDArray[np.int64] = rows[torch.randperm(len(rows), generator=generator).numpy()]
-    return order
 
 
 def _pinned(values: NDArray[np.int64], pin: bool) -> Tensor:  # noqa: FBT001

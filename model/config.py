@@ -8,6 +8,7 @@ from typing import Any
 
 from model.arch import Arch
 from model.choices import LOSSES, MODES, PRECISIONS
+from pipeline.draw import check_seed
 from pipeline.errors import InputError
 from pipeline.views import Views
 
@@ -59,8 +60,7 @@ class TrainConfig:
         ):
             if number < least:
                 raise InputError(f"{option} {number}: wanted at least {least}")
-        if not abs(self.seed) < 2**40:  # epochs and steps are counted in the bits above
-            raise InputError(f"--seed {self.seed}: wanted at most 12 digits")
+        check_seed(self.seed)
         if not 0 < self.lr < float("inf"):
             raise InputError(f"--lr {self.lr}: wanted a number above 0")
         for beta in (self.beta, *(own for _, own in self.betas)):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.at_effect import Effect, Table, effect_note
-from model.batches import Batches, epoch_order
+from model.batches import Batches
 from model.checkpoint import Checkpoint, load_tensors, save_tensors
 from model.config import TrainConfig
 from model.curves import Board, write_curves
@@ -30,6 +30,7 @@ from model.pace import Pace, set_precision
 from model.resident import budget_for
 from model.sources import GramSource, Sources
 from model.step import Step, Sums
+from model.streams import Streams, weights_seed
 from model.team import Team
 from model.vgg import Vgg
 from pipeline.chunks import write_text
@@ -53,7 +54,7 @@ def build_student(config: TrainConfig, classes: int, init: Mapping[str, Tensor] 
         init: convolution weights to begin with (``wi``, ``frozen``, ``--init``).
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(weights_seed(config.seed))
         net = Vgg(config.arch, classes, config.dropout)
     if init is not None:
         _load_convolutions(net, init)
@@ -158,6 +159,7 @@ def train(
         for note in done.get("notes", ()):
             say(note)
         return done
+    streams = Streams(config.seed)
     pace = Pace(device)
     guard = LossGuard(store, sources, config.lr)
     times: list[float] = []
@@ -179,9 +181,8 @@ def train(
             sums.restore(state.sums)
         else:
             state.epoch += 1
-            if team.size > 1:  # masks of its own in each process, and the same if it is resumed
-                torch.manual_seed((config.seed << 20) + state.epoch * team.size + team.rank)
-        order = epoch_order(rows["train"], config.seed, state.epoch)
+            streams.begin_epoch(state.epoch, team.rank, team.size)
+        order = streams.order(rows["train"], state.epoch)
         mark, since = begun, 0
         left = order[state.done * config.batch_clips :]
         for batch in batches.passes(left, state.epoch):

@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import struct
 
-__all__ = ["draw"]
+from pipeline.errors import InputError
 
+__all__ = ["SEEDS", "check_seed", "draw"]
+
+SEEDS = range(2**63)
 _UNSIGNED = struct.Struct("<4Q")
 
 
@@ -18,3 +21,13 @@ def draw(seed: int, purpose: str, name: str, count: int = 1) -> list[int]:
     """Return ``count`` (at most 4) uniform integers in [0, 2^64)."""
     raw = hashlib.sha256(f"{seed}\0{purpose}\0{name}".encode()).digest()
     return list(_UNSIGNED.unpack(raw)[:count])
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is none of `SEEDS`: each of those has numbers of its own.
+
+    Raises:
+        InputError: below 0, or above 2^63 - 1.
+    """
+    if seed not in SEEDS:
+        raise InputError(f"--seed {seed}: wanted 0 to {SEEDS[-1]}")

@@ -265,7 +265,7 @@ def test_wrong_options_of_a_training_are_said_before_anything_is_made(chain):
     Path("folder").mkdir()
     chain.refused(2, "--save folder: is a folder", *train, "--save", "folder")
     chain.refused(2, "'--device-memory': inf is not in the range", *train, "--device-memory", "inf")
-    chain.refused(2, "at most 12 digits", *train, "--seed", 10**15)
+    chain.refused(2, "'--seed': -1 is not in the range", *train, "--seed", -1)
     chain.refused(2, "width", *train, "--width", 0)
     released = (*online, "net.pt", "--layer", 3, "--loss", "released")
     chain.refused(2, "a Gram and a similarity of its own", *released, "--similarity", "mse-sigmoid")

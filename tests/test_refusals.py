@@ -164,3 +164,25 @@ def test_patterns_of_options_take_what_they_should():
         for text in bad:
             with pytest.raises(click.UsageError):
                 kind.convert(text, None, None)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["prepare", "demo"],
+        ["cache-grams", "--ckpt", "x.pt", "--layer", "5"],
+        ["train", "--mode", "baseline"],
+        ["demo"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_seed_out_of_range_is_refused(monkeypatch, capsys, tmp_path, command, seed):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["antigram", *command, "--seed", str(seed)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    _, err = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert err.startswith("antigram: Invalid value for '--seed'")
+    assert str(2**63 - 1) in err

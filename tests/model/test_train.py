@@ -147,7 +147,7 @@ def test_training_stops_when_validation_has_not_improved_for_patience_epochs(run
 
 
 def test_best_is_the_epoch_with_the_least_validation_loss(run_mode, store):
-    _, folder, result, entries = run_mode(epochs=7, patience=7, lr=3e-2, seed=2)
+    _, folder, result, entries = run_mode(epochs=7, patience=7, lr=3e-2)
     losses = [entry["validation"]["loss"] for entry in entries]
     best = int(np.argmin(losses))
     assert best + 1 < len(losses), "the settings of this test should overshoot"
