@@ -598,8 +598,8 @@ def _estimate_text(target: Path, found: Mapping[str, Any], device: str) -> str:
 @click.option("--init", type=click.Path(path_type=Path), help="Begin with its convolutions.")
 @click.option("--arch", type=click.Choice(ARCHS), help="Default: the teacher's, or vgg16.")
 @click.option("--width", type=_WIDTH, help="64 is the real VGG; default: the teacher's, or 64.")
-@click.option("--epochs", type=click.IntRange(1), default=50, show_default=True)
-@click.option("--patience", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), help="Default: 50, or the resumed run's.")
+@click.option("--patience", type=click.IntRange(1), help="Default: 5, or the resumed run's.")
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
@@ -627,6 +627,7 @@ def _estimate_text(target: Path, found: Mapping[str, Any], device: str) -> str:
     "--max-steps", type=click.IntRange(0), default=0, help="Stop after N steps; 0: no limit."
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option("--keep-resume", is_flag=True, help="Keep last.pt, to go on with more --epochs.")
 @click.option("--name", help="Of the run; default: MODE-STORE-seedN.")
 @click.option("--save", type=click.Path(path_type=Path), help="Copy the best weights there.")
 @_common
@@ -636,6 +637,7 @@ def train(
     name: str | None,
     device: str,
     resume: bool,
+    keep_resume: bool,
     save: Path | None,
     init: Path | None,
     device_memory: float | None,
@@ -647,18 +649,22 @@ def train(
     own = {key: options.pop(key) for key in Options.__slots__ if key in options}
     asked = Options(data=data, **own)
     options["batch_clips"] = options.pop("batch_size")
+    asked_ends = {key: options[key] for key in ("epochs", "patience")}
+    options = {key: value for key, value in options.items() if value is not None}
     check_options(asked, options)
 
     import torch
 
     from cache.resolve import resolve
     from model.checkpoint import load_frozen
+    from model.resume import keep_ends
     from model.team import team
     from model.train import build_student, copy_best
     from model.train import train as run
     from model.watch import Watch
     from pipeline.errors import InputError
     from pipeline.process import keep_freed_memory
+    from pipeline.workspace import claimed_run
 
     if save is not None and not save.absolute().parent.is_dir():
         raise InputError(f"--save {save}: there is no folder {save.absolute().parent}")
@@ -667,7 +673,8 @@ def train(
     place = _device(device)
     if place.type == "cpu":
         keep_freed_memory(of_any_size=True)
-    with team(place) as members:
+    with ExitStack() as held:
+        members = held.enter_context(team(place))
         place = members.device(place)
         job = resolve(common.workspace, asked, options, place, common.say)
         config, store = job.config, job.store
@@ -678,8 +685,12 @@ def train(
             begin = job.frozen.state
         net = build_student(config, len(store.classes[config.task]), begin)
         default = f"{config.mode}-{store.name}-seed{config.seed}"
-        folder = _run_folder(common.workspace.runs, name, default, resume=resume)
-        members.wait()  # until all have chosen the same folder
+        runs, named = common.workspace.runs, None if name is None else _plain(name)
+        if members.leads:
+            folder = held.enter_context(claimed_run(runs, named, default, resume=resume))
+        folder = Path(members.share(str(folder if members.leads else "")))
+        if resume:
+            config = keep_ends(folder, config, asked_ends)
         quiet = not members.leads
         with Watch(config.epochs) as watch:
             try:
@@ -692,6 +703,7 @@ def train(
                     device=place,
                     tell=(lambda *_: None) if quiet else watch.tell,
                     resume=resume,
+                    keep_resume=keep_resume,
                     team=members,
                     device_memory=None if device_memory is None else int(device_memory * 1e9),
                     say=(lambda _: None) if quiet else watch.say,
@@ -1013,24 +1025,6 @@ def _plain(name: str) -> str:
     if not name or name.startswith((".", "-")) or any(c in name for c in "/\\\0"):
         raise InputError(f"--name {name!r}: wanted a plain name, without slashes or a leading dot")
     return name.removesuffix(".zarr")
-
-
-def _run_folder(runs: Path, name: str | None, default: str, *, resume: bool) -> Path:
-    """Folder of a run: new, or with --resume the one that is there."""
-    from pipeline.errors import InputError
-
-    taken = [default, *(f"{default}-{n}" for n in range(2, 10_000))]
-    there = [n for n in taken[:1000] if (runs / n).exists()]
-    if name is None:
-        if resume and not there:
-            raise InputError(f"--resume: there is no run {default} in {runs}; name one with --name")
-        return runs / (there[-1] if resume else next(n for n in taken if n not in set(there)))
-    folder = runs / _plain(name)
-    if folder.exists() and not resume:
-        raise InputError(f"{folder}: a run of this name is there; choose another, or --resume it")
-    if resume and not folder.exists():
-        raise InputError(f"--resume: there is no run {folder}")
-    return folder
 
 
 def _device(name: str) -> torch.device:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cache.key import layer_name
 from cache.layer import CacheLayer, layers_of, open_root
+from model.run_files import has_manifest, verify_files
 from pipeline.errors import InputError, StoredDataError
 from pipeline.manifest import Problem, verify_group
 from pipeline.store import FeatureStore
@@ -98,7 +99,12 @@ def _fingerprints(stores: Sequence[Path]) -> Iterator[str]:
 
 
 def verify_run(path: Path) -> Iterator[Problem]:
-    """Problems of a run: its JSON files, and each record of its checkpoints."""
+    """Problems of a run; one that was killed has none, as it goes on with ``--resume``."""
+    yield from verify_files(path) if has_manifest(path) else _verify_first(path)
+
+
+def _verify_first(path: Path) -> Iterator[Problem]:
+    """Problems of a run of version 1: its JSON files, and each record of its checkpoints."""
     from model.checkpoint import load_checkpoint  # torch, which stores and caches do without
 
     for name in ("config.json", "result.json"):
@@ -121,6 +127,8 @@ def verify_run(path: Path) -> Iterator[Problem]:
     for name in ("best.pt", "last.pt"):
         file = path / name
         if not file.is_file():
+            if name == "best.pt" and (path / "result.json").is_file():
+                yield Problem(file, "missing")
             continue
         try:
             with zipfile.ZipFile(file) as archive:

@@ -19,7 +19,15 @@ from pipeline.chunks import whole_file
 from pipeline.errors import InputError, StoredDataError
 from pipeline.recipe import Recipe
 
-__all__ = ["Checkpoint", "Frozen", "load_checkpoint", "load_frozen", "load_tensors", "save_tensors"]
+__all__ = [
+    "Checkpoint",
+    "Frozen",
+    "load_checkpoint",
+    "load_frozen",
+    "load_tensors",
+    "save_tensors",
+    "write_tensors",
+]
 
 FORMAT = "antigram/checkpoint"
 VERSION = 1
@@ -106,9 +114,14 @@ class Frozen:
 
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """`torch.save`, so that the file is there as a whole or not at all."""
+    """`write_tensors` to a file that is there as a whole or not at all."""
     with whole_file(path) as file:
-        torch.save(dict(content), file)
+        write_tensors(file, content)
+
+
+def write_tensors(file: Any, content: Mapping[str, Any]) -> None:  # noqa: ANN401 - has `write`
+    """`torch.save` to an open file; `load_tensors` reads it."""
+    torch.save(dict(content), file)
 
 
 def load_tensors(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.chunks import write_durably
+from model.run_files import RunFiles
 from pipeline.errors import InputError, StoredDataError
 
 __all__ = ["Board", "write_curves"]
@@ -30,11 +30,12 @@ _CONFUSION = """<div style="overflow-x: auto"><table style="font-size: .75rem">
 {% endfor %}</table></div>"""
 
 
-def write_curves(run: Path) -> list[Path]:
+def write_curves(run: Path, files: RunFiles | None = None) -> list[Path]:
     """Draw a run's losses and accuracy, and write its page; a run that goes on has one too.
 
     Args:
         run: folder with metrics.jsonl, config.json and, once it has ended, result.json.
+        files: through which a training writes them; else they are opened.
 
     Returns:
         ``curves.png`` and ``report.html`` there, each written as a whole or not at all.
@@ -46,7 +47,7 @@ def write_curves(run: Path) -> list[Path]:
     References:
         Guizzo, Weyde and Tarroni (2021), figure 7.
     """
-    from model.report import write_report
+    from model.report import report_page
 
     metrics, ended = run / "metrics.jsonl", run / "result.json"
     if not (entries := _read(metrics, lines=True) if metrics.is_file() else []):
@@ -77,10 +78,12 @@ def write_curves(run: Path) -> list[Path]:
     tables += [_effect(result)] if _at(result, "at_initial") or _at(result, "at_best") else []
     tables += [_epochs(entries, sources, best), settings]
     title = run.absolute().name.encode(errors="replace").decode()
-    paths = [run / "curves.png", run / "report.html"]
-    write_durably(paths[0], png)
-    write_report(paths[1], title=title, text=[state, *notes], tables=tables, figures=figures)
-    return paths
+    page = report_page(title=title, text=[state, *notes], tables=tables, figures=figures)
+    if (files := files or RunFiles.open(run)) is None:
+        raise InputError(f"{run}: no run; wanted the folder of one")
+    files.write_bytes("curves.png", png)
+    files.write_bytes("report.html", page.encode())
+    return [run / "curves.png", run / "report.html"]
 
 
 def _read(path: Path, *, lines: bool = False) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pipeline.chunks import write_text
 
-__all__ = ["curves_svg", "read_metrics", "write_report"]
+__all__ = ["curves_svg", "read_metrics", "report_page", "write_report"]
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
@@ -89,14 +89,24 @@ def write_report(
     tables: Sequence[Mapping[str, Any]],
     figures: Sequence[Mapping[str, str]],
 ) -> None:
-    """Write the page; all text is escaped, as names of runs and classes are other people's.
+    """Write the `report_page` of the other arguments to an HTML file."""
+    write_text(path, report_page(title=title, text=text, tables=tables, figures=figures))
+
+
+def report_page(
+    *,
+    title: str,
+    text: Sequence[str],
+    tables: Sequence[Mapping[str, Any]],
+    figures: Sequence[Mapping[str, str]],
+) -> str:
+    """The page; all text is escaped, as names of runs and classes are other people's.
 
     Args:
-        path: of the HTML file.
         title: heading.
         text: paragraphs.
         tables: each with ``caption``, ``columns`` and ``rows``.
         figures: each with ``caption`` and ``svg``.
     """
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
-    write_text(path, page.render(title=title, text=text, tables=tables, figures=figures))
+    return page.render(title=title, text=text, tables=tables, figures=figures)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import resource
 import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,20 +19,21 @@ from torch import Tensor
 
 from model.at_effect import Effect, Table, effect_note
 from model.batches import Batches
-from model.checkpoint import Checkpoint, load_tensors, save_tensors
+from model.checkpoint import Checkpoint, load_tensors, write_tensors
 from model.config import TrainConfig
 from model.curves import Board, write_curves
 from model.evaluate import Scores, evaluate
 from model.guards import UNTRAINED, LossGuard, check_classes
 from model.pace import Pace, set_precision
 from model.resident import budget_for
+from model.resume import BEST, DRAWN, LAST, RESULT, State, start
+from model.run_files import RunFiles
 from model.sources import GramSource, Sources
 from model.step import Step, Sums
-from model.streams import Streams, weights_seed
+from model.streams import weights_seed
 from model.team import Team
 from model.vgg import Vgg
-from pipeline.chunks import write_text
-from pipeline.errors import InputError, StoredDataError
+from pipeline.errors import InputError
 from pipeline.process import versions
 from pipeline.split import SPLITS
 from pipeline.store import FeatureStore
@@ -87,6 +86,7 @@ def train(
     tell: Tell = lambda *_: None,
     resume: bool = False,
     team: Team | None = None,
+    keep_resume: bool = False,
     save_every_s: float = 10.0,
     device_memory: int | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -101,8 +101,9 @@ def train(
         run: the run's folder; new unless ``resume``.
         device: where to train.
         tell: told of progress.
-        resume: go on from ``last.pt``.
+        resume: go on from ``last.pt``; ``epochs`` and ``patience`` may be raised.
         team: of processes that train together; each takes its share of every batch.
+        keep_resume: keep ``last.pt`` when the run ends, so that it can go on with more epochs.
         save_every_s: seconds between two ``last.pt``; longer where writing it takes long.
         device_memory: bytes of a GPU that data may take; None: half of what is free.
         say: told what was decided.
@@ -111,8 +112,8 @@ def train(
         What ``result.json`` holds.
 
     Raises:
-        InputError: a split has no segment, validation has no class that training has, the run is
-            another one's, or the loss is no longer finite.
+        InputError: a split has no segment, validation has no class that training has, the loss is
+            no longer finite, or the run is there, was started with other settings or cannot go on.
         StoredDataError: stored data is damaged.
     """
     team = team or Team()
@@ -149,17 +150,20 @@ def train(
         "config": config.to_json(),
         "features": store.fingerprint,
         "grams": sources.identity if sources else {},
+        "environment": environment(),
     }
-    state = _start(run, settings, net, adam, seed=config.seed, resume=resume, team=team)
+    started = start(run, settings, config, net, adam, resume=resume, team=team)
+    files, state = started.files, started.state
+    if started.note:
+        say(started.note)
+    if started.result is not None:
+        if team.leads:
+            _finish(files, keep_resume=keep_resume)
+        for note in started.result.get("notes", ()):
+            say(note)
+        return started.result
     step = Step(net, sources, config, device, team.wrap(net))
     steps_in_epoch = -(-len(rows["train"]) // config.batch_clips)
-    finished = run / "result.json"
-    if state.over(config) and finished.is_file():
-        done: dict[str, Any] = json.loads(finished.read_text())
-        for note in done.get("notes", ()):
-            say(note)
-        return done
-    streams = Streams(config.seed)
     pace = Pace(device)
     guard = LossGuard(store, sources, config.lr)
     times: list[float] = []
@@ -181,8 +185,8 @@ def train(
             sums.restore(state.sums)
         else:
             state.epoch += 1
-            streams.begin_epoch(state.epoch, team.rank, team.size)
-        order = streams.order(rows["train"], state.epoch)
+            started.streams.begin_epoch(state.epoch, team.rank, team.size)
+        order = started.streams.order(rows["train"], state.epoch)
         mark, since = begun, 0
         left = order[state.done * config.batch_clips :]
         for batch in batches.passes(left, state.epoch):
@@ -220,7 +224,7 @@ def train(
             now = time.perf_counter()
             if team.size == 1 and now - saved > max(save_every_s, 20 * save_took):
                 state.sums, state.effect = sums.to_plain(), effect.to_plain()
-                state.save(run, net, adam)
+                state.save(files, net, adam)
                 saved = time.perf_counter()
                 save_took = saved - now
                 mark += save_took
@@ -242,16 +246,17 @@ def train(
         }
         state.effect = effect.to_plain()
         if team.leads:
-            state.log(run, entry)
+            started.log(entry)
             board.epoch(entry)
             if best:
-                save_tensors(run / "best.pt", _checkpoint(net, store, config, run).to_plain())
-            state.save(run, net, adam)
+                content = _checkpoint(net, store, config, run).to_plain()
+                files.write(BEST, partial(write_tensors, content=content))
+            state.save(files, net, adam)
             tell(state.epoch, steps_in_epoch, steps_in_epoch, _flat(entry))
 
     board.close()
     team.wait()
-    net.load_state_dict(load_tensors(run / "best.pt")["state_dict"])
+    net.load_state_dict(load_tensors(run / BEST)["state_dict"])
     # Decisions need no rows of the frozen nets, and one process makes them all.
     alone = Batches(store, config.task, None, config.batch_clips, device)
     scores = {split: evaluate(net, alone, rows[split], classes) for split in SPLITS}
@@ -260,8 +265,8 @@ def train(
     notes = [effect_note(effect.gradient_ratio, step.weights)]
     result["notes"] = [note for note in notes if note]
     if team.leads:
-        write_text(run / "result.json", json.dumps(result, indent=2) + "\n")
-        write_curves(run)
+        files.write_json(RESULT, result)
+        _finish(files, keep_resume=keep_resume)
     for note in result["notes"]:
         say(note)
     return result
@@ -287,97 +292,13 @@ def _validate(
     return sums.means(step.weights, team), probe.means(team) if probe else {}
 
 
-@dataclass(slots=True)
-class _State:
-    """Where a training is: what ``last.pt`` holds besides the tensors."""
-
-    epoch: int = 0
-    step: int = 0
-    best_epoch: int = 0
-    best_loss: float = float("inf")
-    done: int = 0  # steps of an epoch that is not finished
-    sums: dict[str, Any] = field(default_factory=dict)  # and what they added up to
-    effect: dict[str, Any] = field(default_factory=dict)  # of AT; not in older files
-
-    def over(self, config: TrainConfig) -> bool:
-        """All epochs or steps are done, or the validation loss has not improved for too long."""
-        if self.done:
-            return False
-        stuck = self.epoch - self.best_epoch >= config.patience
-        stepped = bool(config.max_steps) and self.step >= config.max_steps
-        return self.epoch >= config.epochs or stuck or stepped
-
-    def is_best(self, loss: float) -> bool:
-        """Note the epoch if its validation loss is the least so far."""
-        if self.best_epoch and not loss < self.best_loss:
-            return False
-        self.best_epoch, self.best_loss = self.epoch, loss
-        return True
-
-    def log(self, run: Path, entry: Mapping[str, Any]) -> None:
-        """Append to metrics.jsonl; entries of epochs that are run again are dropped."""
-        path = run / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["epoch"] < self.epoch]
-        write_text(path, "\n".join([*kept, json.dumps(entry)]) + "\n")
-
-    def save(self, run: Path, net: Vgg, adam: torch.optim.Adam) -> None:
-        """Write last.pt, from which the run can go on."""
-        device = next(net.parameters()).device
-        content = {
-            "format": "antigram/resume",
-            "format_version": 1,
-            **asdict(self),
-            "model": net.state_dict(),
-            "optimiser": adam.state_dict(),
-            "rng": {
-                "cpu": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            },
-        }
-        save_tensors(run / "last.pt", content)
-
-
-def _start(
-    run: Path,
-    settings: Mapping[str, Any],
-    net: Vgg,
-    adam: torch.optim.Adam,
-    *,
-    seed: int,
-    resume: bool,
-    team: Team,
-) -> _State:
-    """Make the run's folder, or read where an interrupted run is; set the RNG of the dropout."""
-    path = run / "config.json"
-    torch.manual_seed(seed)
-    # A run that was killed before it had noted anything begins.
-    if not resume or not (path.exists() or (run / "last.pt").exists()):
-        if team.leads:
-            run.mkdir(parents=True, exist_ok=resume)
-            text = json.dumps({**settings, "environment": environment()}, indent=2)
-            write_text(path, text + "\n")
-        return _State()
-    try:
-        stored = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise StoredDataError(f"{path}: unreadable ({error}); the run cannot be resumed") from None
-    for key, wanted in settings.items():
-        if stored.get(key) != json.loads(json.dumps(wanted)):
-            raise InputError(
-                f"{run}: was started with another {key}: {stored.get(key)}, now {wanted}. "
-                "Resume with the same options, store and frozen net, or start a new run."
-            )
-    if not (run / "last.pt").is_file():
-        return _State()  # interrupted in its first epoch
-    last = load_tensors(run / "last.pt")
-    net.load_state_dict(last["model"])
-    adam.load_state_dict(last["optimiser"])
-    torch.set_rng_state(last["rng"]["cpu"])
-    device = next(net.parameters()).device
-    if device.type == "cuda" and last["rng"]["cuda"] is not None:
-        torch.cuda.set_rng_state(last["rng"]["cuda"], device)
-    return _State(**{name.name: last[name.name] for name in fields(_State) if name.name in last})
+def _finish(files: RunFiles, *, keep_resume: bool) -> None:
+    """Do what is left once a run has its result; a run that had it all keeps what it kept."""
+    if DRAWN[-1] not in files:
+        if not keep_resume:
+            files.remove(LAST)
+        write_curves(files.folder, files)
+    files.settle()
 
 
 def _memory_mb(device: torch.device) -> float:
@@ -424,7 +345,7 @@ def _result(
     run: Path,
     store: FeatureStore,
     config: TrainConfig,
-    state: _State,
+    state: State,
     net: Vgg,
     scores: Mapping[str, Scores],
     times: list[float],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pipeline.errors import InputError
 from pipeline.hdf5 import SUFFIX
 from pipeline.recipe import Recipe
 
-__all__ = ["Workspace", "locked", "recipe_for", "store_name"]
+__all__ = ["Workspace", "claimed_run", "locked", "recipe_for", "store_name"]
 
 
 @contextmanager
@@ -35,6 +35,49 @@ def locked(target: Path, doing: str) -> Iterator[None]:
         raise InputError(
             f"{target}: another process is {doing} it now ({path} is locked). Wait for it to end."
         ) from None
+
+
+@contextmanager
+def claimed_run(runs: Path, name: str | None, default: str, *, resume: bool) -> Iterator[Path]:
+    """Hold the right to train in a run's folder: a new one, or with ``resume`` the one there.
+
+    Args:
+        runs: where runs lie.
+        name: of the run, if one is asked for.
+        default: its name if none is; numbered if taken.
+        resume: whether the run is to go on.
+
+    Raises:
+        InputError: the name is taken, there is no such run, or another process trains it.
+    """
+    names = [default, *(f"{default}-{n}" for n in range(2, 10_000))] if name is None else [name]
+    if resume:
+        there = [runs / each for each in names if (runs / each).exists()]
+        if not there:
+            hint = "; name one with --name" if name is None else ""
+            raise InputError(f"--resume: there is no run {names[0]} in {runs}{hint}")
+        with locked(there[-1], "training"):
+            yield there[-1]
+        return
+    with ExitStack() as held:
+        yield next(folder for each in names if _is_claimed(folder := runs / each, held, name))
+
+
+def _is_claimed(folder: Path, held: ExitStack, name: str | None) -> bool:
+    """Lock a run's folder if it is new; where it was named, say why it cannot be had."""
+    if not folder.exists():
+        try:
+            held.enter_context(locked(folder, "training"))
+        except InputError:
+            if name is not None:
+                raise
+            return False
+        if not folder.exists():  # the process that had the lock may have ended by now
+            return True
+        held.close()
+    if name is not None:
+        raise InputError(f"{folder}: a run of this name is there; choose another, or --resume it")
+    return False
 
 
 def recipe_for(corpus: Corpus, asked: Mapping[str, Any]) -> tuple[Corpus, Recipe]:

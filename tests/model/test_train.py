@@ -53,7 +53,7 @@ def test_a_mode_leaves_what_the_format_names_and_the_same_numbers_twice(mode, ru
         "best.pt",
         "config.json",
         "curves.png",
-        "last.pt",
+        "manifest.json",
         "metrics.jsonl",
         "report.html",
         "result.json",
@@ -202,11 +202,11 @@ def test_resuming_a_finished_run_changes_no_number(run_mode):
 
 def test_resuming_with_other_settings_or_another_store_is_refused(run_mode, store):
     run_mode()
-    with pytest.raises(InputError, match=r"was started with another config.*lr"):
+    with pytest.raises(InputError, match=r"was started with lr 0.001, now 0.5\. Resume"):
         run_mode(resume=True, lr=0.5)
     other = FeatureStore(store.path)
     other.fingerprint = "0" * 64
-    with pytest.raises(InputError, match="was started with another features"):
+    with pytest.raises(InputError, match=r"was started with features .*, now .0000"):
         run_mode(resume=True, on=other)
 
 
