@@ -375,7 +375,7 @@ def cache_grams(
     from cache.plan import plan_layers
     from cache.resolve import layer_numbers
     from model.at_loss import check_combination
-    from model.checkpoint import load_frozen
+    from model.guards import load_teacher
     from model.sources import TapSpec
     from model.team import team
     from pipeline.progress import Progress
@@ -383,9 +383,7 @@ def cache_grams(
     from pipeline.views import Views
     from pipeline.workspace import locked
 
-    frozen = load_frozen(ckpt)
-    if frozen.note:
-        common.say(frozen.note)
+    frozen = load_teacher(ckpt, common.say)
     store = FeatureStore(common.workspace.store(data, common.say))
     numbers = layer_numbers(layers, frozen.arch)
     check_combination(aggregation, tap, "cos2", numbers)
@@ -656,12 +654,13 @@ def train(
     import torch
 
     from cache.resolve import resolve
-    from model.checkpoint import load_frozen
+    from model.guards import load_teacher
     from model.resume import keep_ends
     from model.team import team
     from model.train import build_student, copy_best
     from model.train import train as run
     from model.watch import Watch
+    from model.worth import accuracies_text
     from pipeline.errors import InputError
     from pipeline.process import keep_freed_memory
     from pipeline.workspace import claimed_run
@@ -680,7 +679,7 @@ def train(
         config, store = job.config, job.store
         if init is not None and config.mode in ("wi", "frozen"):
             raise InputError(f"--init: --mode {config.mode} begins with --ckpt; use one of the two")
-        begin = load_frozen(init).state if init is not None else None
+        begin = load_teacher(init, common.say).state if init is not None else None
         if config.mode in ("wi", "frozen") and job.frozen is not None:
             begin = job.frozen.state
         net = build_student(config, len(store.classes[config.task]), begin)
@@ -719,12 +718,10 @@ def train(
                 raise
     if save is not None and members.leads:
         copy_best(folder, save)
-    scores = ", ".join(
-        f"{split} {value:.3f}" for split, value in result["accuracy"].items() if value is not None
-    )
     common.answer(
         result,
-        f"{folder}: accuracy {scores}; {result['epochs']} epochs, best {result['best_epoch']}; "
+        f"{folder}: accuracy {accuracies_text(result)}; {result['epochs']} epochs, best "
+        f"{result['best_epoch']}; "
         f"{result['seconds_per_step']:.3f} s a step, data wait {result['data_wait_fraction']:.1%}",
     )
 

@@ -16,8 +16,9 @@ from cache.options import Options, check_options
 from cache.plan import plan_layers
 from model.arch import Arch
 from model.at_loss import check_combination
-from model.checkpoint import Frozen, load_frozen
+from model.checkpoint import Frozen
 from model.config import TrainConfig
+from model.guards import load_teacher
 from model.sources import GramSource, LiveGrams, Sources, TapSpec, check_shapes
 from pipeline.errors import InputError, StoredDataError
 from pipeline.store import FeatureStore
@@ -57,12 +58,9 @@ def resolve(
     """
     mode = asked.mode
     check_options(asked, rest)
-    nets = {path.stem: load_frozen(path) for path in asked.ckpts}
+    nets = {path.stem: load_teacher(path, say) for path in asked.ckpts}
     if len(nets) < len(asked.ckpts):
         raise InputError("--ckpt: two files have the same name; rename one")
-    for net in nets.values():
-        if net.note:
-            say(net.note)
     first = next(iter(nets.values()), None)
     store = FeatureStore(store_for(workspace, asked.data, asked.caches, say))
     task = asked.task or store.main_label

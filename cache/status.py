@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.layer import CacheLayer, layers_of, open_root
+from model.worth import score_text
 from pipeline.corpora import describe_corpora
 from pipeline.errors import InputError, StoredDataError
 from pipeline.files import size_text
@@ -101,7 +102,8 @@ def _run(path: Path, origin: dict[Any, str]) -> dict[str, Any]:
     if result is None:
         return {**common, **known, "summary": f"{mode} on {store}; not finished (--resume)"}
     test = result["accuracy"]["test"]
-    score = "no test split" if test is None else f"test accuracy {test:.3f}"
+    worth = {"accuracy": test, **result.get("scores", {}).get("test", {})}
+    score = "no test split" if test is None else f"accuracy {score_text('test', worth)}"
     return {
         **common,
         **known,

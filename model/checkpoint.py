@@ -6,7 +6,7 @@ import math
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Checkpoint:
         mean: of the training split it was normalised with.
         std: likewise.
         provenance: where it comes from: run, mode, versions; nothing depends on it.
+        scores: by split, what it reached: accuracy, chance, majority, segments; empty for
+            checkpoints of before there were scores.
     """
 
     arch: Arch
@@ -68,6 +70,7 @@ class Checkpoint:
     mean: float
     std: float
     provenance: dict[str, Any]
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
         """What is stored."""
@@ -82,6 +85,7 @@ class Checkpoint:
             "mean": self.mean,
             "std": self.std,
             "provenance": self.provenance,
+            "scores": self.scores,
         }
 
     def net(self) -> Vgg:
@@ -99,11 +103,13 @@ class Frozen:
         arch: the net's.
         state: tensors of ``features``.
         note: what was done to read it, for the user; empty for our own checkpoints.
+        scores: as in `Checkpoint`.
     """
 
     arch: Arch
     state: dict[str, Tensor]
     note: str
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def net(self) -> Vgg:
         """The convolution part with its weights. Draws from no random generator."""
@@ -187,6 +193,7 @@ def _checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
             mean=float(content["mean"]),
             std=float(content["std"]),
             provenance=dict(content["provenance"]),
+            scores=_scores(content.get("scores", {})),
         )
         with torch.device("meta"):
             wanted = Vgg(found.arch, len(found.classes)).state_dict()
@@ -198,6 +205,12 @@ def _checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         raise InputError(f"{path}: a checkpoint that is not whole ({error!r})") from None
     _check_shapes(path, found.state_dict, wanted)
     return found
+
+
+def _scores(value: object) -> dict[str, dict[str, Any]]:
+    if not isinstance(value, dict) or not all(isinstance(of, dict) for of in value.values()):
+        raise TypeError("scores are not those of splits")
+    return {str(split): dict(of) for split, of in value.items()}
 
 
 def _check_shapes(path: Path, state: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
@@ -224,7 +237,7 @@ def load_frozen(path: Path) -> Frozen:
     content = load_tensors(path)
     if content.get("format") == FORMAT:
         found = _checkpoint(path, content)
-        return Frozen(found.arch, conv_state(found.state_dict), "")
+        return Frozen(found.arch, conv_state(found.state_dict), "", found.scores)
     state = {name: t for name, t in conv_state(content).items() if isinstance(t, Tensor)}
     first = state.get("features.0.weight")
     convs = sum(name.endswith(".weight") for name in state)

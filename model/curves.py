@@ -144,6 +144,10 @@ def _epochs(entries: Sequence[Entry], sources: Sequence[str], best: int | None) 
 def _scores(result: Entry) -> dict[str, Any]:
     splits = result.get("accuracy", {})
     rows = [(f"accuracy, {split}", _shown(value, ".1%")) for split, value in splits.items()]
+    rows += [("chance", _shown(result["chance"], ".1%"))] if "chance" in result else []
+    for split in splits:
+        if (value := _at(result, "scores", split, "majority")) is not None:
+            rows.append((f"always the most frequent class, {split}", _shown(value, ".1%")))
     for key, name, form in (
         ("unweighted_average_recall", "unweighted average recall, test", ".1%"),
         ("seconds_per_step", "seconds per step (median)", ".4g"),

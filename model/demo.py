@@ -84,7 +84,7 @@ def run_demo(
     content = {
         "report": str(report),
         "store": {key: store[key] for key in ("name", "clips", "shape", "fingerprint")},
-        "emotion": {"accuracy": emotion["accuracy"]},
+        "emotion": {key: emotion[key] for key in ("accuracy", "chance", "majority")},
         "arms": arms,
         "cache_bytes": cached_layer["bytes_per_clip"] * grams["clips"],
         "cache": grams,
@@ -127,11 +127,23 @@ def run_demo(
 
 
 def _rows(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    columns = ["arm", "test accuracy", "UAR", "s/step", "clips/s", "peak RSS MB", "epochs"]
+    columns = [
+        "arm",
+        "test accuracy",
+        "chance",
+        "majority",
+        "UAR",
+        "s/step",
+        "clips/s",
+        "peak RSS MB",
+        "epochs",
+    ]
     rows = [
         [
             name,
             f"{result['accuracy']['test']:.3f}",
+            f"{result['chance']:.3f}",
+            f"{result['majority']:.3f}",
             f"{result['unweighted_average_recall']:.3f}",
             f"{result['seconds_per_step']:.4f}",
             f"{result['clips_per_second']:.0f}",

@@ -1,19 +1,22 @@
-"""Checks of a training's data and losses: what cannot be learned from, what has diverged."""
+"""Checks of a training's teachers, data and losses: what cannot teach, be learned, or go on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.checkpoint import Frozen, load_frozen
 from model.sources import Sources
+from model.worth import teacher_note
 from pipeline.errors import DamagedError, InputError
 from pipeline.store import FeatureStore
 
-__all__ = ["UNTRAINED", "LossGuard", "check_classes"]
+__all__ = ["UNTRAINED", "LossGuard", "check_classes", "load_teacher"]
 
 _NAMED = 20  # segments in a message
 _CLASSES = 5
@@ -23,6 +26,20 @@ _DIVERGED = (
 UNTRAINED = (
     "No step was taken: the weights it begins with, or a teacher's, are too large. Take others."
 )
+
+
+def load_teacher(path: Path, say: Callable[[str], None]) -> Frozen:
+    """`load_frozen` of weights that a training begins with or compares with.
+
+    Args:
+        path: of the checkpoint.
+        say: told what was done to read it, and if it has learned nothing by its own scores.
+    """
+    net = load_frozen(path)
+    for note in (net.note, teacher_note(path, net.scores)):
+        if note:
+            say(note)
+    return net
 
 
 def check_classes(

@@ -33,6 +33,7 @@ from model.step import Step, Sums
 from model.streams import weights_seed
 from model.team import Team
 from model.vgg import Vgg
+from model.worth import score, student_note
 from pipeline.errors import InputError
 from pipeline.process import versions
 from pipeline.split import SPLITS
@@ -249,8 +250,7 @@ def train(
             started.log(entry)
             board.epoch(entry)
             if best:
-                content = _checkpoint(net, store, config, run).to_plain()
-                files.write(BEST, partial(write_tensors, content=content))
+                _write_best(files, _checkpoint(net, store, config, run))
             state.save(files, net, adam)
             tell(state.epoch, steps_in_epoch, steps_in_epoch, _flat(entry))
 
@@ -261,10 +261,12 @@ def train(
     alone = Batches(store, config.task, None, config.batch_clips, device)
     scores = {split: evaluate(net, alone, rows[split], classes) for split in SPLITS}
     result = _result(run, store, config, state, net, scores, times, waited, worked, device)
-    result |= {"data_on_device": batches.resident, **effect.to_json()}
-    notes = [effect_note(effect.gradient_ratio, step.weights)]
+    worth = {split: score(found.segments, found.recordings) for split, found in scores.items()}
+    result |= {"data_on_device": batches.resident, **_held_against(worth), **effect.to_json()}
+    notes = [student_note(worth), effect_note(effect.gradient_ratio, step.weights)]
     result["notes"] = [note for note in notes if note]
     if team.leads:
+        _write_best(files, _checkpoint(net, store, config, run, worth))
         files.write_json(RESULT, result)
         _finish(files, keep_resume=keep_resume)
     for note in result["notes"]:
@@ -292,6 +294,10 @@ def _validate(
     return sums.means(step.weights, team), probe.means(team) if probe else {}
 
 
+def _write_best(files: RunFiles, checkpoint: Checkpoint) -> None:
+    files.write(BEST, partial(write_tensors, content=checkpoint.to_plain()))
+
+
 def _finish(files: RunFiles, *, keep_resume: bool) -> None:
     """Do what is left once a run has its result; a run that had it all keeps what it kept."""
     if DRAWN[-1] not in files:
@@ -308,7 +314,19 @@ def _memory_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _checkpoint(net: Vgg, store: FeatureStore, config: TrainConfig, run: Path) -> Checkpoint:
+def _held_against(worth: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Chance, and majority on the test split, or on validation where there is no test split."""
+    judged = worth["test"] if worth["test"]["segments"] else worth["validation"]
+    return {"chance": judged["chance"], "majority": judged["majority"], "scores": worth}
+
+
+def _checkpoint(
+    net: Vgg,
+    store: FeatureStore,
+    config: TrainConfig,
+    run: Path,
+    scores: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Checkpoint:
     return Checkpoint(
         arch=config.arch,
         task=config.task,
@@ -318,6 +336,7 @@ def _checkpoint(net: Vgg, store: FeatureStore, config: TrainConfig, run: Path) -
         mean=store.mean,
         std=store.std,
         provenance={"run": run.name, "mode": config.mode, **environment()},
+        scores={split: dict(found) for split, found in (scores or {}).items()},
     )
 
 

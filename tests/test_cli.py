@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import cli
+from model.checkpoint import save_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--arch", "vgg11", "--width", "1", "--epochs", "1"]
@@ -143,6 +146,38 @@ def test_a_plan_tells_costs_of_all_modes_and_makes_nothing(chain):
     chain.refused(2, "vgg11", "plan", "--ckpt", "net.pt", "--layer", 9)
     chain.refused(2, "tones", "plan", "--layer", 3, "--task", "pitch")
     chain.refused(2, "no such file", "plan", "--layer", 3, "--ckpt", "none.pt")
+
+
+def test_a_trainings_line_has_chance_and_majority_beside_each_accuracy(chain):
+    code, out, _ = chain("train", "--mode", "baseline", *TINY)
+    assert code == 0
+    for split in ("train", "validation", "test"):
+        assert re.search(rf"{split} 0\.\d+ \(chance 0\.333, majority 0\.\d+\)", out)
+    assert "test 0." in chain.json("status")["runs"][0]["summary"]
+    assert "(chance 0.333" in chain.json("status")["runs"][0]["summary"]
+
+
+def test_a_teacher_that_learned_nothing_is_warned_of_wherever_it_is_used(chain):
+    poor = chain.json("train", "--mode", "baseline", *TINY, "--lr", 1e-30, "--save", "poor.pt")
+    assert any("not above chance" in note for note in poor["notes"])
+    known = {**torch.load("poor.pt", weights_only=True), "scores": {}}
+    save_tensors(Path("silent.pt"), {key: known[key] for key in known if key != "digest"})
+    uses = [
+        ("cache-grams", "--layer", 3, "--ckpt"),
+        ("train", "--mode", "wi", "--epochs", 1, "--ckpt"),
+        ("train", "--mode", "frozen", "--layer", 3, "--epochs", 1, "--ckpt"),
+        ("train", "--mode", "online", "--layer", 3, "--epochs", 1, "--ckpt"),
+        ("train", "--mode", "baseline", *TINY, "--init"),
+    ]
+    for use in uses:
+        for file, warned in (("poor.pt", 1), ("silent.pt", 0)):
+            code, _, err = chain(*use, file)
+            assert code == 0, err
+            lines = err.splitlines()
+            said = [
+                line for line in lines if line.startswith(f"warning: {file}: by its own scores")
+            ]
+            assert len(said) == warned, err
 
 
 def test_a_second_run_is_numbered_and_a_named_one_never_overwritten(chain):

@@ -46,7 +46,8 @@ def test_a_checkpoint_comes_back_as_it_was(checkpoint, saved, store):
 def test_it_holds_the_fields_of_the_format_and_plain_types_only(saved):
     content = torch.load(saved(), weights_only=True)
     assert set(content) == set(
-        "format format_version arch task classes state_dict recipe mean std provenance".split()
+        "format format_version arch task classes state_dict recipe mean std provenance scores"
+        "".split()
     )
     assert content["format"] == "antigram/checkpoint"
     assert content["format_version"] == 1
