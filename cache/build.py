@@ -7,8 +7,6 @@ every chunk that is flushed to disk, so that a killed build goes on where it was
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,9 +22,18 @@ import torch
 from numpy.typing import NDArray
 
 from cache.key import layer_name
-from cache.layer import FORMAT, VERSION, CacheLayer, layer_fingerprint, layers_of, open_root
+from cache.layer import FORMAT, VERSION, CacheLayer, layer_fingerprint, layers_of
 from cache.pilot import find_rank
 from cache.plan import LayerPlan, frozen_net, run_taps
+from cache.work import (
+    drop_finished,
+    journals_of,
+    note_of,
+    note_path,
+    noted,
+    publish_layers,
+    write_root,
+)
 from model.checkpoint import Frozen
 from model.codecs import encode_rows
 from model.team import Team
@@ -38,12 +45,11 @@ from pipeline.chunks import (
     array_digest,
     chunk_path,
     encode,
-    replace_folder,
     write_chunk,
     write_text,
 )
 from pipeline.errors import InputError, StoredDataError
-from pipeline.files import map_file, size_text
+from pipeline.files import map_file, remove, size_text
 from pipeline.manifest import (
     create_arrays,
     create_group,
@@ -53,6 +59,7 @@ from pipeline.manifest import (
 )
 from pipeline.mapped import is_whole
 from pipeline.process import versions
+from pipeline.publish import discard, recover, work_folder
 from pipeline.recipe import canonical_json
 from pipeline.store import FeatureStore
 from pipeline.views import Views, apply_views
@@ -128,6 +135,9 @@ def build_cache(
         "made_from": dict(made_from),
         "versions": versions(("antigram", "numpy", "torch", "zarr")),
     }
+    if team.leads:
+        recover(target)
+    team.wait()
     there, foreign = _layers_there(target, store, frozen)
     missing = {}
     for number, plan in plans.items():
@@ -136,14 +146,16 @@ def build_cache(
         elif any(verify_group(there[number].folder, content=False)):
             missing[number] = replace(plan, rank=_rank(there[number]), pilot=there[number].pilot)
     computed = 0
+    partial = work_folder(target)
     if missing:
-        partial = target.with_name(f".{target.name}.partial")
         if team.leads:
             for number, plan in missing.items():
-                missing[number] = _noted(plan, partial) or find_rank(
+                missing[number] = noted(plan, partial) or find_rank(
                     plan, store, frozen, batch_clips, device
                 )
             _check_free(target, missing, len(store))
+            if not partial.is_dir():
+                discard(partial)  # something else, in its place
         writers = _begin(missing, partial, target, len(store), team)
         with ExitStack() as open_journals:
             for writer in writers.values():
@@ -153,9 +165,10 @@ def build_cache(
         if team.leads:
             for writer in writers.values():
                 writer.finish()
-            _publish(target, partial, root, missing, whole_swap=foreign)
+            publish_layers(target, partial, root, missing, whole_swap=foreign)
     if team.leads:
-        _write_root(target, root)
+        write_root(target, root, partial)
+        drop_finished(partial, plans)
     team.wait()
     opened = {n: CacheLayer(target, n) for n in plans}
     return Built(target, len(store), computed, opened, time.perf_counter() - begun)
@@ -214,7 +227,7 @@ class _LayerWriter:
             self._prepare(partial)
         own = f".{rank}.jsonl" if rank else ".jsonl"
         self.journal = Journal(self.folder.with_suffix(own))
-        self.done = {entry["chunk"] for entry in self._entries() if self._is_whole(entry)}
+        self.done = {chunk for chunk, written in self._noted() if self._is_whole(chunk, written)}
 
     def _prepare(self, partial: Path) -> None:
         """Keep what an interrupted build of the same layer has done; clear away another's."""
@@ -222,21 +235,26 @@ class _LayerWriter:
         staged = partial / "root" / self.folder.name
         if staged.is_dir() and not self.folder.exists():
             staged.rename(self.folder)  # killed while it was being published
-        note, text = _note_of(partial, plan.key.layer), canonical_json(_note(plan))
-        if not note.is_file() or note.read_text() != text or not self.folder.is_dir():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            for journal in self._journals():
-                journal.unlink()
+        note, text = note_path(partial, plan.key.layer), canonical_json(note_of(plan))
+        if not note.is_file() or note.read_bytes() != text.encode() or not self.folder.is_dir():
+            for path in (note, self.folder, *journals_of(self.folder)):
+                remove(path)
         self.folder.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(self.folder)
         write_text(note, text)
 
-    def _journals(self) -> list[Path]:
-        return sorted(self.folder.parent.glob(f"{self.folder.name}*.jsonl"))
-
-    def _entries(self) -> Iterator[dict[str, Any]]:
-        for path in self._journals():
-            yield from Journal.read(path)
+    def _noted(self) -> Iterator[tuple[int, dict[str, Written]]]:
+        """Chunks that the journals note, and what was written; what cannot be understood is not."""
+        for path in journals_of(self.folder):
+            for entry in Journal.read(path):
+                chunk, written = entry.get("chunk"), entry.get("written")
+                if not isinstance(chunk, int) or not isinstance(written, dict):
+                    continue
+                try:
+                    found = {s.name: Written.from_json(written.get(s.name)) for s in self.specs}
+                except ValueError:
+                    continue
+                if chunk in range(self.specs[0].chunks):
+                    yield chunk, found
 
     def adopt(self, old: CacheLayer) -> None:
         """Take over the whole chunks of a damaged layer; they are linked, not copied."""
@@ -260,13 +278,13 @@ class _LayerWriter:
                 self.journal.append({"chunk": index, "written": written})
                 self.done.add(index)
 
-    def _is_whole(self, entry: Mapping[str, Any]) -> bool:
+    def _is_whole(self, chunk: int, written: Mapping[str, Written]) -> bool:
         """Whether a chunk that the journal notes is there: a power cut may lose a rename."""
         return all(
             is_whole(
-                chunk_path(self.folder, spec, entry["chunk"]),
+                chunk_path(self.folder, spec, chunk),
                 spec.rows * spec.row_bytes,
-                entry["written"][spec.name]["crc32c"],
+                written[spec.name].crc32c,
             )
             for spec in self.specs
         )
@@ -282,10 +300,9 @@ class _LayerWriter:
 
     def finish(self) -> None:
         """Write metadata and manifest; the group is then complete."""
-        entries = {entry["chunk"]: entry["written"] for entry in self._entries()}
+        noted = dict(self._noted())
         arrays = {
-            spec.name: [Written(**entries[i][spec.name]) for i in range(spec.chunks)]
-            for spec in self.specs
+            spec.name: [noted[i][spec.name] for i in range(spec.chunks)] for spec in self.specs
         }
         plan = self.plan
         attributes = {
@@ -317,7 +334,7 @@ def _begin(
         team.wait()
         return writers
     team.wait()
-    known = {n: _noted(plan, partial) or plan for n, plan in plans.items()}  # with its rank
+    known = {n: noted(plan, partial) or plan for n, plan in plans.items()}  # with its rank
     return {n: _LayerWriter(plan, partial, clips, team.rank) for n, plan in known.items()}
 
 
@@ -437,72 +454,3 @@ def _at_once(plan: LayerPlan, device: torch.device) -> int:
         return _ROWS_AT_ONCE
     largest = 4 * plan.channels * max(plan.channels, plan.positions)  # float32, maps or Gram
     return max(1, _CACHE_BYTES // largest)
-
-
-def _publish(
-    target: Path,
-    partial: Path,
-    root: Mapping[str, Any],
-    built: Mapping[int, LayerPlan],
-    *,
-    whole_swap: bool,
-) -> None:
-    """Put finished layers in place: into the cache that is there, or as a new one in one swap."""
-    if whole_swap:
-        fresh = partial / "root"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        for layer in built:
-            (partial / layer_name(layer)).rename(fresh / layer_name(layer))
-        _write_root(fresh, root)
-        replace_folder(fresh, target)
-    else:
-        for layer in built:
-            replace_folder(partial / layer_name(layer), target / layer_name(layer))
-    shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write_root(target: Path, root: Mapping[str, Any]) -> None:
-    """Write the cache's own metadata: it names its layers, so that a lost one is missed."""
-    prints = {}
-    for number in layers_of(target):
-        with suppress(InputError, StoredDataError):  # left as it is: verify reports it
-            prints[str(number)] = CacheLayer(target, number).fingerprint
-    whole = {**root, "layers": prints}
-    with suppress(InputError, StoredDataError):
-        there = open_root(target)
-        if {k: there.get(k) for k in ("features", "layers")} == {
-            k: whole[k] for k in ("features", "layers")
-        }:
-            os.utime(target / "zarr.json")  # it is now the cache of this store made last
-            return
-    for folder in (target, target / "manifest"):
-        for path in folder.glob("*.partial"):
-            path.unlink()
-    create_group(target, {"antigram": whole})
-    write_manifest(target, {})
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Delete what a killed build was just writing."""
-    for path in folder.rglob("*.partial"):
-        path.unlink()
-
-
-def _note_of(partial: Path, layer: int) -> Path:
-    return partial / f"{layer_name(layer)}.json"
-
-
-def _note(plan: LayerPlan) -> dict[str, Any]:
-    return {"key": plan.key.to_json(), "rank": plan.rank, "pilot": dict(plan.pilot)}
-
-
-def _noted(plan: LayerPlan, partial: Path) -> LayerPlan | None:
-    """The plan with the rank that an interrupted build found, if it was of the same key."""
-    try:
-        note = json.loads(_note_of(partial, plan.key.layer).read_text())
-        if note["key"] == plan.key.to_json() and plan.rank in (None, note["rank"]):
-            return replace(plan, rank=note["rank"], pilot=note["pilot"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None if plan.key.codec == "lowrank" else plan

@@ -14,12 +14,10 @@ import ctypes
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,24 +25,24 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.files import named
+from pipeline.files import named, remove
 from pipeline.recipe import canonical_json, digest
 
 __all__ = [
+    "PARTIAL",
     "STRING",
     "ArraySpec",
     "Journal",
     "Written",
     "array_digest",
+    "begin_writeback",
     "chunk_path",
     "crc32c",
     "encode",
     "flush_filesystem",
     "fsync_folder",
-    "replace_folder",
     "rows_per_chunk",
     "whole_file",
-    "write_all",
     "write_chunk",
     "write_durably",
     "write_in_parts",
@@ -56,6 +54,7 @@ _SYNC_FILE_RANGE_WRITE = 2
 _AT_ONCE = 64 << 20  # bytes
 _WORTH_STARTING = 1 << 20  # bytes: for a small file the asking costs more than it gains
 CRC_BYTES = 4
+PARTIAL = ".partial"  # how the name of a file ends that is being written
 STRING = "string"  # dtype of an array of UTF-8 text
 _TARGET_BYTES = 8 << 20
 
@@ -123,6 +122,18 @@ class Written:
     crc32c: int
     sha256: str
 
+    @classmethod
+    def from_json(cls, value: Any) -> Written:  # noqa: ANN401 - whatever a journal holds
+        """Read it from a journal.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        match value:
+            case {"crc32c": int(crc), "sha256": str(content)} if crc in range(1 << 32):
+                return cls(crc, content)
+        raise ValueError(f"{value!r} is not what was written")
+
 
 def chunk_path(folder: Path, spec: ArraySpec, index: int) -> Path:
     """File of a chunk, in Zarr's default key encoding."""
@@ -166,9 +177,11 @@ def write_chunk(
     path = chunk_path(folder, spec, index)
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) if flush else started_file(path) as file:
+    with whole_file(path, flush=flush) as file:
         write_in_parts(file, raw)
         file.write(crc.to_bytes(CRC_BYTES, "little"))
+        if not flush:
+            begin_writeback(file)
     return Written(crc, sha256(raw).hexdigest())
 
 
@@ -182,12 +195,6 @@ def write_in_parts(file: BinaryIO, raw: memoryview) -> None:
         file.write(raw[place : place + _AT_ONCE])
 
 
-def write_all(file: FileIO, raw: memoryview) -> None:
-    """Write to an unbuffered file, which may take less than it was given (a disk that fills)."""
-    while raw.nbytes:
-        raw = raw[file.write(raw) :]
-
-
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file so that it is there as a whole or not at all."""
     with whole_file(path) as file:
@@ -196,35 +203,36 @@ def write_durably(path: Path, *parts: bytes | memoryview) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file beside the goal; at the end flush it to disk, rename it, flush the folder."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+def whole_file(path: Path, *, flush: bool = True) -> Iterator[BinaryIO]:
+    """Open a file beside the goal, and rename it at the end: there is no half of it.
+
+    Several processes may write the same file at once: each has a name of its own beside it.
+
+    Args:
+        path: the goal.
+        flush: to disk, the file before it is renamed and its folder thereafter.
+    """
+    beside = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{PARTIAL}")
     try:
         with named(path), beside.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         beside.replace(path)
-        fsync_folder(path.parent)
+        if flush:
+            fsync_folder(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
 
 
-@contextmanager
-def started_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file in its place, in a folder that nobody reads yet; let the disk begin with it."""
-    with named(path), path.open("wb") as file:
-        yield file
-        file.flush()
-        if file.tell() >= _WORTH_STARTING:
-            start_writeback(file.fileno())
-
-
-def start_writeback(handle: int) -> None:
+def begin_writeback(file: BinaryIO) -> None:
     """Ask the system to begin writing a file to disk, and do not wait; no promise is made."""
-    if (function := getattr(_LIBC, "sync_file_range", None)) is not None:
-        function(handle, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+    file.flush()
+    function = getattr(_LIBC, "sync_file_range", None)
+    if function is not None and file.tell() >= _WORTH_STARTING:
+        function(file.fileno(), ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -254,20 +262,6 @@ def flush_filesystem(folder: Path) -> None:
         os.close(handle)
 
 
-def replace_folder(new: Path, goal: Path) -> None:
-    """Put a finished folder in the place of another, which is kept aside until then.
-
-    Running readers keep their maps of the old files; they stay valid until they are closed.
-    """
-    aside = goal.with_name(f".{goal.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if goal.exists():
-        goal.rename(aside)
-    new.rename(goal)
-    fsync_folder(goal.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
 class Journal:
     """Append-only JSON lines, each with a checksum; what was acknowledged survives a kill.
 
@@ -277,6 +271,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not path.is_file():
+            remove(path)  # something else, in the journal's place
         self.entries, whole = self._whole_lines(path)
         self._file = path.open("ab")
         self._file.truncate(whole)
@@ -290,7 +286,7 @@ class Journal:
     def _whole_lines(cls, path: Path) -> tuple[list[dict[str, Any]], int]:
         """Entries, and the bytes that their lines take."""
         entries, size = [], 0
-        if path.exists():
+        if path.is_file():
             for line in path.read_bytes().splitlines(keepends=True):
                 if (entry := cls._parse(line)) is None:
                     break
@@ -303,7 +299,10 @@ class Journal:
         head, _, text = line.rstrip(b"\n").partition(b" ")
         if not line.endswith(b"\n") or head != b"%08x" % crc32c(text):
             return None
-        entry = json.loads(text)
+        try:
+            entry = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
         return entry if isinstance(entry, dict) else None
 
     def append(self, entry: dict[str, Any]) -> None:

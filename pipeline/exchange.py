@@ -18,7 +18,6 @@ from pipeline.chunks import (
     array_digest,
     flush_filesystem,
     fsync_folder,
-    replace_folder,
     write_chunk,
 )
 from pipeline.errors import DamagedError, InputError, StoredDataError
@@ -26,6 +25,7 @@ from pipeline.files import size_text
 from pipeline.hdf5 import FORMAT, SUFFIX, VERSION, inside
 from pipeline.manifest import FOLDER, Problem, read_manifest, verify_group
 from pipeline.mapped import MappedArray
+from pipeline.publish import discard, publish, recover, work_folder
 
 __all__ = ["export_file", "import_file", "verify_export"]
 
@@ -67,7 +67,7 @@ def export_file(path: Path, goal: Path, tick: Tick = lambda *_: None) -> int:
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if size > (free := shutil.disk_usage(goal.absolute().parent).free):
         raise InputError(f"--to {goal}: {size_text(size)} wanted, {size_text(free)} free")
-    beside = goal.with_name(f".{goal.name}.partial")
+    beside = work_folder(goal)
     done = 0
     try:
         with h5py.File(beside, "w", libver="latest") as file:
@@ -148,8 +148,9 @@ def import_file(source: Path, goal: Path, tick: Tick = lambda *_: None) -> bool:
     prefixes = _checked_groups(source, documents)
     if _is_same(goal, documents):
         return False
+    recover(goal)
     partial = goal.with_name(f".{goal.name}.import")
-    shutil.rmtree(partial, ignore_errors=True)
+    discard(partial)
     try:
         for name, raw in documents.items():
             place = partial / name
@@ -162,9 +163,9 @@ def import_file(source: Path, goal: Path, tick: Tick = lambda *_: None) -> bool:
             for problem in verify_group(partial / prefix, content=False):
                 raise DamagedError(f"{source}: {problem.path.name}: {problem.problem}")
         flush_filesystem(partial)
-        replace_folder(partial, goal)
+        publish(partial, goal)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        discard(partial)
         raise
     return True
 

@@ -12,7 +12,6 @@ import errno
 import gzip
 import os
 import re
-import shutil
 import stat
 import struct
 import zipfile
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import InputError
+from pipeline.publish import discard, work_folder
 from pipeline.tar import ArchiveError, Member, tar_members
 
 __all__ = ["ArchiveError", "Limits", "unpacked"]
@@ -79,8 +79,8 @@ def unpacked(
     Raises:
         ArchiveError: one is damaged, or holds what no corpus holds; nothing of it is left.
     """
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial = work_folder(target)
+    discard(partial)  # of a process that was killed
     tree = partial / target.name
     tree.mkdir(parents=True)
     try:
@@ -89,7 +89,7 @@ def unpacked(
         os.sync()  # once: a call for each of 300,000 files takes minutes
         yield tree
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        discard(partial)
 
 
 def _unpack(

@@ -1,10 +1,11 @@
-"""Map files of a store into memory."""
+"""Files and folders: mapped into memory, removed, measured; names in errors of the system."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
 import os
+import shutil
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HUGE_PAGE", "Region", "map_file", "named", "size_text"]
+__all__ = ["HUGE_PAGE", "Region", "map_file", "named", "remove", "size_of", "size_text"]
 
 HUGE_PAGE = 2 << 20  # bytes; a file that lies at multiples of it can be mapped by such pages
 
@@ -63,6 +64,28 @@ def named(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = os.fspath(path)
         raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link, or a folder with all that is in it; nothing, if nothing is there.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; links are not followed. 0: nothing is there."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            return sum(size_of(inner) for inner in path.iterdir())
+        return path.lstat().st_size
+    except FileNotFoundError:  # until a moment ago
+        return 0
 
 
 def size_text(size: float) -> str:

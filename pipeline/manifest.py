@@ -38,6 +38,7 @@ __all__ = [
     "Problem",
     "create_arrays",
     "create_group",
+    "drop_strangers",
     "read_manifest",
     "verify_group",
     "write_manifest",
@@ -208,7 +209,6 @@ def verify_group(folder: Path, *, content: bool = True) -> Iterator[Problem]:
             yield Problem(path, "missing")
         elif crc32c(path.read_bytes()) != wanted:
             yield Problem(path, "not as it was written (crc32c)")
-    expected = {folder / name for name in manifest.metadata} | {folder / FOLDER / "zarr.json"}
     for name, entry in manifest.arrays.items():
         chunks: list[str] = []
         found_problem = False
@@ -216,16 +216,35 @@ def verify_group(folder: Path, *, content: bool = True) -> Iterator[Problem]:
         for (path, _), (problem, chunk) in zip(
             files, _verify_chunks(files, content=content), strict=True
         ):
-            expected.add(path)
             chunks.append(chunk)
             if problem:
                 found_problem = True
                 yield Problem(path, problem)
         if content and not found_problem and array_digest(chunks) != entry["sha256"]:
             yield Problem(folder / name, "content does not match the manifest's SHA-256")
+    for path in _strangers(folder, manifest):
+        yield Problem(path, "unknown file: antigram did not write it")
+
+
+def drop_strangers(folder: Path) -> None:
+    """Delete all files of a group that no manifest in it lists: those of a writer that was killed.
+
+    Raises:
+        DamagedError: the group, or a group inside, has no manifest that can be read.
+    """
+    for group in (folder, *sorted(p.parent for p in folder.glob(f"layer[0-9][0-9]/{FOLDER}"))):
+        for path in _strangers(group, read_manifest(group)):
+            path.unlink()
+
+
+def _strangers(folder: Path, manifest: Manifest) -> Iterator[Path]:
+    """Files of a group that its manifest does not list."""
+    expected = {folder / name for name in manifest.metadata} | {folder / FOLDER / "zarr.json"}
+    for name, entry in manifest.arrays.items():
+        expected.update(path for path, _ in _chunk_files(folder, name, entry["crc32c"]))
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path not in expected and not _in_inner_group(path, folder):
-            yield Problem(path, "unknown file: antigram did not write it")
+            yield path
 
 
 def _in_inner_group(path: Path, folder: Path) -> bool:

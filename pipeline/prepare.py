@@ -29,19 +29,21 @@ from pipeline.chunks import (
     Written,
     encode,
     flush_filesystem,
-    replace_folder,
     rows_per_chunk,
     write_text,
 )
 from pipeline.corpus import Corpus
 from pipeline.errors import InputError, StoredDataError
-from pipeline.files import size_text
+from pipeline.files import size_of, size_text
 from pipeline.manifest import create_arrays, create_group, verify_group, write_manifest
 from pipeline.mapped import is_whole
 from pipeline.noise import NoiseBank
+from pipeline.notes import BlockNote, ChunkNote, understood
 from pipeline.process import versions
+from pipeline.publish import discard, publish, recover, work_folder
 from pipeline.recipe import Recipe, canonical_json, digest
 from pipeline.render import (
+    CRASHES,
     Context,
     RawBlock,
     RowResult,
@@ -104,6 +106,7 @@ class _Rendered:
     results: list[RowResult]
     places: list[tuple[RawBlock, int]]  # raw block and row in it
     rejected: list[Reject]
+    blocks: Mapping[int, tuple[Sequence[Row], BlockNote]]  # by index: all rows, and what was noted
 
 
 def prepare(
@@ -137,6 +140,7 @@ def prepare(
         InputError: the corpus gives nothing usable, or too much of it is unusable.
     """
     begun = time.perf_counter()
+    recover(target)
     Workers.warm_up("pipeline.render")  # imports while the corpus is listed
     tell = tick or (lambda *_: None)
     listing = list_rows(
@@ -147,19 +151,19 @@ def prepare(
         workers=workers,
         tick=lambda done, all_: tell("headers", done, all_),
     )
-    partial = target.with_name(f".{target.name}.partial")
+    partial = work_folder(target)
     job = {"recipe": recipe.fingerprint, "listing": listing.identity}
     if (there := _up_to_date(target, recipe, listing)) is not None:
         _check_rejected(corpus, [Reject(**r) for r in there.root["rejected"]], max_rejected, None)
         os.utime(target / "zarr.json")  # it is now the one prepared last
         if _is_job(partial, job):  # killed right after it had published
-            shutil.rmtree(partial, ignore_errors=True)
+            discard(partial)
         return Prepared(there, time.perf_counter() - begun, 0, left_alone=True)
     _begin(partial, job)
-    _check_free(partial, listing, recipe)
     bank = (
         NoiseBank.build(dict(noise), recipe.sample_rate, partial / "noise.f32") if noise else None
     )
+    _check_free(partial, listing, recipe, workers)
     context = Context(recipe, home, partial / "raw", bank)
     with (
         Workers(workers, set_up, context, "pipeline.render") as pool,
@@ -177,12 +181,12 @@ def prepare(
             split = split_rows(corpus, rendered.rows, recipe, listing.main)
         mean_std = _mean_std(rendered.results, split, recipe, home)
         small = aside.submit(_small_arrays, corpus, listing, rendered, recipe, split, bank)
-        _normalise_all(pool, partial, rendered, recipe, mean_std, tell)
+        chunks = _normalise_all(pool, home, partial, rendered, recipe, mean_std, tell)
         store = partial / "store"
-        _finish(pool, store, corpus, recipe, listing, rendered, mean_std, small.result())
+        _finish(pool, store, corpus, recipe, listing, rendered, mean_std, chunks, small.result())
     flush_filesystem(partial)
-    replace_folder(partial / "store", target)
-    shutil.rmtree(partial, ignore_errors=True)
+    publish(partial / "store", target)
+    discard(partial)
     return Prepared(FeatureStore(target), time.perf_counter() - begun, computed)
 
 
@@ -202,7 +206,7 @@ def _up_to_date(target: Path, recipe: Recipe, listing: Listing) -> FeatureStore 
 def _begin(partial: Path, job: Mapping[str, str]) -> None:
     """Keep what an interrupted run of the same job has done; clear away what another one has."""
     if not _is_job(partial, job):
-        shutil.rmtree(partial, ignore_errors=True)
+        discard(partial)
     (partial / "raw").mkdir(parents=True, exist_ok=True)
     write_text(partial / "job.json", canonical_json(job))
 
@@ -212,11 +216,16 @@ def _is_job(partial: Path, job: Mapping[str, str]) -> bool:
     return note.is_file() and note.read_bytes() == canonical_json(job).encode()
 
 
-def _check_free(partial: Path, listing: Listing, recipe: Recipe) -> None:
-    """Refuse a run that the disk cannot hold, before it begins."""
-    row = math.prod(recipe.shape) * (4 + np.dtype(recipe.dtype).itemsize)
-    used = sum(f.stat().st_size for f in partial.rglob("*") if f.is_file())
-    wanted, free = row * len(listing.rows) - used, shutil.disk_usage(partial).free
+def _check_free(partial: Path, listing: Listing, recipe: Recipe, workers: int) -> None:
+    """Refuse a run that the disk cannot hold, before it begins.
+
+    A chunk takes the room of its raw block, which goes when the chunk is there: beside all raw
+    blocks there are at most those chunks that are in the making.
+    """
+    row, rows = 4 * math.prod(recipe.shape), len(listing.rows)
+    making = (2 * workers + 1) * rows_per_chunk(row, rows)
+    used = sum(size_of(path) for path in (partial / "raw", partial / "store"))
+    wanted, free = row * (rows + min(rows, making)) - used, shutil.disk_usage(partial).free
     if wanted > free:
         raise InputError(
             f"{partial.parent}: {size_text(free)} free, {size_text(wanted)} wanted while "
@@ -229,11 +238,13 @@ def _check_rejected(
 ) -> None:
     if partial is not None:
         listed = partial.with_name(partial.name[1:].removesuffix(".zarr.partial") + ".rejected.csv")
+        beside = partial / "rejected.csv"
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerows([("source", "reason"), *((r.source, r.reason) for r in rejected)])
         if rejected:
-            write_text(listed, text.getvalue())
+            write_text(beside, text.getvalue())
+            beside.replace(listed)
         else:
             listed.unlink(missing_ok=True)  # of an earlier run
     if len(rejected) > limit:
@@ -257,16 +268,20 @@ def _render_all(
     row_bytes = 4 * math.prod(context.recipe.shape)
     per = rows_per_chunk(row_bytes, len(listing.rows))
     blocks = [listing.rows[i : i + per] for i in range(0, len(listing.rows), per)]
-    found: dict[int, tuple[RawBlock, list[RowResult]]] = {}
+    found: dict[int, BlockNote] = {}
+    noises = len(context.bank.classes) if context.bank else 0
     computed = 0
     with Journal(partial / "raw.jsonl") as journal, Journal(partial / "chunks.jsonl") as chunks:
         # A raw block whose rows are all in finished chunks was deleted, and is not missed.
         kept = _whole_chunks(partial, context.recipe, chunks)
-        spent = {index for entry in kept.values() for index in entry["spent"]}
-        for entry in journal:
-            block = RawBlock(**entry["block"])
+        spent = {index for note in kept.values() for index in note.spent}
+        for note in understood(journal, BlockNote.from_json):
+            block = note.block
+            fits = 0 <= block.index < len(blocks) and block.rows == len(blocks[block.index])
+            if not fits or any(not -1 <= result.noise < noises for result in note.results):
+                continue
             if block.index in spent or block_is_whole(block, context.raw, row_bytes):
-                found[block.index] = block, [RowResult(*row) for row in entry["rows"]]
+                found[block.index] = note
         done = sum(len(blocks[i]) for i in found)
         tell("features", done, len(listing.rows))
         tasks = ((i, rows) for i, rows in enumerate(blocks) if i not in found)
@@ -282,21 +297,21 @@ def _render_all(
             return pool.alone(render_block, *task, dead)
 
         for (index, rows), (block, results) in pool.run(render_block, tasks, without_culprits):
-            journal.append({"block": asdict(block), "rows": results})
-            found[index] = block, results
+            found[index] = BlockNote(block, results)
+            journal.append(found[index].to_json())
             computed += len(rows)
             tell("features", done + computed, len(listing.rows))
-    rendered = _Rendered([], [], [], list(listing.rejected))
-    for index, rows in enumerate(blocks):
-        block, results = found[index]
-        for place, (row, result) in enumerate(zip(rows, results, strict=True)):
+    all_rows = {index: (rows, found[index]) for index, rows in enumerate(blocks)}
+    rendered = _Rendered([], [], [], list(listing.rejected), all_rows)
+    for rows, note in all_rows.values():
+        for place, (row, result) in enumerate(zip(rows, note.results, strict=True)):
             if result.reason:
                 source = row.source(context.recipe.sample_rate)
                 rendered.rejected.append(Reject(source, result.reason))
             else:
                 rendered.rows.append(row)
                 rendered.results.append(result)
-                rendered.places.append((block, place))
+                rendered.places.append((note.block, place))
     return rendered, computed
 
 
@@ -317,12 +332,13 @@ def _mean_std(
 
 def _normalise_all(
     pool: Workers,
+    home: Path,
     partial: Path,
     rendered: _Rendered,
     recipe: Recipe,
     mean_std: tuple[float, float],
     tell: Tick,
-) -> None:
+) -> list[Written]:
     """Second pass: chunks of the store; raw blocks are deleted once no chunk needs them."""
     spec = _features_spec(recipe, len(rendered.rows))
     # What the chunks depend on beyond the job: which rows were rejected does not change while a
@@ -344,39 +360,72 @@ def _normalise_all(
             users.setdefault(block.index, set()).add(index)
     with Journal(partial / "chunks.jsonl") as journal:
         kept = _whole_chunks(partial, recipe, journal)
-        done = {index for index, entry in kept.items() if entry["identity"] == identity}
+        done = {
+            index: note.written
+            for index, note in kept.items()
+            if note.identity == identity and index < spec.chunks
+        }
         tell("normalise", len(done), spec.chunks)
         tasks = (
             (partial / "store", spec, index, taken, *mean_std)
             for index, taken in enumerate(pieces)
             if index not in done
         )
-        for task, written in pool.run(normalise_chunk, tasks):
+        for task, outcome in pool.run(normalise_chunk, tasks):
             index = task[2]
-            done.add(index)
-            spent = [block for block, _ in task[3] if users[block.index] <= done]
-            journal.append(
-                {
-                    "chunk": index,
-                    "rows": spec.rows,
-                    "identity": identity,
-                    "written": asdict(written),
-                    "spent": [block.index for block in spent],
-                }
-            )
+            done[index] = written = _with_whole_blocks(pool, home, rendered, task, outcome)
+            spent = [block for block, _ in task[3] if users[block.index] <= done.keys()]
+            indices = [block.index for block in spent]
+            journal.append(ChunkNote(index, spec.rows, identity, written, indices).to_json())
             for block in spent:
                 block.path(partial / "raw").unlink(missing_ok=True)
             tell("normalise", len(done), spec.chunks)
+    return [done[index] for index in range(spec.chunks)]
 
 
-def _whole_chunks(partial: Path, recipe: Recipe, journal: Journal) -> dict[int, dict[str, Any]]:
-    """Entries of the chunks that are there as they were written: a power cut may lose a rename."""
+def _with_whole_blocks(
+    pool: Workers, home: Path, rendered: _Rendered, task: tuple[Any, ...], outcome: object
+) -> Written:
+    """Outcome of a task of `normalise_chunk`; its raw blocks that are damaged are rendered again.
+
+    Raises:
+        InputError: the recordings have changed meanwhile.
+        StoredDataError: a block is damaged again, just after it was written.
+    """
+    for _ in range(1 + len(task[3])):
+        if isinstance(outcome, Written):
+            return outcome
+        if isinstance(outcome, RawBlock):
+            _render_again(pool, home, task[0].parent, rendered, outcome.index)
+            outcome = pool.alone(normalise_chunk, *task)
+    raise StoredDataError(
+        f"{task[0]}: what was written beside it is not what is read from there. "
+        "Check the disk and the memory of this machine, then run again."
+    )
+
+
+def _render_again(
+    pool: Workers, home: Path, partial: Path, rendered: _Rendered, index: int
+) -> None:
+    """Render a raw block that was damaged, or deleted; its rows must give the same as before."""
+    rows, note = rendered.blocks[index]
+    dead = [place for place, result in enumerate(note.results) if result.reason == CRASHES]
+    if pool.alone(render_block, index, rows, dead) != (note.block, note.results):
+        (partial / "chunks.jsonl").unlink()  # with chunks of what the recordings were
+        raise InputError(
+            f"{home}: recordings changed while they were read ({rows[0].path} to {rows[-1].path}). "
+            "Let nothing write there, and run the same command again."
+        )
+
+
+def _whole_chunks(partial: Path, recipe: Recipe, journal: Journal) -> dict[int, ChunkNote]:
+    """Notes of the chunks that are there as they were written: a power cut may lose a rename."""
     size = math.prod(recipe.shape) * np.dtype(recipe.dtype).itemsize
     whole = {}
-    for entry in journal:
-        path = partial / "store" / "features" / "c" / str(entry["chunk"]) / "0" / "0"
-        if is_whole(path, entry["rows"] * size, entry["written"]["crc32c"]):
-            whole[entry["chunk"]] = entry
+    for note in understood(journal, ChunkNote.from_json):
+        path = partial / "store" / "features" / "c" / str(note.chunk) / "0" / "0"
+        if is_whole(path, note.rows * size, note.written.crc32c):
+            whole[note.chunk] = note
     return whole
 
 
@@ -456,14 +505,12 @@ def _finish(
     listing: Listing,
     rendered: _Rendered,
     mean_std: tuple[float, float],
+    written_features: Sequence[Written],
     small: _Small,
 ) -> None:
     """Write the small arrays, the metadata and the manifest: only then is the group a store."""
     features = _features_spec(recipe, len(rendered.rows))
-    with Journal(store.parent / "chunks.jsonl") as journal:
-        identity = journal.entries[-1]["identity"]
-        by_chunk = {e["chunk"]: e["written"] for e in journal if e["identity"] == identity}
-    arrays = {"features": [Written(**by_chunk[index]) for index in range(features.chunks)]}
+    arrays = {"features": list(written_features)}
     specs, chunks = [features, *small.specs], small.chunks
     tasks = [(store, chunks[i : i + _FILES_A_TASK]) for i in range(0, len(chunks), _FILES_A_TASK)]
     written = {

@@ -1,5 +1,9 @@
 """What the workers of `prepare` do: decode, mix and transform clips; then normalise chunks.
 
+Each task is a function of what lies on disk, which it does not change: it may be killed anywhere
+and run again, by any engine, even while it still runs elsewhere. A result gets its name when it is
+complete.
+
 Imports no torch and no zarr, so that a worker starts in a fraction of a second. Nothing here knows
 of splits, labels or progress.
 """
@@ -7,8 +11,7 @@ of splits, labels or progress.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,11 +27,10 @@ from pipeline.chunks import (
     CRC_BYTES,
     ArraySpec,
     Written,
+    begin_writeback,
     chunk_path,
     crc32c,
-    encode,
-    start_writeback,
-    write_all,
+    whole_file,
     write_chunk,
 )
 from pipeline.corpus import Mixture
@@ -39,6 +41,7 @@ from pipeline.rows import Row
 from pipeline.stft import stft
 
 __all__ = [
+    "CRASHES",
     "Context",
     "RawBlock",
     "RowResult",
@@ -94,6 +97,7 @@ class RawBlock:
         return folder / f"{self.index:08d}.f32"
 
 
+CRASHES = "its decoding crashes the decoder"
 _AT_ONCE = 8  # clips in a transform: more do not fit into the cache
 _PART = 1 << 17  # values that are normalised at once, for the same reason
 
@@ -125,17 +129,15 @@ def render_block(
     """
     context, results, crc = _shared(), [], 0
     goal = RawBlock(index, len(rows), crc).path(context.raw)
-    beside = goal.with_suffix(".partial")
     out = np.empty((_AT_ONCE, *context.recipe.shape), np.float32)
-    with named(goal), beside.open("wb", buffering=0) as file:
+    with whole_file(goal, flush=False) as file:
         for first in range(0, len(rows), _AT_ONCE):
             group = rows[first : first + _AT_ONCE]
             part = out[: len(group)]
             results += _render(context, group, {place - first for place in dead}, part)
             data = part.reshape(-1).view(np.uint8)
             crc = crc32c(data, crc)
-            write_all(file, data.data)
-    beside.replace(goal)
+            file.write(data.data)
     return RawBlock(index, len(rows), crc), results
 
 
@@ -155,7 +157,7 @@ def _render(
     for place, row in enumerate(rows):
         try:
             if place in dead:
-                raise AudioError("its decoding crashes the decoder")
+                raise AudioError(CRASHES)
             heard.append(_sound(context, row, y[place]))
         except AudioError as error:
             y[place] = 0
@@ -244,7 +246,7 @@ def normalise_chunk(
     pieces: Sequence[tuple[RawBlock, Sequence[int]]],
     mean: float,
     std: float,
-) -> Written:
+) -> Written | RawBlock:
     """Write one chunk of features: rows of raw blocks, less the mean, over the deviation.
 
     It is not flushed by itself: the store is, as a whole, before it is published, and a chunk that
@@ -257,50 +259,22 @@ def normalise_chunk(
         pieces: raw blocks, each with the rows to take, in the order they are to stand.
         mean: of the training split.
         std: of the training split.
+
+    Returns:
+        What was written; or, if nothing was, a raw block that does not match its checksum.
     """
-    block, rows = pieces[0]
-    whole = len(pieces) == 1 and len(rows) == block.rows == spec.rows
-    if whole and spec.dtype == "float32":
-        return _normalise_in_place(block.path(_shared().raw), store, spec, index, mean, std)
-    data = _normalised(spec, index, pieces, mean, std)
-    return write_chunk(store, spec, index, data, flush=False)
-
-
-def write_chunks(store: Path, chunks: Sequence[tuple[ArraySpec, int, bytes]]) -> list[Written]:
-    """Write chunks of small arrays: making a file can cost more than what stands in it."""
-    return [write_chunk(store, spec, index, data, flush=False) for spec, index, data in chunks]
-
-
-def _normalise_in_place(
-    raw: Path, store: Path, spec: ArraySpec, index: int, mean: float, std: float
-) -> Written:
-    """Make a chunk of a raw block that holds just its rows: no second file.
-
-    Killed in the middle, the block does not match its checksum any more, and is rendered again.
-    """
-    goal = chunk_path(store, spec, index)
+    goal, crc, sha = chunk_path(store, spec, index), 0, sha256()
     goal.parent.mkdir(parents=True, exist_ok=True)
-    crc, sha = 0, sha256()
-    values = np.empty(_PART, np.float32)
-    with raw.open("r+b", buffering=0) as file:
-        # Parts that stay in the cache; and not through a map that is written to: each page's first
-        # write costs more than its copy.
-        left = spec.rows * spec.row_bytes // values.itemsize
-        while left:
-            part = values[: min(left, values.size)]
-            data = part.view(np.uint8)
-            if file.readinto(data.data) != data.size:
-                raise OSError(f"{raw}: changed while it was read")
-            part -= np.float32(mean)
-            part *= np.float32(1 / std)
-            crc = crc32c(data, crc)
-            sha.update(data.data)
-            file.seek(-data.size, os.SEEK_CUR)
-            write_all(file, data.data)
-            left -= part.size
-        write_all(file, memoryview(crc.to_bytes(CRC_BYTES, "little")))
-        start_writeback(file.fileno())
-    raw.rename(goal)
+    try:
+        with whole_file(goal, flush=False) as file:
+            for data in _normalised(spec, index, pieces, mean, std):
+                crc = crc32c(data, crc)
+                sha.update(data.data)
+                file.write(data.data)
+            file.write(crc.to_bytes(CRC_BYTES, "little"))
+            begin_writeback(file)
+    except _DamagedBlockError as error:
+        return error.block
     return Written(crc, sha.hexdigest())
 
 
@@ -310,18 +284,56 @@ def _normalised(
     pieces: Sequence[tuple[RawBlock, Sequence[int]]],
     mean: float,
     std: float,
-) -> NDArray[np.uint8]:
-    context = _shared()
-    span = spec.span(index)
-    values = np.empty((span.stop - span.start, *spec.shape[1:]), np.float32)
-    place = 0
+) -> Iterator[NDArray[np.uint8]]:
+    """Bytes of a chunk, less the checksum, some rows at a time: see `chunks.encode`."""
     for block, rows in pieces:
-        raw = np.memmap(block.path(context.raw), np.float32, mode="r")
-        taken = raw.reshape(block.rows, *spec.shape[1:])
-        part = values[place : place + len(rows)]
-        np.subtract(
-            taken if len(rows) == block.rows else taken[list(rows)], np.float32(mean), out=part
-        )
-        place += len(rows)
-    values *= np.float32(1 / std)
-    return encode(spec, index, values)
+        for part in _rows_of(block, rows, spec.shape[1:]):
+            np.subtract(part, np.float32(mean), out=part)
+            np.multiply(part, np.float32(1 / std), out=part)
+            yield part.astype(spec.dtype, copy=False).reshape(-1).view(np.uint8)
+    span = spec.span(index)
+    missing = (spec.rows - (span.stop - span.start), *spec.shape[1:])
+    yield np.full(missing, spec.fill, spec.dtype).reshape(-1).view(np.uint8)
+
+
+class _DamagedBlockError(ValueError):
+    """A raw block does not match its checksum."""
+
+    def __init__(self, block: RawBlock) -> None:
+        super().__init__(block.index)
+        self.block = block
+
+
+def _rows_of(
+    block: RawBlock, rows: Sequence[int], shape: tuple[int, ...]
+) -> Iterator[NDArray[np.float32]]:
+    """Rows of a raw block, some at a time, in memory that is used again; all of it is checked.
+
+    Parts that stay in the processor's cache, read and not mapped: faulting pages in costs more.
+
+    Raises:
+        _DamagedBlockError: it is missing or not as it was written; known after the last part.
+    """
+    most, crc = max(1, _PART // math.prod(shape)), 0
+    values = np.empty((most, *shape), np.float32)
+    path = block.path(_shared().raw)
+    try:
+        with named(path), path.open("rb", buffering=0) as file:
+            for first in range(0, block.rows, most):
+                part = values[: min(most, block.rows - first)]
+                data = part.reshape(-1).view(np.uint8)
+                if file.readinto(data.data) != data.size:
+                    raise _DamagedBlockError(block)
+                crc = crc32c(data, crc)
+                taken = [row - first for row in rows if first <= row < first + len(part)]
+                if taken:
+                    yield part if len(taken) == len(part) else part[taken]
+            if file.read(1) or crc != block.crc32c:
+                raise _DamagedBlockError(block)
+    except FileNotFoundError:
+        raise _DamagedBlockError(block) from None
+
+
+def write_chunks(store: Path, chunks: Sequence[tuple[ArraySpec, int, bytes]]) -> list[Written]:
+    """Write chunks of small arrays: making a file can cost more than what stands in it."""
+    return [write_chunk(store, spec, index, data, flush=False) for spec, index, data in chunks]

@@ -16,21 +16,30 @@ from pipeline.errors import InputError
 from pipeline.hdf5 import SUFFIX
 from pipeline.recipe import Recipe
 
-__all__ = ["Workspace", "claimed_run", "locked", "recipe_for", "store_name"]
+
+__all__ = ["Workspace", "claimed_run", "is_locked", "locked", "recipe_for", "store_name"]
+
+_LOCK_S = 0.1  # a lock's file that goes just when it is opened is opened anew
 
 
 @contextmanager
 def locked(target: Path, doing: str) -> Iterator[None]:
     """Hold the right to make ``target``; the lock of a process that died is free by itself.
 
+    Its file goes while it is held: whoever has opened it meanwhile holds the lock of nothing, which
+    `FileLock` notices, and opens it anew.
+
     Raises:
         InputError: another process holds it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.with_name(f".{target.name}.lock")
+    path = _lock_of(target)
     try:
-        with FileLock(path, timeout=0):
-            yield
+        with FileLock(path, timeout=_LOCK_S, poll_interval=_LOCK_S / 4):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
     except Timeout:
         raise InputError(
             f"{target}: another process is {doing} it now ({path} is locked). Wait for it to end."
@@ -78,6 +87,21 @@ def _is_claimed(folder: Path, held: ExitStack, name: str | None) -> bool:
     if name is not None:
         raise InputError(f"{folder}: a run of this name is there; choose another, or --resume it")
     return False
+
+
+def is_locked(target: Path) -> bool:
+    """Whether a process is making ``target`` now, or may be."""
+    if not (path := _lock_of(target)).is_file():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except OSError:  # `Timeout`, or a lock that this user may not open
+        return True
+
+
+def _lock_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lock")
 
 
 def recipe_for(corpus: Corpus, asked: Mapping[str, Any]) -> tuple[Corpus, Recipe]:
@@ -166,12 +190,17 @@ class Workspace:
         """Folder of the runs."""
         return self.root / "runs"
 
+    @property
+    def corpora(self) -> Path:
+        """Folder of the corpora that were downloaded or synthesised."""
+        return self.root / "corpora"
+
     def corpus_candidates(self, name: str, source: Path | None) -> list[Path]:
         """Where a corpus is looked for: the folder named, else the shared one and our own."""
         if source is not None:
             return [source]
         shared = os.environ.get("ANTIGRAM_CORPORA")
-        return [*([Path(shared) / name] if shared else []), self.root / "corpora" / name]
+        return [*([Path(shared) / name] if shared else []), self.corpora / name]
 
     @staticmethod
     def members(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ import zarr
 from torch import nn
 
 import cache.build
+import cache.work
 from cache.grams import GramCache
 from cache.layer import CacheLayer, choose_cache, layers_of
 from cache.plan import plan_layers
@@ -182,7 +183,8 @@ def whole(build):
 
 def fail_at(monkeypatch, name, call):
     """Make a function of the builder die at its n-th call and all that follow; list the calls."""
-    real, calls = getattr(cache.build, name), []
+    where = cache.work if name == "publish" else cache.build
+    real, calls = getattr(where, name), []
 
     def dying(*args):
         calls.append(args)
@@ -190,7 +192,7 @@ def fail_at(monkeypatch, name, call):
             raise Killed
         return real(*args)
 
-    monkeypatch.setattr(cache.build, name, dying)
+    monkeypatch.setattr(where, name, dying)
     return calls
 
 
@@ -217,7 +219,7 @@ def test_a_killed_build_computes_only_what_is_missing_and_ends_in_the_same_bytes
 @pytest.mark.parametrize("there", [False, True], ids=["new", "layer added"])
 @pytest.mark.parametrize(
     ("name", "call"),
-    [("write_manifest", 1), ("create_group", 2), ("replace_folder", 1), ("replace_folder", 2)],
+    [("write_manifest", 1), ("create_group", 2), ("publish", 1), ("publish", 2)],
 )
 def test_a_build_killed_while_it_publishes_is_completed(
     name, call, there, build, whole, monkeypatch
@@ -232,7 +234,7 @@ def test_a_build_killed_while_it_publishes_is_completed(
             build()
         except Killed:
             died = True
-    assert died or (name, call, there) == ("replace_folder", 2, False)  # one swap is all it takes
+    assert died or (name, call, there) == ("publish", 2, False)  # one swap is all it takes
     built = build()
     assert content_of(built.path) == want
     assert not list(verify_cache(built.path, []))

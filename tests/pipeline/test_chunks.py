@@ -17,7 +17,6 @@ from pipeline.chunks import (
     chunk_path,
     crc32c,
     encode,
-    replace_folder,
     rows_per_chunk,
     whole_file,
     write_chunk,
@@ -149,17 +148,6 @@ def test_a_file_is_flushed_to_disk_before_it_is_renamed(tmp_path, monkeypatch):
     )
     write_chunk(tmp_path, SPECS["one row"], 0, b"data")
     assert done == ["fsync", "rename", "fsync"]
-
-
-def test_a_folder_takes_the_place_of_another(tmp_path):
-    for name in ("new", "goal"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(name)
-    with (tmp_path / "goal" / "file").open() as reader:
-        replace_folder(tmp_path / "new", tmp_path / "goal")
-        assert reader.read() == "goal"  # a reader that has it open keeps the old one
-    assert (tmp_path / "goal" / "file").read_text() == "new"
-    assert [p.name for p in tmp_path.iterdir()] == ["goal"]
 
 
 ENTRIES = [{"chunk": 0}, {"chunk": 1, "text": "a\nb\r ü"}, {"chunk": 2, "x": [1.5, None]}]

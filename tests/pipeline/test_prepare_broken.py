@@ -181,7 +181,7 @@ def test_an_exception_before_the_swap_leaves_a_store_to_be_finished(
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "replace_folder", fail)
+        patch.setattr(module, "publish", fail)
         with pytest.raises(Stopped):
             prepare_gsc(gsc_home, target, noise_home=noise_home)
     assert not target.exists()

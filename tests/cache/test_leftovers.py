@@ -1,0 +1,150 @@
+"""What a build leaves that is killed while it publishes; notes of it that hold something else."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import cache.build
+from cache.build import build_cache
+from cache.layer import layers_of
+from cache.plan import plan_layers
+from cache.verify import verify_cache
+from model.sources import TapSpec
+from pipeline.chunks import crc32c
+from tests.cache.conftest import ARCH, content_of
+from tests.model.tiny import CPU
+
+
+class Killed(BaseException):
+    """Raised where a SIGKILL would come."""
+
+
+def dying(monkeypatch, where, name, when):
+    """Let a function die at the first call that ``when`` is true of."""
+    real = getattr(where, name)
+
+    def call(*arguments, **keywords):
+        if when(*arguments):
+            raise Killed
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(where, name, call)
+
+
+def test_a_build_killed_while_it_deletes_a_replaced_layer_leaves_an_intact_cache(
+    build, monkeypatch
+):
+    want = content_of(build("want", layers=(1, 5), dtype="float32").path)
+    path = build(layers=(1, 5)).path
+    with monkeypatch.context() as patch:
+        dying(
+            patch, shutil, "rmtree", lambda folder, *_: "layer05" in folder.name and folder.is_dir()
+        )
+        with pytest.raises(Killed):
+            build(layers=(1, 5), dtype="float32")
+    assert build(layers=(1, 5), dtype="float32").computed == 0
+    assert list(verify_cache(path, [])) == []
+    assert content_of(path) == want
+    assert sorted(p.name for p in path.parent.iterdir()) == ["grams.zarr", "want.zarr"]
+
+
+def test_a_layer_that_a_cut_swap_had_put_aside_is_kept_when_another_is_added(build, monkeypatch):
+    path = build(layers=(5,)).path
+    want = content_of(path / "layer05")
+    with monkeypatch.context() as patch:
+        goal = path / "layer05"
+        dying(patch, Path, "rename", lambda old, new: new == goal and old.name == "layer05")
+        with pytest.raises(Killed):
+            build(layers=(5,), dtype="float32")
+    assert not goal.exists()
+    build(layers=(1,))
+    assert content_of(goal) == want
+    assert list(verify_cache(path, [])) == []
+    assert layers_of(path) == [1, 5]
+
+
+def test_work_on_one_layer_is_kept_when_another_is_built(build, monkeypatch):
+    calls = []
+    with monkeypatch.context() as patch:
+        dying(patch, cache.build, "write_chunk", lambda *_: calls.append(1) or len(calls) > 6)
+        with pytest.raises(Killed):
+            build(layers=(5,))
+    assert build(layers=(1,)).computed == 15
+    assert build(layers=(5,)).computed == 15 - 2 * 4
+    assert content_of(build(layers=(1, 5)).path) == content_of(build("b", layers=(1, 5)).path)
+    assert [p.name for p in (build(layers=(1,)).path.parent).glob(".*")] == []
+
+
+@pytest.fixture
+def lowrank(store, frozen, tmp_path):
+    def run(name):
+        spec = TapSpec(arch=ARCH, layers=(1,))
+        plans = plan_layers(store, frozen, spec, codec="lowrank", dtype="float32", energy=0.9)
+        path = tmp_path / "grams" / f"{name}.zarr"
+        return build_cache(store, frozen, plans, path, made_from={}, batch_clips=4, device=CPU)
+
+    return run
+
+
+def line(entry):
+    text = json.dumps(entry).encode()
+    return b"%08x %s\n" % (crc32c(text), text)
+
+
+def written(**entry):
+    return dict.fromkeys(("vectors", "norm", "row_norm", "energy"), entry)
+
+
+ENTRIES = [
+    {},
+    {"chunk": 0},
+    {"chunk": 0, "written": {}},
+    {"chunk": 0, "written": {"vectors": 3}},
+    {"chunk": "0", "written": None},
+    {"chunk": 10**9, "written": written(crc32c=1, sha256="x")},
+    {"chunk": 0, "written": written()},
+    {"chunk": 0, "written": written(crc32c=-(10**20), sha256="x")},
+]
+
+
+def garbled(note):
+    """Contents that a note may have instead of ``note``."""
+    yield from (b"\xff", b"[]", b"[" * 9999)
+    for key, value in (("rank", "two"), ("rank", 99), ("pilot", 3)):
+        yield json.dumps({**note, key: value}).encode()
+
+
+def test_notes_of_a_layer_that_cannot_be_understood_are_made_again(lowrank, monkeypatch):
+    want = content_of(lowrank("want").path)
+    target = lowrank("want").path.with_name("grams.zarr")
+    partial = target.with_name(".grams.zarr.partial")
+    calls = []
+    with monkeypatch.context() as patch:
+        dying(patch, cache.build, "write_chunk", lambda *_: calls.append(1) or len(calls) > 8)
+        with pytest.raises(Killed):
+            lowrank("grams")
+    left = Path(shutil.copytree(partial, partial.with_name("left")))
+    note = json.loads((left / "layer01.json").read_bytes())
+
+    def resumed():
+        shutil.rmtree(target, ignore_errors=True)
+        built = lowrank("grams")
+        assert content_of(target) == want
+        return built.computed
+
+    for content in (*garbled(note), None):
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(left, partial)
+        (partial / "layer01.json").unlink()
+        if content is None:
+            (partial / "layer01.json" / "inner").mkdir(parents=True)
+        else:
+            (partial / "layer01.json").write_bytes(content)
+        assert resumed() == 15
+    shutil.copytree(left, partial)
+    journal = partial / "layer01.jsonl"
+    garbage = b"".join(map(line, ENTRIES))
+    journal.write_bytes(garbage + journal.read_bytes() + garbage)
+    assert resumed() == 15 - 2 * 4  # entries beside the garbage count

@@ -1,0 +1,74 @@
+"""Notes of an interrupted `prepare` that hold something else than this code writes."""
+
+import json
+
+import pytest
+
+from pipeline.chunks import Journal, crc32c
+from tests.pipeline.small import bytes_of, prepare_gsc
+from tests.pipeline.test_prepare_broken import Stopped, stop_at
+
+ROW = ["", 1.0, 1.0, False, -1, None]
+BLOCK = {"index": 0, "rows": 4, "crc32c": 7}
+CHUNK = {"chunk": 0, "rows": 4, "identity": "x", "spent": [], "written": {}}
+GARBAGE = {
+    "raw.jsonl": [
+        {},
+        {"block": 7, "rows": []},
+        {"block": BLOCK},
+        {"block": {**BLOCK, "more": 1}, "rows": [ROW] * 4},
+        {"block": {**BLOCK, "index": 10**30}, "rows": [ROW] * 4},
+        {"block": {**BLOCK, "index": -1}, "rows": [ROW] * 4},
+        {"block": {**BLOCK, "crc32c": None}, "rows": [ROW] * 4},
+        {"block": BLOCK, "rows": [ROW] * 3},
+        {"block": BLOCK, "rows": [ROW[:3]] * 4},
+        {"block": BLOCK, "rows": "four"},
+    ],
+    "chunks.jsonl": [
+        {},
+        CHUNK,
+        {**CHUNK, "written": {"crc32c": 10**20, "sha256": ""}},
+        {**CHUNK, "written": {"crc32c": -1, "sha256": ""}},
+        {**CHUNK, "written": None},
+        {**CHUNK, "chunk": "../../x"},
+        {**CHUNK, "chunk": None, "spent": None},
+        {**CHUNK, "rows": "many", "written": {"crc32c": 1, "sha256": ""}},
+    ],
+}
+
+
+def line(text):
+    return b"%08x %s\n" % (crc32c(text), text)
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_entries_of_a_journal_that_cannot_be_understood_are_made_again(
+    name, clean, gsc_home, tmp_path
+):
+    target, journal = tmp_path / "gsc.zarr", tmp_path / ".gsc.zarr.partial" / name
+    with pytest.raises(Stopped):
+        prepare_gsc(gsc_home, target, tick=stop_at("normalise", 3))
+    kept = len(Journal.read(journal))
+    garbage = [line(json.dumps(entry).encode()) for entry in GARBAGE[name]]
+    journal.write_bytes(b"".join(garbage) + journal.read_bytes() + b"".join(garbage))
+    assert prepare_gsc(gsc_home, target).computed <= 24 - 4 * min(kept, 3)
+    assert bytes_of(target) == bytes_of(clean.store.path)
+
+
+@pytest.mark.parametrize("name", ["job.json", "raw.jsonl", "chunks.jsonl"])
+@pytest.mark.parametrize("content", [b"", b"\xff\0", line(b"{"), line(b"[" * 9999), None])
+def test_notes_that_are_none_are_made_again(name, content, clean, gsc_home, tmp_path):
+    target, note = tmp_path / "gsc.zarr", tmp_path / ".gsc.zarr.partial" / name
+    with pytest.raises(Stopped):
+        prepare_gsc(gsc_home, target, tick=stop_at("normalise", 3))
+    note.unlink()
+    note.write_bytes(content) if content is not None else (note / "inner").mkdir(parents=True)
+    prepare_gsc(gsc_home, target)
+    assert bytes_of(target) == bytes_of(clean.store.path)
+    assert [path.name for path in tmp_path.iterdir()] == ["gsc.zarr"]
+
+
+def test_a_file_in_the_place_of_the_folder_of_the_work_is_no_hindrance(clean, gsc_home, tmp_path):
+    (tmp_path / ".gsc.zarr.partial").write_text("notes of mine")
+    prepare_gsc(gsc_home, tmp_path / "gsc.zarr")
+    assert bytes_of(tmp_path / "gsc.zarr") == bytes_of(clean.store.path)
