@@ -994,6 +994,20 @@ def status(common: Context) -> None:
 
 
 @app.command()
+@click.option("--dry-run", is_flag=True, help="Only tell what would be removed.")
+@_common
+def clean(common: Context, dry_run: bool) -> None:
+    """Remove what killed commands left, unfinished work included; nothing that is in use."""
+    from pipeline.leftovers import clean as run
+
+    done = run(common.workspace, dry_run=dry_run)
+    common.answer(
+        {"dry_run": dry_run, **done.to_json()},
+        "\n".join(done.lines("would be removed" if dry_run else "removed")),
+    )
+
+
+@app.command()
 @click.option("--report", type=click.Path(path_type=Path), default=Path("report.html"))
 @click.option("--width", type=int, default=4, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), default=12, show_default=True)

@@ -11,7 +11,9 @@ from cache.layer import CacheLayer, layers_of, open_root
 from model.worth import score_text
 from pipeline.corpora import describe_corpora
 from pipeline.errors import InputError, StoredDataError
-from pipeline.files import size_text
+from pipeline.files import size_of, size_text
+from pipeline.leftovers import describe, idle_leftovers
+from pipeline.publish import Leftover
 from pipeline.store import FeatureStore
 from pipeline.workspace import Workspace
 
@@ -32,11 +34,8 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "stores": stores,
         "caches": caches,
         "runs": runs,
+        "leftovers": [_leftover(left) for left in idle_leftovers(workspace)],
     }
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _guarded(path: Path, describe: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -44,13 +43,23 @@ def _guarded(path: Path, describe: Callable[[Path], dict[str, Any]]) -> dict[str
     common: dict[str, Any] = {
         "name": path.name.removesuffix(".zarr"),
         "path": str(path),
-        "bytes": _size(path),
+        "bytes": size_of(path),
     }
     try:
         found = describe(path)
     except (InputError, StoredDataError) as error:
         return {**common, "problem": str(error), "summary": f"unusable: {error}"}
     return {**common, **found, "summary": f"{found['summary']}; {size_text(common['bytes'])}"}
+
+
+def _leftover(left: Leftover) -> dict[str, Any]:
+    size = size_of(left.path)
+    return {
+        "name": left.path.name,
+        "path": str(left.path),
+        "bytes": size,
+        "summary": f"{describe(left)}; {size_text(size)}",
+    }
 
 
 def _corpus(entry: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +98,7 @@ def _cache(path: Path, origin: dict[Any, str]) -> dict[str, Any]:
 
 
 def _run(path: Path, origin: dict[Any, str]) -> dict[str, Any]:
-    common: dict[str, Any] = {"name": path.name, "path": str(path), "bytes": _size(path)}
+    common: dict[str, Any] = {"name": path.name, "path": str(path), "bytes": size_of(path)}
     try:
         config = json.loads((path / "config.json").read_text())
         store = origin.get(config["features"], "a store that is not there any more")

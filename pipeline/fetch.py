@@ -21,6 +21,7 @@ import urllib3
 
 from pipeline.errors import InputError
 from pipeline.files import size_text
+from pipeline.workspace import locked
 
 __all__ = ["UNPACKED", "Archive", "Fetched", "check_room", "fetch"]
 
@@ -86,14 +87,28 @@ def fetch(
     Raises:
         InputError: the network failed, or what came is not what was published.
     """
-    pooch.get_logger().setLevel(logging.WARNING)  # it would tell what we tell
     goal = folder / archive.name
+    with locked(goal, "fetching"):
+        return _fetch(archive, goal, tick, say)
+
+
+def _fetch(
+    archive: Archive,
+    goal: Path,
+    tick: Tick | None,
+    say: Callable[[str], None] | None,
+) -> Fetched:
+    pooch.get_logger().setLevel(logging.WARNING)  # it would tell what we tell
     if goal.is_file() and say is not None:
         say(f"{goal}: already there; checking it")
-    downloader = _Resuming(archive, folder, tick, say)
+    downloader = _Resuming(archive, goal.parent, tick, say)
     try:
         pooch.retrieve(
-            archive.url, archive.known_hash, fname=goal.name, path=folder, downloader=downloader
+            archive.url,
+            archive.known_hash,
+            fname=goal.name,
+            path=goal.parent,
+            downloader=downloader,
         )
     except InputError:
         raise

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +22,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.publish import discard, work_folder
+from pipeline.workspace import locked
 
 __all__ = ["synthesise"]
 
@@ -60,8 +61,14 @@ def synthesise(
             "demo: its speech is synthesised with espeak-ng, which is not installed. "
             'Run `pip install -c constraints.txt "espeakng-loader"`.'
         )
-    partial = home.with_name(f".{home.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    with locked(home, "synthesising"):
+        if not home.is_dir():  # made by another process until now
+            _synthesise(home, workers, tick)
+
+
+def _synthesise(home: Path, workers: int, tick: Callable[[str, int, int], None] | None) -> None:
+    partial = work_folder(home)
+    discard(partial)
     (partial / "speech").mkdir(parents=True)
 
     speech = (partial / "speech").resolve()
@@ -79,7 +86,6 @@ def synthesise(
             if tick is not None:
                 tick("speech synthesis", done, len(VOICES))
     _make_noise(partial)
-    home.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(home)
 
 
