@@ -24,6 +24,7 @@ import numpy as np
 from pipeline.chunks import crc32c, whole_file, write_text
 from pipeline.errors import DamagedError, StoredDataError
 from pipeline.manifest import Problem
+from pipeline.publish import leftovers_of, recover
 from pipeline.recipe import canonical_json, digest
 
 __all__ = [
@@ -207,8 +208,7 @@ class RunFiles:
 
     def clear_leftovers(self) -> None:
         """Delete what a process left that was killed while it wrote."""
-        for path in _leftovers(self.folder):
-            path.unlink(missing_ok=True)
+        recover(self.folder)
 
     def verify(self) -> Iterator[Problem]:
         """What is wrong with each file."""
@@ -290,7 +290,7 @@ def run_state(folder: Path) -> str:
 
 def _leftovers(folder: Path) -> Iterator[Path]:
     """Files that were being written when the process was killed."""
-    return folder.glob("*.partial")
+    return (left.path for left in leftovers_of(folder))
 
 
 def _may_lack_config(folder: Path) -> bool:

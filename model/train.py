@@ -36,6 +36,7 @@ from model.vgg import Vgg
 from model.worth import score, student_note
 from pipeline.errors import InputError
 from pipeline.process import versions
+from pipeline.publish import work_folder
 from pipeline.split import SPLITS
 from pipeline.store import FeatureStore
 
@@ -408,6 +409,9 @@ def _result(
 
 def copy_best(run: Path, target: Path) -> None:
     """Copy the best weights to where the user wants them, whole or not at all."""
-    beside = target.with_name(f".{target.name}.partial")
-    shutil.copyfile(run / "best.pt", beside)
-    beside.replace(target)
+    beside = work_folder(target)  # one name: what is left by a kill, the next copy replaces
+    try:
+        shutil.copyfile(run / "best.pt", beside)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)

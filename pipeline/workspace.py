@@ -16,7 +16,6 @@ from pipeline.errors import InputError
 from pipeline.hdf5 import SUFFIX
 from pipeline.recipe import Recipe
 
-
 __all__ = ["Workspace", "claimed_run", "is_locked", "locked", "recipe_for", "store_name"]
 
 _LOCK_S = 0.1  # a lock's file that goes just when it is opened is opened anew
