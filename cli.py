@@ -809,10 +809,11 @@ def predict(
     files = audio_files(audio)
 
     from model.checkpoint import load_checkpoint
-    from model.predict import Recording, columns
+    from model.predict import Recording, about, about_text, columns
     from model.predict import predict as run
 
     checkpoint = load_checkpoint(ckpt)
+    common.say(f"{ckpt}: {about_text(checkpoint)}")
     content: dict[str, list[Any]] = {"predictions": [], "recordings": [], "unreadable": []}
     lines: list[str] = []
     with ExitStack() as held:
@@ -839,7 +840,7 @@ def predict(
                 content["recordings"].append(found.prediction.to_json())
             else:
                 lines += found.lines()
-    common.answer(content, "\n".join(lines))
+    common.answer({**content, "checkpoint": about(checkpoint)}, "\n".join(lines))
 
 
 @app.command()

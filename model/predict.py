@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.chance import chance
 from model.checkpoint import Checkpoint
 from model.decide import average, finite_rows, log_probabilities, segments_at_once
 from model.pace import set_precision
 from model.vgg import Vgg
+from model.worth import accuracies_text
 from pipeline.audio import AudioError, probe, read
 from pipeline.errors import InputError
 from pipeline.recipe import Recipe
@@ -22,7 +24,7 @@ from pipeline.rows import segments_of
 from pipeline.stft import stft
 from pipeline.table import plain_text
 
-__all__ = ["Prediction", "Recording", "Unreadable", "columns", "predict"]
+__all__ = ["Prediction", "Recording", "Unreadable", "about", "about_text", "columns", "predict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,26 @@ class Unreadable:
     def to_json(self) -> dict[str, str]:
         """Fields of ``predict --json``."""
         return {"file": self.file, "reason": self.reason}
+
+
+def about(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint's predictions are worth: field ``checkpoint`` of ``predict --json``."""
+    return {
+        "task": checkpoint.task,
+        "classes": list(checkpoint.classes),
+        "chance": chance(checkpoint.classes),
+        "scores": checkpoint.scores,
+    }
+
+
+def about_text(checkpoint: Checkpoint) -> str:
+    """The same for people: ``word: 10 classes, chance 0.100; accuracy in training: test 0.8``."""
+    known = {split: found.get("accuracy") for split, found in checkpoint.scores.items()}
+    own = accuracies_text({"accuracy": known, "scores": checkpoint.scores})
+    return (
+        f"{checkpoint.task}: {len(checkpoint.classes)} classes, chance "
+        f"{chance(checkpoint.classes):.3f}; the checkpoint's own accuracy: {own or 'not known'}"
+    )
 
 
 def columns(checkpoint: Checkpoint) -> list[str]:

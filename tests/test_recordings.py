@@ -172,6 +172,22 @@ def test_predict_gives_segments_and_their_recordings(there):
     assert len(out.splitlines()) == 4
 
 
+def test_predict_tells_what_its_checkpoint_is_worth(made, there):
+    _, _store, net = made
+    scores = {"test": {"accuracy": 0.75, "chance": 1 / 3, "majority": 0.4}, "train": {}}
+    save_tensors(Path("scored.pt"), replace(net, scores=scores).to_plain())
+    said = there.json("predict", "--ckpt", "scored.pt", "audio/low/0#7.wav")["checkpoint"]
+    known = {"task": "label", "classes": list(CLASSES), "chance": pytest.approx(1 / 3)}
+    assert said == {**known, "scores": scores}
+    for ckpt, own in (
+        ("scored.pt", "test 0.750 (chance 0.333, majority 0.400)"),
+        ("net.pt", "not known"),
+    ):
+        _, _, err = there("predict", "--ckpt", ckpt, "audio/low/0#7.wav")
+        line = f"{ckpt}: label: 3 classes, chance 0.333; the checkpoint's own accuracy: {own}\n"
+        assert line in err
+
+
 def test_predict_says_of_stored_recordings_what_evaluate_counts(made, there):
     _, store, _net = made
     scores = there.json("evaluate", "--ckpt", "net.pt")
