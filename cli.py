@@ -862,6 +862,7 @@ def verify(
 ) -> int:
     """Read every byte of stores, caches and runs (all, or those named): exit 3 if any is bad."""
     from cache.verify import kind_of, verify_cache, verify_run, verify_store
+    from model.run_files import run_state
     from pipeline.errors import InputError
     from pipeline.exchange import verify_export
     from pipeline.hdf5 import SUFFIX
@@ -896,7 +897,8 @@ def verify(
         )
         if kind == "cache" and recompute and not found:
             found = _recomputed(common, path, recompute, ckpt, data, device)
-        common.say(f"{kind} {path}: {'whole' if not found else f'{len(found)} problems'}")
+        state = f"; {run_state(path)}" if kind == "run" and not found else ""
+        common.say(f"{kind} {path}: {f'{len(found)} problems' if found else 'whole'}{state}")
         problems += found
     content = {
         "ok": not problems,

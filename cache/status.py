@@ -105,16 +105,16 @@ def _run(path: Path, origin: dict[Any, str]) -> dict[str, Any]:
         mode = config["config"]["mode"]
         finished = path / "result.json"
         result = json.loads(finished.read_text()) if finished.is_file() else None
+        known = {"mode": mode, "store": store, "result": result}
+        return {**common, **known, "summary": f"{mode} on {store}; {_outcome(result)}"}
     except (OSError, ValueError, KeyError, TypeError) as error:
         return {**common, "summary": f"unreadable: {error}"}
-    known = {"mode": mode, "store": store, "result": result}
+
+
+def _outcome(result: dict[str, Any] | None) -> str:
     if result is None:
-        return {**common, **known, "summary": f"{mode} on {store}; not finished (--resume)"}
+        return "not finished (--resume)"
     test = result["accuracy"]["test"]
     worth = {"accuracy": test, **result.get("scores", {}).get("test", {})}
     score = "no test split" if test is None else f"accuracy {score_text('test', worth)}"
-    return {
-        **common,
-        **known,
-        "summary": f"{mode} on {store}; {score}; {result['epochs']} epochs",
-    }
+    return f"{score}; {result['epochs']} epochs"

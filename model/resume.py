@@ -156,10 +156,13 @@ def start(
         begun.result = None
         if LAST in files:
             begun.state = _load(files, net, adam)
+            if begun.state.best_epoch and BEST not in files:
+                raise StoredDataError(f"{run / BEST}: missing. Restore it, or start a new run.")
         begun.entries = list(_entries(files, begun.state))
     team.wait()  # until all have read
     if team.leads:
         files.clear_leftovers()
+        files.adopt_events()
         if begun.result is None:
             files.remove(RESULT, *DRAWN)
             if grown:
@@ -267,15 +270,13 @@ def _entries(files: RunFiles, state: State) -> Iterator[dict[str, Any]]:
     path, wanted = files.folder / METRICS, range(1, state.epoch + (not state.done))
     found: dict[int, dict[str, Any]] = {}
     try:
-        lines = path.read_bytes().splitlines() if wanted else []
-        for number, line in enumerate(lines, 1):
-            where = f"line {number}"
+        for line in path.read_bytes().splitlines() if wanted else ():
             entry = json.loads(line)
             found[entry["epoch"]] = entry
     except (OSError, ValueError, KeyError, TypeError) as error:
-        where = where if lines else "all of it"
         raise StoredDataError(
-            f"{path}: {where} is unreadable ({_first_line(error)}). Restore it, or start a new run."
+            f"{path}: unreadable behind {len(found)} lines ({_first_line(error)}). Restore it, or "
+            "start a new run."
         ) from None
     if missing := set(wanted) - set(found):
         raise StoredDataError(

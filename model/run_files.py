@@ -1,10 +1,10 @@
 """Files of a run, each vouched for by the run's ``manifest.json``. No torch.
 
 The manifest holds, by file, the states that the file may be in: its size and crc32c, or null where
-it may be missing. There is one, but for the file that was being changed when the manifest was
-written last: a change is announced there before it is made, by a state that is added, and settled
-by the announcement of the next. So a run that is killed between any two writes is intact, and
-anything but what this run wrote is found: flipped bits, deleted files, another run's.
+it may be missing. There is one, but for the file that is being changed: a change is announced there
+before it is made, by a state that is added, and settled after it. So a run that is killed between
+any two writes is intact, and anything but what this run wrote is found: flipped bits, deleted
+files, another run's.
 
 Runs of version 1 have no manifest; nothing vouches for their files. TensorBoard appends to its
 files of events by itself: they are added when the process that wrote them has ended.
@@ -183,6 +183,7 @@ class RunFiles:
             write(summed)
             self._announce(name, summed.state())
         self._states[name] = [summed.state()]
+        self._note()
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """See `write`."""
@@ -199,11 +200,12 @@ class RunFiles:
                 self._announce(name, None)
                 (self.folder / name).unlink(missing_ok=True)
             self._states.pop(name, None)
+        self._note()
 
-    def settle(self) -> None:
-        """Note what all files are, once nothing writes to them; those of TensorBoard, too."""
+    def adopt_events(self) -> None:
+        """Vouch for TensorBoard's files, once no process writes them."""
         for path in self.folder.glob(_EVENTS):
-            self._states[path.name] = [_state_of(path)]
+            self._states.setdefault(path.name, [_state_of(path)])
         self._note()
 
     def clear_leftovers(self) -> None:

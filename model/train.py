@@ -305,7 +305,7 @@ def _finish(files: RunFiles, *, keep_resume: bool) -> None:
         if not keep_resume:
             files.remove(LAST)
         write_curves(files.folder, files)
-    files.settle()
+    files.adopt_events()
 
 
 def _memory_mb(device: torch.device) -> float:
