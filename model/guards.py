@@ -74,9 +74,9 @@ def check_classes(
             raise InputError(
                 f"{store.path}: none of the {len(own)} validation segments has a {task} that is "
                 f"seen in training (validation has {lacking}; training {known}), as the store was "
-                f"prepared with --split {store.recipe.split}. Every {task} must be in training and "
-                f"validation: prepare with `--split random`, for a teacher over the training "
-                "recordings of this store alone."
+                f"prepared with --split {store.recipe.split}. Training and validation must share "
+                f"classes: prepare with `--split random`; for a teacher, from the "
+                "training recordings of this store alone."
             )
         say(
             f"{len(unseen)} of {len(own)} {split} segments have a {task} that is not seen in "

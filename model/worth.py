@@ -114,7 +114,7 @@ def teacher_note(path: Path, scores: Mapping[str, Mapping[str, Any]]) -> str | N
     if _learned(known) is not False:
         return None
     return (
-        f"warning: {path}: by its own scores this network has learned nothing: "
+        f"warning: {path}: by its own scores nothing shows that this network has learned: "
         f"{score_text('validation', known)}. Anti-transfer from it, or weights of it, mean "
         "little: train it longer, with another --lr, or on more recordings."
     )
