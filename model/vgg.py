@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models.vgg import make_layers
 
 from model.arch import FULL_WIDTH, Arch
 from model.choices import TAPS
@@ -40,9 +39,7 @@ class Vgg(nn.Module):
     def __init__(self, arch: Arch, classes: int, dropout: float = 0.5) -> None:
         super().__init__()
         self.arch = arch
-        self.features = make_layers(arch.blocks)
-        first = self.features[0]
-        self.features[0] = nn.Conv2d(1, first.out_channels, kernel_size=3, padding=1)
+        self.features = _features(arch.blocks)
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         channels = next(size for size in reversed(arch.blocks) if isinstance(size, int))
         hidden = max(1, 4096 * arch.width // FULL_WIDTH)
@@ -129,6 +126,25 @@ class Vgg(nn.Module):
         """Stop the gradients of convolution layers 1 to ``layer``."""
         for module in self.features[: self._tap_end(layer, "conv")]:
             module.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+
+
+def _features(blocks: Sequence[int | str]) -> nn.Sequential:
+    """The convolution part, in torchvision's order, which its weights' names number.
+
+    As when torchvision made it, a first layer of three channels is drawn and then replaced: so a
+    seed gives the weights that it always gave.
+    """
+    modules: list[nn.Module] = []
+    channels = 3
+    for size in blocks:
+        if isinstance(size, str):
+            modules.append(nn.MaxPool2d(kernel_size=2, stride=2))
+        else:
+            modules += [nn.Conv2d(channels, size, kernel_size=3, padding=1), nn.ReLU(inplace=True)]
+            channels = size
+    first = modules[0].out_channels
+    modules[0] = nn.Conv2d(1, first, kernel_size=3, padding=1)  # type: ignore[arg-type]
+    return nn.Sequential(*modules)
 
 
 def tap_shape(arch: Arch, layer: int, tap: str, shape: tuple[int, int]) -> tuple[int, int]:

@@ -1,11 +1,16 @@
 import copy
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torchvision import models
+from torchvision.models.vgg import make_layers
 
+from model import vgg
 from model.arch import ARCHS, Arch, archs_by_layers
 from model.at_loss import at_loss
 from model.choices import TAPS
@@ -13,6 +18,8 @@ from model.codecs import encode_rows
 from model.sources import LiveGrams, TapSpec
 from model.vgg import Vgg, extractor_digest, tap_shape
 from pipeline.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # Indices of the convolutions in torchvision's `features`, read off `print(models.vgg16())`.
 CONVS = {
@@ -74,6 +81,37 @@ def test_narrow_nets_have_torchvisions_modules_with_fewer_channels(name):
     assert [m.out_channels * 8 for m in convs] == [m.out_channels for m in full]
     assert [m.in_channels for m in convs] == [1, *(m.out_channels for m in convs[:-1])]
     assert [m.out_features for m in ours.classifier if isinstance(m, nn.Linear)] == [512, 512, 3]
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_a_seed_gives_the_weights_that_torchvisions_layers_gave(name, monkeypatch):
+    def theirs(blocks):
+        features = make_layers(blocks)
+        features[0] = nn.Conv2d(1, features[0].out_channels, kernel_size=3, padding=1)
+        return features
+
+    arch, nets = Arch(name, 2), []
+    for _ in range(2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            nets.append(Vgg(arch, 4))
+        monkeypatch.setattr(vgg, "_features", theirs)
+    ours, wanted = (net.state_dict() for net in nets)
+    assert list(ours) == list(wanted)
+    assert all(torch.equal(ours[key], wanted[key]) for key in wanted)
+    x = torch.randn(2, 1, 40, 33, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(*(net.eval()(x) for net in nets))
+
+
+def test_the_commands_do_without_torchvision_whose_import_takes_a_second():
+    code = (
+        "import sys, model.train, model.predict, cache.build; print('torchvision' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("name", ARCHS)
