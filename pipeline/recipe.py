@@ -14,8 +14,21 @@ from typing import Any
 
 from pipeline.errors import InputError, StoredDataError
 
-__all__ = ["Recipe", "canonical_json", "digest"]
+__all__ = ["VERSION", "Recipe", "canonical_json", "digest"]
 
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "str": str,
+    "int": int,
+    "float": (float, int),
+    "bool": bool,
+    "Mapping[str, str]": Mapping,
+}
+# Those of scipy.signal that need no number beside their name.
+_WINDOWS = tuple(
+    "barthann bartlett blackman blackmanharris bohman boxcar cosine exponential flattop hamming "
+    "hann lanczos nuttall parzen taylor triang tukey".split()
+)
+_MOST_BYTES = 1 << 32  # of a segment; an hour at 48 kHz takes a third
 # Bump when the code makes other numbers from the same fields.
 VERSION = "prepare/1"
 
@@ -82,6 +95,7 @@ class Recipe:
     version: str = VERSION
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not 0 < self.seconds <= 3600:
             raise InputError(
                 f"seconds is {self.seconds}; a row is above 0 and up to 3600 s long: see --seconds"
@@ -107,6 +121,34 @@ class Recipe:
                 raise InputError(f"{name} is {getattr(self, name)!r}; wanted: {', '.join(known)}")
         if self.split not in ("random", "official") and not self.split.startswith("by:"):
             raise InputError(f"split is {self.split!r}; wanted: random, official or by:LABEL")
+        self._check_size()
+
+    def _check_types(self) -> None:
+        """Refuse what is of another type, or out of the range that a library would crash at."""
+        for f in fields(self):
+            value, kind = getattr(self, f.name), _TYPES[str(f.type)]
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise InputError(f"{f.name} is {value!r}; wanted {str(f.type).partition('[')[0]}")
+        if not all(isinstance(t, str) for pair in self.options.items() for t in pair):
+            raise InputError(f"options are {dict(self.options)!r}; wanted text only")
+        for name, least, most in (
+            ("sample_rate", 1_000, 768_000),
+            ("n_fft", 2, 1 << 16),
+            ("hop", 1, self.n_fft),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise InputError(f"{name} is {getattr(self, name)}; wanted {least} to {most}")
+        if self.window not in _WINDOWS:
+            raise InputError(f"window is {self.window!r}; wanted: {', '.join(_WINDOWS)}")
+
+    def _check_size(self) -> None:
+        """Refuse segments that no memory holds."""
+        frames, bins = self.shape
+        if 4 * frames * bins > _MOST_BYTES:
+            raise InputError(
+                f"seconds is {self.seconds}: a segment of {frames} x {bins} numbers takes "
+                f"{4e-9 * frames * bins:.0f} GB; wanted up to {_MOST_BYTES / 1e9:.1f} GB"
+            )
 
     @property
     def samples(self) -> int:
