@@ -860,9 +860,10 @@ def verify(
     data: str | None,
     device: str,
 ) -> int:
-    """Read every byte of stores, caches and runs (all, or those named): exit 3 if any is bad."""
+    """Read every byte of stores, caches, runs, FILE.pt or FILE.h5; exit 3 if any is damaged."""
     from cache.verify import kind_of, verify_cache, verify_run, verify_store
     from model.run_files import run_state
+    from pipeline.archive import SUFFIXES, verify_archive
     from pipeline.errors import InputError
     from pipeline.exchange import verify_export
     from pipeline.hdf5 import SUFFIX
@@ -877,7 +878,7 @@ def verify(
     for name in names:
         match = [p for p in every if name in (p.name, p.name.removesuffix(".zarr"))]
         path = Path(name)
-        if path.is_dir() or (path.suffix == SUFFIX and path.is_file()):
+        if path.is_dir() or (path.suffix in (SUFFIX, *SUFFIXES) and path.is_file()):
             match = [path]
         if not match:
             known = ", ".join(p.name.removesuffix(".zarr") for p in every) or "nothing"
@@ -893,6 +894,8 @@ def verify(
             if kind == "cache"
             else verify_export(path)
             if kind == "export"
+            else verify_archive(path)
+            if kind == "checkpoint"
             else verify_store(path)
         )
         if kind == "cache" and recompute and not found:
@@ -1095,6 +1098,10 @@ def main() -> None:
         _fail(f"{where}: {error.strerror}. What is finished is kept; mend it and run again.", 2)
     except MemoryError as error:
         _fail(f"out of memory{f' ({error})' if str(error) else ''}. {_LESS_MEMORY}", 2)
+    except ImportError as error:
+        if "failed to map segment" not in str(error):  # of a library: the linker's words
+            raise
+        _fail(f"out of memory ({error}). {_LESS_MEMORY}", 2)
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):  # torch's allocator of host memory
             raise

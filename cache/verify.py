@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cache.key import layer_name
 from cache.layer import CacheLayer, layers_of, open_root
 from model.run_files import has_manifest, verify_files
+from pipeline.archive import verify_archive
 from pipeline.errors import InputError, StoredDataError
+from pipeline.hdf5 import SUFFIX
 from pipeline.manifest import Problem, verify_group
 from pipeline.store import FeatureStore
 
 __all__ = ["kind_of", "verify_cache", "verify_run", "verify_store"]
 
 
-# What reading a damaged archive may raise; InputError and StoredDataError are ValueErrors.
-_BROKEN_ZIP = (
-    OSError,
-    ValueError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
 def kind_of(path: Path) -> str:
-    """What lies there: ``store``, ``cache``, ``run`` or ``export``; by its place where in doubt."""
+    """``store``, ``cache``, ``run``, ``export`` or ``checkpoint``: by its place where in doubt."""
     if path.is_file():
-        return "export"
+        return "export" if path.suffix == SUFFIX else "checkpoint"
     if (path / "config.json").is_file() or path.parent.name == "runs":
         return "run"
     if any(path.glob("layer[0-9][0-9]")) or path.parent.name == "grams":
@@ -105,8 +93,6 @@ def verify_run(path: Path) -> Iterator[Problem]:
 
 def _verify_first(path: Path) -> Iterator[Problem]:
     """Problems of a run of version 1: its JSON files, and each record of its checkpoints."""
-    from model.checkpoint import load_checkpoint  # torch, which stores and caches do without
-
     for name in ("config.json", "result.json"):
         file = path / name
         if not file.is_file():
@@ -130,14 +116,7 @@ def _verify_first(path: Path) -> Iterator[Problem]:
             if name == "best.pt" and (path / "result.json").is_file():
                 yield Problem(file, "missing")
             continue
-        try:
-            with zipfile.ZipFile(file) as archive:
-                if (bad := archive.testzip()) is not None:
-                    yield Problem(file, f"damaged: record {bad} has another checksum")
-                elif name == "best.pt":
-                    load_checkpoint(file)
-        except _BROKEN_ZIP as error:
-            yield _problem(file, error)
+        yield from verify_archive(file)
 
 
 def _problem(path: Path, error: Exception) -> Problem:

@@ -17,10 +17,11 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from pipeline.archive import Sink
 from pipeline.chunks import crc32c, whole_file, write_text
 from pipeline.errors import DamagedError, StoredDataError
 from pipeline.manifest import Problem
@@ -33,7 +34,6 @@ __all__ = [
     "MANIFEST",
     "VERSION",
     "RunFiles",
-    "Sink",
     "has_manifest",
     "run_state",
     "verify_files",
@@ -47,16 +47,6 @@ _EVENTS = "events.out.tfevents.*"
 _AT_ONCE = 16 << 20  # bytes
 
 _State = dict[str, int] | None  # bytes and crc32c; None: missing
-
-
-class Sink(Protocol):
-    """What a file's content is written to."""
-
-    def write(self, data: Any, /) -> int:  # noqa: ANN401 - bytes, or anything with a buffer
-        """Take all of it."""
-
-    def flush(self) -> None:
-        """Hand on what was taken."""
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from torchvision import models
 from model.arch import ARCHS, Arch
 from model.checkpoint import load_checkpoint, load_frozen, load_tensors, save_tensors
 from model.vgg import Vgg, extractor_digest
-from pipeline.errors import InputError, StoredDataError
+from pipeline.errors import DamagedError, InputError, StoredDataError
 from tests.model.tiny import checkpoint_of
 
 ARCH = Arch("vgg11", 1)
@@ -111,9 +111,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(load, write, tmp
 
 
 @pytest.mark.parametrize("load", [load_checkpoint, load_frozen])
-@pytest.mark.parametrize(
-    "raw", [b"", b"layer: 5\n", b"\x80\x04", b"PK\x03\x04 not a zip", bytes(range(256)) * 9]
-)
+@pytest.mark.parametrize("raw", [b"", b"layer: 5\n", b"\x80\x04", bytes(range(256)) * 9])
 def test_a_file_that_is_no_checkpoint_is_refused(load, raw, tmp_path):
     path = tmp_path / "net.pt"
     path.write_bytes(raw)
@@ -126,7 +124,7 @@ def test_a_truncated_checkpoint_is_refused(share, saved):
     path = saved()
     raw = path.read_bytes()
     path.write_bytes(raw[: int(share * len(raw))])
-    with pytest.raises(InputError, match=r"net\.pt: not a checkpoint"):
+    with pytest.raises(DamagedError, match=r"net\.pt: damaged: no intact zip"):
         load_checkpoint(path)
 
 
@@ -147,11 +145,11 @@ def wider(tensor):
         ({"classes": ["a", "b"]}, r"classifier.6.weight is \(3, 64\), wanted \(2, 64\)"),
         ({"arch": {"name": "vgg11", "width": 2}}, r"features.0.weight is \(1, 1, 3, 3\), wanted"),
         ({"arch": {"name": "vgg99", "width": 2}}, "vgg99"),
-        ({"arch": "vgg16"}, "not whole"),
+        ({"arch": "vgg16"}, "not a complete checkpoint"),
         ({"recipe": None}, "recipe"),
-        ({"mean": "?"}, "not whole"),
+        ({"mean": "?"}, "not a complete checkpoint"),
         ({"state_dict": {}}, "features.0.weight is missing"),
-        ({"format_version": "one"}, "version|not whole"),
+        ({"format_version": "one"}, "version"),
         ({"std": 0.0}, "std"),
         ({"std": float("nan")}, "std"),
     ],
