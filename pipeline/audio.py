@@ -1,7 +1,7 @@
 """Read audio files: check the header, decode a part, mix to mono, resample. Nothing is guessed.
 
-soundfile decodes; it reads a truncated WAV silently short and passes NaN samples through, so both
-are checked here. soxr resamples (HQ: aliases at -144 dB).
+soundfile decodes; it reads a truncated file silently short and passes NaN samples through:
+`pipeline.containers` checks the one, this module the other. soxr resamples (HQ: aliases -144 dB).
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ from __future__ import annotations
 import math
 import os
 import stat
-import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.containers import AudioError, examine
 
 __all__ = ["SUFFIXES", "AudioError", "AudioInfo", "probe", "read"]
 
@@ -36,12 +34,8 @@ _MAX_LEVEL = 2.0**31  # full scale is 1; more than unscaled 32-bit integers is n
 _MARGIN = 4_096
 _HEAD = 4_096  # bytes read at once: the header, and most of what writers put beside it
 _SMALL = 65_536  # bytes read at once where samples are wanted: a short clip as a whole
-_UNKNOWN_SIZE = 0xFFFFFFFF  # what writers to a pipe put, who cannot seek back
-_MAGIC = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg", b"FORM": "aiff"}
-
-
-class AudioError(InputError):
-    """A file cannot be used as audio; the message is the reason, without the path."""
+# No codec packs more than this into a byte: FLAC's silence has 65,535 frames in about 11.
+_MOST_FRAMES_A_BYTE = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +68,7 @@ def probe(path: Path | str) -> AudioInfo:
             if status.st_size == 0:
                 raise AudioError("empty file")
             head = os.read(handle, _HEAD)
-            kind = _MAGIC.get(head[:4])
-            if kind is None and (head[:3] == b"ID3" or head[:1] == b"\xff"):
-                kind = "mp3"
-            if kind is None:
-                raise AudioError(
-                    f"not audio: begins with {head[:4]!r}, wanted WAV, FLAC, Ogg or MP3"
-                )
-            wav = _probe_wav(handle, head, status.st_size) if kind == "wav" else None
+            wav = examine(handle, head, status.st_size)
         finally:
             os.close(handle)
         if wav is not None:
@@ -95,63 +82,13 @@ def probe(path: Path | str) -> AudioInfo:
         raise AudioError(f"cannot be opened: {error.strerror}") from error
     if info.frames <= 0:
         raise AudioError("no audio frames in it")
-    if info.frames > _MAX_FRAMES:
-        raise AudioError(f"absurd length: {info.frames} frames")
+    if info.frames > min(_MAX_FRAMES, _MOST_FRAMES_A_BYTE * info.bytes):
+        raise AudioError(f"absurd length: {info.frames} frames in {info.bytes} bytes")
     if not _RATES[0] <= info.sample_rate <= _RATES[1]:
         raise AudioError(f"sample rate is {info.sample_rate} Hz, wanted {_RATES[0]} to {_RATES[1]}")
     if not 1 <= info.channels <= _MAX_CHANNELS:
         raise AudioError(f"{info.channels} channels, wanted 1 to {_MAX_CHANNELS}")
     return info
-
-
-class _Wav(NamedTuple):
-    """What the chunks of a WAV file say; ``place`` is where its samples begin."""
-
-    frames: int
-    sample_rate: int
-    channels: int
-    is_pcm16: bool
-    place: int
-
-
-def _probe_wav(handle: int, head: bytes, size: int) -> _Wav | None:
-    """Walk the chunks of a WAV file; None if its frames are not of one size (ADPCM, say)."""
-    if len(head) < 12 or head[8:12] != b"WAVE":
-        raise AudioError("truncated or not WAVE: the RIFF header is not complete")
-
-    def at(place: int, count: int) -> bytes:
-        inside = place + count <= len(head)
-        return head[place : place + count] if inside else os.pread(handle, count, place)
-
-    layout: tuple[int, int, int, int, int] | None = None  # the last two: bytes a frame, bits
-    place = 12
-    while place + 8 <= size:
-        header = at(place, 8)
-        name, length = header[:4], struct.unpack("<I", header[4:])[0]
-        if name == b"fmt ":
-            body = at(place + 8, 16)
-            if length < 16 or len(body) < 16:
-                raise AudioError("truncated: the fmt chunk is not complete")
-            tag, channels, rate, _, frame_bytes, bits = struct.unpack("<HHIIHH", body)
-            layout = tag, channels, rate, frame_bytes, bits
-        elif name == b"data":
-            if layout is None:
-                raise AudioError("damaged header: data before fmt")
-            tag, channels, rate, frame_bytes, bits = layout
-            here = size - place - 8
-            if length == _UNKNOWN_SIZE:
-                length = here
-            if length > here:
-                raise AudioError(f"truncated: its header promises {length} bytes, {here} are there")
-            if tag not in (1, 3, 0xFFFE):
-                return None
-            if frame_bytes == 0 or channels == 0:
-                found = f"{channels} channels, {frame_bytes} bytes a frame"
-                raise AudioError(f"damaged header: {found}")
-            frames = length // frame_bytes
-            return _Wav(frames, rate, channels, tag == 1 and bits == 16, place + 8)
-        place += 8 + length + (length & 1)  # chunks are padded to an even length
-    raise AudioError("truncated: no data chunk")
 
 
 def read(path: Path | str, *, start: int, count: int, sample_rate: int) -> NDArray[np.float32]:
@@ -186,8 +123,7 @@ def _decode(
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             head = os.read(handle, _SMALL)
-            is_wav = _MAGIC.get(head[:4]) == "wav"
-            wav = _probe_wav(handle, head, os.fstat(handle).st_size) if is_wav else None
+            wav = examine(handle, head, os.fstat(handle).st_size)
             if wav is not None and wav.is_pcm16:
                 # By far the most common kind. A library's open and read cost as much as the
                 # transform; for this one kind its numbers are these (tests/pipeline/test_audio).
@@ -202,6 +138,11 @@ def _decode(
                 rate = wav.sample_rate
             else:
                 with soundfile.SoundFile(os.fspath(path)) as file:
+                    if wav is not None and wav.frames != file.frames:
+                        raise AudioError(
+                            f"damaged header: {wav.frames} frames by its chunks, {file.frames} "
+                            "by its decoder"
+                        )
                     rate = file.samplerate
                     first, wanted = _around(start, count, sample_rate, rate, file.frames)
                     if wanted * file.channels > _MAX_FRAMES:

@@ -183,14 +183,7 @@ def _sound(context: Context, row: Row, y: NDArray[np.float32]) -> RowResult:
     if row.mixture is not None:
         y[: row.samples] = _mixed(context, row.mixture)[row.offset : row.offset + row.samples]
         return RowResult(snr_db=row.mixture.snr_db)
-    heard = read(
-        f"{context.home}/{row.path}",
-        start=row.start,
-        count=row.samples,
-        sample_rate=recipe.sample_rate,
-    )
-    if heard.size == 0:
-        raise AudioError(f"no audio at {row.start / recipe.sample_rate:g} s")
+    heard = _listed(context, row.path, row.start, row.samples)
     y[: heard.size] = heard
     if context.bank is None or _noise is None:
         return RowResult(silent=not heard.any())
@@ -209,16 +202,27 @@ def _sound(context: Context, row: Row, y: NDArray[np.float32]) -> RowResult:
     return RowResult(noise=mixed.noise, snr_db=mixed.snr_db)
 
 
+def _listed(context: Context, path: str, start: int, count: int) -> NDArray[np.float32]:
+    """Samples that were listed: a file that has fewer is another one now, or its header is wrong.
+
+    Resampled, a file may end one sample earlier than its length says: the resampler rounds.
+    """
+    rate = context.recipe.sample_rate
+    heard = read(f"{context.home}/{path}", start=start, count=count, sample_rate=rate)
+    if heard.size < max(1, count - 1):
+        raise AudioError(f"truncated: {heard.size} of {count} samples are at {start / rate:g} s")
+    return heard
+
+
 @lru_cache(maxsize=2)
 def _mixed(context: Context, mixture: Mixture) -> NDArray[np.float32]:
     """A whole mixture: its fragments are rendered one after the other, from this."""
     if context.bank is None or _noise is None:
         raise RuntimeError("a mixture needs noise")
-    rate = context.recipe.sample_rate
     speech = np.zeros(mixture.samples, np.float32)
     place = 0
     for path, count in mixture.clean:
-        heard = read(context.home / path, start=0, count=count, sample_rate=rate)
+        heard = _listed(context, path, 0, count)
         speech[place : place + heard.size] = heard
         place += count
     if not speech.any():

@@ -70,7 +70,7 @@ def read_all(path: Path, rate: int = RATE) -> np.ndarray:
         (raw_wav(frame_bytes=0), "0 bytes a frame"),
         (b"RIFF\0\0\0\0WAVE" + chunk(b"data", b"\0" * 8), "data before fmt"),
         (b"fLaC" + b"\0" * 100, "unreadable"),
-        (b"OggS" + b"\0" * 100, "unreadable"),
+        (b"OggS" + b"\0" * 100, "truncated: its last Ogg page"),
         (b"\xff\xfb\x90\0", "unreadable"),
     ],
 )
