@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import soxr
 from numpy.typing import NDArray
 
 from pipeline.containers import AudioError, examine
+from pipeline.regular import regular
 
 __all__ = ["SUFFIXES", "AudioError", "AudioInfo", "probe", "read"]
 
@@ -60,11 +60,8 @@ def probe(path: Path | str) -> AudioInfo:
             a rate, a number of channels or a length that no recording has.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a fifo must not block
+        handle, status = regular(path)
         try:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise AudioError("not a regular file")
             if status.st_size == 0:
                 raise AudioError("empty file")
             head = os.read(handle, _HEAD)
@@ -120,10 +117,10 @@ def _decode(
 ) -> tuple[NDArray[np.float32], int, int]:
     """Frames around a part, (frame, channel); their rate; and the number of the first."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        handle, status = regular(path)
         try:
             head = os.read(handle, _SMALL)
-            wav = examine(handle, head, os.fstat(handle).st_size)
+            wav = examine(handle, head, status.st_size)
             if wav is not None and wav.is_pcm16:
                 # By far the most common kind. A library's open and read cost as much as the
                 # transform; for this one kind its numbers are these (tests/pipeline/test_audio).

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipeline.audio import AudioError, probe, read
 from pipeline.corpus import CorpusError, wav_files
 from pipeline.draw import draw
+from pipeline.regular import open_regular
 
 __all__ = ["SNR_LEVELS", "Mixed", "NoiseBank", "mix", "mix_noise", "noise_class", "noise_files"]
 
@@ -80,11 +81,20 @@ class NoiseBank:
 
     @staticmethod
     def digest_of(classes: dict[str, list[Path]]) -> str:
-        """Identity of the recordings: SHA-256 over classes, names and file bytes, in order."""
+        """Identity of the recordings: SHA-256 over classes, names and file bytes, in order.
+
+        Raises:
+            CorpusError: a recording cannot be read.
+        """
         total = hashlib.sha256()
         for label, paths in classes.items():
             for path in paths:
-                inner = hashlib.sha256(path.read_bytes()).hexdigest()
+                try:
+                    with open_regular(path) as file:
+                        inner = hashlib.file_digest(file, "sha256").hexdigest()
+                except OSError as error:
+                    reason = f"cannot be read: {error.strerror}. Repair or remove it."
+                    raise CorpusError(f"noise: {path}: {reason}") from None
                 total.update(f"{label}\0{path.name}\0{inner}\n".encode())
         return total.hexdigest()
 

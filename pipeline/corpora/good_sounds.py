@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.corpus import Clip, Corpus, CorpusError, Skipped
+from pipeline.corpus_text import check_file
+from pipeline.regular import is_named
 
 __all__ = ["GOOD_SOUNDS", "goodness"]
 
@@ -57,6 +59,7 @@ def _reason(klass: str | None) -> str:
 
 def _takes(home: Path) -> list[tuple[int | None, str | None, str, str, str, str]]:
     database = home / "database.sqlite"
+    check_file(database)
     try:
         # Immutable: read only, and no journal is left beside other people's data.
         link = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
@@ -106,6 +109,6 @@ GOOD_SOUNDS = Corpus(
     longer="cut",
     licence="CC-BY-NC-4.0 (stated differently by different sources)",
     how_to_get="Good-Sounds: zenodo.org/records/820937.",
-    is_home=lambda folder: (folder / "database.sqlite").is_file(),
+    is_home=lambda folder: is_named(folder / "database.sqlite"),
     list_clips=_clips,
 )

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split, wav_names
+from pipeline.corpus_text import read_text
+from pipeline.regular import is_named
 
 __all__ = ["GSC"]
 
@@ -42,8 +44,8 @@ def _official(home: Path) -> dict[str, Split]:
         ("validation_list.txt", "validation"),
     )
     for name, split in lists:
-        if (home / name).is_file():
-            listed |= dict.fromkeys((home / name).read_text("utf-8").split(), split)
+        if is_named(home / name):
+            listed |= dict.fromkeys(read_text(home / name).split(), split)
     return listed
 
 
@@ -59,7 +61,7 @@ def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
     if background:
         yield Skipped("_background_noise_", background)
     lists = _official(home)
-    known = all((home / f"{name}_list.txt").is_file() for name in ("testing", "validation"))
+    known = all(is_named(home / f"{name}_list.txt") for name in ("testing", "validation"))
     for word in chosen:
         if word not in folders:
             continue

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, wav_names
+from pipeline.corpus_text import read_text
 
 __all__ = ["IEMOCAP"]
 
@@ -30,7 +31,7 @@ def _emotions(session: Path) -> Iterator[tuple[str, str]]:
     for path in sorted((session / "dialog" / "EmoEvaluation").glob("*.txt")):
         if path.name.startswith("."):
             continue
-        for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
+        for number, line in enumerate(read_text(path, errors="replace").splitlines(), 1):
             if line.startswith("["):
                 if (found := _LINE.match(line)) is None:
                     raise CorpusError(f"iemocap: {path}:{number}: not a label line: {line[:60]!r}")

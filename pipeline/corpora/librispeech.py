@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split
+from pipeline.corpus_text import check_file, read_text
 
 __all__ = ["LIBRISPEECH"]
 
@@ -68,7 +69,7 @@ def _audio(home: Path, only: str) -> dict[str, tuple[str, Split]]:
 
 def _from_ends(path: Path) -> Iterator[_Word]:
     """CorentinJ's: empty words are silences; a word begins where the one before it ends."""
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         found = _ALIGNED.fullmatch(line.strip())
@@ -89,6 +90,7 @@ def _from_textgrid(path: Path) -> Iterator[_Word]:
     from praatio import textgrid
     from praatio.utilities.errors import PraatioException
 
+    check_file(path)
     try:
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False)
         entries = grid.getTier("words").entries
@@ -102,7 +104,7 @@ def _from_textgrid(path: Path) -> Iterator[_Word]:
 
 def _from_selected(path: Path) -> Iterator[_Word]:
     """SpeechVGG's: ``<utterance> <channel> <start> <duration> <WORD> <confidence>``."""
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         fields = line.split()

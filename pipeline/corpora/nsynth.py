@@ -15,9 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.corpus import Clip, Corpus, CorpusError, Split
+from pipeline.corpus_text import read_text
+from pipeline.regular import is_named
 
 __all__ = ["NSYNTH"]
 
+_MOST_JSON = 1 << 30  # bytes; the training set's has some 200 MB
 _FOLDERS: dict[str, Split] = {
     "nsynth-train": "train",
     "nsynth-valid": "validation",
@@ -28,10 +31,10 @@ _FOLDERS: dict[str, Split] = {
 def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip]:
     for folder, split in _FOLDERS.items():
         table = home / folder / "examples.json"
-        if not table.is_file():
+        if not is_named(table):
             continue
         try:
-            notes = json.loads(table.read_text("utf-8"))
+            notes = json.loads(read_text(table, most=_MOST_JSON))
             for name, note in sorted(notes.items()):
                 yield Clip(
                     id=name,
@@ -45,7 +48,9 @@ def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip]:
                     },
                     split=split,
                 )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except CorpusError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CorpusError(f"nsynth: {table}: not NSynth's examples.json: {error!r}") from None
 
 
@@ -57,6 +62,6 @@ NSYNTH = Corpus(
     official=True,
     licence="CC-BY-4.0",
     how_to_get="NSynth, json/wav version: magenta.tensorflow.org/datasets/nsynth.",
-    is_home=lambda folder: any((folder / name / "examples.json").is_file() for name in _FOLDERS),
+    is_home=lambda folder: any(is_named(folder / name / "examples.json") for name in _FOLDERS),
     list_clips=_clips,
 )

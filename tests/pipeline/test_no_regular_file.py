@@ -1,0 +1,107 @@
+"""Pipes and links to devices where a corpus has files: refused at once, never waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from pipeline.corpora import CORPORA
+from pipeline.corpus import CorpusError
+from pipeline.errors import InputError
+from pipeline.noise import NoiseBank, noise_files
+from pipeline.prepare import prepare
+from pipeline.workspace import recipe_for
+from tests.pipeline import trees, trees_more
+from tests.pipeline.trees import sound, wav
+
+
+@pytest.fixture(autouse=True)
+def alarm():
+    """A test that waits for a pipe ends as a failure, not never."""
+
+    def give_up(*_):
+        raise AssertionError("waited for a pipe, or read a device without end")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(5)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/null")
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def nothing(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def with_table(home: Path) -> Path:
+    trees.folder(home)
+    (home / "metadata.csv").write_text("file_name,mood\ncat/cat_0.wav,x\ndog/dog_0.wav,y\n")
+    return home
+
+
+# Corpus, its tree, and the file of it that an adapter opens itself.
+OPENED = [
+    ("gsc", trees.gsc, "testing_list.txt"),
+    ("gsc", trees.gsc, "validation_list.txt"),
+    ("iemocap", trees.iemocap, "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"),
+    ("folder", with_table, "metadata.csv"),
+    ("nsynth", trees_more.nsynth, "nsynth-valid/examples.json"),
+    ("good-sounds", trees_more.good_sounds, "database.sqlite"),
+    ("librispeech", trees_more.librispeech, "*.alignment.txt"),
+]
+
+
+@pytest.mark.parametrize("kind", [pipe, device, folder, nothing])
+@pytest.mark.parametrize(("name", "tree", "opened"), OPENED, ids=[f"{n} {o}" for n, _, o in OPENED])
+def test_a_text_of_a_corpus_that_is_no_regular_file_is_refused(name, tree, opened, kind, tmp_path):
+    home = tree(tmp_path / "home")
+    path = min(home.rglob(opened))
+    path.unlink()
+    kind(path)
+    corpus, recipe = recipe_for(CORPORA[name], {})
+    with pytest.raises(CorpusError, match=r"cannot be read: (not a regular file|No such file)"):
+        prepare(corpus, home, recipe, tmp_path / "x.zarr")
+
+
+@pytest.mark.parametrize("kind", [pipe, device, folder, nothing])
+def test_noise_that_is_no_regular_file_is_refused(kind, tmp_path):
+    own = tmp_path / "own"
+    wav(own / "Babble_1.wav", sound(1))
+    kind(own / "Babble_2.wav")
+    with pytest.raises(CorpusError, match=r"Babble_2\.wav: cannot be read: .*Repair or remove it"):
+        NoiseBank.digest_of(noise_files([own])[1])
+
+
+@pytest.mark.parametrize("kind", [pipe, device, folder, nothing])
+def test_a_recording_that_is_no_regular_file_is_a_reject(kind, tmp_path):
+    home = trees.folder(tmp_path / "home")
+    kind(home / "cat" / "odd.wav")
+    (home / "metadata.csv").write_text("file_name,mood\ncat/odd.wav,x\ncat/cat_0.wav,x\n")
+    corpus, recipe = recipe_for(CORPORA["folder"], {})
+    with pytest.raises(InputError, match=r"cat/odd\.wav: cannot be opened: (not a reg|No such f)"):
+        prepare(corpus, home, recipe, tmp_path / "x.zarr")
+
+
+def test_a_text_without_end_is_refused(tmp_path, monkeypatch):
+    home = with_table(tmp_path / "home")
+    from pipeline.corpus_text import read_text
+
+    monkeypatch.setattr(read_text, "__kwdefaults__", {"most": 16, "errors": "strict"})
+    corpus, recipe = recipe_for(CORPORA["folder"], {})
+    with pytest.raises(CorpusError, match=r"metadata\.csv: cannot be read: more than"):
+        prepare(corpus, home, recipe, tmp_path / "x.zarr")
