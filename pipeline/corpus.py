@@ -21,6 +21,7 @@ __all__ = [
     "Found",
     "Mixture",
     "MixtureRequest",
+    "Note",
     "Rejected",
     "Skipped",
     "Split",
@@ -124,7 +125,14 @@ class Skipped:
     count: int = 1
 
 
-Found = Clip | Skipped | Rejected
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line for the user: a choice that the adapter made, and how to make another."""
+
+    text: str
+
+
+Found = Clip | Skipped | Rejected | Note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +150,8 @@ class Corpus:
         how_to_get: one line for the user who has it not.
         is_home: whether a folder is the corpus's own folder.
         list_clips: the corpus's own folder and the options given -> clips and what was skipped.
-        options: options this corpus understands, with their defaults (they enter the recipe).
+        options: options this corpus understands, with their defaults. They enter the recipe, but
+            for those that are empty: an option that came later changes no recipe of before it.
         resolve: turns an option's text into its canonical form, or raises CorpusError.
         adapt: the corpus as it is with some options, where labels or lengths depend on them.
         noise: level that is mixed in if none is asked for.

@@ -7,8 +7,6 @@ what is done; the finished group is renamed into place in one step.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import shutil
@@ -57,6 +55,7 @@ from pipeline.render import (
 from pipeline.rows import Listing, Reject, Row, list_rows, split_rows
 from pipeline.split import SPLITS
 from pipeline.store import FORMAT, VERSION, FeatureStore, store_fingerprint
+from pipeline.table import csv_table
 from pipeline.workers import WorkerDiedError, Workers
 
 __all__ = ["Prepared", "Tick", "prepare"]
@@ -119,6 +118,7 @@ def prepare(
     workers: int = 1,
     max_rejected: int = 0,
     tick: Tick | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Prepared:
     """Make the feature store ``target``, or leave it alone if it is there with the same recipe.
 
@@ -132,6 +132,7 @@ def prepare(
         max_rejected: recordings and segments that may be unusable; with more of them nothing is
             published.
         tick: told of progress.
+        say: told what the adapter chose, in lines for the user.
 
     Returns:
         The opened store.
@@ -151,6 +152,9 @@ def prepare(
         workers=workers,
         tick=lambda done, all_: tell("headers", done, all_),
     )
+    for note in listing.notes:
+        if say is not None:
+            say(note)
     partial = work_folder(target)
     job = {"recipe": recipe.fingerprint, "listing": listing.identity}
     if (there := _up_to_date(target, recipe, listing)) is not None:
@@ -199,6 +203,7 @@ def _up_to_date(target: Path, recipe: Recipe, listing: Listing) -> FeatureStore 
     except (InputError, StoredDataError):
         return None  # damaged or foreign: replaced once the new one is whole
     same = store.recipe == recipe and store.root.get("listing") == listing.identity
+    same = same and store.main_label == listing.main  # the table's columns may have been moved
     # Not only when asked to verify: what says that it is up to date must be whole.
     return store if same and not any(verify_group(target, content=False)) else None
 
@@ -239,11 +244,10 @@ def _check_rejected(
     if partial is not None:
         listed = partial.with_name(partial.name[1:].removesuffix(".zarr.partial") + ".rejected.csv")
         beside = partial / "rejected.csv"
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerows([("source", "reason"), *((r.source, r.reason) for r in rejected)])
         if rejected:
-            write_text(beside, text.getvalue())
+            with csv_table(beside, ("source", "reason")) as add:
+                for reject in rejected:
+                    add((reject.source, reject.reason))
             beside.replace(listed)
         else:
             listed.unlink(missing_ok=True)  # of an earlier run

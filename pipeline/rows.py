@@ -22,6 +22,7 @@ from pipeline.corpus import (
     Found,
     Mixture,
     MixtureRequest,
+    Note,
     Rejected,
     Skipped,
 )
@@ -78,6 +79,7 @@ class Listing:
     skipped: dict[str, int]
     label_names: tuple[str, ...]  # the main one first
     identity: str  # SHA-256 over the rows and the sizes of their files
+    notes: tuple[str, ...] = ()  # for the user: what the adapter chose
 
     @property
     def main(self) -> str:
@@ -145,11 +147,14 @@ def list_rows(
     skipped: Counter[str] = Counter()
     clips: list[Clip] = []
     rejected: list[Reject] = []
+    notes: list[str] = []
     for found in _found(corpus, home, recipe, noise):
         if isinstance(found, Skipped):
             skipped[found.reason] += found.count
         elif isinstance(found, Rejected):
             rejected.append(Reject(found.path, found.reason))
+        elif isinstance(found, Note):
+            notes.append(found.text)
         else:
             clips.append(found)
     if not clips:
@@ -186,9 +191,8 @@ def list_rows(
         ]
         + [[path, size] for path, (_, size) in infos.items()]
     )
-    return Listing(
-        tuple(rows), tuple(rejected), dict(sorted(skipped.items())), label_names, identity
-    )
+    left_out = dict(sorted(skipped.items()))
+    return Listing(tuple(rows), tuple(rejected), left_out, label_names, identity, tuple(notes))
 
 
 def _found(

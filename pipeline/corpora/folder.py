@@ -1,10 +1,11 @@
 """Your own recordings: a directory for each class, or a ``metadata.csv``.
 
-Layouts, in the order in which they are looked for:
+Layouts, in the order in which they are looked for (docs/own-recordings.md has examples):
 
-* ``metadata.csv`` with a column ``file_name`` (relative path) and label columns, the first of which
-  is the main label; a column ``split`` (train, validation, test) is the official split. This is
-  Hugging Face's AudioFolder. An empty cell: not known for that clip.
+* ``metadata.csv`` with a column ``file_name`` or ``file`` (relative path) and label columns; a
+  column ``split`` (train, validation, test) is the official split. This is Hugging Face's
+  AudioFolder. An empty cell: not known for that clip. The main label is ``--main-label``, else the
+  column ``label``, else the first that can be one; ``--labels`` picks. It is read strictly.
 * ``train/CLASS/*.wav``, ``validation/CLASS/...``, ``test/CLASS/...``: an official split.
 * ``CLASS/**/*.wav``: the label is called ``label``.
 
@@ -13,16 +14,19 @@ Recordings longer than a row are segmented; segments of one file are never parte
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.audio import SUFFIXES
-from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split
+from pipeline.corpus import Clip, Corpus, CorpusError, Found, Note, Rejected, Skipped, Split
+from pipeline.label_columns import Spellings, choose_labels
+from pipeline.regular import is_named
+from pipeline.strict_csv import BadCellError, Row, Table, read_table, split_line
 
 __all__ = ["FOLDER"]
 
+_FILE = ("file_name", "file")  # what the column of paths is called
 _SPLITS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -35,51 +39,153 @@ _SPLITS: dict[str, Split] = {
 }
 
 
-def _from_metadata(home: Path) -> Iterator[Clip]:
-    table = home / "metadata.csv"
+def _names(option: str, value: str) -> tuple[str, ...]:
+    """Names of columns, as a line of CSV: one that holds a comma stands in quotes."""
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or ())
-            lines = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"folder: {table}: not a UTF-8 CSV file: {error}") from None
-    labels = [name for name in columns if name not in ("file_name", "split")]
-    if "file_name" not in columns or not labels:
+        names = tuple(name.strip() for _, name in split_line(value)) if value else ()
+    except BadCellError as error:
+        raise CorpusError(f"--{option} {value!r}: {error}") from None
+    if "" in names or len(set(names)) < len(names):
         raise CorpusError(
-            f"folder: {table}: columns {columns}; wanted file_name and at least one label column"
+            f"--{option} {value!r}: wanted names of columns, each once, like mood,singer"
         )
-    for number, line in enumerate(lines, 2):
-        name = (line["file_name"] or "").strip()
-        path = Path(os.path.normpath(name))
-        if not name or path.is_absolute() or ".." in path.parts:
-            raise CorpusError(
-                f"folder: {table}:{number}: file_name is {name!r}; wanted a path below {home}"
-            )
-        split = (line.get("split") or "").strip().lower()
-        if split and split not in _SPLITS:
-            raise CorpusError(
-                f"folder: {table}:{number}: split is {split!r}; wanted train, validation or test"
-            )
+    return names
+
+
+def _from_metadata(home: Path, options: Mapping[str, str]) -> Iterator[Found]:
+    table = read_table(home / "metadata.csv")
+    columns = {name: [row.cells[i] for row in table.rows] for i, name in enumerate(table.names)}
+    column = _file_column(home, table)
+    paths = [_path(home, table, row, table.names.index(column)) for row in table.rows]
+    _check_named_once(table, paths, table.names.index(column))
+    chosen = choose_labels(
+        {
+            name: [value.strip() for value in values]
+            for name, values in columns.items()
+            if name not in (column, "split")
+        },
+        _names("labels", options.get("labels", "")),
+        options.get("main_label", ""),
+        f"folder: {table.path}",
+    )
+    yield from _notes(table, chosen.labels, chosen.left_out)
+    labels = {name: _values(table, table.names.index(name)) for name in chosen.labels}
+    for number, (row, path) in enumerate(zip(table.rows, paths, strict=True)):
+        if not is_named(home / path):
+            yield Rejected(path, f"{table.where(row, table.names.index(column))}: no such file")
+            continue
         yield Clip(
-            id=path.as_posix(),
-            path=path.as_posix(),
-            labels={label: (line[label] or "").strip() for label in labels},
-            split=_SPLITS.get(split),
+            id=path,
+            path=path,
+            labels={name: values[number] for name, values in labels.items()},
+            split=_split(table, row),
+        )
+    if unnamed := len(_audio_below(home) - set(paths)):
+        yield Skipped("audio file that metadata.csv does not name", unnamed)
+
+
+def _file_column(home: Path, table: Table) -> str:
+    found = [name for name in _FILE if name in table.names]
+    if len(found) == 1 and set(table.names) - {*found, "split"}:
+        return found[0]
+    raise CorpusError(
+        f"folder: {table.path}: columns {list(table.names)}; wanted file_name, or file (paths "
+        f"below {home}), and at least one label column"
+    )
+
+
+def _path(home: Path, table: Table, row: Row, index: int) -> str:
+    """Path of a row's file, relative and with ``/``."""
+    name = row.cells[index].strip()
+    path = Path(os.path.normpath(name))
+    if not name or path.is_absolute() or ".." in path.parts or not name.isprintable():
+        raise CorpusError(
+            f"folder: {table.where(row, index)}: {table.names[index]} is {name!r}; wanted a path "
+            f"below {home}"
+        )
+    return path.as_posix()
+
+
+def _check_named_once(table: Table, paths: list[str], index: int) -> None:
+    first: dict[str, int] = {}
+    for number, path in enumerate(paths):
+        if (before := first.setdefault(path, number)) != number:
+            raise CorpusError(
+                f"folder: {table.where(table.rows[number], index)}: names {path}, as does line "
+                f"{table.rows[before].number}; wanted one line for each file"
+            )
+
+
+def _values(table: Table, index: int) -> list[str]:
+    """Classes of a label column, less the blanks around them."""
+    spellings, name = Spellings(), table.names[index]
+    # A column has few classes and many rows: each spelling is looked at once.
+    known: dict[str, str] = {"": ""}
+    for row in table.rows:
+        cell = row.cells[index]
+        if cell in known:
+            continue
+        value = known[cell] = cell.strip()
+        where = f"folder: {table.where(row, index)}"
+        if not value.isprintable():
+            raise CorpusError(f"{where}: {name} is {cell!r}; wanted text that shows")
+        if value:
+            spellings.add(cell, where)
+    return [known[row.cells[index]] for row in table.rows]
+
+
+def _split(table: Table, row: Row) -> Split | None:
+    if "split" not in table.names:
+        return None
+    index = table.names.index("split")
+    split = row.cells[index].strip().lower()
+    if split and split not in _SPLITS:
+        raise CorpusError(
+            f"folder: {table.where(row, index)}: split is {split!r}; wanted train, validation or "
+            "test"
+        )
+    return _SPLITS.get(split)
+
+
+def _notes(table: Table, labels: tuple[str, ...], left_out: Mapping[str, str]) -> Iterator[Note]:
+    if left_out:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        yield Note(
+            f"{table.path.name}: labels are {', '.join(labels)} (the first is the main one). "
+            f"Not taken: {reasons}. --labels and --main-label pick others."
         )
 
 
-def _from_directories(home: Path) -> Iterator[Clip | Skipped]:
+def _audio_below(home: Path) -> set[str]:
+    """Audio files of a folder by their names, relative to it; hidden ones left out."""
+    found = set()
+    for where, inner, names in os.walk(home):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        relative = os.path.relpath(where, home)
+        found |= {os.path.normpath(f"{relative}/{name}") for name in names if _is_audio(name)}
+    return found
+
+
+def _is_audio(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
+
+
+def _from_directories(home: Path) -> Iterator[Found]:
     tops = sorted(p for p in home.iterdir() if p.is_dir() and not p.name.startswith("."))
     is_split = bool(tops) and all(p.name.lower() in _SPLITS for p in tops)
     homes = [(p, _SPLITS[p.name.lower()]) for p in tops] if is_split else [(home, None)]
-    for place, split in homes:
-        for label in sorted(p for p in place.iterdir() if p.is_dir() and p.name[0] != "."):
+    spellings = Spellings()
+    for folder in dict.fromkeys((home, *(folder for folder, _ in homes))):
+        if loose := sum(p.is_file() and _is_audio(p.name) for p in folder.iterdir()):
+            yield Skipped("audio file outside the folders of classes", loose)
+    for folder, split in homes:
+        for label in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
+            spellings.add(label.name, f"folder: {label}")
             # os.walk does not follow links, so a loop of them cannot catch it.
             for where, inner, names in os.walk(label):
                 inner.sort()
                 for path in (Path(where) / name for name in sorted(names)):
-                    if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+                    if not _is_audio(path.name):
                         yield Skipped("not audio by its name")
                         continue
                     relative = path.relative_to(home)
@@ -91,9 +197,37 @@ def _from_directories(home: Path) -> Iterator[Clip | Skipped]:
                     )
 
 
-def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
-    has_table = (home / "metadata.csv").is_file()
-    yield from _from_metadata(home) if has_table else _from_directories(home)
+def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Found]:
+    if is_named(home / "metadata.csv"):
+        yield from _from_metadata(home, options)
+        return
+    for key, value in options.items():
+        if value not in ("", "label"):
+            raise CorpusError(
+                f"folder: {home}: --{key.replace('_', '-')} {value!r}: without a metadata.csv the "
+                "only label is 'label', the name of a file's folder"
+            )
+    yield from _from_directories(home)
+
+
+def _resolve(option: str, value: str) -> str:
+    """Names as they are compared: without the blanks around them; quotes where they need them."""
+    option = option.replace("_", "-")
+    if option == "main-label":
+        return value.strip()
+    quoted = (
+        '"' + n.replace('"', '""') + '"' if set(n) & set(',"') else n for n in _names(option, value)
+    )
+    return ",".join(quoted)
+
+
+def _adapt(corpus: Corpus, options: Mapping[str, str]) -> Corpus:
+    picked, main = _names("labels", options["labels"]), options["main_label"]
+    if picked and main and main not in picked:
+        raise CorpusError(
+            f"--main-label {main!r}: is not among --labels {options['labels']}; name it there, too"
+        )
+    return corpus
 
 
 FOLDER = Corpus(
@@ -106,8 +240,11 @@ FOLDER = Corpus(
     how_to_get="It holds a directory for each class, or a metadata.csv (file_name, label, ...).",
     # Only ever the folder itself: below it, each class would look like a corpus.
     is_home=lambda folder: (
-        (folder / "metadata.csv").is_file()
+        is_named(folder / "metadata.csv")
         or any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir())
     ),
     list_clips=_clips,
+    options={"labels": "", "main_label": ""},
+    resolve=_resolve,
+    adapt=_adapt,
 )

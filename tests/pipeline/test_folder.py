@@ -20,7 +20,7 @@ METADATA = """\ufefffile_name,split,mood,singer
 a.wav,train,calm,ann
 sub/b.wav,validation,wild,
 ./c.wav,test,calm,bob
-d.wav,Train, calm ,bob
+d.wav, Train ,calm,bob
 """
 
 
@@ -105,11 +105,11 @@ def test_an_official_split_that_names_not_every_clip_is_refused(table, tmp_path)
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("name,mood\na.wav,x\n", "wanted file_name and at least one label column"),
-        ("file_name\na.wav\n", "wanted file_name and at least one label column"),
-        ("", "wanted file_name and at least one label column"),
-        ("file_name,mood\n/etc/passwd,x\n", r"metadata.csv:2: file_name is '/etc/passwd'"),
-        ("file_name,mood\na.wav,x\n../a.wav,x\n", r"metadata.csv:3: file_name is '../a.wav'"),
+        ("name,mood\na.wav,x\n", "wanted file_name, or file .*and at least one label column"),
+        ("file_name\na.wav\n", "wanted file_name, or file .*and at least one label column"),
+        ("", r"metadata.csv:1:1: the table is empty"),
+        ("file_name,mood\n/etc/passwd,x\n", r"metadata.csv:2:1: file_name is '/etc/passwd'"),
+        ("file_name,mood\na.wav,x\n../a.wav,x\n", r"metadata.csv:3:1: file_name is '../a.wav'"),
         ("file_name,mood\nsub/../../a.wav,x\n", "wanted a path below"),
         ("file_name,mood\n,x\n", "file_name is ''"),
         ("file_name,split,mood\na.wav,holdout,x\n", "split is 'holdout'; wanted train, val"),
@@ -123,19 +123,19 @@ def test_a_bad_table_is_refused_with_its_line(text, says, table):
 
 def test_a_table_that_is_not_utf8_is_refused(table):
     (table / "metadata.csv").write_bytes(b"file_name,mood\na.wav,m\xfcde\n")
-    with pytest.raises(CorpusError, match="not a UTF-8 CSV file"):
+    with pytest.raises(CorpusError, match=r"metadata.csv:2:8: byte 0xfc is not UTF-8"):
         listed(table)
 
 
 def test_a_file_named_twice_is_refused(table, tmp_path):
     (table / "metadata.csv").write_text("file_name,mood\na.wav,x\n./a.wav,y\n")
-    with pytest.raises(CorpusError, match=r"both have the id a.wav"):
+    with pytest.raises(CorpusError, match=r"metadata.csv:3:1: names a.wav, as does line 2"):
         prepared(table, tmp_path / "x.zarr")
 
 
 def test_a_file_that_is_not_there_is_a_reject(table, tmp_path):
     (table / "metadata.csv").write_text("file_name,mood\na.wav,x\nnone.wav,y\n")
-    with pytest.raises(InputError, match=r"none.wav: cannot be opened: No such file"):
+    with pytest.raises(InputError, match=r"none.wav: .*metadata.csv:3:1: no such file"):
         prepared(table, tmp_path / "x.zarr")
 
 
@@ -150,7 +150,7 @@ def test_any_label_column_makes_a_whole_store_or_is_refused_by_name(column, tabl
     try:
         store = prepared(table, target).store
     except InputError as error:
-        assert repr(column) in str(error)  # noqa: PT017 - either outcome is right
+        assert repr(column) in str(error) or "has no name" in str(error)  # noqa: PT017 - either outcome is right
     else:
         assert store.classes[column] == ["1", "2"]
         assert list(verify_group(target)) == []
