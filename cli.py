@@ -7,7 +7,6 @@ imports what it needs; workers of `prepare` import this file, and must start fas
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import math
 import os
@@ -33,6 +32,7 @@ from model.choices import (
     SIMILARITIES,
     TAPS,
 )
+from pipeline.terminal import safe, safe_json
 
 if TYPE_CHECKING:
     import torch
@@ -106,12 +106,12 @@ class Context:
     def say(self, text: str) -> None:
         """A line for people, on stderr; of a job of torchrun, the first process speaks for all."""
         if _LEADS:
-            click.echo(text, err=True)
+            click.echo(safe(text), err=True)
 
     def answer(self, content: Mapping[str, Any], text: str) -> None:
         """The result: JSON or text on stdout."""
         if _LEADS:
-            click.echo(json.dumps(content, ensure_ascii=False) if self.json else text)
+            click.echo(safe_json(content) if self.json else safe(text))
 
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -138,7 +138,23 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.pass_context(inner)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class App(click.Group):
+    """The commands. Empty text is no value of any option: ``--source "$UNSET"`` is a mistake."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what is empty, name the option, and parse the rest."""
+        for before, text in zip(["", *args], args, strict=False):
+            is_option = text.startswith("--")
+            option, equals, value = text.partition("=") if is_option else (before, "=", text)
+            if equals and not value.strip():
+                name = option if option.startswith("-") else "an argument"
+                raise click.UsageError(f"{name} is empty; give a value, or leave it out.", ctx)
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option("--workspace", type=click.Path(path_type=Path), help="Default: ./workspace.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
@@ -148,7 +164,7 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
     """Anti-transfer learning on audio, with the frozen network's Grams cached on disk."""
     from pipeline.workspace import Workspace
 
-    root = workspace or Path(os.environ.get("ANTIGRAM_WORKSPACE", "workspace"))
+    root = workspace or Path(os.environ.get("ANTIGRAM_WORKSPACE") or "workspace")
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING)
     ctx.obj = Context(Workspace(root), as_json)
 
@@ -202,6 +218,10 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
     help="Unusable recordings and segments that may be left out.",
 )
 @click.option("--name", help="Of the store; default: the corpus and what differs.")
+@click.option("--labels", help="folder: label columns of metadata.csv, like mood,singer.")
+@click.option(
+    "--main-label", help="folder: its main label; default: the column label, or the first of them."
+)
 @click.option("--words", help="gsc: digits (default), all, or a list; librispeech: how many.")
 @click.option("--unit", help="librispeech: word (default) or utterance.")
 @click.option("--subset", help="librispeech: all (default), or train-clean-100 and so on.")
@@ -268,6 +288,7 @@ def prepare(
                 workers=cores,
                 max_rejected=max_rejected,
                 tick=progress.tick,
+                say=progress.say,
             )
     content = done.to_json()
     counts = ", ".join(
@@ -1039,8 +1060,10 @@ def _plain(name: str) -> str:
     """A name that is one part of a path."""
     from pipeline.errors import InputError
 
-    if not name or name.startswith((".", "-")) or any(c in name for c in "/\\\0"):
+    if not name or name.startswith((".", "-")) or "/" in name or "\\" in name:
         raise InputError(f"--name {name!r}: wanted a plain name, without slashes or a leading dot")
+    if not name.isprintable():
+        raise InputError(f"--name {name!r}: holds characters that do not show; wanted a plain name")
     return name.removesuffix(".zarr")
 
 
@@ -1064,10 +1087,10 @@ def _device(name: str) -> torch.device:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(str(message).split())
+    line = safe(" ".join(str(message).split()))
     click.echo(f"antigram: {line}", err=True)
     if "--json" in sys.argv:
-        click.echo(json.dumps({"error": line, "exit_code": code}, ensure_ascii=False))
+        click.echo(safe_json({"error": line, "exit_code": code}))
     sys.exit(code)
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.progress import Progress
+from pipeline.terminal import safe
 
 __all__ = ["Watch"]
 
@@ -60,7 +61,7 @@ class Watch:
     def say(self, text: str) -> None:
         """Print a line above the table."""
         if self._live is not None:
-            self._live.console.print(text, markup=False, highlight=False)
+            self._live.console.print(safe(text), markup=False, highlight=False)
         else:
             self._plain.say(text)
 

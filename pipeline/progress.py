@@ -18,6 +18,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from pipeline.terminal import safe
+
 __all__ = ["Progress"]
 
 _EVERY_S = 5.0  # between two plain lines of one stage
@@ -65,6 +67,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
+        text = safe(text)
         if self._bars is not None:
             self._bars.console.print(text, markup=False, highlight=False)
         else:
@@ -72,6 +75,7 @@ class Progress:
 
     def tick(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Show how much of a stage is done."""
+        stage, note = safe(stage), safe(note)
         if self._bars is not None:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
