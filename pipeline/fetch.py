@@ -27,6 +27,7 @@ __all__ = ["UNPACKED", "Archive", "Fetched", "check_room", "fetch"]
 
 UNPACKED = 2  # how many times its size an archive of recordings takes when unpacked, at most
 _CHUNK = 1 << 20
+_CHECK_ROOM = 64 << 20  # bytes of unknown total between two looks at the disk
 _TIMEOUT_S = (20, 60)  # to connect; between two pieces
 _SPAN = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _MAGIC = {".zip": b"PK\x03\x04", ".gz": b"\x1f\x8b"}
@@ -186,7 +187,7 @@ class _Resuming:
                     f"file. Try later, or put the file there by hand: {self._goal}"
                 )
             length = answer.headers.get("Content-Length", "")
-            self._save(answer, 0, int(length) if length.isdigit() else None)
+            self._save(answer, 0, int(length) if length.isdecimal() else None)
 
     @property
     def _goal(self) -> Path:
@@ -196,27 +197,49 @@ class _Resuming:
         if self._say is not None:
             self._say(text)
 
-    def _save(self, answer: requests.Response, have: int, total: int | None) -> None:
-        """Write the body behind the ``have`` bytes that are there; ``total`` is the whole file."""
+    def _save(self, answer: requests.Response, have: int, told: int | None) -> None:
+        """Write the body behind the ``have`` bytes that are there.
+
+        ``told`` is the size of the complete file; where the server tells none, the published one
+        serves. Without either, the end of the body cannot be told from a cut: what came is then a
+        complete archive, or refused when it is unpacked. It may not fill the disk while it comes.
+        """
         chunks: Iterator[bytes] = answer.raw.stream(_CHUNK, decode_content=False)
         first = next(chunks, b"")
         if not have:
             self._check_kind(answer, first)
-        if total is not None:
-            if self.archive.size not in (None, total):
-                raise InputError(
-                    f"{answer.url}: has {total} bytes, the published file {self.archive.size}; the "
-                    f"publisher has another file there now. Put the right one there: {self._goal}"
-                )
-            check_room(self.folder, total - have + UNPACKED * total, self.archive.name)
-        stage, done = f"fetching {self.archive.name} (MB)", have
+        total = self._total(answer, have, told)
+        stage, done, checked = f"fetching {self.archive.name} (MB)", have, have
         with self.partial.open("ab" if have else "wb") as file:
             for chunk in chain([first], chunks):
                 done += file.write(chunk)
+                if total is None and done >= checked + _CHECK_ROOM:
+                    checked = done
+                    check_room(self.folder, UNPACKED * done, self.archive.name)
+                if total is not None and done > total:
+                    break
                 if self._tick is not None:
                     self._tick(stage, done // 10**6, (total or done + 10**6) // 10**6)
+        if total is not None and done > total:
+            self.partial.unlink()
+            raise InputError(
+                f"{answer.url}: sends more than the {total} bytes that the file has; nothing was "
+                f"kept. Try later, or put the right file there: {self._goal}"
+            )
         if total is not None and done != total:
             raise requests.ConnectionError(f"{done} of {total} bytes came")
+
+    def _total(self, answer: requests.Response, have: int, told: int | None) -> int | None:
+        """Size of the complete file, if anybody tells it; checked against what is known."""
+        if told is not None and self.archive.size not in (None, told):
+            raise InputError(
+                f"{answer.url}: has {told} bytes, the published file {self.archive.size}; the "
+                f"publisher has another file there now. Put the right one there: {self._goal}"
+            )
+        total = self.archive.size if told is None else told
+        if total is not None:
+            check_room(self.folder, total - have + UNPACKED * total, self.archive.name)
+        return total
 
     def _check_kind(self, answer: requests.Response, first: bytes) -> None:
         """Refuse an error page that is served as if it were the file."""

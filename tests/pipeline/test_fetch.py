@@ -122,3 +122,34 @@ def test_room_is_checked_when_the_size_is_told(server, folder, monkeypatch):
     with pytest.raises(InputError, match=r"[GM]B are free.*Make room"):
         fetch(server.archive("a.tar.gz", DATA), folder)
     assert left(folder) == []
+
+
+def test_a_cut_transfer_of_untold_size_goes_on(server, folder):
+    archive = server.whole("a.tar.gz", DATA)
+    server.sized, server.cut = False, len(DATA) // 2
+    with pytest.raises(InputError, match=f"{len(DATA) // 2} of {len(DATA)} bytes came"):
+        fetch(archive, folder)
+    assert left(folder) == ["a.tar.gz.partial"]
+    server.cut = None
+    assert fetch(archive, folder).sha256 == DIGEST
+
+
+def test_a_server_of_untold_size_that_sends_too_much_is_refused(server, folder):
+    archive = server.whole("a.tar.gz", DATA)
+    server.files["a.tar.gz"], server.sized = DATA + b"more", False
+    with pytest.raises(InputError, match=rf"sends more than the {len(DATA)} bytes"):
+        fetch(archive, folder)
+    assert left(folder) == []
+
+
+def test_a_transfer_of_unknown_size_stops_before_the_disk_is_full(server, folder, monkeypatch):
+    class Usage:
+        free = len(DATA)
+
+    monkeypatch.setattr(pipeline.fetch, "_CHUNK", 10_000)
+    monkeypatch.setattr(pipeline.fetch, "_CHECK_ROOM", 20_000, raising=False)
+    monkeypatch.setattr(pipeline.fetch.shutil, "disk_usage", lambda _: Usage)
+    server.sized = False
+    with pytest.raises(InputError, match=r"MB are free.*Make room"):
+        fetch(server.archive("a.tar.gz", DATA), folder)
+    assert (folder / "a.tar.gz.partial").stat().st_size < len(DATA)
