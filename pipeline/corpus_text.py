@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pipeline.corpus import CorpusError
-from pipeline.regular import open_regular, read_regular
+from pipeline.files import size_text
+from pipeline.regular import read_regular, regular
 
 __all__ = ["check_file", "read_text"]
 
 _MOST = 256 << 20  # bytes; LibriSpeech's alignments and GSC's lists have a few MB at most
 
 
-def check_file(path: Path) -> None:
-    """Refuse what is no regular file, before a library opens it by its name.
+def check_file(path: Path, *, most: int = _MOST) -> None:
+    """Refuse what is no regular file of a plausible size, before a library opens it by its name.
 
     Raises:
-        CorpusError: it is not there, cannot be opened, or is a folder, pipe or device.
+        CorpusError: it is not there, cannot be opened, is a folder, pipe or device, or too large.
     """
     try:
-        open_regular(path).close()
+        handle, status = regular(path)
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read: {error.strerror}") from None
+    os.close(handle)
+    if status.st_size > most:
+        found = f"it has {size_text(status.st_size)}, wanted at most {size_text(most)}"
+        raise CorpusError(f"{path}: cannot be read: {found}")
 
 
 def read_text(path: Path, *, most: int = _MOST, errors: str = "strict") -> str:

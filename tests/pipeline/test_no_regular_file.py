@@ -105,3 +105,20 @@ def test_a_text_without_end_is_refused(tmp_path, monkeypatch):
     corpus, recipe = recipe_for(CORPORA["folder"], {})
     with pytest.raises(CorpusError, match=r"metadata\.csv: cannot be read: more than"):
         prepare(corpus, home, recipe, tmp_path / "x.zarr")
+
+
+def test_a_textgrid_or_database_without_end_is_refused_before_a_library_opens_it(tmp_path):
+    home = trees_more.good_sounds(tmp_path / "home")
+    os.truncate(home / "database.sqlite", 1 << 40)  # sparse: it takes no room
+    corpus, recipe = recipe_for(CORPORA["good-sounds"], {})
+    with pytest.raises(CorpusError, match=r"database\.sqlite: .*1100 GB, wanted at most 268 MB"):
+        prepare(corpus, home, recipe, tmp_path / "x.zarr")
+    speech = trees_more.librispeech(tmp_path / "speech")
+    grid = min(speech.rglob("*.alignment.txt"))
+    for path in speech.rglob("*.alignment.txt"):
+        path.unlink()
+    with (grid.parent / "a.TextGrid").open("wb") as file:
+        file.truncate(1 << 40)
+    corpus, recipe = recipe_for(CORPORA["librispeech"], {})
+    with pytest.raises(CorpusError, match=r"a\.TextGrid: .*1100 GB, wanted at most"):
+        prepare(corpus, speech, recipe, tmp_path / "x.zarr")
