@@ -366,7 +366,7 @@ def test_verify_says_that_the_first_format_of_torch_save_has_no_checksums(checkp
 
 
 @pytest.mark.slow
-def test_a_good_checkpoint_that_does_not_fit_into_memory_is_not_called_damaged(kilobytes, tmp_path):
+def test_a_good_checkpoint_that_does_not_fit_into_memory_is_not_called_damaged(tmp_path):
     torch.save({"features.0.weight": torch.zeros(1 << 29)}, tmp_path / "big.pt")  # 2 GB
     command = (
         f"ulimit -v 5000000; OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 exec "
