@@ -664,6 +664,7 @@ def train(
 ) -> None:
     """Train a student on the segments of a store, with or without anti-transfer."""
     from cache.options import Options, check_options
+    from pipeline.publish import check_goal
 
     own = {key: options.pop(key) for key in Options.__slots__ if key in options}
     asked = Options(data=data, **own)
@@ -671,6 +672,8 @@ def train(
     asked_ends = {key: options[key] for key in ("epochs", "patience")}
     options = {key: value for key, value in options.items() if value is not None}
     check_options(asked, options)
+    if save is not None:
+        check_goal("--save", save)
 
     import torch
 
@@ -686,10 +689,6 @@ def train(
     from pipeline.process import keep_freed_memory
     from pipeline.workspace import claimed_run
 
-    if save is not None and not save.absolute().parent.is_dir():
-        raise InputError(f"--save {save}: there is no folder {save.absolute().parent}")
-    if save is not None and (save.is_dir() or not save.name):
-        raise InputError(f"--save {save}: is a folder; wanted the name of a file")
     place = _device(device)
     if place.type == "cpu":
         keep_freed_memory(of_any_size=True)

@@ -35,6 +35,7 @@ from model.team import Team
 from model.vgg import Vgg
 from model.worth import score, student_note
 from pipeline.errors import InputError
+from pipeline.files import check_replaceable
 from pipeline.process import versions
 from pipeline.publish import work_folder
 from pipeline.split import SPLITS
@@ -409,6 +410,7 @@ def _result(
 
 def copy_best(run: Path, target: Path) -> None:
     """Copy the best weights to where the user wants them, whole or not at all."""
+    check_replaceable(target)
     beside = work_folder(target)  # one name: what is left by a kill, the next copy replaces
     try:
         shutil.copyfile(run / "best.pt", beside)

@@ -25,7 +25,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.files import named, remove
+from pipeline.files import check_replaceable, named, remove
 from pipeline.recipe import canonical_json, digest
 
 __all__ = [
@@ -211,7 +211,12 @@ def whole_file(path: Path, *, flush: bool = True) -> Iterator[BinaryIO]:
     Args:
         path: the goal.
         flush: to disk, the file before it is renamed and its folder thereafter.
+
+    Raises:
+        InputError: the goal is a device, a pipe or a folder.
+        OSError: names the goal.
     """
+    check_replaceable(path)
     beside = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{PARTIAL}")
     try:
         with named(path), beside.open("wb") as file:

@@ -25,7 +25,7 @@ from pipeline.files import size_text
 from pipeline.hdf5 import FORMAT, SUFFIX, VERSION, inside
 from pipeline.manifest import FOLDER, Problem, read_manifest, verify_group
 from pipeline.mapped import MappedArray
-from pipeline.publish import discard, publish, recover, work_folder
+from pipeline.publish import check_goal, discard, publish, recover, work_folder
 
 __all__ = ["export_file", "import_file", "verify_export"]
 
@@ -62,8 +62,7 @@ def export_file(path: Path, goal: Path, tick: Tick = lambda *_: None) -> int:
         raise InputError(f"{path}: is an exported file already; copy it, or import it first")
     if goal.suffix != SUFFIX:
         raise InputError(f"--to {goal}: wanted a name that ends in {SUFFIX}")
-    if not goal.absolute().parent.is_dir():
-        raise InputError(f"--to {goal}: there is no folder {goal.absolute().parent}")
+    check_goal("--to", goal)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if size > (free := shutil.disk_usage(goal.absolute().parent).free):
         raise InputError(f"--to {goal}: {size_text(size)} wanted, {size_text(free)} free")

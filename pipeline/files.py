@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import shutil
+import stat
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HUGE_PAGE", "Region", "map_file", "named", "remove", "size_of", "size_text"]
+from pipeline.errors import InputError
+
+__all__ = [
+    "HUGE_PAGE",
+    "Region",
+    "check_replaceable",
+    "map_file",
+    "named",
+    "remove",
+    "size_of",
+    "size_text",
+]
 
 HUGE_PAGE = 2 << 20  # bytes; a file that lies at multiples of it can be mapped by such pages
 
@@ -86,6 +98,22 @@ def size_of(path: Path) -> int:
         return path.lstat().st_size
     except FileNotFoundError:  # until a moment ago
         return 0
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse a goal that a rename would take away for ever: a device, a pipe, a folder.
+
+    Raises:
+        InputError: it is one of these.
+        OSError: it cannot be looked at: its name is too long, or a loop of links.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+        raise InputError(f"{path}: is {kind}; wanted the name of a file")
 
 
 def size_text(size: float) -> str:

@@ -23,11 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.chunks import PARTIAL, fsync_folder
-from pipeline.files import remove
+from pipeline.errors import InputError
+from pipeline.files import check_replaceable, remove
 from pipeline.manifest import drop_strangers
 
 __all__ = [
     "Leftover",
+    "check_goal",
     "discard",
     "leftovers_of",
     "parse",
@@ -69,6 +71,31 @@ class Leftover:
 def work_folder(goal: Path) -> Path:
     """Folder in which ``goal`` is made; what an interrupted build has done is kept there."""
     return goal.with_name(f".{goal.name}.partial")
+
+
+def check_goal(option: str, goal: Path) -> None:
+    """Refuse a file that cannot be written, before the work whose result it is to hold.
+
+    Args:
+        option: that names it, for the message.
+        goal: the file.
+
+    Raises:
+        InputError: its folder is not there, or it is no file.
+        OSError: the system refuses its name, or what is written beside it.
+    """
+    if not (folder := goal.absolute().parent).is_dir():
+        raise InputError(f"{option} {goal}: there is no folder {folder}")
+    try:
+        check_replaceable(goal)
+    except InputError as error:
+        raise InputError(f"{option} {error}") from None
+    beside = work_folder(goal)
+    try:
+        beside.touch(exist_ok=False)
+    except FileExistsError:  # another process writes it, or was killed as it did
+        return
+    beside.unlink(missing_ok=True)
 
 
 def publish(new: Path, goal: Path) -> None:

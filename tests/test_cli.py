@@ -292,6 +292,33 @@ def test_wrong_input_is_one_line_and_exit_code_2(shell, match, arguments):
     shell.refused(2, match, *arguments)
 
 
+def test_a_file_that_cannot_be_written_or_read_is_said_before_any_work(chain):
+    """A rename to a device or a pipe takes it away: from every program of the machine."""
+    os.mkfifo("pipe")
+    Path("loop").symlink_to("loop")
+    before = set(Path().rglob("*"))
+    long, just_too_long = "a" * 300, "b" * 250
+    goals = (
+        ("pipe", "is a device or a pipe; wanted the name of a file"),
+        ("loop", "loop: Too many levels of symbolic links"),
+        (long, "File name too long"),
+        (just_too_long, "File name too long"),  # with what is added while it is written
+        ("net.pt/x.h5", "there is no folder"),
+        ("loop/x.h5", "there is no folder"),
+    )
+    for name, match in goals:
+        chain.refused(2, match, "train", "--mode", "baseline", *TINY, "--save", name)
+    Path("pipe").rename("pipe.h5")
+    chain.refused(2, "is a device or a pipe", "export", "tones", "--to", "pipe.h5")
+    Path("pipe.h5").rename("pipe")
+    for name in ("loop", "loop/x.pt", "net.pt/x.pt", "pipe", ".", long):
+        for command in (("evaluate",), ("cache-grams", "--layer", 3)):
+            chain.refused(2, name, *command, "--ckpt", name)
+    assert Path("pipe").is_fifo()
+    assert Path("loop").is_symlink()
+    assert set(Path().rglob("*")) == before
+
+
 def test_wrong_options_of_a_training_are_said_before_anything_is_made(chain):
     train, online = ("train", "--mode", "baseline"), ("train", "--mode", "online", "--ckpt")
     Path("folder").mkdir()
