@@ -99,10 +99,17 @@ def understood(entries: Iterable[Entry], read: Callable[[Entry], Note]) -> Itera
 
 def _result(value: object) -> RowResult:
     match value:
-        case [str(why), float(total), float(squares), bool(silent), int(noise), snr] if (
-            math.isfinite(total)
-            and math.isfinite(squares)
-            and (snr is None or (isinstance(snr, int | float) and math.isfinite(snr)))
+        case [
+            str(why),
+            float(total),
+            float(squares),
+            bool(silent),
+            int(noise),
+            snr,
+            float(low),
+            float(high),
+        ] if all(map(math.isfinite, (total, squares, low, high))) and (
+            snr is None or (isinstance(snr, int | float) and math.isfinite(snr))
         ):
-            return RowResult(why, total, squares, silent, noise, snr)
+            return RowResult(why, total, squares, silent, noise, snr, low, high)
     raise ValueError("not the result of a row")

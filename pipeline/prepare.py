@@ -53,6 +53,7 @@ from pipeline.render import (
     write_chunks,
 )
 from pipeline.rows import Listing, Reject, Row, list_rows, split_rows
+from pipeline.scale import check_range, mean_std
 from pipeline.split import SPLITS
 from pipeline.store import FORMAT, VERSION, FeatureStore, store_fingerprint
 from pipeline.table import csv_table
@@ -183,11 +184,12 @@ def prepare(
             split = early.result()
         else:
             split = split_rows(corpus, rendered.rows, recipe, listing.main)
-        mean_std = _mean_std(rendered.results, split, recipe, home)
+        scale = mean_std(rendered.results, split, recipe, home)
+        check_range(rendered.rows, rendered.results, recipe, scale, home)
         small = aside.submit(_small_arrays, corpus, listing, rendered, recipe, split, bank)
-        chunks = _normalise_all(pool, home, partial, rendered, recipe, mean_std, tell)
+        chunks = _normalise_all(pool, home, partial, rendered, recipe, scale, tell)
         store = partial / "store"
-        _finish(pool, store, corpus, recipe, listing, rendered, mean_std, chunks, small.result())
+        _finish(pool, store, corpus, recipe, listing, rendered, scale, chunks, small.result())
     flush_filesystem(partial)
     publish(partial / "store", target)
     discard(partial)
@@ -319,35 +321,20 @@ def _render_all(
     return rendered, computed
 
 
-def _mean_std(
-    results: Sequence[RowResult], split: Sequence[int], recipe: Recipe, home: Path
-) -> tuple[float, float]:
-    """Mean and standard deviation of the training split, from sums added in the order of clips."""
-    train = [result for result, part in zip(results, split, strict=True) if part == 0]
-    count = len(train) * math.prod(recipe.shape)
-    if not count:
-        raise InputError(f"{home}: no segment is in the training split; see --split")
-    mean = sum(result.total for result in train) / count
-    std = math.sqrt(max(0.0, sum(result.squares for result in train) / count - mean**2))
-    if std == 0:
-        raise InputError(f"{home}: all {len(train)} training segments are silent: nothing to learn")
-    return mean, std
-
-
 def _normalise_all(
     pool: Workers,
     home: Path,
     partial: Path,
     rendered: _Rendered,
     recipe: Recipe,
-    mean_std: tuple[float, float],
+    scale: tuple[float, float],
     tell: Tick,
 ) -> list[Written]:
     """Second pass: chunks of the store; raw blocks are deleted once no chunk needs them."""
     spec = _features_spec(recipe, len(rendered.rows))
     # What the chunks depend on beyond the job: which rows were rejected does not change while a
     # job lasts, but a version of this code that cuts chunks otherwise would.
-    identity = digest([list(spec.shape), spec.rows, spec.dtype, *mean_std])
+    identity = digest([list(spec.shape), spec.rows, spec.dtype, *scale])
     last_use: dict[int, int] = {}
     pieces: list[list[tuple[RawBlock, list[int]]]] = []
     for index in range(spec.chunks):
@@ -371,7 +358,7 @@ def _normalise_all(
         }
         tell("normalise", len(done), spec.chunks)
         tasks = (
-            (partial / "store", spec, index, taken, *mean_std)
+            (partial / "store", spec, index, taken, *scale)
             for index, taken in enumerate(pieces)
             if index not in done
         )
@@ -508,7 +495,7 @@ def _finish(
     recipe: Recipe,
     listing: Listing,
     rendered: _Rendered,
-    mean_std: tuple[float, float],
+    scale: tuple[float, float],
     written_features: Sequence[Written],
     small: _Small,
 ) -> None:
@@ -530,8 +517,8 @@ def _finish(
         "format_version": VERSION,
         "complete": True,
         "recipe": recipe.to_json(),
-        "mean": mean_std[0],
-        "std": mean_std[1],
+        "mean": scale[0],
+        "std": scale[1],
         "corpus": corpus.name,
         "main_label": listing.main,
         "classes": small.classes,

@@ -38,6 +38,7 @@ from pipeline.files import map_file, named
 from pipeline.noise import NoiseBank, mix, mix_noise
 from pipeline.recipe import Recipe
 from pipeline.rows import Row
+from pipeline.scale import normalised
 from pipeline.stft import stft
 
 __all__ = [
@@ -74,6 +75,8 @@ class RowResult(NamedTuple):
         silent: no sample of the recording differs from zero.
         noise: index of the noise class, -1 for none.
         snr_db: nominal; None for none (JSON has no NaN).
+        low: its least magnitude.
+        high: its greatest.
     """
 
     reason: str = ""
@@ -82,6 +85,8 @@ class RowResult(NamedTuple):
     silent: bool = False
     noise: int = -1
     snr_db: float | None = None
+    low: float = 0.0
+    high: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +177,10 @@ def _render(
             reason = "samples so large that its spectrum is not finite"
             results.append(RowResult(reason=reason))
         else:
-            total = float(np.add.reduce(wide))
-            results.append(result._replace(total=total, squares=squares))
+            total, low, high = float(np.add.reduce(wide)), magnitudes.min(), magnitudes.max()
+            results.append(
+                result._replace(total=total, squares=squares, low=float(low), high=float(high))
+            )
     return results
 
 
@@ -292,9 +299,7 @@ def _normalised(
     """Bytes of a chunk, less the checksum, some rows at a time: see `chunks.encode`."""
     for block, rows in pieces:
         for part in _rows_of(block, rows, spec.shape[1:]):
-            np.subtract(part, np.float32(mean), out=part)
-            np.multiply(part, np.float32(1 / std), out=part)
-            yield part.astype(spec.dtype, copy=False).reshape(-1).view(np.uint8)
+            yield normalised(part, mean, std, spec.dtype).reshape(-1).view(np.uint8)
     span = spec.span(index)
     missing = (spec.rows - (span.stop - span.start), *spec.shape[1:])
     yield np.full(missing, spec.fill, spec.dtype).reshape(-1).view(np.uint8)

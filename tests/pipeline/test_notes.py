@@ -8,7 +8,7 @@ from pipeline.chunks import Journal, crc32c
 from tests.pipeline.small import bytes_of, prepare_gsc
 from tests.pipeline.test_prepare_broken import Stopped, stop_at
 
-ROW = ["", 1.0, 1.0, False, -1, None]
+ROW = ["", 1.0, 1.0, False, -1, None, 0.0, 1.0]
 BLOCK = {"index": 0, "rows": 4, "crc32c": 7}
 CHUNK = {"chunk": 0, "rows": 4, "identity": "x", "spent": [], "written": {}}
 GARBAGE = {
