@@ -58,8 +58,8 @@ def mean_std(
         raise InputError(f"{home}: all {len(train)} training segments are silent: nothing to learn")
     if std < _LEAST_STD:
         raise InputError(
-            f"{home}: all {len(train)} training segments are all but silent: the standard "
-            f"deviation of their magnitudes is {std:.2g}, wanted at least {_LEAST_STD:.2g}. Scale them up."
+            f"{home}: all {len(train)} training segments are all but silent: their magnitudes' "
+            f"standard deviation is {std:.2g}, wanted at least {_LEAST_STD:.2g}. Scale them up."
         )
     return mean, std
 
