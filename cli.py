@@ -195,6 +195,11 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 )
 @click.option("--split", help="random (default), official or by:LABEL.")
 @click.option(
+    "--within",
+    help="Take only the training recordings of this store, divided anew: for a teacher that must "
+    "not hear the test recordings.",
+)
+@click.option(
     "--limit-per-class",
     type=click.IntRange(0),
     help="Recordings of each class (librispeech: words), drawn by the seed; 0: all.",
@@ -238,6 +243,7 @@ def prepare(
     workers: int | None,
     max_rejected: int,
     name: str | None,
+    within: str | None,
     **asked: Any,
 ) -> None:
     """Turn CORPUS into a feature store: normalised spectrograms of its recordings' segments.
@@ -251,10 +257,16 @@ def prepare(
     from pipeline.prepare import prepare as run
     from pipeline.presets import preset_for
     from pipeline.progress import Progress
+    from pipeline.store import FeatureStore
+    from pipeline.within import training_of
     from pipeline.workspace import locked, recipe_for, store_name
 
     given = {key: value for key, value in asked.items() if value is not None}
     adapter, recipe = recipe_for(find_corpus(corpus), {**preset_for(corpus, preset), **given})
+    only = None
+    if within is not None:
+        only = training_of(FeatureStore(common.workspace.store(within, common.say)))
+        recipe = replace(recipe, within=only.fingerprint)
     workspace, cores = common.workspace, workers or len(os.sched_getaffinity(0))
     with Progress() as progress:
         candidates = workspace.corpus_candidates(corpus, source)
@@ -285,6 +297,7 @@ def prepare(
                 recipe,
                 target,
                 noise=recordings,
+                only=only,
                 workers=cores,
                 max_rejected=max_rejected,
                 tick=progress.tick,

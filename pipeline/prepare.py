@@ -57,6 +57,7 @@ from pipeline.scale import check_range, mean_std
 from pipeline.split import SPLITS
 from pipeline.store import FORMAT, VERSION, FeatureStore, store_fingerprint
 from pipeline.table import csv_table
+from pipeline.within import Training
 from pipeline.workers import WorkerDiedError, Workers
 
 __all__ = ["Prepared", "Tick", "prepare"]
@@ -116,6 +117,7 @@ def prepare(
     target: Path,
     *,
     noise: Mapping[str, list[Path]] | None = None,
+    only: Training | None = None,
     workers: int = 1,
     max_rejected: int = 0,
     tick: Tick | None = None,
@@ -129,6 +131,7 @@ def prepare(
         recipe: decides the numbers.
         target: ``NAME.zarr``.
         noise: class -> recordings, if the recipe has noise.
+        only: the recordings to take, if the recipe has ``within``.
         workers: processes.
         max_rejected: recordings and segments that may be unusable; with more of them nothing is
             published.
@@ -150,6 +153,7 @@ def prepare(
         home,
         recipe,
         noise,
+        only=only,
         workers=workers,
         tick=lambda done, all_: tell("headers", done, all_),
     )

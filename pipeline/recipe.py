@@ -63,6 +63,7 @@ class Recipe:
         balance: keep as many recordings of each class as the smallest has.
         last_window: of a recording that is segmented: ``pad`` it with zeros, or let it ``end``
             with the recording.
+        within: fingerprint of the store whose training recordings alone are taken; empty: all.
         dtype: of the stored features.
         sample_rate: Hz.
         n_fft: window and transform length, samples.
@@ -93,6 +94,7 @@ class Recipe:
     window: str = "hamming"
     resampler: str = "soxr-HQ"
     version: str = VERSION
+    within: str = ""
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -179,8 +181,11 @@ class Recipe:
         return digest(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types only, for attributes and checkpoints."""
-        return {**asdict(self), "options": dict(self.options)}
+        """Plain types only, for attributes and checkpoints; without ``within`` if it is empty."""
+        plain = {**asdict(self), "options": dict(self.options)}
+        if not self.within:
+            del plain["within"]
+        return plain
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Recipe:

@@ -30,6 +30,7 @@ from pipeline.draw import draw
 from pipeline.errors import InputError
 from pipeline.recipe import Recipe, digest
 from pipeline.split import SPLITS, assign
+from pipeline.within import Training
 from pipeline.workers import Workers
 
 __all__ = ["Listing", "Reject", "Row", "list_rows", "segments_of", "split_rows", "window_starts"]
@@ -128,6 +129,7 @@ def list_rows(
     recipe: Recipe,
     noise: Mapping[str, Sequence[Path]] | None = None,
     *,
+    only: Training | None = None,
     workers: int = 1,
     tick: Callable[[int, int], None] | None = None,
 ) -> Listing:
@@ -138,6 +140,7 @@ def list_rows(
         home: the corpus's own folder; of a corpus that is mixed here, that of the clean speech.
         recipe: what rows are wanted.
         noise: class -> recordings, for a corpus that is mixed here.
+        only: recordings to take; the others are skipped and counted.
         workers: processes that check headers.
         tick: called with (headers checked, headers in all).
 
@@ -168,6 +171,8 @@ def list_rows(
     if not clips:
         raise _nothing(corpus, home, skipped)
     _check_clips(corpus, home, clips)
+    if only is not None:
+        clips = only.of(corpus, home, clips, skipped)
     clips = _limit(clips, recipe, label_names[0])
     infos = _probe_all(
         home, sorted({clip.path for clip in clips if clip.mixture is None}), workers, tick

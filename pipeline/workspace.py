@@ -156,6 +156,8 @@ def store_name(corpus: Corpus, recipe: Recipe) -> str:
         parts.append(f"overlap{recipe.overlap:g}")
     if recipe.split != "random":
         parts.append(recipe.split.replace(":", "-"))
+    if recipe.within:
+        parts.append(f"within-{recipe.within[:8]}")
     if recipe.last_window != "pad":
         parts.append(recipe.last_window)
     if recipe.limit_per_class:
