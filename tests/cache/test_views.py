@@ -118,7 +118,7 @@ def test_a_training_on_views_is_the_live_one_on_the_same_views(
             task="label",
             arch=ARCH,
             layers=LAYERS,
-            lr=1e-6,
+            lr=1e-7,
             epochs=K + 1,
             batch_clips=4,
             views=None if name == "plain" else views,
