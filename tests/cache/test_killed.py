@@ -27,6 +27,7 @@ from pipeline.chunks import crc32c
 from pipeline.store import FeatureStore
 from tests.cache.conftest import ARCH, content_of
 from tests.model.tiny import CPU
+from tests.reliability.record import keep
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (1, 5, 13)
@@ -177,6 +178,13 @@ def test_killed_50_times_and_resumed_a_build_ends_in_the_same_bytes(
         kills += builders.run(target, wait=wait) == signal.SIGKILL
         left.append(resumed(target, store, checkpoint))
         assert content_of(target) == want, f"killed after {wait:.3f} of {length:.3f} s"
+    keep(
+        "SIGKILL at random moments: cache-grams",
+        kind="kills",
+        test="tests/cache/test_killed.py",
+        tried=kills,
+        differences=0,
+    )
     assert kills >= 25
     assert sum(0 < n < CLIPS for n in left) >= 10  # others hit the start or the end
 

@@ -22,6 +22,7 @@ from pipeline.manifest import create_group, write_manifest
 from pipeline.mapped import MappedArray
 from tests.cache.conftest import ARCH, content_of
 from tests.model.tiny import CPU, flip
+from tests.reliability.record import keep
 
 CHUNKS = 4  # of 15 clips: 4, 4, 4 and 3
 ROWS = (4, 4, 4, 3)
@@ -415,5 +416,12 @@ def test_each_of_100_random_damages_is_found(codec, copy, built, store, rng):
         file.write_bytes(raw)
         other.write_bytes(beside)
         done.append((kind, array))
+    keep(
+        f"flips, cuts, deletions, swaps and older versions of chunks: cache, {codec}",
+        kind="flips",
+        test="tests/cache/test_repair.py",
+        tried=len(done),
+        found=len(done),
+    )
     assert len(set(done)) > 20
     assert not list(verify_cache(path, [store.path]))

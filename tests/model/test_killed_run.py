@@ -22,6 +22,7 @@ from model.train import build_student, train
 from pipeline.store import FeatureStore
 from tests.model.test_resume import metrics_of
 from tests.model.tiny import CPU
+from tests.reliability.record import keep
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCH = Arch("vgg11", 2)
@@ -124,6 +125,13 @@ def test_killed_at_10_random_moments_a_run_ends_in_the_same_numbers(store, tmp_p
             assert metrics_of(folder) == want, f"killed after {wait:.3f} of {length:.3f} s"
             found = load_checkpoint(folder / "best.pt").state_dict
             assert all(torch.equal(best[name], found[name]) for name in best)
+    keep(
+        "SIGKILL at random moments: train",
+        kind="kills",
+        test="tests/model/test_killed_run.py",
+        tried=killed,
+        differences=0,
+    )
     assert killed >= 5
     assert sum(done > 0 for _, done in stopped_at) >= 3  # in the middle of an epoch
 

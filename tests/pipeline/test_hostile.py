@@ -16,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.prepare import prepare
 from pipeline.recipe import Recipe
 from tests.pipeline.trees import sound, wav
+from tests.reliability.record import keep
 
 RATE = 16_000
 
@@ -201,3 +202,25 @@ def test_no_mutated_header_ends_in_anything_but_audio_or_a_reason(edits, cut, tm
 
 
 SMALL = plain(frames=1_000)
+
+
+@pytest.mark.slow
+def test_hostile_files_are_counted(tmp_path):
+    """All of them once more in one folder, so that what is tried can be told."""
+    refused = 0
+    for number, raw in enumerate(HOSTILE.values()):
+        path = tmp_path / f"{number}.wav"
+        path.write_bytes(raw)
+        try:
+            info = probe(path)
+            read(path, start=0, count=min(info.frames, RATE), sample_rate=RATE)
+        except AudioError:
+            refused += 1
+    keep(
+        "files that are no audio, or pretend to be",
+        kind="hostile",
+        test="tests/pipeline/test_hostile.py",
+        tried=len(HOSTILE),
+        refused_with_a_reason=refused,
+    )
+    assert refused == len(HOSTILE)

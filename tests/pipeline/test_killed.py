@@ -13,6 +13,7 @@ import pytest
 from pipeline.store import FeatureStore
 from tests.pipeline import trees
 from tests.pipeline.small import bytes_of
+from tests.reliability.record import keep
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -89,7 +90,16 @@ def test_killed_and_run_again_gives_the_bytes_of_an_uninterrupted_run(
         run.communicate()
     length = time.perf_counter() - begun
     waits = np.random.default_rng(count).uniform(0, length, count)
-    assert killed_until_done(tmp_path, home, noise_home, waits, whole) >= count // 2
+    kills = killed_until_done(tmp_path, home, noise_home, waits, whole)
+    if count == 20:
+        keep(
+            "SIGKILL at random moments: prepare",
+            kind="kills",
+            test="tests/pipeline/test_killed.py",
+            tried=kills,
+            differences=0,
+        )
+    assert kills >= count // 2
 
 
 def test_workers_do_not_outlive_a_killed_run(tmp_path, home, noise_home):

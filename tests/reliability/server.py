@@ -2,7 +2,8 @@
 
 ``python -m tests.reliability.server`` reads one JSON request a line and answers with one a line.
 A request may ask for SIGKILL just before the n-th call that changes the file system below a folder,
-counted in the command's own process, or in the first of its workers that gets so far.
+or for an error of the system in its place; counted in the command's own process, or in the first of
+its workers that gets so far.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ HERE = Path(__file__).resolve().parent
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate"}
 
 
-def arm(folder: str, place: int, tell: str) -> None:
+def arm(folder: str, place: int, tell: str, error: int = 0) -> None:
     """Kill this process before its ``place``-th call that changes something below ``folder``.
 
     Args:
         folder: only calls on paths below it count.
         place: from 1; 0 only counts.
         tell: file that is given the number of calls; in workers, whose claim lets one only die.
+        error: instead of killing, let the call fail with this number of ``errno``.
     """
     count = 0
 
@@ -51,6 +53,8 @@ def arm(folder: str, place: int, tell: str) -> None:
         if not place:
             _note(tell, count)
         elif count == place and _claim(tell):
+            if error:
+                raise OSError(error, os.strerror(error), path)
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
@@ -101,8 +105,8 @@ class Commands:
         Args:
             folder: becomes the current folder; calls below it count.
             arguments: of the command.
-            request: ``place`` of the kill (0 only counts), and ``where``: ``command`` or
-                ``worker``.
+            request: ``place`` of the kill (0 only counts), ``where``: ``command`` or ``worker``,
+                and ``error``, if the call is to fail instead.
 
         Returns:
             ``code`` (negative: the signal), ``out``, ``err`` and ``calls`` if they were counted.
@@ -144,9 +148,10 @@ def _child(asked: dict, scratch: Path, tell: str) -> None:
         if "place" in asked:
             if asked.get("where") == "worker":
                 request = {"folder": asked["folder"], "place": asked["place"], "tell": tell}
+                request["error"] = asked.get("error", 0)
                 os.environ["ANTIGRAM_TEST_KILL"] = json.dumps(request)
             else:
-                arm(asked["folder"], asked["place"], tell)
+                arm(asked["folder"], asked["place"], tell, asked.get("error", 0))
         try:
             cli.main()
             code = 0

@@ -7,6 +7,8 @@ nobody killed leaves; then `clean` must leave not one file more.
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +111,56 @@ def test_a_command_killed_before_a_call_goes_on_to_the_same_bytes(name, run, tmp
     assert kills > 5
     assert not differing
     assert not left
+
+
+ERRORS = {"a full disk": errno.ENOSPC, "an error of the disk": errno.EIO}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("name", CAMPAIGNS)
+def test_a_call_that_fails_is_one_line_and_the_command_goes_on_when_it_is_run_again(
+    name, error, run, tmp_path
+):
+    campaign = CAMPAIGNS[name]
+    base = tmp_path / "base"
+    write_audio(base / "audio")
+    for command in campaign.before:
+        ends_well(run, base, command)
+    folder = tmp_path / "work"
+    ends_well(run, copied(base, folder), campaign.killed)
+    ends_well(run, folder, ["clean"])
+    wanted, names = content_of(folder / "workspace"), files_below(folder / "workspace")
+    calls = most_calls(run, base, folder, campaign)
+
+    wrong, tried, refused = [], 0, 0
+    for place in places(calls, campaign.most // 2):
+        copied(base, folder)
+        request = {"place": place, "where": campaign.where, "error": ERRORS[error]}
+        done = run(folder, *campaign.killed, **request)
+        tried += done["died"]
+        refused += done["code"] == 2
+        line = done["err"].strip().splitlines()[-1:]
+        if done["code"] not in (0, 2) or "Traceback" in done["err"]:
+            wrong.append((place, "not one line", done["code"], done["err"][-800:]))
+        elif done["code"] == 2 and os.strerror(ERRORS[error]) not in line[0]:
+            wrong.append((place, "another line", line))
+        ends_well(run, folder, resumed(campaign.killed, folder))
+        ends_well(run, folder, ["verify"])
+        ends_well(run, folder, ["clean"])
+        if content_of(folder / "workspace") != wanted:
+            wrong.append((place, "other content"))
+        if files_below(folder / "workspace") != names:
+            wrong.append((place, "leftovers", set(files_below(folder / "workspace")) ^ set(names)))
+    keep(
+        f"{error} at calls that change files: {name}",
+        kind="faults",
+        test="tests/reliability/test_kills.py",
+        tried=tried,
+        refused_in_a_line=refused,
+        wrong=len(wrong),
+    )
+    assert tried > 5
+    assert not wrong
 
 
 def most_calls(run, base: Path, folder: Path, campaign: Campaign) -> int:
