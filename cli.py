@@ -222,6 +222,11 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
     show_default=True,
     help="Unusable recordings and segments that may be left out.",
 )
+@click.option(
+    "--check-sources",
+    is_flag=True,
+    help="Read all recordings of a store that is there, for edits that kept their size and time.",
+)
 @click.option("--name", help="Of the store; default: the corpus and what differs.")
 @click.option("--labels", help="folder: label columns of metadata.csv, like mood,singer.")
 @click.option(
@@ -242,6 +247,7 @@ def prepare(
     clean_source: Path | None,
     workers: int | None,
     max_rejected: int,
+    check_sources: bool,
     name: str | None,
     within: str | None,
     **asked: Any,
@@ -300,6 +306,7 @@ def prepare(
                 only=only,
                 workers=cores,
                 max_rejected=max_rejected,
+                check_all=check_sources,
                 tick=progress.tick,
                 say=progress.say,
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,7 +89,13 @@ def probe(path: Path | str) -> AudioInfo:
     return info
 
 
-def read(path: Path | str, *, start: int, count: int, sample_rate: int) -> NDArray[np.float32]:
+# Called with an open file, its status and its first bytes.
+Look = Callable[[int, os.stat_result, bytes], None]
+
+
+def read(
+    path: Path | str, *, start: int, count: int, sample_rate: int, look: Look | None = None
+) -> NDArray[np.float32]:
     """Decode a part of a file as mono at the rate asked for.
 
     Args:
@@ -96,6 +103,7 @@ def read(path: Path | str, *, start: int, count: int, sample_rate: int) -> NDArr
         start: first sample, counted at ``sample_rate``.
         count: samples wanted.
         sample_rate: Hz.
+        look: called with the file, before anything is decoded.
 
     Returns:
         ``(sample,)`` float32, full scale 1; shorter than ``count`` where the file ends, channels
@@ -104,7 +112,7 @@ def read(path: Path | str, *, start: int, count: int, sample_rate: int) -> NDArr
     Raises:
         AudioError: unreadable, shorter than its header says, or with NaN or infinite samples.
     """
-    data, rate, first = _decode(path, start, count, sample_rate)
+    data, rate, first = _decode(path, start, count, sample_rate, look)
     mono = data[:, 0] if data.shape[1] == 1 else data.mean(axis=1)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
@@ -113,13 +121,15 @@ def read(path: Path | str, *, start: int, count: int, sample_rate: int) -> NDArr
 
 
 def _decode(
-    path: Path | str, start: int, count: int, sample_rate: int
+    path: Path | str, start: int, count: int, sample_rate: int, look: Look | None
 ) -> tuple[NDArray[np.float32], int, int]:
     """Frames around a part, (frame, channel); their rate; and the number of the first."""
     try:
         handle, status = regular(path)
         try:
             head = os.read(handle, _SMALL)
+            if look is not None:
+                look(handle, status, head)
             wav = examine(handle, head, status.st_size)
             if wav is not None and wav.is_pcm16:
                 # By far the most common kind. A library's open and read cost as much as the

@@ -20,6 +20,7 @@ _WHAT = {
     "old": "a replaced version",
     "trash": "being deleted when its process ended",
     "lock": "a lock that no process holds",
+    "sources": "the record of a store that is gone",
     "file": "a file that was being written",
 }
 
@@ -90,7 +91,13 @@ def find_leftovers(workspace: Workspace) -> dict[Path, list[Leftover]]:
             inside = leftovers_of(path) if beside is None and room in rooms[:3] else ()
             for left in (*([beside] if beside else ()), *inside):
                 found.setdefault(left.goal, []).append(left)
-    return found
+    return {goal: kept for goal, each in found.items() if (kept := _without_records(goal, each))}
+
+
+def _without_records(goal: Path, leftovers: list[Leftover]) -> list[Leftover]:
+    """Leave out the record of a store that is there, or that `clean` may put back."""
+    others = [left for left in leftovers if left.kind != "sources"]
+    return others if others or goal.exists() else leftovers
 
 
 def idle_leftovers(workspace: Workspace) -> list[Leftover]:

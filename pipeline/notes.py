@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.chunks import Written
 from pipeline.render import RawBlock, RowResult
+from pipeline.sources import Source, compare
 
-__all__ = ["BlockNote", "ChunkNote", "understood"]
+__all__ = ["BlockNote", "ChunkNote", "still_true", "understood"]
 
 Entry = Mapping[str, Any]
 Note = TypeVar("Note")
@@ -21,14 +23,21 @@ Note = TypeVar("Note")
 
 @dataclass(frozen=True, slots=True)
 class BlockNote:
-    """A raw block that was rendered, and what became of each of its rows."""
+    """A raw block that was rendered.
+
+    Attributes:
+        block: where it is.
+        results: what became of each of its rows.
+        sources: what the recordings were that it was rendered from.
+    """
 
     block: RawBlock
     results: list[RowResult]
+    sources: list[Source]
 
     def to_json(self) -> dict[str, Any]:
         """Entry of ``raw.jsonl``."""
-        return {"block": asdict(self.block), "rows": self.results}
+        return {"block": asdict(self.block), "rows": self.results, "sources": self.sources}
 
     @classmethod
     def from_json(cls, entry: Entry) -> BlockNote:
@@ -41,8 +50,10 @@ class BlockNote:
             case {
                 "block": {"index": int(index), "rows": int(rows), "crc32c": int(crc)},
                 "rows": list(results),
+                "sources": list(sources),
             } if len(results) == rows and len(entry["block"]) == 3:
-                return cls(RawBlock(index, rows, crc), [_result(value) for value in results])
+                block = RawBlock(index, rows, crc)
+                return cls(block, [*map(_result, results)], [*map(_source, sources)])
         raise ValueError("not the entry of a raw block")
 
 
@@ -87,6 +98,25 @@ class ChunkNote:
         raise ValueError("not the entry of a chunk")
 
 
+def still_true(
+    notes: Mapping[int, BlockNote], home: Path, *, read_all: bool
+) -> dict[int, BlockNote]:
+    """Notes of the raw blocks whose recordings are as they were, by index.
+
+    Args:
+        notes: by index of the block.
+        home: the corpus's folder.
+        read_all: read all of the recordings, and not only those whose size or time differs.
+    """
+    sources = (source for note in notes.values() for source in note.sources)
+    compared = compare(home, sources, read_all=read_all)
+    return {
+        index: replace(note, sources=[compared.same[source] for source in note.sources])
+        for index, note in notes.items()
+        if compared.changed.isdisjoint(note.sources)
+    }
+
+
 def understood(entries: Iterable[Entry], read: Callable[[Entry], Note]) -> Iterator[Note]:
     """Entries of a journal that ``read`` can read."""
     for entry in entries:
@@ -95,6 +125,15 @@ def understood(entries: Iterable[Entry], read: Callable[[Entry], Note]) -> Itera
         except ValueError:
             continue
         yield note
+
+
+def _source(value: object) -> Source:
+    match value:
+        case [str(path), int(size), int(mtime_ns), crc, bool(fresh)] if (
+            crc is None or type(crc) is int
+        ):
+            return Source(path, size, mtime_ns, crc, fresh)
+    raise ValueError("not what a recording was")
 
 
 def _result(value: object) -> RowResult:

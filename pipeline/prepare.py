@@ -32,11 +32,11 @@ from pipeline.chunks import (
 )
 from pipeline.corpus import Corpus
 from pipeline.errors import InputError, StoredDataError
-from pipeline.files import size_of, size_text
+from pipeline.files import remove, size_of, size_text
 from pipeline.manifest import create_arrays, create_group, verify_group, write_manifest
 from pipeline.mapped import is_whole
 from pipeline.noise import NoiseBank
-from pipeline.notes import BlockNote, ChunkNote, understood
+from pipeline.notes import BlockNote, ChunkNote, still_true, understood
 from pipeline.process import versions
 from pipeline.publish import discard, publish, recover, work_folder
 from pipeline.recipe import Recipe, canonical_json, digest
@@ -44,6 +44,7 @@ from pipeline.render import (
     CRASHES,
     Context,
     RawBlock,
+    Rendering,
     RowResult,
     block_is_whole,
     normalise_chunk,
@@ -54,6 +55,8 @@ from pipeline.render import (
 )
 from pipeline.rows import Listing, Reject, Row, list_rows, split_rows
 from pipeline.scale import check_range, mean_std
+from pipeline.source_file import Checked, adopt_sources, check_sources, write_sources
+from pipeline.sources import Source, joined, name_some, paths_of, shared_paths
 from pipeline.split import SPLITS
 from pipeline.store import FORMAT, VERSION, FeatureStore, store_fingerprint
 from pipeline.table import csv_table
@@ -75,6 +78,7 @@ class Prepared:
     seconds: float
     computed: int  # segments decoded in this run
     left_alone: bool = False  # it was there already
+    sources: Checked = field(default_factory=lambda: Checked(known=False))
 
     def to_json(self) -> dict[str, Any]:
         """Fields of ``prepare --json``."""
@@ -96,6 +100,7 @@ class Prepared:
             "seconds": round(self.seconds, 3),
             "clips_per_second": round(self.computed / self.seconds, 1),
             "computed": self.computed,
+            "sources": asdict(self.sources),
         }
 
 
@@ -120,10 +125,14 @@ def prepare(
     only: Training | None = None,
     workers: int = 1,
     max_rejected: int = 0,
+    check_all: bool = False,
     tick: Tick | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Prepared:
     """Make the feature store ``target``, or leave it alone if it is there with the same recipe.
+
+    It is made again if a recording has been edited since: one whose size or time differs from what
+    is recorded beside the store (`pipeline.source_file`) is read and held against its checksum.
 
     Args:
         corpus: the adapter.
@@ -135,19 +144,20 @@ def prepare(
         workers: processes.
         max_rejected: recordings and segments that may be unusable; with more of them nothing is
             published.
+        check_all: hold all recordings against their checksums.
         tick: told of progress.
-        say: told what the adapter chose, in lines for the user.
+        say: told what the adapter chose and what has changed, in lines for the user.
 
     Returns:
         The opened store.
 
     Raises:
-        InputError: the corpus gives nothing usable, or too much of it is unusable.
+        InputError: the corpus gives nothing usable, too much of it is unusable, or it changes.
     """
     begun = time.perf_counter()
     recover(target)
     Workers.warm_up("pipeline.render")  # imports while the corpus is listed
-    tell = tick or (lambda *_: None)
+    tell, inform = tick or (lambda *_: None), say or (lambda _: None)
     listing = list_rows(
         corpus,
         home,
@@ -158,16 +168,31 @@ def prepare(
         tick=lambda done, all_: tell("headers", done, all_),
     )
     for note in listing.notes:
-        if say is not None:
-            say(note)
+        inform(note)
     partial = work_folder(target)
     job = {"recipe": recipe.fingerprint, "listing": listing.identity}
     if (there := _up_to_date(target, recipe, listing)) is not None:
-        _check_rejected(corpus, [Reject(**r) for r in there.root["rejected"]], max_rejected, None)
-        os.utime(target / "zarr.json")  # it is now the one prepared last
-        if _is_job(partial, job):  # killed right after it had published
-            discard(partial)
-        return Prepared(there, time.perf_counter() - begun, 0, left_alone=True)
+        adopt_sources(partial / "sources", target, there.fingerprint)
+        checked = check_sources(
+            target,
+            there.fingerprint,
+            home,
+            paths_of(listing.rows),
+            read_all=check_all,
+            tick=lambda done, all_: tell("recordings compared", done, all_),
+            say=inform,
+        )
+        if not checked.changed:
+            rejected = [Reject(**r) for r in there.root["rejected"]]
+            _check_rejected(corpus, rejected, max_rejected, None)
+            os.utime(target / "zarr.json")  # it is now the one prepared last
+            if _is_job(partial, job):  # killed right after it had published
+                discard(partial)
+            return Prepared(there, time.perf_counter() - begun, 0, left_alone=True, sources=checked)
+        inform(
+            f"{there.name}: {len(checked.changed)} recordings were edited since it was prepared "
+            f"({name_some(checked.changed)}): it is made again"
+        )
     _begin(partial, job)
     bank = (
         NoiseBank.build(dict(noise), recipe.sample_rate, partial / "noise.f32") if noise else None
@@ -180,7 +205,9 @@ def prepare(
     ):
         # What this process has to do is done while the others work.
         early = aside.submit(split_rows, corpus, listing.rows, recipe, listing.main)
-        rendered, computed = _render_all(pool, context, listing, partial, tell)
+        rendered, computed = _render_all(pool, context, listing, partial, tell, check_all=check_all)
+        sources = joined((note.sources for _, note in rendered.blocks.values()), home)
+        _tell_of_changes(sources, listing, inform)
         _check_rejected(corpus, rendered.rejected, max_rejected, partial)
         if not rendered.rows:
             raise InputError(f"{corpus.name}: no usable recording in {home}; see --max-rejected")
@@ -193,11 +220,16 @@ def prepare(
         small = aside.submit(_small_arrays, corpus, listing, rendered, recipe, split, bank)
         chunks = _normalise_all(pool, home, partial, rendered, recipe, scale, tell)
         store = partial / "store"
-        _finish(pool, store, corpus, recipe, listing, rendered, scale, chunks, small.result())
+        fingerprint = _finish(
+            pool, store, corpus, recipe, listing, rendered, scale, chunks, small.result()
+        )
+    write_sources(partial / "sources", fingerprint, sources)
     flush_filesystem(partial)
     publish(partial / "store", target)
+    adopt_sources(partial / "sources", target, fingerprint)
     discard(partial)
-    return Prepared(FeatureStore(target), time.perf_counter() - begun, computed)
+    checked = Checked(known=True, files=len(sources), read=len(sources))
+    return Prepared(FeatureStore(target), time.perf_counter() - begun, computed, sources=checked)
 
 
 def _up_to_date(target: Path, recipe: Recipe, listing: Listing) -> FeatureStore | None:
@@ -212,6 +244,19 @@ def _up_to_date(target: Path, recipe: Recipe, listing: Listing) -> FeatureStore 
     same = same and store.main_label == listing.main  # the table's columns may have been moved
     # Not only when asked to verify: what says that it is up to date must be whole.
     return store if same and not any(verify_group(target, content=False)) else None
+
+
+def _tell_of_changes(
+    sources: Sequence[Source], listing: Listing, inform: Callable[[str], None]
+) -> None:
+    """Warn of recordings that were read as something else than was listed."""
+    sizes = listing.sizes
+    changed = [s.path for s in sources if s.size >= 0 and s.size != sizes.get(s.path, s.size)]
+    if changed:
+        inform(
+            f"{len(changed)} recordings changed after they were listed ({name_some(changed)}): "
+            "run the same command again to have them as they are now"
+        )
 
 
 def _begin(partial: Path, job: Mapping[str, str]) -> None:
@@ -273,30 +318,44 @@ def _render_all(
     listing: Listing,
     partial: Path,
     tell: Tick,
+    *,
+    check_all: bool,
 ) -> tuple[_Rendered, int]:
-    """First pass: magnitudes of all rows, in raw blocks; those already journalled are kept."""
+    """First pass: magnitudes of all rows, in raw blocks; those already journalled are kept.
+
+    But for those whose recordings were edited since; chunks that were made with them go, too.
+    """
     row_bytes = 4 * math.prod(context.recipe.shape)
     per = rows_per_chunk(row_bytes, len(listing.rows))
     blocks = [listing.rows[i : i + per] for i in range(0, len(listing.rows), per)]
     found: dict[int, BlockNote] = {}
     noises = len(context.bank.classes) if context.bank else 0
     computed = 0
-    with Journal(partial / "raw.jsonl") as journal, Journal(partial / "chunks.jsonl") as chunks:
-        # A raw block whose rows are all in finished chunks was deleted, and is not missed.
-        kept = _whole_chunks(partial, context.recipe, chunks)
-        spent = {index for note in kept.values() for index in note.spent}
+    with Journal(partial / "raw.jsonl") as journal:
+        noted: dict[int, BlockNote] = {}
         for note in understood(journal, BlockNote.from_json):
             block = note.block
             fits = 0 <= block.index < len(blocks) and block.rows == len(blocks[block.index])
-            if not fits or any(not -1 <= result.noise < noises for result in note.results):
-                continue
-            if block.index in spent or block_is_whole(block, context.raw, row_bytes):
-                found[block.index] = note
+            if fits and all(-1 <= result.noise < noises for result in note.results):
+                noted[block.index] = note  # the last one counts
+        true = still_true(noted, context.home, read_all=check_all)
+        if len(true) < len(noted):
+            remove(partial / "chunks.jsonl")
+        # A raw block whose rows are all in finished chunks was deleted, and is not missed.
+        kept = _whole_chunks(partial, context.recipe, Journal.read(partial / "chunks.jsonl"))
+        spent = {index for note in kept.values() for index in note.spent}
+        for index, note in true.items():
+            if index in spent or block_is_whole(note.block, context.raw, row_bytes):
+                found[index] = note
         done = sum(len(blocks[i]) for i in found)
         tell("features", done, len(listing.rows))
-        tasks = ((i, rows) for i, rows in enumerate(blocks) if i not in found)
+        tasks = (
+            (i, rows, elsewhere)
+            for i, (rows, elsewhere) in enumerate(zip(blocks, shared_paths(blocks), strict=True))
+            if i not in found
+        )
 
-        def without_culprits(task: tuple[Any, ...]) -> tuple[RawBlock, list[RowResult]]:
+        def without_culprits(task: tuple[Any, ...]) -> Rendering:
             """Find the rows whose decoding kills a worker, and render the block without them."""
             dead = []
             for place, row in enumerate(task[1]):
@@ -306,8 +365,8 @@ def _render_all(
                     dead.append(place)
             return pool.alone(render_block, *task, dead)
 
-        for (index, rows), (block, results) in pool.run(render_block, tasks, without_culprits):
-            found[index] = BlockNote(block, results)
+        for (index, rows, _), made in pool.run(render_block, tasks, without_culprits):
+            found[index] = BlockNote(*made)
             journal.append(found[index].to_json())
             computed += len(rows)
             tell("features", done + computed, len(listing.rows))
@@ -405,7 +464,8 @@ def _render_again(
     """Render a raw block that was damaged, or deleted; its rows must give the same as before."""
     rows, note = rendered.blocks[index]
     dead = [place for place, result in enumerate(note.results) if result.reason == CRASHES]
-    if pool.alone(render_block, index, rows, dead) != (note.block, note.results):
+    block, results, _ = pool.alone(render_block, index, rows, paths_of(rows), dead)
+    if (block, results) != (note.block, note.results):
         (partial / "chunks.jsonl").unlink()  # with chunks of what the recordings were
         raise InputError(
             f"{home}: recordings changed while they were read ({rows[0].path} to {rows[-1].path}). "
@@ -413,11 +473,13 @@ def _render_again(
         )
 
 
-def _whole_chunks(partial: Path, recipe: Recipe, journal: Journal) -> dict[int, ChunkNote]:
+def _whole_chunks(
+    partial: Path, recipe: Recipe, entries: Iterable[Mapping[str, Any]]
+) -> dict[int, ChunkNote]:
     """Notes of the chunks that are there as they were written: a power cut may lose a rename."""
     size = math.prod(recipe.shape) * np.dtype(recipe.dtype).itemsize
     whole = {}
-    for note in understood(journal, ChunkNote.from_json):
+    for note in understood(entries, ChunkNote.from_json):
         path = partial / "store" / "features" / "c" / str(note.chunk) / "0" / "0"
         if is_whole(path, note.rows * size, note.written.crc32c):
             whole[note.chunk] = note
@@ -502,8 +564,12 @@ def _finish(
     scale: tuple[float, float],
     written_features: Sequence[Written],
     small: _Small,
-) -> None:
-    """Write the small arrays, the metadata and the manifest: only then is the group a store."""
+) -> str:
+    """Write the small arrays, the metadata and the manifest: only then is the group a store.
+
+    Returns:
+        Its fingerprint.
+    """
     features = _features_spec(recipe, len(rendered.rows))
     arrays = {"features": list(written_features)}
     specs, chunks = [features, *small.specs], small.chunks
@@ -538,6 +604,8 @@ def _finish(
     create_arrays(store, specs)
     create_group(store, {"antigram": root})
     # The fingerprint needs the manifest's digests, and the manifest the root's checksum.
-    root["fingerprint"] = store_fingerprint(root, write_manifest(store, arrays))
+    fingerprint = store_fingerprint(root, write_manifest(store, arrays))
+    root["fingerprint"] = fingerprint
     create_group(store, {"antigram": root})
     write_manifest(store, arrays)
+    return fingerprint

@@ -9,6 +9,8 @@ run, a corpus) lie, hidden:
   that without a NAME beside it, it is NAME again;
 * ``.NAME.layerNN.old``: likewise of a layer of a cache;
 * ``.NAME.trash``: being deleted;
+* ``.NAME.sources``: what the recordings of a store were (`pipeline.source_file`); no leftover as
+  long as there is such a store;
 * ``.NAME.lock``: the lock of the process that makes NAME (`pipeline.workspace.locked`).
 
 A single file is written as ``FILE.*.partial`` beside its goal (`pipeline.chunks.whole_file`).
@@ -40,7 +42,7 @@ __all__ = [
     "work_folder",
 ]
 
-_HIDDEN = re.compile(r"\.(?P<name>.+)\.(?P<kind>partial|import|old|trash|lock)", re.DOTALL)
+_HIDDEN = re.compile(r"\.(?P<name>.+)\.(?P<kind>partial|import|old|trash|lock|sources)", re.DOTALL)
 _LAYER = re.compile(r"(?P<name>.+\.zarr)\.(?P<layer>layer\d\d)", re.DOTALL)
 _INNER = re.compile(r"\.(?P<layer>layer\d\d)\.(?P<kind>old|trash)")  # of version 0.1.0
 
@@ -52,8 +54,8 @@ class Leftover:
     Attributes:
         path: of the file or folder.
         goal: the store, cache, run or corpus that it belongs to, and whose lock guards it.
-        kind: ``partial``, ``import``, ``old``, ``trash``, ``lock``, or ``file`` for a single file
-            that was being written.
+        kind: ``partial``, ``import``, ``old``, ``trash``, ``lock``, ``sources``, or ``file`` for a
+            single file that was being written.
         place: where an ``old`` one came from, and goes back to if nothing is there.
     """
 

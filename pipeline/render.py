@@ -39,12 +39,14 @@ from pipeline.noise import NoiseBank, mix, mix_noise
 from pipeline.recipe import Recipe
 from pipeline.rows import Row
 from pipeline.scale import normalised
+from pipeline.sources import Reading, Source
 from pipeline.stft import stft
 
 __all__ = [
     "CRASHES",
     "Context",
     "RawBlock",
+    "Rendering",
     "RowResult",
     "block_is_whole",
     "normalise_chunk",
@@ -102,6 +104,8 @@ class RawBlock:
         return folder / f"{self.index:08d}.f32"
 
 
+Rendering = tuple[RawBlock, list[RowResult], list[Source]]
+
 CRASHES = "its decoding crashes the decoder"
 _AT_ONCE = 8  # clips in a transform: more do not fit into the cache
 _PART = 1 << 17  # values that are normalised at once, for the same reason
@@ -121,29 +125,40 @@ def render_row(row: Row) -> None:
     """Decode one row and forget it: to see whether this process survives."""
     context = _shared()
     with suppress(AudioError):
-        _sound(context, row, np.zeros(context.recipe.samples, np.float32))
+        y = np.zeros(context.recipe.samples, np.float32)
+        _sound(context, row, y, Reading(context.home, [row.path]))
 
 
 def render_block(
-    index: int, rows: Sequence[Row], dead: Sequence[int] = ()
-) -> tuple[RawBlock, list[RowResult]]:
+    index: int, rows: Sequence[Row], elsewhere: Sequence[str] = (), dead: Sequence[int] = ()
+) -> Rendering:
     """Decode, mix and transform rows, and write their magnitudes as one raw block.
 
-    Rows at the places ``dead`` are rejected unseen: decoding them kills the process. The block is
-    not flushed to disk: its checksum is kept, and a block that a power cut damaged is made again.
+    The block is not flushed to disk: its checksum is kept, and a block that a power cut damaged is
+    made again.
+
+    Args:
+        index: of the block.
+        rows: in it.
+        elsewhere: recordings of which another block notes the checksum.
+        dead: places of rows that are rejected unseen: decoding them kills the process.
+
+    Returns:
+        The block, what became of each row, and what the recordings were.
     """
     context, results, crc = _shared(), [], 0
+    reading = Reading(context.home, frozenset(elsewhere))
     goal = RawBlock(index, len(rows), crc).path(context.raw)
     out = np.empty((_AT_ONCE, *context.recipe.shape), np.float32)
     with whole_file(goal, flush=False) as file:
         for first in range(0, len(rows), _AT_ONCE):
             group = rows[first : first + _AT_ONCE]
             part = out[: len(group)]
-            results += _render(context, group, {place - first for place in dead}, part)
+            results += _render(context, group, {place - first for place in dead}, part, reading)
             data = part.reshape(-1).view(np.uint8)
             crc = crc32c(data, crc)
             file.write(data.data)
-    return RawBlock(index, len(rows), crc), results
+    return RawBlock(index, len(rows), crc), results, reading.of(rows)
 
 
 def _shared() -> Context:
@@ -153,7 +168,11 @@ def _shared() -> Context:
 
 
 def _render(
-    context: Context, rows: Sequence[Row], dead: Container[int], out: NDArray[np.float32]
+    context: Context,
+    rows: Sequence[Row],
+    dead: Container[int],
+    out: NDArray[np.float32],
+    reading: Reading,
 ) -> list[RowResult]:
     """Magnitudes (row, frame, freq) of some rows, zeros for those that cannot be used."""
     recipe = context.recipe
@@ -163,7 +182,7 @@ def _render(
         try:
             if place in dead:
                 raise AudioError(CRASHES)
-            heard.append(_sound(context, row, y[place]))
+            heard.append(_sound(context, row, y[place], reading))
         except AudioError as error:
             y[place] = 0
             heard.append(RowResult(reason=str(error)))
@@ -184,13 +203,15 @@ def _render(
     return results
 
 
-def _sound(context: Context, row: Row, y: NDArray[np.float32]) -> RowResult:
+def _sound(context: Context, row: Row, y: NDArray[np.float32], reading: Reading) -> RowResult:
     """Put a row's samples, noise and all, into ``y`` (zeros); say what is in them."""
     recipe = context.recipe
     if row.mixture is not None:
-        y[: row.samples] = _mixed(context, row.mixture)[row.offset : row.offset + row.samples]
+        whole, read_for_it = _mixed(context, row.mixture)
+        reading.add(read_for_it)
+        y[: row.samples] = whole[row.offset : row.offset + row.samples]
         return RowResult(snr_db=row.mixture.snr_db)
-    heard = _listed(context, row.path, row.start, row.samples)
+    heard = _listed(context, row.path, row.start, row.samples, reading)
     y[: heard.size] = heard
     if context.bank is None or _noise is None:
         return RowResult(silent=not heard.any())
@@ -209,27 +230,31 @@ def _sound(context: Context, row: Row, y: NDArray[np.float32]) -> RowResult:
     return RowResult(noise=mixed.noise, snr_db=mixed.snr_db)
 
 
-def _listed(context: Context, path: str, start: int, count: int) -> NDArray[np.float32]:
+def _listed(
+    context: Context, path: str, start: int, count: int, reading: Reading
+) -> NDArray[np.float32]:
     """Samples that were listed: a file that has fewer is another one now, or its header is wrong.
 
     Resampled, a file may end one sample earlier than its length says: the resampler rounds.
     """
     rate = context.recipe.sample_rate
-    heard = read(f"{context.home}/{path}", start=start, count=count, sample_rate=rate)
+    name, look = f"{context.home}/{path}", reading.look(path)
+    heard = read(name, start=start, count=count, sample_rate=rate, look=look)
     if heard.size < max(1, count - 1):
         raise AudioError(f"truncated: {heard.size} of {count} samples are at {start / rate:g} s")
     return heard
 
 
 @lru_cache(maxsize=2)
-def _mixed(context: Context, mixture: Mixture) -> NDArray[np.float32]:
+def _mixed(context: Context, mixture: Mixture) -> tuple[NDArray[np.float32], Reading]:
     """A whole mixture: its fragments are rendered one after the other, from this."""
+    reading = Reading(context.home)
     if context.bank is None or _noise is None:
         raise RuntimeError("a mixture needs noise")
     speech = np.zeros(mixture.samples, np.float32)
     place = 0
     for path, count in mixture.clean:
-        heard = _listed(context, path, 0, count)
+        heard = _listed(context, path, 0, count, reading)
         speech[place : place + heard.size] = heard
         place += count
     if not speech.any():
@@ -238,7 +263,7 @@ def _mixed(context: Context, mixture: Mixture) -> NDArray[np.float32]:
         _noise, mixture.noise, mixture.recording, mixture.offset, mixture.samples
     )
     released = context.recipe.snr_mode == "released"
-    return mix(speech, noise, mixture.snr_db, released=released)
+    return mix(speech, noise, mixture.snr_db, released=released), reading
 
 
 def block_is_whole(block: RawBlock, folder: Path, row_bytes: int) -> bool:

@@ -9,7 +9,7 @@ import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -81,6 +81,7 @@ class Listing:
     label_names: tuple[str, ...]  # the main one first
     identity: str  # SHA-256 over the rows and the sizes of their files
     notes: tuple[str, ...] = ()  # for the user: what the adapter chose
+    sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of its recordings, by path
 
     @property
     def main(self) -> str:
@@ -197,7 +198,15 @@ def list_rows(
         + [[path, size] for path, (_, size) in infos.items()]
     )
     left_out = dict(sorted(skipped.items()))
-    return Listing(tuple(rows), tuple(rejected), left_out, label_names, identity, tuple(notes))
+    return Listing(
+        tuple(rows),
+        tuple(rejected),
+        left_out,
+        label_names,
+        identity,
+        tuple(notes),
+        {path: size for path, (_, size) in infos.items()},
+    )
 
 
 def _found(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ def prepare_gsc(
     noise_home: Path | None = None,
     max_rejected: int = 0,
     tick: Tick | None = None,
+    say: Callable[[str], None] | None = None,
+    check_all: bool = False,
     **changes,
 ) -> Prepared:
     """Prepare with 4 rows a chunk, so that a handful of clips makes several chunks."""
@@ -45,6 +48,8 @@ def prepare_gsc(
             workers=workers,
             max_rejected=max_rejected,
             tick=tick,
+            say=say,
+            **({"check_all": True} if check_all else {}),
         )
 
 
@@ -52,6 +57,11 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     """Every file of a folder."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+def names_in(folder: Path) -> list[str]:
+    """Sorted names of what lies in a folder, less the records of stores' recordings."""
+    return sorted(p.name for p in folder.iterdir() if p.suffix != ".sources")
 
 
 def flip(path: Path, byte: int, bit: int = 0) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.manifest import verify_group
 from tests.pipeline import trees
-from tests.pipeline.small import ROW_BYTES, bytes_of, prepare_gsc
+from tests.pipeline.small import ROW_BYTES, bytes_of, names_in, prepare_gsc
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 16  # a chunk: two of the parts in which workers normalise
@@ -106,7 +106,7 @@ def test_a_worker_killed_while_it_normalises_changes_no_number(
     target = tmp_path / "features" / "gsc.zarr"
     assert killed_at(place, target) == 0  # the task is run again
     assert bytes_of(target) == undisturbed
-    assert [path.name for path in target.parent.iterdir()] == ["gsc.zarr"]
+    assert names_in(target.parent) == ["gsc.zarr"]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_killed_prepare_leaves_nothing_in_the_store_that_is_published_later(
     make(home, target)
     assert list(verify_group(target)) == []
     assert bytes_of(target) == undisturbed
-    assert [path.name for path in target.parent.iterdir()] == ["gsc.zarr"]
+    assert names_in(target.parent) == ["gsc.zarr"]
 
 
 class Killed(BaseException):
@@ -163,7 +163,7 @@ def test_a_swap_that_is_killed_between_its_renames_does_not_lose_the_old_store(
     assert bytes_of(target) == bytes_of(
         prepare_gsc(gsc_home, tmp_path / "b.zarr", seed=1).store.path
     )
-    assert [p.name for p in target.parent.iterdir()] == ["gsc.zarr"]
+    assert names_in(target.parent) == ["gsc.zarr"]
 
 
 @pytest.mark.slow
@@ -181,4 +181,4 @@ def test_killed_before_any_rename_a_swap_is_finished_by_the_next_run(
                 prepare_gsc(gsc_home, target, seed=1)
         assert prepare_gsc(gsc_home, target, seed=1).computed == 0
         assert bytes_of(target) == want
-        assert [p.name for p in target.parent.iterdir()] == ["gsc.zarr"]
+        assert names_in(target.parent) == ["gsc.zarr"]

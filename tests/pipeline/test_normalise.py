@@ -77,9 +77,10 @@ def test_a_task_may_be_run_twice(gsc_home, tmp_path):
     rows = list_rows(GSC, gsc_home, recipe, None).rows[:4]
     (tmp_path / "raw").mkdir()
     render.set_up(render.Context(recipe, gsc_home, tmp_path / "raw", None))
-    block, results = render.render_block(0, rows)
+    block, results, sources = render.render_block(0, rows)
     before = bytes_of(tmp_path / "raw")
-    assert render.render_block(0, rows) == (block, results)
+    assert render.render_block(0, rows)[:2] == (block, results)
+    assert [source.path for source in sources] == [row.path for row in rows]
     assert bytes_of(tmp_path / "raw") == before
 
     spec = ArraySpec("features", (4, *recipe.shape), "float32", 4)

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from pipeline.chunks import Journal, crc32c
-from tests.pipeline.small import bytes_of, prepare_gsc
+from tests.pipeline.small import bytes_of, names_in, prepare_gsc
 from tests.pipeline.test_prepare_broken import Stopped, stop_at
 
 ROW = ["", 1.0, 1.0, False, -1, None, 0.0, 1.0]
+SOURCE = ["one/a.wav", 32_044, 1, 7, False]
 BLOCK = {"index": 0, "rows": 4, "crc32c": 7}
 CHUNK = {"chunk": 0, "rows": 4, "identity": "x", "spent": [], "written": {}}
 GARBAGE = {
@@ -16,13 +17,17 @@ GARBAGE = {
         {},
         {"block": 7, "rows": []},
         {"block": BLOCK},
-        {"block": {**BLOCK, "more": 1}, "rows": [ROW] * 4},
-        {"block": {**BLOCK, "index": 10**30}, "rows": [ROW] * 4},
-        {"block": {**BLOCK, "index": -1}, "rows": [ROW] * 4},
-        {"block": {**BLOCK, "crc32c": None}, "rows": [ROW] * 4},
-        {"block": BLOCK, "rows": [ROW] * 3},
-        {"block": BLOCK, "rows": [ROW[:3]] * 4},
-        {"block": BLOCK, "rows": "four"},
+        {"block": {**BLOCK, "more": 1}, "rows": [ROW] * 4, "sources": []},
+        {"block": {**BLOCK, "index": 10**30}, "rows": [ROW] * 4, "sources": []},
+        {"block": {**BLOCK, "index": -1}, "rows": [ROW] * 4, "sources": []},
+        {"block": {**BLOCK, "crc32c": None}, "rows": [ROW] * 4, "sources": []},
+        {"block": BLOCK, "rows": [ROW] * 3, "sources": []},
+        {"block": BLOCK, "rows": [ROW[:3]] * 4, "sources": []},
+        {"block": BLOCK, "rows": "four", "sources": []},
+        {"block": BLOCK, "rows": [ROW] * 4},
+        {"block": BLOCK, "rows": [ROW] * 4, "sources": [SOURCE[:3]]},
+        {"block": BLOCK, "rows": [ROW] * 4, "sources": [[*SOURCE[:3], "7", False]]},
+        {"block": BLOCK, "rows": [ROW] * 4, "sources": [SOURCE]},
     ],
     "chunks.jsonl": [
         {},
@@ -65,7 +70,7 @@ def test_notes_that_are_none_are_made_again(name, content, clean, gsc_home, tmp_
     note.write_bytes(content) if content is not None else (note / "inner").mkdir(parents=True)
     prepare_gsc(gsc_home, target)
     assert bytes_of(target) == bytes_of(clean.store.path)
-    assert [path.name for path in tmp_path.iterdir()] == ["gsc.zarr"]
+    assert names_in(tmp_path) == ["gsc.zarr"]
 
 
 def test_a_file_in_the_place_of_the_folder_of_the_work_is_no_hindrance(clean, gsc_home, tmp_path):

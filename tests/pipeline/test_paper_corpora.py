@@ -88,7 +88,7 @@ def test_a_mixture_has_its_snr_over_its_whole_length(mixed, tmp_path):
     _, recipe = recipe_for(CORPORA["ms-snsd"], {})
     context = render.Context(recipe, mixed / "clean_train", tmp_path, bank)
     render.set_up(context)
-    whole = render._mixed(context, row.mixture).astype(np.float64)
+    whole = render._mixed(context, row.mixture)[0].astype(np.float64)
     clean = np.concatenate(
         [
             soundfile.read(mixed / "clean_train" / path)[0][:count]

@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.manifest import verify_group
 from tests.pipeline import trees
-from tests.pipeline.small import bytes_of, prepare_gsc
+from tests.pipeline.small import bytes_of, names_in, prepare_gsc
 
 BAD_HEADER = "one/0000ab00_nohash_0.wav"
 BAD_SAMPLE = "two/0000ab02_nohash_1.wav"
@@ -156,7 +156,7 @@ def test_resumed_after_an_exception_it_ends_in_the_same_bytes(
     in_flight = 2 * workers * 4 if stage == "normalise" else 0
     assert resumed.computed <= 24 - done + in_flight  # what was recorded is not computed again
     assert bytes_of(target) == bytes_of(noisy.store.path)
-    assert [p.name for p in tmp_path.iterdir()] == [target.name]
+    assert names_in(tmp_path) == [target.name]
 
 
 def test_interrupted_again_and_again_it_still_ends_in_the_same_bytes(
