@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.corpora.asc import ASC
 from pipeline.corpora.demo import DEMO
 from pipeline.corpora.folder import FOLDER
 from pipeline.corpora.fsdd import FSDD
@@ -29,6 +30,7 @@ CORPORA: dict[str, Corpus] = {
         NSYNTH,
         GOOD_SOUNDS,
         FSDD,
+        ASC,
         FOLDER,
         DEMO,
     )

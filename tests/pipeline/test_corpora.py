@@ -140,6 +140,7 @@ def test_a_corpus_that_is_not_there_says_where_it_looked_and_how_to_get_it(corpu
         ("nsynth", ("family", "instrument", "pitch", "velocity", "source"), 6, 0, "cut"),
         ("good-sounds", ("goodness", "instrument", "player"), 6, 0, "cut"),
         ("fsdd", ("word", "speaker"), 1, 0, "cut"),
+        ("asc", ("word", "speaker"), 1, 0, "cut"),
         ("folder", (), 1, 0, "segment"),
     ],
 )

@@ -53,6 +53,25 @@ def fsdd(home: Path) -> Path:
     return home
 
 
+def asc(home: Path) -> Path:
+    """Two words by four speakers, one of them FLAC; the lists end in .wav all the same."""
+    lists = {"train": ["file,class"], "val": ["file,class"], "test": ["file,class"]}
+    for number, word in enumerate(("one", "two")):
+        for speaker, split in enumerate(("train", "train", "val", "test"), 1):
+            for take in (1, 2):
+                name = f"{speaker:08d}_NO_{take:02d}"
+                suffix, subtype = (".flac", "PCM_16") if speaker == 4 else (".wav", "PCM_16")
+                y = sound(40 * number + 10 * speaker + take)
+                wav(home / "dataset" / word / f"{name}{suffix}", y, subtype=subtype)
+                lists[split].append(f"dataset/{word}/{name}.wav,{word}")
+    for split, lines in lists.items():
+        lines.append(f"dataset/backward/{split}_NO_01.wav,backward")  # a word that is not there
+        (home / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    (home / "dataset" / "one" / "._00000001_NO_01.wav").write_bytes(MAC_RUBBISH)
+    wav(home / "background_noise" / "boiler.wav", sound(99))
+    return home
+
+
 # One dialogue a session; the marker-wearer's letter is not the speaker's.
 _EMOTIONS = ("neu", "hap", "sad", "ang", "exc", "fru", "xxx")
 
@@ -119,4 +138,4 @@ def noise(home: Path) -> Path:
     return home
 
 
-TREES = {"gsc": gsc, "iemocap": iemocap, "fsdd": fsdd, "folder": folder, "demo": demo}
+TREES = {"gsc": gsc, "iemocap": iemocap, "fsdd": fsdd, "asc": asc, "folder": folder, "demo": demo}

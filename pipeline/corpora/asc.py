@@ -1,0 +1,80 @@
+"""Arabic Speech Commands: 30 speakers x 40 words x 10 takes, one second, 16 kHz mono WAV.
+
+Source: https://github.com/abdulkaderghandoura/arabic-speech-commands-dataset; CC BY 4.0.
+Layout: ``dataset/<word>/<speaker, 8 digits>_NO_<take>.wav`` (``.flac`` in copies that were encoded
+without loss), ``background_noise/``, and ``train.csv``, ``val.csv``, ``test.csv`` (``file,class``),
+whose paths end in ``.wav``. A copy may hold some of the words only.
+Labels: ``word`` (40), ``speaker`` (30).
+Split: the authors' three lists, 18, 6 and 6 speakers: none is in two of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from pipeline.corpus import Clip, Corpus, CorpusError, Found, Skipped, Split
+from pipeline.corpus_text import read_text
+
+__all__ = ["ASC"]
+
+_NAME = re.compile(r"(?P<speaker>\d{8})_NO_(?P<take>\d{2})\.(wav|flac)")
+_LISTS: dict[str, Split] = {"train.csv": "train", "val.csv": "validation", "test.csv": "test"}
+
+
+def _splits(home: Path) -> dict[str, Split]:
+    """Word and name, without its ending -> split, as the three lists have it."""
+    found: dict[str, Split] = {}
+    for name, split in _LISTS.items():
+        path = home / name
+        header, *lines = read_text(path).splitlines()
+        if header != "file,class":
+            raise CorpusError(f"{path}:1: begins with {header!r}, wanted file,class")
+        for number, line in enumerate(lines, 2):
+            file = PurePosixPath(line.partition(",")[0])
+            key = f"{file.parent.name}/{file.stem}"
+            if found.setdefault(key, split) != split:
+                raise CorpusError(f"{path}:{number}: {file} is in two lists; wanted one")
+    return found
+
+
+def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Found]:
+    splits = _splits(home)
+    hidden = 0
+    for folder in sorted(p for p in (home / "dataset").iterdir() if p.is_dir()):
+        for file in sorted(folder.iterdir()):
+            if file.name.startswith("."):
+                hidden += 1
+                continue
+            if (name := _NAME.fullmatch(file.name)) is None:
+                raise CorpusError(f"asc: {file} is not named <speaker, 8 digits>_NO_<take>.wav")
+            key = f"{folder.name}/{file.stem}"
+            if key not in splits:
+                raise CorpusError(f"asc: {file} is in none of {', '.join(_LISTS)}")
+            yield Clip(
+                id=key,
+                path=f"dataset/{folder.name}/{file.name}",
+                labels={"word": folder.name, "speaker": name["speaker"]},
+                split=splits[key],
+            )
+    if hidden:
+        yield Skipped("hidden file", hidden)
+
+
+def _is_home(folder: Path) -> bool:
+    return (folder / "dataset").is_dir() and all((folder / name).is_file() for name in _LISTS)
+
+
+ASC = Corpus(
+    name="asc",
+    labels=("word", "speaker"),
+    seconds=1.0,
+    longer="cut",
+    official=True,
+    licence="CC-BY-4.0",
+    how_to_get="Arabic Speech Commands: github.com/abdulkaderghandoura/arabic-speech-commands-"
+    "dataset.",
+    is_home=_is_home,
+    list_clips=_clips,
+)

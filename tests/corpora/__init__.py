@@ -1,0 +1,1 @@
+"""One file a corpus: what its adapter must get right."""

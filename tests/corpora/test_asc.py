@@ -1,0 +1,83 @@
+"""Arabic Speech Commands: names, the authors' lists, FLAC copies."""
+
+from collections import Counter
+
+import pytest
+
+from pipeline.corpora.asc import ASC
+from pipeline.corpus import CorpusError, Skipped, locate
+from pipeline.recipe import Recipe
+from pipeline.rows import list_rows
+from tests.pipeline import trees
+
+
+@pytest.fixture
+def home(tmp_path):
+    return trees.asc(tmp_path / "arabic-speech-commands-dataset")
+
+
+def listed(home):
+    return list(ASC.list_clips(home, {}))
+
+
+def test_speakers_are_in_the_split_of_the_authors_lists(home):
+    clips = {clip.id: clip for clip in listed(home) if not isinstance(clip, Skipped)}
+    assert len(clips) == 16
+    assert clips["two/00000003_NO_02"].labels == {"word": "two", "speaker": "00000003"}
+    splits = {clip.labels["speaker"]: clip.split for clip in clips.values()}
+    assert splits == {
+        "00000001": "train",
+        "00000002": "train",
+        "00000003": "validation",
+        "00000004": "test",
+    }
+    assert clips["one/00000004_NO_01"].path == "dataset/one/00000004_NO_01.flac"
+
+
+def test_hidden_files_are_counted_and_background_noise_is_no_word(home):
+    assert [c for c in listed(home) if isinstance(c, Skipped)] == [Skipped("hidden file", 1)]
+    assert not any("background" in getattr(clip, "id", "") for clip in listed(home))
+
+
+def test_it_is_found_in_the_folder_above(home):
+    assert locate(ASC, [home.parent]) == home
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda home: (home / "dataset/one/a.wav").write_bytes(b""), "is not named <speaker"),
+        (
+            lambda home: (home / "dataset/one/00000001_NO_09.wav").write_bytes(b""),
+            "is in none of train.csv, val.csv, test.csv",
+        ),
+        (lambda home: (home / "val.csv").write_text("path,label\n"), r"val.csv:1: begins with"),
+        (
+            lambda home: (home / "val.csv").write_text(
+                "file,class\ndataset/one/00000001_NO_01.wav,one\n"
+            ),
+            r"val.csv:2: .* is in two lists",
+        ),
+    ],
+    ids=["name", "unlisted", "header", "two lists"],
+)
+def test_what_is_not_laid_out_so_stops_it(change, match, home):
+    change(home)
+    with pytest.raises(CorpusError, match=match):
+        listed(home)
+
+
+@pytest.mark.corpora
+def test_the_digits_of_the_real_corpus(corpora):
+    found = list_rows(ASC, locate(ASC, [corpora / "asc"]), Recipe(corpus="asc"))
+    labels = [dict(row.labels) for row in found.rows]
+    assert Counter(one["word"] for one in labels) == dict.fromkeys(
+        "zero one two three four five six seven eight nine".split(), 300
+    )
+    assert len({one["speaker"] for one in labels}) == 30
+    assert Counter(row.official for row in found.rows) == {
+        "train": 1800,
+        "validation": 600,
+        "test": 600,
+    }
+    assert found.rejected == ()
