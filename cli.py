@@ -317,6 +317,8 @@ def prepare(
     )
     if done.left_alone:
         common.say(f"{done.store.name}: already there, with this recipe; nothing to do")
+    for line in done.summary.lines():
+        common.say(line)
     left_out = "".join(f"\n  skipped: {n} x {why}" for why, n in content["skipped"].items())
     bad = "".join(f"\n  rejected: {r['source']}: {r['reason']}" for r in content["rejected"])
     common.answer(

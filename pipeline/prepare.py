@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ from pipeline.source_file import Checked, adopt_sources, check_sources, write_so
 from pipeline.sources import Source, joined, name_some, paths_of, shared_paths
 from pipeline.split import SPLITS
 from pipeline.store import FORMAT, VERSION, FeatureStore, store_fingerprint
+from pipeline.summary import Summary, lengths_of, summarise
 from pipeline.table import csv_table
 from pipeline.within import Training
 from pipeline.workers import WorkerDiedError, Workers
@@ -70,7 +72,7 @@ _FILES_A_TASK = 64
 Tick = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prepared:
     """A finished store, and what making it took."""
 
@@ -79,6 +81,11 @@ class Prepared:
     computed: int  # segments decoded in this run
     left_alone: bool = False  # it was there already
     sources: Checked = field(default_factory=lambda: Checked(known=False))
+
+    @cached_property
+    def summary(self) -> Summary:
+        """What the store holds."""
+        return summarise(self.store)
 
     def to_json(self) -> dict[str, Any]:
         """Fields of ``prepare --json``."""
@@ -101,6 +108,7 @@ class Prepared:
             "clips_per_second": round(self.computed / self.seconds, 1),
             "computed": self.computed,
             "sources": asdict(self.sources),
+            "summary": self.summary.to_json(),
         }
 
 
@@ -595,6 +603,7 @@ def _finish(
         "rejected": [asdict(reject) for reject in rendered.rejected],
         "skipped": listing.skipped,
         "silent": sum(result.silent for result in rendered.results),
+        "lengths": lengths_of(rendered.rows, recipe),
         "listing": listing.identity,
         "versions": versions(("antigram", "numpy", "scipy", "soundfile", "soxr", "zarr")),
     }

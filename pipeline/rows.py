@@ -56,6 +56,7 @@ class Row(NamedTuple):
     official: str | None
     mixture: Mixture | None = None  # then `path` and `start` are within it, at `offset`
     offset: int = 0  # first sample, within the mixture
+    length: int = 0  # samples of the recording that it is of, before it is cut
 
     def source(self, sample_rate: int) -> str:
         """``PATH#START_S``."""
@@ -340,6 +341,7 @@ def _rows_of(
             labels=tuple(sorted((k, v) for k, v in clip.labels.items() if v)),
             group=clip.group or clip.id,
             official=clip.split,
+            length=last - first,
         )
 
 
@@ -363,6 +365,7 @@ def _rows_of_mixture(
             official=clip.split,
             mixture=mixture,
             offset=start,
+            length=mixture.samples,
         )
 
 

@@ -166,6 +166,11 @@ class FeatureStore:
         """``PATH#START_S`` of each clip."""
         return self._array("source").read_text()
 
+    @cached_property
+    def snr_db(self) -> NDArray[np.float32] | None:
+        """Nominal SNR of each clip, NaN where no noise was mixed in; None without noise."""
+        return self._array("snr_db").read() if "snr_db" in self._manifest.arrays else None
+
     def rows(self, split: str, label: str | None = None) -> NDArray[np.int64]:
         """Indices of a split's clips, in order; of those only that have the label, if one is given.
 
