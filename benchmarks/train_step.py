@@ -159,7 +159,9 @@ def measure(
     arch = Arch("vgg16", asked.width)
     frozen = [frozen_net(seed, arch) for seed in range(1, nets + 1)]
     spec = TapSpec(arch=arch, layers=(layer,))
-    plans = plan_layers(store, frozen[0], spec)
+    # The teacher in the precision of the training, in all arms.
+    of_teacher = "float32" if asked.precision == "32" else asked.precision
+    plans = plan_layers(store, frozen[0], spec, precision=of_teacher)
     targets = {}
     for number, net in enumerate(frozen):
         target = folder / f"net{number}.zarr"
@@ -167,7 +169,9 @@ def measure(
         targets[f"net{number}"] = target
 
     def caches() -> Sources:
-        return Sources({name: GramCache(path, store, [layer]) for name, path in targets.items()})
+        return Sources(
+            {name: GramCache(path, store, [layer], device=device) for name, path in targets.items()}
+        )
 
     def live() -> Sources:
         nets_by_name = zip(targets, frozen, strict=True)

@@ -127,6 +127,7 @@ class GramCache:
         store: the features of the run; the cache must have been made from exactly these.
         layers: layers to read; all of the cache's if None.
         wanted: further fields of the key that the run needs (``tap``, ``aggregation``, ...).
+        device: where its rows are used: for a GPU they are read into pinned memory.
 
     Raises:
         InputError: no such cache or layer.
@@ -140,6 +141,8 @@ class GramCache:
         store: FeatureStore,
         layers: Sequence[int] | None = None,
         wanted: Mapping[str, object] | None = None,
+        *,
+        device: torch.device | None = None,
     ) -> None:
         self.path = path
         root = open_root(path)
@@ -176,7 +179,7 @@ class GramCache:
         self.views = keys[0].views
         self._rows = {n: LayerRows(layer) for n, layer in self.layers.items()}
         self.stored_bytes = sum(bytes_of(layer.values) for layer in self.layers.values())
-        self._pin = torch.cuda.is_available()
+        self._pin = device is not None and device.type == "cuda"
 
     def keep_on(self, device: torch.device) -> None:
         """Hold all values on a device: see `GramSource`."""

@@ -15,7 +15,7 @@ from cache.layer import choose_cache, open_root
 from cache.options import Options, check_options
 from cache.plan import plan_layers
 from model.arch import Arch
-from model.at_loss import check_combination
+from model.at_loss import check_combination, flat_layers_note
 from model.checkpoint import Frozen
 from model.config import TrainConfig
 from model.guards import load_teacher
@@ -70,7 +70,7 @@ def resolve(
     if mode == "cached":
         named = _named_caches(workspace, store, asked, say)
         asked = _by_cache_name(asked, named)
-        members = _caches(named, store, asked, nets)
+        members = _caches(named, store, asked, nets, device)
     elif mode == "online":
         for name, net in nets.items():
             spec = TapSpec(
@@ -106,6 +106,8 @@ def resolve(
         **rest,
     )
     check_combination(aggregation, tap, config.similarity, layers)
+    if sources is not None and (note := flat_layers_note(aggregation, config.similarity, layers)):
+        say(note)
     return Job(store, sources, config, first)
 
 
@@ -156,7 +158,11 @@ def _by_cache_name(asked: Options, named: Mapping[str, Path]) -> Options:
 
 
 def _caches(
-    named: Mapping[str, Path], store: FeatureStore, asked: Options, nets: Mapping[str, Frozen]
+    named: Mapping[str, Path],
+    store: FeatureStore,
+    asked: Options,
+    nets: Mapping[str, Frozen],
+    device: torch.device,
 ) -> dict[str, GramSource]:
     """The Grams of each cache, at the layers that are asked for."""
     wanted = {
@@ -172,7 +178,7 @@ def _caches(
         if asked.layers and not texts:
             raise InputError(f"--layer: none is asked for of {name}; add --layer {name}:N")
         layers = None if not texts or "all" in texts else [_number(text) for text in texts]
-        grams = GramCache(path, store, layers, wanted)
+        grams = GramCache(path, store, layers, wanted, device=device)
         if nets:
             _check_net(path, store, grams, list(nets.values())[number])
         found[name] = grams

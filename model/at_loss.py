@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from model.choices import SIMILARITIES
-from model.codecs import Rows, Stack, pack, unpack
-from model.gram import aggregate, flat, self_product
+from model.codecs import Rows, Stack, pack, packed_size, unpack
+from model.gram import aggregate, exact_norm, flat, self_product
 from pipeline.errors import InputError
 
 __all__ = [
@@ -24,12 +24,17 @@ __all__ = [
     "at_losses",
     "check_combination",
     "compare",
+    "flat_layers_note",
     "released_loss",
 ]
 
 _TINY = torch.finfo(torch.float32).tiny
 _DEAD = 1e-18  # a norm so small has a square and a reciprocal that float32 cannot hold
 _MOST_FLOATS = 2**24
+# First layer from which mse-sigmoid has such a gradient. Sums over the channels grow with their
+# number, until 1 - sigmoid is below 1e-10; Grams, scaled by 1 / (C P), and means hardly differ: the
+# norm of the gradient at the maps is below 1e-4, that of ``max`` is 1e-3 to 1e-2.
+_FLAT_FROM = {"sum": (7, "no"), "gram": (5, "hardly any"), "mean": (1, "hardly any")}
 
 
 def check_combination(
@@ -50,6 +55,19 @@ def check_combination(
         )
 
 
+def flat_layers_note(aggregation: str, similarity: str, layers: Collection[int]) -> str:
+    """Warning that a loss has next to no gradient at some layers; empty if it has."""
+    first, size = _FLAT_FROM.get(aggregation, (0, ""))
+    flat_ones = [n for n in sorted(layers) if n >= first]
+    if similarity != "mse-sigmoid" or not size or not flat_ones:
+        return ""
+    return (
+        f"--aggregation {aggregation} --similarity mse-sigmoid has {size} gradient at layer(s) "
+        f"{', '.join(map(str, flat_ones))} (measured in VGG16 of width 64): AT does next to "
+        "nothing there; --similarity cos2 has one at every layer"
+    )
+
+
 class _Pack(torch.autograd.Function):
     """`pack`; its gradient is a gather, where autograd would scatter."""
 
@@ -68,7 +86,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:  # noqa: ANN401
-        norm: Tensor = torch.linalg.vector_norm(rows, dim=1)
+        norm = exact_norm(rows).float()
         ctx.save_for_backward(rows, norm)
         return norm
 
@@ -149,6 +167,12 @@ class Own:
             rows = self_product(self.values.mT).flatten(1)
         norm: Tensor = _Norm.apply(rows)
         return norm
+
+    def normed(self, *, packed: bool) -> int:
+        """How many numbers of a clip `norm` is taken of; ``packed``: a row to compare with is."""
+        if self.values.ndim == 2:
+            return self.positions
+        return packed_size(self.channels) if packed else min(self.channels, self.positions) ** 2
 
     def inner(self, stack: Stack) -> Tensor:
         """``(batch, net)`` inner products, in the rows' own form: no Gram where less will do."""
@@ -282,6 +306,7 @@ def _parts(maps: Tensor, stacks: Sequence[Stack], similarity: str) -> list[slice
         floats += 4 * own.channels**2 * sum(stack.nets for stack in stacks)
     floats += 2 * own.channels**2 if own.begins_at_gram else 0
     floats += own.values.numel() if maps.dtype != torch.float32 else 0
+    floats += 2 * own.normed(packed=any(stack.codec == "packed" for stack in stacks))
     size = max(1, _MOST_FLOATS // floats)
     return [slice(first, first + size) for first in range(0, len(maps), size)]
 

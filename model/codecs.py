@@ -22,7 +22,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from model.gram import aggregate, flat, gram, self_product
+from model.gram import aggregate, exact_norm, flat, gram, self_product
 from pipeline.errors import InputError
 
 __all__ = [
@@ -222,23 +222,17 @@ def encode_rows(
     if codec == "factor":
         with torch.autocast(maps.device.type, enabled=False):
             values = flat(maps)
-            norm = _norm(_smaller_product(values))
+            norm = exact_norm(_smaller_product(values))
             data = (values / _divisor(norm).sqrt()[:, None, None]).to(dtype)
-            row_norm = _norm(_smaller_product(data.float()))
+            row_norm = exact_norm(_smaller_product(data.float()))
         return Rows(codec, data, norm.float(), row_norm.float())
     whole = gram(maps) if aggregation == "gram" else aggregate(maps, aggregation)
-    norm = _norm(whole)
+    norm = exact_norm(whole)
     if codec == "packed":
         whole = pack(whole)
     scaled = whole / _divisor(norm).view(-1, *(1 for _ in whole.shape[1:]))
     data = scaled.to(dtype)
-    return Rows(codec, data, norm.float(), _norm(data).float())
-
-
-def _norm(values: Tensor) -> Tensor:
-    """(batch,) float64: the sum of squares of activations of 1e10 and more leaves float32."""
-    norm: Tensor = values.flatten(1).double().norm(dim=1)
-    return norm
+    return Rows(codec, data, norm.float(), exact_norm(data).float())
 
 
 def _divisor(norm: Tensor) -> Tensor:
@@ -256,7 +250,7 @@ def _lowrank_rows(maps: Tensor, rank: int, dtype: torch.dtype) -> Rows:
     with torch.autocast(maps.device.type, enabled=False):
         values = flat(maps)
         product = _smaller_product(values)
-        norm = _norm(product)
+        norm = exact_norm(product)
         divisor = _divisor(norm)
         scaled = product / divisor[:, None, None]
         squares, vectors = torch.linalg.eigh(scaled)  # ascending
@@ -270,5 +264,5 @@ def _lowrank_rows(maps: Tensor, rank: int, dtype: torch.dtype) -> Rows:
         data = torch.nn.functional.pad(data, (0, rank - kept)).to(dtype)
         energy = top.square().sum(1) / squares.square().sum(1).clamp_min(1e-300)
         energy = torch.where(norm > 0, energy, 1.0)
-        row_norm = _norm(self_product(data.float().mT))
+        row_norm = exact_norm(self_product(data.float().mT))
     return Rows("lowrank", data, norm.float(), row_norm.float(), energy.float())

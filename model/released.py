@@ -24,7 +24,7 @@ class ReleasedStep:
         net: in training.
         frozen: its parameters take gradients, as they do there.
         layer: where the two are compared.
-        precision: of the forward passes.
+        precision: of the forward passes, of the frozen net too: as `Step` has it.
     """
 
     def __init__(self, net: Vgg, frozen: Vgg, layer: int, precision: str = "32") -> None:

@@ -78,6 +78,8 @@ class GramSource(Protocol):
 class LiveGrams:
     """A `GramSource` that runs the frozen net on every batch: the online mode.
 
+    It runs in the precision that it is called in, under `torch.autocast` or not.
+
     Args:
         net: frozen: put in eval mode, its gradients switched off.
         spec: what is compared.
@@ -198,13 +200,14 @@ class Sources:
             for layer, rows in rows_of.items():
                 form = rows.codec, rows.data.dtype, rows.data.shape
                 alike.setdefault(layer, {}).setdefault(form, []).append((place, rows))
-        return {
-            layer: [
-                (tuple(place for place, _ in group), Stack.of([rows for _, rows in group]))
-                for group in forms.values()
-            ]
-            for layer, forms in alike.items()
-        }
+        with torch.autocast(x.device.type, enabled=False):  # it cannot stack float16 on a CPU
+            return {
+                layer: [
+                    (tuple(place for place, _ in group), Stack.of([rows for _, rows in group]))
+                    for group in forms.values()
+                ]
+                for layer, forms in alike.items()
+            }
 
 
 def check_shapes(student: Arch, spec: TapSpec, shape: tuple[int, int]) -> None:

@@ -115,11 +115,15 @@ class Step:
         config, sources = self.config, self.sources
         at = torch.zeros(len(self.names), device=self.device)  # means by source, before beta
         losses: list[Tensor] = []
-        frozen = self._released_maps(batch) if config.loss == "released" else {}
+        frozen: dict[int, Tensor] = {}
         stacks: Stacks = {}  # given up layer by layer
-        if sources is not None and not frozen:
-            made = batch.stacks
-            stacks = sources.stacks(batch.read, batch.x) if made is None else made
+        # A live teacher runs as `antigram cache-grams` of the same --precision runs it.
+        with self._precision():
+            if config.loss == "released":
+                frozen = self._released_maps(batch)
+            elif sources is not None:
+                made = batch.stacks
+                stacks = sources.stacks(batch.read, batch.x) if made is None else made
 
         def on_tap(layer: int, maps: Tensor) -> None:
             nonlocal at
@@ -148,9 +152,7 @@ class Step:
                 probe.tap(layer, maps, members, means, lambda *given: loss_of(*given)[0])
             at = at + means if members == self._all else at.index_add(0, places, means)
 
-        with torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
-        ):
+        with self._precision():
             forward = self.forward if self.net.training else self.net
             logits = forward(batch.x, self.layers, config.tap, on_tap)
         ce = functional.cross_entropy(logits.float(), batch.y)
@@ -161,6 +163,10 @@ class Step:
             probe.end(ce, len(batch.y) if batch.weight else 0)
         loss = sum(losses, start=ce)
         return loss if batch.weight == 1 else loss * batch.weight
+
+    def _precision(self) -> torch.autocast:
+        half = self.config.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
 
     def _of(self, members: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Places of some sources, on the device, and their weights."""

@@ -22,9 +22,9 @@ def device():
     return torch.device("cuda")
 
 
-def sources_of(build, store):
+def sources_of(build, store, device):
     path = build(dtype="float16").path
-    return Sources({name: GramCache(path, store) for name in ("one", "two")})
+    return Sources({name: GramCache(path, store, device=device) for name in ("one", "two")})
 
 
 def parts_of(batch):
@@ -35,8 +35,10 @@ def parts_of(batch):
 @pytest.mark.parametrize("memory", [0, 10**9], ids=["from the host", "held on the device"])
 def test_batches_copied_ahead_are_those_of_the_host(memory, device, build, store):
     rows = np.random.default_rng(0).permutation(np.tile(np.arange(15), 20))
-    here = Batches(store, "label", sources_of(build, store), 4, CPU)
-    there = Batches(store, "label", sources_of(build, store), 4, device, device_memory=memory)
+    here = Batches(store, "label", sources_of(build, store, CPU), 4, CPU)
+    there = Batches(
+        store, "label", sources_of(build, store, device), 4, device, device_memory=memory
+    )
     assert there.resident == bool(memory)
     # Not looked at before the end: nothing then waits but what the loader lets wait.
     kept = [[part.clone() for part in parts_of(batch)] for batch in there.passes(rows)]
@@ -60,7 +62,7 @@ def test_a_training_there_has_the_losses_of_one_here(device, build, store, tmp_p
     )
     found = []
     for place in (CPU, device):
-        sources = sources_of(build, store)
+        sources = sources_of(build, store, place)
         run = tmp_path / place.type
         train(build_student(config, 3, None), store, sources, config, run, device=place)
         found.append([[e["train"]["ce"], e["train"]["at"]] for e in metrics(run)])
