@@ -32,6 +32,7 @@ OTHER = {
     "window": "hann",
     "resampler": "soxr-VHQ",
     "version": "prepare/2",
+    "within": "0" * 64,
 }
 
 
