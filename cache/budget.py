@@ -8,7 +8,7 @@ at once. What a GPU's libraries take beside (workspaces, fragments) is not in it
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,7 @@ from model.released import ReleasedStep
 from model.sources import GramSource, LiveGrams, Sources, TapSpec
 from model.step import Step, Sums
 from model.vgg import Vgg
+from pipeline.mapped import MappedArray
 from pipeline.store import FeatureStore
 from pipeline.views import Views
 
@@ -205,6 +206,7 @@ class _Shapes:
 
     views: Views | None = None
     stored_bytes = 0
+    arrays: Sequence[MappedArray] = ()
 
     def __init__(self, spec: TapSpec, plans: Mapping[int, LayerPlan], clips: int) -> None:
         self.spec = spec

@@ -156,6 +156,8 @@ def build_cache(
             _check_free(target, missing, len(store))
             if not partial.is_dir():
                 discard(partial)  # something else, in its place
+        store.read_index(store.main_label)  # others may replace the store from now on
+        store.features.hold()
         writers = _begin(missing, partial, target, len(store), team)
         with ExitStack() as open_journals:
             for writer in writers.values():
@@ -373,6 +375,7 @@ def _fill(
                 rows = _run_net(net, x, [plans[n] for n in wanted], batch_clips, device, memory)
                 if key.views is not None:
                     rows = {n: (*(a[place] for a in arrays), params) for n, arrays in rows.items()}
+                store.features.look(span)  # what was overwritten meanwhile is not written
                 pending.append(disk.submit(_write_all, writers, index, rows))
                 computed += span.stop - span.start
             tick("frozen net", span.stop, len(store))

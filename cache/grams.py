@@ -16,6 +16,7 @@ from model.codecs import Rows
 from model.resident import bytes_of, on_device
 from model.sources import TapSpec
 from pipeline.errors import DamagedError, InputError, StaleError
+from pipeline.mapped import MappedArray
 from pipeline.store import FeatureStore
 
 __all__ = ["GramCache", "LayerRows"]
@@ -159,10 +160,7 @@ class GramCache:
             alike = ("tap", "aggregation", "arch", "views")
             same = {name: getattr(keys[0], name) for name in alike}
             layer.key.require(str(path), same)
-            if len(layer.values) != len(store):
-                raise DamagedError(
-                    f"{layer.folder}: {len(layer.values)} rows, the store has {len(store)} clips"
-                )
+            layer.check_clips(len(store))
         if root["features"] != store.fingerprint:
             raise StaleError(
                 f"{path}: its root names other features than its layers; build it again"
@@ -180,6 +178,11 @@ class GramCache:
         self._rows = {n: LayerRows(layer) for n, layer in self.layers.items()}
         self.stored_bytes = sum(bytes_of(layer.values) for layer in self.layers.values())
         self._pin = device is not None and device.type == "cuda"
+
+    @property
+    def arrays(self) -> tuple[MappedArray, ...]:
+        """What rows are read from: see `GramSource`; norms are in memory."""
+        return tuple(layer.values for layer in self.layers.values())
 
     def keep_on(self, device: torch.device) -> None:
         """Hold all values on a device: see `GramSource`."""

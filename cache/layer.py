@@ -23,6 +23,7 @@ from pipeline.manifest import Manifest, read_manifest
 from pipeline.mapped import MappedArray
 from pipeline.recipe import digest
 from pipeline.store import FeatureStore, read_root
+from pipeline.views import COLUMNS
 
 __all__ = [
     "ARRAY_OF",
@@ -73,17 +74,23 @@ def choose_cache(caches: Sequence[Path], store: FeatureStore) -> Path:
 
     Raises:
         InputError: none was made from it; the message says how to make one.
+        StoredDataError: none that opens was, and another is damaged.
     """
-    roots = {}
+    roots: dict[Path, dict[str, Any]] = {}
+    damaged: list[StoredDataError] = []
     for path in caches:
         try:
             roots[path] = open_root(path)
-        except (InputError, StoredDataError):
+        except InputError:
             continue  # named explicitly, it would say what is wrong with it
+        except StoredDataError as error:
+            damaged.append(error)
     fitting = [p for p, root in roots.items() if root["features"] == store.fingerprint]
     # One that was made from an older store of this name: opening it says that it is stale.
     stale = [p for p, r in roots.items() if r.get("made_from", {}).get("store") == store.name]
     if not fitting and not stale:
+        if damaged:  # which may be the one of this store
+            raise damaged[-1]
         raise InputError(
             f"no Gram cache of the store {store.name}: make one with "
             f"`antigram cache-grams --ckpt FILE --layer N --data {store.name}`"
@@ -133,7 +140,7 @@ class CacheLayer:
             self.fingerprint = str(found["fingerprint"])
             self.pilot: Mapping[str, Any] = found.get("pilot") or {}
             whole = layer_fingerprint(found, manifest.digests()) == self.fingerprint
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"{self.folder}: unreadable ({error}). {self._repair}") from None
         if complete is not True:
             raise DamagedError(f"{self.folder}: not complete. {self._repair}")
@@ -146,7 +153,43 @@ class CacheLayer:
             return MappedArray(self.folder, name, manifest.crcs(name), self._repair)
 
         self._array = array
-        self.values = array(ARRAY_OF[self.key.codec])
+        self.values = self._values()
+
+    def _values(self) -> MappedArray:
+        """The rows; all arrays of the layer are held against what its key says of them."""
+        key, codec = self.key, self.key.codec
+        if codec not in ARRAY_OF:
+            raise DamagedError(f"{self.folder}: unknown codec {codec!r}. {self._repair}")
+        values = self._array(ARRAY_OF[codec])
+        axes: tuple[int | None, ...] = (
+            (values.shape[0], key.views.count) if key.views else (values.shape[0],)
+        )
+        if codec == "lowrank":  # its rank stands nowhere else
+            values.require([key.dtype], (*axes, self.channels, None))
+        else:
+            shapes = {
+                "packed": (self.channels * (self.channels + 1) // 2,),
+                "factor": (self.channels, self.positions),
+                "map": (self.positions,),
+            }
+            values.require([key.dtype], (*axes, *shapes[codec]))
+        for name in ("norm", "row_norm", *(["energy"] if codec == "lowrank" else [])):
+            self._array(name).require(["float32"], axes)
+        if key.views:
+            self._array("views").require(["float32"], (*axes, len(COLUMNS)))
+        return values
+
+    def check_clips(self, count: int) -> None:
+        """Refuse a layer of other clips than a store has.
+
+        Raises:
+            DamagedError: it has more or fewer.
+        """
+        if len(self.values) != count:
+            raise DamagedError(
+                f"{self.folder}: {len(self.values)} rows, the store has {count} clips. "
+                f"{self._repair}"
+            )
 
     # 8 bytes a clip: read at once, so that a batch gathers from one map and not from three.
     @cached_property

@@ -6,7 +6,7 @@ Segments are scored one by one, and recordings by the mean of their segments' lo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from model.decide import finite_rows, log_probabilities, segments_at_once
 from model.pace import set_precision
 from model.vgg import Vgg
 from pipeline.errors import InputError, StoredDataError
+from pipeline.held import Held
 from pipeline.store import FeatureStore
 
 __all__ = ["Scores", "Tally", "evaluate", "evaluate_checkpoint"]
@@ -183,6 +184,7 @@ def evaluate_checkpoint(
     task: str | None = None,
     device: torch.device,
     batch_clips: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Scores:
     """Evaluate a checkpoint on a split of a store, which may not be the one it was trained on.
 
@@ -194,6 +196,7 @@ def evaluate_checkpoint(
             the checkpoint's task.
         device: where the net runs.
         batch_clips: segments in a batch; by default 64, or fewer of long ones.
+        say: told if the store was replaced meanwhile.
 
     Raises:
         InputError: the store has not the label, has classes that the net does not know, or its
@@ -208,7 +211,9 @@ def evaluate_checkpoint(
                 "Prepare the store with the checkpoint's settings."
             )
     task = task or checkpoint.task
+    store.read_index(task)
     labels = store.labels(task)
+    held = Held([store.features], say)
     names = store.classes[task]
     if unknown := sorted(set(names) - set(checkpoint.classes)):
         raise InputError(
@@ -227,4 +232,6 @@ def evaluate_checkpoint(
         rescale=(store.std / checkpoint.std, (store.mean - checkpoint.mean) / checkpoint.std),
     )
     rows = store.rows(split, task)
-    return evaluate(checkpoint.net().to(device), batches, rows, checkpoint.classes)
+    scores = evaluate(checkpoint.net().to(device), batches, rows, checkpoint.classes)
+    held.look()
+    return scores

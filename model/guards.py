@@ -98,10 +98,17 @@ class LossGuard:
         store: the features.
         sources: the teachers' rows; None without AT.
         lr: learning rate, for the message.
+        look: raises if others have overwritten what is stored.
     """
 
-    def __init__(self, store: FeatureStore, sources: Sources | None, lr: float) -> None:
-        self._store, self._sources, self._lr = store, sources, lr
+    def __init__(
+        self,
+        store: FeatureStore,
+        sources: Sources | None,
+        lr: float,
+        look: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store, self._sources, self._lr, self._look = store, sources, lr, look
         self._batches: list[NDArray[np.int64]] = []
 
     def add(self, segments: NDArray[np.int64]) -> None:
@@ -118,12 +125,13 @@ class LossGuard:
             advice: ends the message.
 
         Raises:
-            DamagedError: stored features or rows of a teacher are not finite.
+            DamagedError: stored features or rows of a teacher are not finite, or overwritten.
             InputError: they are, and the loss is not.
         """
         batches, self._batches = self._batches, []
         if torch.isfinite(loss):
             return
+        self._look()
         for segments in batches:
             self._check_stored(segments, epoch)
         ids = [self._store.clip_ids[i] for i in batches[-1].tolist()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from model.arch import Arch
 from model.codecs import Rows, Stack, encode_rows, exact_codec
 from model.vgg import Vgg, extractor_digest, tap_shape
 from pipeline.errors import InputError
+from pipeline.mapped import MappedArray
 from pipeline.views import Views
 
 __all__ = ["GramSource", "LiveGrams", "Sources", "Stacks", "TapSpec", "check_shapes"]
@@ -48,6 +49,10 @@ class GramSource(Protocol):
     identity: Mapping[str, str]
     views: Views | None
     stored_bytes: int
+
+    @property
+    def arrays(self) -> Sequence[MappedArray]:
+        """On disk, that rows are read from; a training keeps them as it opened them."""
 
     def keep_on(self, device: torch.device) -> None:
         """Hold all stored rows there from now on."""
@@ -87,6 +92,7 @@ class LiveGrams:
 
     views: Views | None = None
     stored_bytes = 0
+    arrays: Sequence[MappedArray] = ()
 
     def __init__(self, net: Vgg, spec: TapSpec) -> None:
         self.spec = spec
@@ -168,6 +174,11 @@ class Sources:
     def stored_bytes(self) -> int:
         """What `keep_on` takes."""
         return sum(source.stored_bytes for source in self.members.values())
+
+    @property
+    def arrays(self) -> list[MappedArray]:
+        """What rows of all sources are read from."""
+        return [array for source in self.members.values() for array in source.arrays]
 
     def keep_on(self, device: torch.device) -> None:
         """See `GramSource`."""

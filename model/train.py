@@ -36,6 +36,7 @@ from model.vgg import Vgg
 from model.worth import score, student_note
 from pipeline.errors import InputError
 from pipeline.files import check_replaceable
+from pipeline.held import Held
 from pipeline.process import versions
 from pipeline.publish import work_folder
 from pipeline.split import SPLITS
@@ -120,6 +121,7 @@ def train(
         StoredDataError: stored data is damaged.
     """
     team = team or Team()
+    store.read_index(config.task)
     rows = {split: store.rows(split, config.task) for split in SPLITS}
     for split in ("train", "validation"):
         if not len(rows[split]):
@@ -131,6 +133,7 @@ def train(
     classes = store.classes[config.task]
     set_precision(config.precision)
     sources = grams if isinstance(grams, Sources) or grams is None else Sources({"": grams})
+    held = Held((store.features, *(sources.arrays if sources else ())), say)
     # Channels last: tensor cores want it, and a CPU is 1.2 to 1.9 times as fast.
     net.to(device).to(memory_format=torch.channels_last)
     learned = [p for p in net.parameters() if p.requires_grad]
@@ -168,7 +171,7 @@ def train(
     step = Step(net, sources, config, device, team.wrap(net))
     steps_in_epoch = -(-len(rows["train"]) // config.batch_clips)
     pace = Pace(device)
-    guard = LossGuard(store, sources, config.lr)
+    guard = LossGuard(store, sources, config.lr, held.look)
     times: list[float] = []
     waited = worked = 0.0
     board = Board(run)
@@ -180,6 +183,7 @@ def train(
         _, effect.at_initial = validate("before the first step", UNTRAINED)
 
     while not state.over(config):
+        held.look()
         begun = saved = time.perf_counter()
         save_took = 0.0
         net.train()
@@ -226,6 +230,7 @@ def train(
             # Sums and random numbers of the others are not in it: a team saves after each epoch.
             now = time.perf_counter()
             if team.size == 1 and now - saved > max(save_every_s, 20 * save_took):
+                held.look()  # nothing is saved of data that others overwrote
                 state.sums, state.effect = sums.to_plain(), effect.to_plain()
                 state.save(files, net, adam)
                 saved = time.perf_counter()
@@ -238,6 +243,7 @@ def train(
 
         when = f"validation after epoch {state.epoch}, step {state.step} of the run"
         unseen, similarity = validate(when)
+        held.look()
         best = state.is_best(unseen["loss"])
         entry: dict[str, Any] = {
             "epoch": state.epoch,
@@ -262,6 +268,7 @@ def train(
     # Decisions need no rows of the frozen nets, and one process makes them all.
     alone = Batches(store, config.task, None, config.batch_clips, device)
     scores = {split: evaluate(net, alone, rows[split], classes) for split in SPLITS}
+    held.look()
     result = _result(run, store, config, state, net, scores, times, waited, worked, device)
     worth = {split: score(found.segments, found.recordings) for split, found in scores.items()}
     result |= {"data_on_device": batches.resident, **_held_against(worth), **effect.to_json()}

@@ -38,6 +38,7 @@ __all__ = [
     "begin_writeback",
     "chunk_path",
     "crc32c",
+    "decode_texts",
     "encode",
     "flush_filesystem",
     "fsync_folder",
@@ -157,6 +158,21 @@ def encode(spec: ArraySpec, index: int, values: NDArray[Any] | Sequence[str]) ->
         padding = np.full((spec.rows - rows, *spec.shape[1:]), spec.fill, block.dtype)
         block = np.concatenate([block, padding])
     return np.ascontiguousarray(block).reshape(-1).view(np.uint8)
+
+
+def decode_texts(raw: bytes, rows: int) -> list[str]:
+    """Texts of a chunk as `encode` made it.
+
+    Raises:
+        ValueError: it is not so many texts.
+    """
+    import numcodecs
+
+    # Memory is taken for as many as the first four bytes promise.
+    if int.from_bytes(raw[:4], "little") != rows:
+        raise ValueError(f"is not {rows} texts")
+    texts: list[str] = numcodecs.VLenUTF8().decode(raw).tolist()
+    return texts
 
 
 def write_chunk(

@@ -1,8 +1,9 @@
-"""Files and folders: mapped into memory, removed, measured; names in errors of the system."""
+"""Files and folders: mapped into memory, told apart, removed, measured; names in errors."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import shutil
@@ -11,17 +12,23 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.regular import regular
 
 __all__ = [
     "HUGE_PAGE",
+    "Identity",
     "Region",
     "check_replaceable",
+    "even_places",
+    "identity_at",
     "map_file",
+    "map_noted",
     "named",
     "remove",
     "size_of",
@@ -29,6 +36,7 @@ __all__ = [
 ]
 
 HUGE_PAGE = 2 << 20  # bytes; a file that lies at multiples of it can be mapped by such pages
+_MOST_ADDRESSES = 1 << 44  # bytes of address space an array takes for huge pages; there are 2^47
 
 _PROT_NONE, _MAP_FIXED = 0, 0x10  # of sys/mman.h; Python does not name them
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -44,18 +52,55 @@ _LIBC.mmap.argtypes = [
 _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
+class Identity(NamedTuple):
+    """Which file it is, and in which state: a write changes ``mtime_ns``, a rename the inode.
+
+    The inode of a file that is mapped is not given to another file.
+    """
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        """Take it from what ``stat`` or ``fstat`` found."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def is_same_file(self, other: Identity) -> bool:
+        """Whether the other is this file, in whatever state."""
+        return self[:2] == other[:2]
+
+
+def identity_at(path: Path) -> Identity | None:
+    """Of the file that has a name now; None if there is none, or it cannot be looked at."""
+    try:
+        return Identity.of(path.stat())
+    except OSError:
+        return None
+
+
 def map_file(path: Path) -> NDArray[np.uint8]:
-    """Map a file, read only, without keeping it open.
+    """Map a file, read only, without keeping it open: `map_noted` without what is noted."""
+    return map_noted(path)[0]
+
+
+def map_noted(path: Path) -> tuple[NDArray[np.uint8], Identity]:
+    """Map a file, read only, without keeping it open, and note which it is.
 
     Python's own mmap keeps a descriptor for each map, and a cache of a million clips has more
     chunks than a process may open files (1,024 by default).
 
+    A file that is truncated while its map is read ends the process by SIGBUS: whoever reads for
+    long compares sizes beforehand (`MappedArray.look`), which leaves a moment, and no more.
+
     Raises:
-        OSError: not there, empty, or not mappable.
+        OSError: not there, empty, no regular file, or not mappable.
     """
-    handle = os.open(path, os.O_RDONLY)
+    handle, status = regular(path)
+    size = status.st_size
     try:
-        size = os.fstat(handle).st_size
         place = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
     finally:
         os.close(handle)
@@ -64,7 +109,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     weakref.finalize(buffer, _LIBC.munmap, place, size)
     array: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
     array.flags.writeable = False
-    return array
+    return array, Identity.of(status)
 
 
 @contextmanager
@@ -146,23 +191,54 @@ class Region:
         self.bytes: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
         self.bytes.flags.writeable = False
 
-    def map(self, path: Path, offset: int, size: int) -> bool:
-        """Map a file of ``size`` bytes at ``offset``, a multiple of a page; False if it has others.
+    def map(self, path: Path, offset: int, size: int, room: int) -> Identity:
+        """Map a file at ``offset``, a multiple of a page, if it has ``size`` bytes.
+
+        The map takes all ``room`` up to the next file, behind whose bytes nothing may be read: the
+        address space between two files would count as one more map, of 65,530 in a process.
+
+        Returns:
+            Which file is there. If it has another size it is not mapped.
 
         Raises:
-            OSError: not there, or not mappable.
+            OSError: not there, no regular file, or not mappable.
         """
-        handle = os.open(path, os.O_RDONLY)
+        handle, status = regular(path)
         try:
-            if os.fstat(handle).st_size != size:
-                return False
-            flags = mmap.MAP_SHARED | _MAP_FIXED
-            _raise_if_failed(
-                _LIBC.mmap(self._place + offset, size, mmap.PROT_READ, flags, handle, 0), path
-            )
+            if status.st_size == size:
+                flags = mmap.MAP_SHARED | _MAP_FIXED
+                place = self._place + offset
+                _raise_if_failed(_LIBC.mmap(place, room, mmap.PROT_READ, flags, handle, 0), path)
         finally:
             os.close(handle)
-        return True
+        return Identity.of(status)
+
+
+def even_places(row_bytes: int, size: int, count: int) -> tuple[Region, int]:
+    """Address space for ``count`` files of rows, and how many rows lie from one file to the next.
+
+    Places of a whole number of rows and of pages, so that all rows of all files lie at equal
+    distances: numpy gathers by one index in half the time of two. Of huge pages, if the multiples
+    of both do not lie so far apart that the address space ends.
+
+    Args:
+        row_bytes: bytes of a row.
+        size: bytes of each file.
+        count: how many there are.
+
+    Raises:
+        OSError: the process may not have so much address space.
+    """
+    for page in (HUGE_PAGE, mmap.PAGESIZE):
+        whole = page // math.gcd(row_bytes, page)
+        place = -(-size // (whole * row_bytes)) * whole
+        if place * row_bytes * count <= _MOST_ADDRESSES or page == mmap.PAGESIZE:
+            try:
+                return Region(place * row_bytes * count), place
+            except OSError:
+                if page == mmap.PAGESIZE:
+                    raise
+    raise AssertionError("the last page size returns or raises")
 
 
 def _raise_if_failed(place: int | None, what: Path | str) -> None:

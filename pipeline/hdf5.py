@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.chunks import STRING, ArraySpec, encode
-from pipeline.errors import DamagedError, InputError
-from pipeline.files import map_file
+from pipeline.errors import DamagedError, InputError, StoredDataError
+from pipeline.files import map_noted
+from pipeline.regular import read_regular
 
 __all__ = ["FORMAT", "SUFFIX", "VERSION", "SingleFile", "inside", "names_in", "read_bytes"]
 
@@ -38,8 +39,8 @@ class SingleFile:
         path: the file.
 
     Raises:
-        InputError: not HDF5, or not ours.
-        DamagedError: ours, and not as it was written.
+        InputError: HDF5, but not ours.
+        StoredDataError: not as it was written, or of a newer version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,17 +51,20 @@ class SingleFile:
         self._numbers: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]] = {}
         self._texts: dict[str, list[str]] = {}
         try:
-            self._raw = map_file(path)
+            self._raw, self.identity = map_noted(path)
             with h5py.File(path, "r") as file:
                 if file.attrs.get("format") != np.bytes_(FORMAT):
                     raise InputError(
                         f"{path}: HDF5, but not written by `antigram export`; wanted {FORMAT}"
                     )
                 if file.attrs.get("format_version") != VERSION:
-                    raise InputError(f"{path}: format version {file.attrs.get('format_version')}")
+                    raise StoredDataError(
+                        f"{path}: exported in format version {file.attrs.get('format_version')}, "
+                        f"this antigram reads {VERSION}. Update antigram."
+                    )
                 for name, dataset in _datasets(file, path):
                     self._take(name, dataset)
-        except (InputError, DamagedError):
+        except (InputError, StoredDataError):
             raise
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise DamagedError(f"{path}: unreadable as HDF5: {error}. Export it again.") from None
@@ -157,10 +161,10 @@ def read_bytes(path: Path) -> bytes:
     """Content of a metadata file, in a folder or in an exported file.
 
     Raises:
-        FileNotFoundError: it is not there.
+        OSError: no regular file, or of absurd size; FileNotFoundError: it is not there.
     """
     if (there := inside(path)) is None:
-        return path.read_bytes()
+        return read_regular(path, _MOST_DOCUMENT)
     file, name = there
     try:
         return file.documents[name.removesuffix("/")]

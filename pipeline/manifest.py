@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ def read_manifest(folder: Path) -> Manifest:
         del content["digest"]
     except FileNotFoundError:
         raise DamagedError(f"{path}: missing; without it nothing can be checked") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{path}: unreadable: {error}") from None
     # A flipped bit may leave JSON that means the same: the bytes themselves are held to the text.
     if raw != (canonical_json(_as_group(content)) + "\n").encode("utf-8", "surrogatepass"):
@@ -185,8 +186,10 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(arrays, dict) or not isinstance(metadata, dict):
         raise DamagedError(f"{path}: without arrays or metadata")
     for name, entry in arrays.items():
-        if not isinstance(entry, dict) or {"crc32c", "sha256"} - set(entry):
+        if not isinstance(entry, dict) or not isinstance(entry.get("crc32c"), list):
             raise DamagedError(f"{path}: the entry of {name} lacks its checksums")
+        if not isinstance(entry.get("sha256"), str):
+            raise DamagedError(f"{path}: the entry of {name} lacks its SHA-256")
     return Manifest(arrays, metadata)
 
 
@@ -205,10 +208,13 @@ def verify_group(folder: Path, *, content: bool = True) -> Iterator[Problem]:
         return
     for name, wanted in manifest.metadata.items():
         path = folder / name
-        if not path.is_file():
+        try:
+            if crc32c(read_bytes(path)) != wanted:
+                yield Problem(path, "not as it was written (crc32c)")
+        except FileNotFoundError:
             yield Problem(path, "missing")
-        elif crc32c(path.read_bytes()) != wanted:
-            yield Problem(path, "not as it was written (crc32c)")
+        except OSError as error:
+            yield Problem(path, f"unreadable: {error.strerror}")
     for name, entry in manifest.arrays.items():
         chunks: list[str] = []
         found_problem = False
@@ -255,8 +261,8 @@ def _in_inner_group(path: Path, folder: Path) -> bool:
 
 def _chunk_files(folder: Path, name: str, crcs: Sequence[int]) -> Iterator[tuple[Path, int]]:
     try:
-        axes = len(json.loads((folder / name / "zarr.json").read_bytes())["shape"])
-    except (OSError, ValueError, KeyError, TypeError):
+        axes = len(json.loads(read_bytes(folder / name / "zarr.json"))["shape"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         axes = 1 + sum(1 for _ in _zeros_below(folder / name / "c" / "0"))
     for index, crc in enumerate(crcs):
         yield (folder / name / "c" / str(index)).joinpath(*["0"] * (axes - 1)), crc
@@ -282,8 +288,9 @@ def _verify_chunks(
 def _verify_chunk(path: Path, wanted: int, *, content: bool) -> tuple[str, str]:
     """Return what is wrong with a chunk file ('' if nothing), and its SHA-256 if asked for."""
     try:
-        if path.stat().st_size <= CRC_BYTES:
-            return "truncated" if path.stat().st_size else "empty", ""
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= CRC_BYTES:
+            return "truncated" if status.st_size else "empty", ""
         raw = map_file(path)
     except FileNotFoundError:
         return "missing", ""

@@ -49,7 +49,8 @@ def read_regular(path: Path | str, most: int) -> bytes:
         OSError: as from `regular`, or the file has more than ``most`` bytes (EFBIG).
     """
     with open_regular(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
+        size = os.fstat(file.fileno()).st_size  # of memory no more is asked for
+        data = file.read(size + 1) if size <= most else b""
+    if max(size, len(data)) > most:
         raise OSError(errno.EFBIG, f"more than {most >> 20} MB of text", os.fspath(path))
     return data

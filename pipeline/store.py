@@ -5,23 +5,45 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.chunks import STRING
 from pipeline.errors import DamagedError, InputError, StoredDataError
-from pipeline.hdf5 import read_bytes
+from pipeline.hdf5 import inside, read_bytes
+from pipeline.manifest import FOLDER as MANIFEST
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.mapped import MappedArray
 from pipeline.recipe import Recipe, digest
 from pipeline.split import SPLITS
 
-__all__ = ["FORMAT", "VERSION", "FeatureStore", "read_root", "store_fingerprint"]
+__all__ = [
+    "DOCUMENT",
+    "FORMAT",
+    "VERSION",
+    "FeatureStore",
+    "has_parts",
+    "read_root",
+    "store_fingerprint",
+]
 
 FORMAT = "antigram/features"
 VERSION = 1
+DOCUMENT = "zarr.json"  # of a group
+_FORMATS = (FORMAT, "antigram/grams")  # a cache in the place of a store is no damage
+_PARTS = (MANIFEST, "features", "labels", "split", "clip_id", "source")  # of stores and caches
+_NO_LABEL = -1
+
+
+def has_parts(path: Path) -> bool:
+    """Whether parts of a store or cache lie in a folder, or it is a file that was exported."""
+    if inside(path) is not None:
+        return True
+    return any((path / name).is_dir() for name in _PARTS) or any(path.glob("layer[0-9][0-9]"))
 
 
 def read_root(path: Path, wanted: str, version: int, what: str) -> dict[str, Any]:
@@ -37,16 +59,22 @@ def read_root(path: Path, wanted: str, version: int, what: str) -> dict[str, Any
         InputError: there is no such group, or it is something else.
         StoredDataError: it is unreadable, incomplete, or of a newer version.
     """
-    document = path / "zarr.json"
+    document = path / DOCUMENT
     try:
         attributes = json.loads(read_bytes(document))["attributes"]
     except (FileNotFoundError, NotADirectoryError):
+        if has_parts(path):
+            raise DamagedError(f"{document}: missing; make the {what} again") from None
         raise InputError(f"{path}: no {what} there; `antigram status` lists what is") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{document}: unreadable ({error}); make the {what} again") from None
     root = attributes.get("antigram") if isinstance(attributes, dict) else None
     if not isinstance(root, dict) or root.get("format") != wanted:
         found = root.get("format") if isinstance(root, dict) else "no antigram attribute"
+        if has_parts(path) and found not in _FORMATS:
+            raise DamagedError(
+                f"{document}: not as antigram writes it ({found}); make the {what} again"
+            )
         raise InputError(f"{path}: not a {what} ({found}), wanted {wanted}")
     if not isinstance(number := root.get("format_version"), int):
         raise DamagedError(f"{document}: format_version is {number!r}; make the {what} again")
@@ -72,6 +100,14 @@ def store_fingerprint(root: Mapping[str, Any], manifest: Manifest) -> str:
             "classes": root["classes"],
             "arrays": manifest.digests(),
         }
+    )
+
+
+def _are_classes(classes: object) -> bool:
+    """Whether each label has a list of names."""
+    return isinstance(classes, dict) and all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+        for names in classes.values()
     )
 
 
@@ -102,11 +138,15 @@ class FeatureStore:
             whole = store_fingerprint(self.root, self._manifest) == self.fingerprint
         except (KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"{path}: its attributes lack {error}; prepare it again") from None
+        if not _are_classes(self.classes):
+            raise DamagedError(f"{path}: its classes are not lists of names. {self._repair}")
         if self.main_label not in self.classes:
             raise DamagedError(f"{path}: its main label {self.main_label!r} is none of its labels")
         if not whole:
             raise DamagedError(f"{path}: does not match its fingerprint. {self._repair}")
         self.features = self._array("features")
+        self.features.require([self.recipe.dtype], (None, *self.recipe.shape))
+        self._labels: dict[str, NDArray[np.int32]] = {}
 
     @property
     def name(self) -> str:
@@ -117,10 +157,25 @@ class FeatureStore:
     def _repair(self) -> str:
         return f"Run `antigram verify {self.path}`; `antigram prepare` makes it again."
 
-    def _array(self, name: str) -> MappedArray:
+    def _array(self, name: str, dtype: str | None = None) -> MappedArray:
+        """An array of the store; with ``dtype``, one that has a value of it for each clip."""
         if name not in self._manifest.arrays:
             raise DamagedError(f"{self.path}: no array {name} in its manifest. {self._repair}")
-        return MappedArray(self.path, name, self._manifest.crcs(name), self._repair)
+        array = MappedArray(self.path, name, self._manifest.crcs(name), self._repair)
+        if dtype is not None:
+            array.require([dtype], (len(self),))
+        return array
+
+    def _numbers(self, name: str, dtype: str, least: int, most: int) -> NDArray[Any]:
+        """A number for each clip, none outside of a range."""
+        values = self._array(name, dtype).read()
+        wrong = np.flatnonzero((values < least) | (values > most))
+        if len(wrong):
+            raise DamagedError(
+                f"{self.path / name}: row {wrong[0]} is {values[wrong[0]]}, wanted {least} to "
+                f"{most}. {self._repair}"
+            )
+        return values
 
     def __len__(self) -> int:
         return len(self.features)
@@ -140,21 +195,34 @@ class FeatureStore:
 
         Raises:
             InputError: the store has no such label.
+            DamagedError: not as it was written, or a class that there is not.
         """
         if label not in self.classes:
             known = ", ".join(self.classes)
             raise InputError(f"{self.path}: no label {label!r}; it has {known}: see --task")
-        return self._array(f"labels/{label}").read().astype(np.int32, copy=False)
+        if label not in self._labels:
+            last = len(self.classes[label]) - 1
+            values = self._numbers(f"labels/{label}", "int32", _NO_LABEL, last)
+            values.flags.writeable = False  # all who ask share it
+            self._labels[label] = values
+        return self._labels[label]
 
     @cached_property
     def split(self) -> NDArray[np.int8]:
         """0 train, 1 validation, 2 test, for each clip."""
-        return self._array("split").read()
+        return self._numbers("split", "int8", 0, len(SPLITS) - 1)
 
     @cached_property
     def clip_ids(self) -> list[str]:
         """Sorted."""
-        return self._array("clip_id").read_text()
+        ids = self._array("clip_id", STRING).read_text()
+        for row, (before, after) in enumerate(pairwise(ids), 1):
+            if before >= after:
+                raise DamagedError(
+                    f"{self.path / 'clip_id'}: row {row} is {after!r} behind {before!r}, wanted "
+                    f"sorted ids, each once. {self._repair}"
+                )
+        return ids
 
     @cached_property
     def recordings(self) -> list[str]:
@@ -164,7 +232,11 @@ class FeatureStore:
     @cached_property
     def sources(self) -> list[str]:
         """``PATH#START_S`` of each clip."""
-        return self._array("source").read_text()
+        return self._array("source", STRING).read_text()
+
+    def read_index(self, label: str) -> None:
+        """Read all but the features that is known of the clips, before others replace the store."""
+        _ = self.labels(label), self.split, self.clip_ids
 
     @cached_property
     def snr_db(self) -> NDArray[np.float32] | None:

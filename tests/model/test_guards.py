@@ -103,7 +103,7 @@ def test_a_stored_feature_that_is_not_finite_is_damage(run, store, monkeypatch):
 class Stored:
     """Rows that a cache holds, one of them with an infinite norm."""
 
-    views, stored_bytes, identity = None, 1, {"3": "made for a test"}
+    views, stored_bytes, arrays, identity = None, 1, (), {"3": "made for a test"}
 
     def __init__(self, bad):
         self.spec, self.bad = TapSpec(arch=ARCH, layers=(3,)), bad

@@ -16,7 +16,7 @@ import pytest
 
 import cli
 from pipeline.chunks import STRING, ArraySpec, encode, write_chunk
-from pipeline.errors import DamagedError, InputError
+from pipeline.errors import DamagedError, InputError, StoredDataError
 from pipeline.exchange import export_file, import_file, verify_export
 from pipeline.manifest import create_arrays, create_group, write_manifest
 from pipeline.store import FeatureStore
@@ -567,7 +567,7 @@ def test_a_document_of_a_hostile_name_is_refused(name, copied, features):
 def test_a_newer_file_is_refused(copied, features):
     with h5py.File(copied, "r+", libver="latest") as file:
         newer(file)
-    refused(InputError, "format version 2", copied, features)
+    refused(StoredDataError, "in format version 2", copied, features)
 
 
 @pytest.mark.parametrize("raw", [b"hello\n", b"PK\x03\x04" * 99], ids=["text", "zip"])

@@ -1,0 +1,88 @@
+"""Layers whose checksums are all right, and whose arrays are not what their key says."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from cache.grams import GramCache
+from cache.layer import layer_fingerprint
+from cache.verify import verify_cache
+from pipeline.chunks import ArraySpec, encode, write_chunk
+from pipeline.errors import DamagedError
+from pipeline.manifest import (
+    create_arrays,
+    create_group,
+    read_manifest,
+    verify_group,
+    write_manifest,
+)
+from pipeline.mapped import MappedArray
+
+
+@pytest.fixture
+def rewrite(build):
+    """Write arrays of layer 5 anew, and all that vouches for them."""
+
+    def make(**arrays):
+        path = build(layers=(5,)).path
+        folder = path / "layer05"
+        attributes = json.loads((folder / "zarr.json").read_text())["attributes"]["antigram"]
+        manifest, written = read_manifest(folder), {}
+        for name in manifest.arrays:
+            values = MappedArray(folder, name, manifest.crcs(name), "").read()
+            values = arrays.get(name, lambda v: v)(values)
+            spec = ArraySpec(name, values.shape, str(values.dtype), 4)
+            shutil.rmtree(folder / name)
+            create_arrays(folder, [spec])
+            written[name] = [
+                write_chunk(folder, spec, i, encode(spec, i, values[spec.span(i)]), flush=False)
+                for i in range(spec.chunks)
+            ]
+        content = write_manifest(folder, written).digests()
+        attributes["fingerprint"] = layer_fingerprint(attributes, content)
+        create_group(folder, {"antigram": attributes})
+        write_manifest(folder, written)
+        root = json.loads((path / "zarr.json").read_text())["attributes"]["antigram"]
+        root["layers"] = {"5": attributes["fingerprint"]}
+        create_group(path, {"antigram": root})
+        write_manifest(path, {})
+        return path
+
+    return make
+
+
+EVERY = ("gram", "norm", "row_norm")
+WRONG = {
+    "rows of other clips": (
+        dict.fromkeys(EVERY, lambda v: v[:-1]), r"14 rows, the store has 15 clips"),
+    "norms of fewer clips": (
+        {"norm": lambda v: v[:-1]}, r"norm: is float32 \(14,\), wanted float32 \(15\)"),
+    "norms of another dtype": (
+        {"row_norm": lambda v: v.astype(np.float16)}, r"row_norm: is float16 \(15,\), wanted"),
+    "rows of another dtype": (
+        {"gram": lambda v: v.astype(np.float32)}, r"gram: is float32 .*, wanted float16"),
+    "rows of another length": (
+        {"gram": lambda v: v[:, :-1]}, r"gram: is float16 \(15, 35\), wanted float16 \(15, 36\)"),
+    "rows of another rank": (
+        {"gram": lambda v: v[:, None]}, r"gram: is float16 \(15, 1, 36\), wanted float16"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_layer_that_does_not_hold_what_its_key_says_is_refused(name, rewrite, store):
+    arrays, says = WRONG[name]
+    path = rewrite(**arrays)
+    assert not list(verify_group(path / "layer05"))  # every checksum is right
+    with pytest.raises(DamagedError, match=says):
+        GramCache(path, store)
+    problems = [problem.problem for problem in verify_cache(path, [store.path])]
+    assert [re.search(says, problem) is not None for problem in problems] == [True]
+
+
+def test_a_layer_that_is_rewritten_as_it_was_is_whole(rewrite, store):
+    path = rewrite()
+    assert not list(verify_cache(path, [store.path]))
+    assert GramCache(path, store).read(np.arange(15))[5].data.shape == (15, 36)
