@@ -794,7 +794,9 @@ def evaluate(
 
     checkpoint = load_checkpoint(ckpt)
     store = FeatureStore(common.workspace.store(data, common.say))
-    scores = evaluate_checkpoint(checkpoint, store, split, task=task, device=_device(device))
+    scores = evaluate_checkpoint(
+        checkpoint, store, split, task=task, device=_device(device), say=common.say
+    )
     if not scores.segments.count:
         raise InputError(f"{store.path}: no segment in the {split} split")
     common.answer(scores.to_json(), f"{split}: {_scores_text(scores)}")
@@ -903,7 +905,7 @@ def verify(
     device: str,
 ) -> int:
     """Read every byte of stores, caches, runs, FILE.pt or FILE.h5; exit 3 if any is damaged."""
-    from cache.verify import kind_of, verify_cache, verify_run, verify_store
+    from cache.verify import check_kind, kind_of, verify_cache, verify_run, verify_store
     from model.run_files import run_state
     from pipeline.archive import SUFFIXES, verify_archive
     from pipeline.errors import InputError
@@ -921,6 +923,7 @@ def verify(
         match = [p for p in every if name in (p.name, p.name.removesuffix(".zarr"))]
         path = Path(name)
         if path.is_dir() or (path.suffix in (SUFFIX, *SUFFIXES) and path.is_file()):
+            check_kind(path)
             match = [path]
         if not match:
             known = ", ".join(p.name.removesuffix(".zarr") for p in every) or "nothing"
@@ -1028,8 +1031,8 @@ def _recomputed(
 
 @app.command()
 @_common
-def status(common: Context) -> None:
-    """What is there: corpora, stores, caches and runs, and what was made from what."""
+def status(common: Context) -> int:
+    """What is there: corpora, stores, caches and runs; exit 3 if a store or cache is damaged."""
     from cache.status import status as run
 
     content = run(common.workspace)
@@ -1039,6 +1042,7 @@ def status(common: Context) -> None:
             lines.append(f"{kind}:{'' if members else ' none'}")
             lines += [f"  {m['name']}: {m['summary']}" for m in members]
     common.answer(content, "\n".join(lines))
+    return 3 if any("problem" in m for m in (*content["stores"], *content["caches"])) else 0
 
 
 @app.command()

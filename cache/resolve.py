@@ -114,14 +114,15 @@ def resolve(
 def store_for(workspace: Workspace, data: str | None, caches: Sequence[str], say: Say) -> Path:
     """The store named; else that of the cache named; else the only one or the one made last."""
     if data is None and caches:
-        wanted = open_root(workspace.named(workspace.grams, caches[0], "Gram cache"))["features"]
+        root = open_root(workspace.named(workspace.grams, caches[0], "Gram cache"))
         for path in reversed(workspace.members(workspace.features)):
             try:
-                if FeatureStore(path).fingerprint == wanted:
+                if FeatureStore(path).fingerprint == root["features"]:
                     say(f"store: {path.stem} (the cache's)")
                     return path
             except (InputError, StoredDataError):
-                continue  # another store's damage is not this run's
+                if path.stem == root.get("made_from", {}).get("store"):
+                    raise  # else another store's damage, not this run's
     return workspace.store(data, say)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cache.key import layer_name
@@ -11,11 +12,11 @@ from cache.layer import CacheLayer, layers_of, open_root
 from model.run_files import has_manifest, verify_files
 from pipeline.archive import verify_archive
 from pipeline.errors import InputError, StoredDataError
-from pipeline.hdf5 import SUFFIX
+from pipeline.hdf5 import SUFFIX, read_bytes
 from pipeline.manifest import Problem, verify_group
-from pipeline.store import FeatureStore
+from pipeline.store import DOCUMENT, FeatureStore, has_parts
 
-__all__ = ["kind_of", "verify_cache", "verify_run", "verify_store"]
+__all__ = ["check_kind", "kind_of", "verify_cache", "verify_run", "verify_store"]
 
 
 def kind_of(path: Path) -> str:
@@ -29,13 +30,29 @@ def kind_of(path: Path) -> str:
     return "store"
 
 
+def check_kind(path: Path) -> None:
+    """Refuse a path that nothing of antigram's lies at, damaged or not.
+
+    Raises:
+        InputError: it is none of a store, cache, run, export or checkpoint.
+    """
+    ours = kind_of(path) in ("run", "checkpoint") or has_parts(path)
+    with suppress(OSError):  # all but its root document may be lost
+        ours = ours or b'"antigram/' in read_bytes(path / DOCUMENT)
+    if not ours:
+        raise InputError(f"{path}: no store, cache or run there; `antigram status` lists what is")
+
+
 def verify_store(path: Path) -> Iterator[Problem]:
     """Problems of a feature store."""
     problems = list(verify_group(path))
     yield from problems
     if not problems:
         try:
-            FeatureStore(path)  # holds the fingerprint against recipe and content
+            store = FeatureStore(path)  # holds the fingerprint against recipe and content
+            _ = store.sources
+            for label in store.classes:
+                store.read_index(label)
         except (InputError, StoredDataError) as error:
             yield _problem(path, error)
 
@@ -57,6 +74,7 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
     if not numbers:
         yield Problem(path, "holds no layer")
     listed = root.get("layers", {})
+    clips = dict(_clips(stores))
     for number in listed:
         if int(number) not in numbers:
             yield Problem(path / layer_name(int(number)), "missing")
@@ -67,6 +85,7 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
         if not problems:
             try:
                 layer = CacheLayer(path, number)
+                layer.check_clips(clips.get(layer.key.features, len(layer.values)))
             except (InputError, StoredDataError) as error:
                 yield _problem(folder, error)
                 continue
@@ -74,14 +93,16 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
                 yield Problem(folder, "stale: made from other features than the rest of the cache")
             elif listed.get(str(number)) != layer.fingerprint:
                 yield Problem(folder, "another version of this layer than the cache names")
-    if stores and root["features"] not in set(_fingerprints(stores)):
+    if stores and root["features"] not in clips:
         yield Problem(path, "stale: no store of this workspace has the features it was made from")
 
 
-def _fingerprints(stores: Sequence[Path]) -> Iterator[str]:
-    for store in stores:
+def _clips(stores: Sequence[Path]) -> Iterator[tuple[str, int]]:
+    """Fingerprint and number of clips of each store that opens."""
+    for path in stores:
         try:
-            yield FeatureStore(store).fingerprint
+            store = FeatureStore(path)
+            yield store.fingerprint, len(store)
         except (InputError, StoredDataError):
             continue  # reported as that store's own problem
 

@@ -22,10 +22,11 @@ from pipeline.chunks import (
 )
 from pipeline.errors import DamagedError, InputError, StoredDataError
 from pipeline.files import size_text
-from pipeline.hdf5 import FORMAT, SUFFIX, VERSION, inside
+from pipeline.hdf5 import FORMAT, SUFFIX, VERSION, inside, read_bytes
 from pipeline.manifest import FOLDER, Problem, read_manifest, verify_group
 from pipeline.mapped import MappedArray
 from pipeline.publish import check_goal, discard, publish, recover, work_folder
+from pipeline.store import has_parts
 
 __all__ = ["export_file", "import_file", "verify_export"]
 
@@ -60,6 +61,8 @@ def export_file(path: Path, goal: Path, tick: Tick = lambda *_: None) -> int:
 
     if not path.is_dir():
         raise InputError(f"{path}: is an exported file already; copy it, or import it first")
+    if not has_parts(path):
+        raise InputError(f"{path}: no store or cache there; `antigram status` lists what is")
     if goal.suffix != SUFFIX:
         raise InputError(f"--to {goal}: wanted a name that ends in {SUFFIX}")
     check_goal("--to", goal)
@@ -83,7 +86,7 @@ def export_file(path: Path, goal: Path, tick: Tick = lambda *_: None) -> int:
                         done += part
                         tick("exported", min(done, size), size)
                 for document in (*manifest.metadata, f"{FOLDER}/zarr.json"):
-                    raw = np.frombuffer((folder / document).read_bytes(), np.uint8)
+                    raw = np.frombuffer(read_bytes(folder / document), np.uint8)
                     file.create_dataset(f"zarr/{prefix}{document}", data=raw)
                     _note(file, PurePosixPath(prefix + document).parent, raw.tobytes())
         with beside.open("rb") as written:
@@ -188,6 +191,9 @@ def verify_export(source: Path) -> Iterator[Problem]:
 
     Args:
         source: from `export_file`.
+
+    Raises:
+        InputError: HDF5, but not written by `export_file`.
     """
     try:
         if (there := inside(source)) is None:
@@ -201,7 +207,7 @@ def verify_export(source: Path) -> Iterator[Problem]:
                 content = array_digest([sha256(part.data).hexdigest() for part in parts])
                 if content != entry["sha256"]:
                     yield Problem(source / prefix / name, "does not match the manifest's SHA-256")
-    except (InputError, StoredDataError) as error:
+    except StoredDataError as error:
         yield Problem(source, str(error).removeprefix(f"{source}: "))
 
 

@@ -13,8 +13,10 @@ from filelock import FileLock, Timeout
 
 from pipeline.corpus import Corpus
 from pipeline.errors import InputError
+from pipeline.files import identity_at
 from pipeline.hdf5 import SUFFIX
 from pipeline.recipe import Recipe
+from pipeline.store import has_parts
 
 __all__ = ["Workspace", "claimed_run", "is_locked", "locked", "recipe_for", "store_name"]
 
@@ -97,6 +99,12 @@ def is_locked(target: Path) -> bool:
             return False
     except OSError:  # `Timeout`, or a lock that this user may not open
         return True
+
+
+def _made_ns(path: Path) -> int:
+    """When a store or cache was made; one without its root document: when it lost that."""
+    made = identity_at(path / "zarr.json") or identity_at(path)
+    return 0 if made is None else made.mtime_ns
 
 
 def _lock_of(target: Path) -> Path:
@@ -213,10 +221,11 @@ class Workspace:
 
     @staticmethod
     def members(folder: Path) -> list[Path]:
-        """Finished stores or caches in a folder, the one made last at the end."""
-        found = [p for p in folder.glob("*.zarr") if (p / "zarr.json").is_file()]
-        found = [p for p in found if not p.name.startswith(".")]
-        return sorted(found, key=lambda p: ((p / "zarr.json").stat().st_mtime_ns, p.name))
+        """Finished stores or caches in a folder, damaged ones too; the one made last at the end."""
+        found = [
+            p for p in folder.glob("[!.]*.zarr") if (p / "zarr.json").is_file() or has_parts(p)
+        ]
+        return sorted(found, key=lambda p: (_made_ns(p), p.name))
 
     @staticmethod
     def named(folder: Path, name: str, what: str) -> Path:

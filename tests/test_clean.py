@@ -1,5 +1,6 @@
 """`antigram clean`, and what `status` says of leftovers."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,13 @@ def littered(chain):
     return chain, before
 
 
+def leftovers(run):
+    """What `status` lists of them, beside a cache that is none."""
+    code, out, _ = run("--json", "status")
+    assert code == 3
+    return json.loads(out)["leftovers"]
+
+
 def as_dict(found):
     return {entry["path"]: entry["bytes"] for entry in found}
 
@@ -75,11 +83,10 @@ def as_dict(found):
 def test_what_killed_commands_left_is_listed_and_removed_and_nothing_else(littered):
     run, before = littered
     there = bytes_of(SPACE)
-    shown = run.json("status")["leftovers"]
+    shown = leftovers(run)
     assert as_dict(shown) == NAMED
     assert all({"name", "summary"} <= set(entry) for entry in shown)
-    code, out, _ = run("status")
-    assert code == 0
+    _, out, _ = run("status")
     assert "  last.pt.4242.partial: a file that was being written; 0.1 MB" in out
 
     would = run.json("clean", "--dry-run")
@@ -93,7 +100,7 @@ def test_what_killed_commands_left_is_listed_and_removed_and_nothing_else(litter
     assert [p.name for p in SPACE.rglob(".*") if p.name != ".zarr"] == [".tones.zarr.sources"]
     assert run.json("verify", "tones")["ok"] is True
     assert run.json("clean")["removed"] == []
-    assert run.json("status")["leftovers"] == []
+    assert leftovers(run) == []
 
 
 def test_clean_says_what_and_how_much(littered):
@@ -112,7 +119,7 @@ def test_what_a_process_works_on_is_left_alone(littered):
     run, _ = littered
     with locked(SPACE / "features" / "other.zarr", "preparing"), locked(RUN, "training"):
         kept = {name for name in NAMED if "other" in name or "baseline" in name}
-        assert as_dict(run.json("status")["leftovers"]).keys() == NAMED.keys() - kept
+        assert as_dict(leftovers(run)).keys() == NAMED.keys() - kept
         for more in (["--dry-run"], []):
             done = run.json("clean", *more)
             assert as_dict(done["removed"]).keys() == NAMED.keys() - kept
@@ -126,7 +133,7 @@ def test_a_store_that_a_cut_swap_had_put_aside_is_put_back(chain):
     before = bytes_of(SPACE)
     STORE.rename(STORE.with_name(".tones.zarr.old"))
     (CACHE / "layer03").rename(CACHE.with_name(".tones--net.zarr.layer03.old"))
-    listed = [entry["summary"] for entry in chain.json("status")["leftovers"]]
+    listed = [entry["summary"] for entry in leftovers(chain)]
     assert all("the only version, which `clean` puts back" in text for text in listed)
     assert len(listed) == 2
     assert chain.json("clean", "--dry-run")["removed"] == []
