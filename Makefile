@@ -31,7 +31,6 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -m "gpu or not gpu"
-	$(BIN)/python -m benchmarks.tables
 
 check:
 	$(BIN)/ruff format --check .

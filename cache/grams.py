@@ -34,12 +34,9 @@ class LayerRows:
         self.kept: Tensor | None = None  # all values, where a device holds them
         self._norms: dict[torch.device, Tensor] = {}  # both norms side by side, by device
 
-    def __getstate__(self) -> dict[str, object]:
+    def __reduce__(self) -> tuple[type[LayerRows], tuple[CacheLayer]]:
         """Tensors are read anew in another process."""
-        return {"layer": self.layer}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(state["layer"])  # type: ignore[misc]
+        return LayerRows, (self.layer,)
 
     def take(self, clips: NDArray[np.int64], view: int = 0, *, pin: bool = False) -> Tensor:
         """Values of some clips, as stored, in host memory."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -217,13 +217,16 @@ class CacheLayer:
         """Rows of a clip."""
         return self.key.views.count if self.key.views else 1
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what is read anew in another process."""
-        return {"path": self.path, "key": self.key}
+    @classmethod
+    def touched(cls, path: Path, layer: int) -> CacheLayer:
+        """Open a layer and `touch` it."""
+        found = cls(path, layer)
+        found.touch()
+        return found
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"], state["key"].layer)  # type: ignore[misc]
-        self.touch()
+    def __reduce__(self) -> tuple[Callable[[Path, int], CacheLayer], tuple[Path, int]]:
+        """Opened anew in another process."""
+        return CacheLayer.touched, (self.path, self.key.layer)
 
     def touch(self) -> None:
         """Read the norms, which a training needs from the beginning.

@@ -75,8 +75,8 @@ def check_classes(
                 f"{store.path}: none of the {len(own)} validation segments has a {task} that is "
                 f"seen in training (validation has {lacking}; training {known}), as the store was "
                 f"prepared with --split {store.recipe.split}. Training and validation must share "
-                f"classes: prepare with `--split random`; for a teacher, from the "
-                "training recordings of this store alone."
+                "classes: prepare with `--split random`; for a teacher of this store's students, "
+                f"also with `--within {store.name}`, which takes its training recordings alone."
             )
         say(
             f"{len(unseen)} of {len(own)} {split} segments have a {task} that is not seen in "

@@ -164,6 +164,8 @@ def list_rows(
             clips.append(found)
     if not clips:
         raise _nothing(corpus, home, skipped)
+    if only is not None:
+        clips = only.of(corpus, home, clips, skipped)
     label_names = corpus.labels or tuple(dict.fromkeys(k for clip in clips for k in clip.labels))
     _check_label_names(corpus, home, label_names, recipe)
     labelled = [clip for clip in clips if clip.labels.get(label_names[0])]
@@ -173,8 +175,6 @@ def list_rows(
     if not clips:
         raise _nothing(corpus, home, skipped)
     _check_clips(corpus, home, clips)
-    if only is not None:
-        clips = only.of(corpus, home, clips, skipped)
     clips = _limit(clips, recipe, label_names[0])
     infos = _probe_all(
         home, sorted({clip.path for clip in clips if clip.mixture is None}), workers, tick

@@ -43,7 +43,7 @@ class Training:
         if missing := sorted(self.ids - {clip.id for clip in taken}):
             raise CorpusError(
                 f"{corpus.name}: {home}: {len(missing)} training recordings of the store "
-                f"{self.store} are not there with these labels, {missing[0]} among them. "
+                f"{self.store} are not there, {missing[0]} among them. "
                 "Prepare both stores from the same source."
             )
         if left := len(clips) - len(taken):
@@ -52,8 +52,6 @@ class Training:
 
 
 def training_of(store: FeatureStore) -> Training:
-    """The recordings of a store's training split; a segment's is its id less ``#NNNNN``."""
-    segmented = store.recipe.longer == "segment"
-    ids = (store.clip_ids[row] for row in store.rows("train"))
-    recordings = (one.rpartition("#")[0] if segmented else one for one in ids)
-    return Training(store.name, store.fingerprint, frozenset(recordings))
+    """The recordings of a store's training split."""
+    ids = frozenset(store.recordings[row] for row in store.rows("train"))
+    return Training(store.name, store.fingerprint, ids)

@@ -109,6 +109,23 @@ def test_a_recipe_without_within_is_stored_as_it_always_was(shell):
     assert FeatureStore(Path(made["store"])).recipe.within == store.fingerprint
 
 
+def test_training_recordings_without_the_teachers_label_are_counted(shell):
+    home = Path("my-recordings")
+    write_recordings(home)
+    table = (home / "metadata.csv").read_text()
+    (home / "metadata.csv").write_text(table.replace(",speaker 1", ","))
+    prepare = ("prepare", "folder", "--source", "my-recordings")
+    shell.json(*prepare, "--main-label", "word", "--split", "by:word", "--name", "words")
+    words = FeatureStore(Path("workspace/features/words.zarr"))
+    unnamed = [i for i in words.rows("train") if words.labels("speaker")[i] < 0]
+    made = shell.json(
+        *prepare, "--main-label", "speaker", "--within", "words", "--name", "speakers"
+    )
+    assert len(unnamed) > 0
+    assert made["skipped"]["no speaker label"] == len(unnamed)
+    assert sum(made["clips"].values()) == len(words.rows("train")) - len(unnamed)
+
+
 @pytest.mark.corpora
 @pytest.mark.slow
 def test_the_walk_on_real_speech(shell, corpora):

@@ -172,19 +172,20 @@ def test_killed_50_times_and_resumed_a_build_ends_in_the_same_bytes(
     assert builders.run(tmp_path / "whole.zarr") == 0
     length = time.perf_counter() - begun
     want = content_of(tmp_path / "whole.zarr")
-    kills, left = 0, []
+    kills, equal, left = 0, 0, []
     for number, wait in enumerate(np.random.default_rng(50).uniform(0, length, 50)):
         target = tmp_path / str(number) / "grams.zarr"
         kills += builders.run(target, wait=wait) == signal.SIGKILL
         left.append(resumed(target, store, checkpoint))
-        assert content_of(target) == want, f"killed after {wait:.3f} of {length:.3f} s"
+        equal += content_of(target) == want
     keep(
         "SIGKILL at random moments: cache-grams",
         kind="kills",
         test="tests/cache/test_killed.py",
         tried=kills,
-        differences=0,
+        differences=50 - equal,
     )
+    assert equal == 50
     assert kills >= 25
     assert sum(0 < n < CLIPS for n in left) >= 10  # others hit the start or the end
 

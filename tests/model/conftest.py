@@ -8,7 +8,7 @@ import torch
 from model.arch import Arch
 from model.sources import TapSpec
 from model.train import TrainConfig
-from tests.model.tiny import make_store, save_frozen, write_corpus
+from tests.model.tiny import checkpoint_of, make_store, save_frozen, write_corpus
 
 ARCH = Arch("vgg11", 2)
 
@@ -34,6 +34,12 @@ def store(corpus):
 @pytest.fixture(scope="session")
 def frozen(store):
     return save_frozen(store.path.parent.parent / "frozen.pt", ARCH, store)
+
+
+@pytest.fixture
+def checkpoint(store):
+    """Of the narrowest VGG11."""
+    return checkpoint_of(Arch("vgg11", 1), store)
 
 
 @pytest.fixture

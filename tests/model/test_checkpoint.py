@@ -8,14 +8,8 @@ from model.arch import ARCHS, Arch
 from model.checkpoint import load_checkpoint, load_frozen, load_tensors, save_tensors
 from model.vgg import Vgg, extractor_digest
 from pipeline.errors import DamagedError, InputError, StoredDataError
-from tests.model.tiny import checkpoint_of
 
 ARCH = Arch("vgg11", 1)
-
-
-@pytest.fixture
-def checkpoint(store):
-    return checkpoint_of(ARCH, store)
 
 
 @pytest.fixture

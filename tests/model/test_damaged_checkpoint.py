@@ -17,15 +17,9 @@ from model.arch import Arch
 from model.checkpoint import load_checkpoint, load_frozen, load_tensors, save_tensors
 from pipeline.errors import DamagedError, InputError
 from pipeline.recipe import Recipe
-from tests.model.tiny import checkpoint_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCH = Arch("vgg11", 1)
-
-
-@pytest.fixture
-def checkpoint(store):
-    return checkpoint_of(ARCH, store)
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def test_killed_at_10_random_moments_a_run_ends_in_the_same_numbers(store, tmp_p
         want = metrics_of(tmp_path / "whole")
         assert len(want) == EPOCHS
         best = load_checkpoint(tmp_path / "whole" / "best.pt").state_dict
-        killed, stopped_at = 0, set()
+        killed, equal, stopped_at = 0, 0, set()
         for number, wait in enumerate(np.random.default_rng(10).uniform(0, length, 10)):
             folder = tmp_path / str(number)
             killed += trainings.run(folder, wait) == 9
@@ -122,16 +122,17 @@ def test_killed_at_10_random_moments_a_run_ends_in_the_same_numbers(store, tmp_p
                 last = load_tensors(folder / "last.pt")  # whole, whenever it was killed
                 stopped_at.add((last["epoch"], last["done"]))
             assert trainings.run(folder) == 0, f"killed after {wait:.3f} of {length:.3f} s"
-            assert metrics_of(folder) == want, f"killed after {wait:.3f} of {length:.3f} s"
             found = load_checkpoint(folder / "best.pt").state_dict
-            assert all(torch.equal(best[name], found[name]) for name in best)
+            same = all(torch.equal(best[name], found[name]) for name in best)
+            equal += same and metrics_of(folder) == want
     keep(
         "SIGKILL at random moments: train",
         kind="kills",
         test="tests/model/test_killed_run.py",
         tried=killed,
-        differences=0,
+        differences=10 - equal,
     )
+    assert equal == 10
     assert killed >= 5
     assert sum(done > 0 for _, done in stopped_at) >= 3  # in the middle of an epoch
 

@@ -1,4 +1,4 @@
-"""Keep what campaigns of damage came to: docs/reliability.md is made from it."""
+"""Keep what campaigns of damage came to, and write docs/reliability.md, which is made from it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from filelock import FileLock
 
 from benchmarks.record import RESULTS, machine
+from benchmarks.tables import reliability_page
 
 __all__ = ["keep"]
 
@@ -28,4 +29,5 @@ def keep(campaign: str, *, kind: str, test: str, **counts: int) -> None:
         entry = {"kind": kind, "test": test, **counts, "commit": here["commit"]}
         known["campaigns"] = dict(sorted({**known["campaigns"], campaign: entry}.items()))
         _PATH.write_text(json.dumps(known, indent=2) + "\n")
+        (RESULTS.parents[1] / "docs" / "reliability.md").write_text(reliability_page())
     _PATH.with_suffix(".lock").unlink(missing_ok=True)
