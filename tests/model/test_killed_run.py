@@ -106,21 +106,26 @@ class Trainings:
 
 
 @pytest.mark.slow
-def test_killed_at_10_random_moments_a_run_ends_in_the_same_numbers(store, tmp_path):
+def test_killed_at_random_moments_a_run_ends_in_the_same_numbers(store, tmp_path):
     with Trainings(store) as trainings:
-        begun = time.perf_counter()
+        begun = time.time()
         assert trainings.run(tmp_path / "whole") == 0
-        length = time.perf_counter() - begun
+        # Up to the last epoch: scores and curves take longer than all of the training.
+        length = (tmp_path / "whole" / "metrics.jsonl").stat().st_mtime - begun
         want = metrics_of(tmp_path / "whole")
         assert len(want) == EPOCHS
         best = load_checkpoint(tmp_path / "whole" / "best.pt").state_dict
-        killed, equal, stopped_at = 0, 0, set()
-        for number, wait in enumerate(np.random.default_rng(10).uniform(0, length, 10)):
+        tried, killed, equal, in_epoch = 0, 0, 0, 0
+        # Ten, and more until enough of them fell into the middle of an epoch.
+        for number, wait in enumerate(np.random.default_rng(10).uniform(0, length, 40)):
+            if number >= 10 and in_epoch >= 3:
+                break
+            tried += 1
             folder = tmp_path / str(number)
             killed += trainings.run(folder, wait) == 9
             if (folder / "last.pt").exists():
                 last = load_tensors(folder / "last.pt")  # whole, whenever it was killed
-                stopped_at.add((last["epoch"], last["done"]))
+                in_epoch += last["done"] > 0
             assert trainings.run(folder) == 0, f"killed after {wait:.3f} of {length:.3f} s"
             found = load_checkpoint(folder / "best.pt").state_dict
             same = all(torch.equal(best[name], found[name]) for name in best)
@@ -130,11 +135,11 @@ def test_killed_at_10_random_moments_a_run_ends_in_the_same_numbers(store, tmp_p
         kind="kills",
         test="tests/model/test_killed_run.py",
         tried=killed,
-        differences=10 - equal,
+        differences=tried - equal,
     )
-    assert equal == 10
+    assert equal == tried
     assert killed >= 5
-    assert sum(done > 0 for _, done in stopped_at) >= 3  # in the middle of an epoch
+    assert in_epoch >= 3
 
 
 def test_a_run_killed_before_it_noted_anything_begins_when_it_is_resumed(store, tmp_path):
