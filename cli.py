@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from model.arch import ARCHS
-from model.choices import (
+from antigram.model.choices import (
     AGGREGATIONS,
     CODECS,
     DTYPES,
@@ -32,14 +31,15 @@ from model.choices import (
     SIMILARITIES,
     TAPS,
 )
-from pipeline.terminal import safe, safe_json
+from antigram.model.nets.arch import ARCHS
+from antigram.pipeline.execution.terminal import safe, safe_json
 
 if TYPE_CHECKING:
     import torch
 
-    from model.evaluate import Scores
-    from pipeline.manifest import Problem
-    from pipeline.workspace import Workspace
+    from antigram.model.training.evaluate import Scores
+    from antigram.pipeline.storage.manifest import Problem
+    from antigram.pipeline.workspace import Workspace
 
 __all__ = ["app", "main"]
 
@@ -124,7 +124,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     def inner(
         ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool, **kwargs: Any
     ) -> Any:
-        from pipeline.workspace import Workspace
+        from antigram.pipeline.workspace import Workspace
 
         common: Context = ctx.obj
         if workspace is not None:
@@ -162,7 +162,7 @@ class App(click.Group):
 @click.pass_context
 def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool) -> None:
     """Anti-transfer learning on audio, with the frozen network's Grams cached on disk."""
-    from pipeline.workspace import Workspace
+    from antigram.pipeline.workspace import Workspace
 
     root = workspace or Path(os.environ.get("ANTIGRAM_WORKSPACE") or "workspace")
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING)
@@ -257,15 +257,16 @@ def prepare(
     A recording longer than a segment is cut or segmented, as its corpus has it; noise may be mixed
     in.
     """
-    from pipeline.corpora import find_corpus
-    from pipeline.corpus import CorpusError, locate
-    from pipeline.noise import NoiseBank, noise_files
-    from pipeline.prepare import prepare as run
-    from pipeline.presets import preset_for
-    from pipeline.progress import Progress
-    from pipeline.store import FeatureStore
-    from pipeline.within import training_of
-    from pipeline.workspace import locked, recipe_for, store_name
+    from antigram.pipeline.audio.noise import NoiseBank, noise_files
+    from antigram.pipeline.corpora import find_corpus
+    from antigram.pipeline.corpora.presets import preset_for
+    from antigram.pipeline.corpus import CorpusError, locate
+    from antigram.pipeline.execution.progress import Progress
+    from antigram.pipeline.features.naming import recipe_for, store_name
+    from antigram.pipeline.features.preparation import prepare as run
+    from antigram.pipeline.features.store import FeatureStore
+    from antigram.pipeline.features.within import training_of
+    from antigram.pipeline.workspace import locked
 
     given = {key: value for key, value in asked.items() if value is not None}
     adapter, recipe = recipe_for(find_corpus(corpus), {**preset_for(corpus, preset), **given})
@@ -277,7 +278,7 @@ def prepare(
     with Progress() as progress:
         candidates = workspace.corpus_candidates(corpus, source)
         if corpus == "demo" and source is None and not any(p.is_dir() for p in candidates):
-            from pipeline.synth import synthesise
+            from antigram.pipeline.corpora.synth import synthesise
 
             synthesise(candidates[-1], workers=cores, tick=progress.tick)
         home = locate(adapter, candidates)
@@ -332,7 +333,7 @@ def prepare(
 @_common
 def corpora(common: Context) -> None:
     """The corpora: tasks, licences, presets, where each is looked for and whether it is there."""
-    from pipeline.corpora import describe_corpora
+    from antigram.studies.status import describe_corpora
 
     found = describe_corpora(common.workspace)
     lines = []
@@ -354,8 +355,8 @@ def corpora(common: Context) -> None:
 @_common
 def download(common: Context, corpus: str, subset: str | None) -> None:
     """Fetch CORPUS, check it, and unpack it to where `prepare` finds it; resumes after a cut."""
-    from pipeline.download import download as run
-    from pipeline.progress import Progress
+    from antigram.pipeline.download.corpora import download as run
+    from antigram.pipeline.execution.progress import Progress
 
     with Progress() as progress:
         target = common.workspace.root / "corpora" / corpus
@@ -413,18 +414,18 @@ def cache_grams(
     name: str | None,
 ) -> None:
     """Run the frozen net of CKPT over a store once, and keep its Gram matrices."""
-    from cache.build import build_cache
-    from cache.estimate import estimate
-    from cache.plan import plan_layers
-    from cache.resolve import layer_numbers
-    from model.at_loss import check_combination
-    from model.guards import load_teacher
-    from model.sources import TapSpec
-    from model.team import team
-    from pipeline.progress import Progress
-    from pipeline.store import FeatureStore
-    from pipeline.views import Views
-    from pipeline.workspace import locked
+    from antigram.cache.build import build_cache
+    from antigram.cache.estimate import estimate
+    from antigram.cache.plan import plan_layers
+    from antigram.model.loss.at_loss import check_combination
+    from antigram.model.loss.sources import TapSpec
+    from antigram.model.training.distributed import team
+    from antigram.model.training.guards import load_teacher
+    from antigram.pipeline.audio.augmentation import Views
+    from antigram.pipeline.execution.progress import Progress
+    from antigram.pipeline.features.store import FeatureStore
+    from antigram.pipeline.workspace import locked
+    from antigram.studies.job import layer_numbers
 
     frozen = load_teacher(ckpt, common.say)
     store = FeatureStore(common.workspace.store(data, common.say))
@@ -525,14 +526,14 @@ def plan(
     precision: str,
 ) -> None:
     """What a training would take: device memory and FLOPs of a step, and the cache's size."""
-    from cache.budget import bare_net, budget
-    from cache.plan import plan_layers
-    from cache.resolve import layer_numbers
-    from model.arch import Arch
-    from model.checkpoint import load_frozen
-    from model.sources import TapSpec
-    from pipeline.errors import InputError
-    from pipeline.store import FeatureStore
+    from antigram.cache.plan import plan_layers
+    from antigram.model.loss.sources import TapSpec
+    from antigram.model.nets.arch import Arch
+    from antigram.model.training.checkpoint import load_frozen
+    from antigram.pipeline.errors import InputError
+    from antigram.pipeline.features.store import FeatureStore
+    from antigram.studies.job import layer_numbers
+    from antigram.studies.plan import bare_net, budget
 
     if codec == "lowrank" and rank is None:
         raise InputError("--codec lowrank: its rank is found by running the net; name a --rank")
@@ -559,7 +560,7 @@ def plan(
 
 
 def _budget_text(found: Mapping[str, Any]) -> str:
-    from pipeline.files import size_text
+    from antigram.pipeline.storage.files import size_text
 
     base = found["baseline"]
     lines = [
@@ -685,8 +686,8 @@ def train(
     **options: Any,
 ) -> None:
     """Train a student on the segments of a store, with or without anti-transfer."""
-    from cache.options import Options, check_options
-    from pipeline.publish import check_goal
+    from antigram.pipeline.storage.publish import check_goal
+    from antigram.studies.options import Options, check_options
 
     own = {key: options.pop(key) for key in Options.__slots__ if key in options}
     asked = Options(data=data, **own)
@@ -699,17 +700,18 @@ def train(
 
     import torch
 
-    from cache.resolve import resolve
-    from model.guards import load_teacher
-    from model.resume import keep_ends
-    from model.team import team
-    from model.train import build_student, copy_best
-    from model.train import train as run
-    from model.watch import Watch
-    from model.worth import accuracies_text
-    from pipeline.errors import InputError
-    from pipeline.process import keep_freed_memory
-    from pipeline.workspace import claimed_run
+    from antigram.model.training.display import Watch
+    from antigram.model.training.distributed import team
+    from antigram.model.training.guards import load_teacher
+    from antigram.model.training.resume import keep_ends
+    from antigram.model.training.train import build_student, copy_best
+    from antigram.model.training.train import train as run
+    from antigram.model.training.worth import accuracies_text
+    from antigram.pipeline.errors import InputError
+    from antigram.pipeline.execution.process import keep_freed_memory
+    from antigram.pipeline.workspace import claimed_run
+    from antigram.studies.curves import draw_run
+    from antigram.studies.job import resolve
 
     place = _device(device)
     if place.type == "cpu":
@@ -758,8 +760,10 @@ def train(
             except KeyboardInterrupt:
                 watch.say(f"stopped; the same command with --resume --name {folder.name} goes on")
                 raise
-    if save is not None and members.leads:
-        copy_best(folder, save)
+    if members.leads:
+        draw_run(folder)
+        if save is not None:
+            copy_best(folder, save)
     common.answer(
         result,
         f"{folder}: accuracy {accuracies_text(result)}; {result['epochs']} epochs, best "
@@ -787,10 +791,10 @@ def evaluate(
 
     Segments are scored one by one; recordings by the mean of their segments' log-probabilities.
     """
-    from model.checkpoint import load_checkpoint
-    from model.evaluate import evaluate_checkpoint
-    from pipeline.errors import InputError
-    from pipeline.store import FeatureStore
+    from antigram.model.training.checkpoint import load_checkpoint
+    from antigram.model.training.evaluate import evaluate_checkpoint
+    from antigram.pipeline.errors import InputError
+    from antigram.pipeline.features.store import FeatureStore
 
     checkpoint = load_checkpoint(ckpt)
     store = FeatureStore(common.workspace.store(data, common.say))
@@ -844,17 +848,17 @@ def predict(
     AUDIO are files, folders (with all audio files below them) or patterns such as 'rec/*.wav'. A
     recording is predicted by the mean of its segments' log-probabilities.
     """
-    from pipeline.find_audio import audio_files
-    from pipeline.progress import Progress
-    from pipeline.table import check_target, csv_table
+    from antigram.pipeline.audio.find import audio_files
+    from antigram.pipeline.execution.progress import Progress
+    from antigram.pipeline.table import check_target, csv_table
 
     if table is not None:
         check_target(table, "--csv")
     files = audio_files(audio)
 
-    from model.checkpoint import load_checkpoint
-    from model.predict import Recording, about, about_text, columns
-    from model.predict import predict as run
+    from antigram.model.training.checkpoint import load_checkpoint
+    from antigram.model.training.predict import Recording, about, about_text, columns
+    from antigram.model.training.predict import predict as run
 
     checkpoint = load_checkpoint(ckpt)
     common.say(f"{ckpt}: {about_text(checkpoint)}")
@@ -905,12 +909,12 @@ def verify(
     device: str,
 ) -> int:
     """Read every byte of stores, caches, runs, FILE.pt or FILE.h5; exit 3 if any is damaged."""
-    from cache.verify import check_kind, kind_of, verify_cache, verify_run, verify_store
-    from model.run_files import run_state
-    from pipeline.archive import SUFFIXES, verify_archive
-    from pipeline.errors import InputError
-    from pipeline.exchange import verify_export
-    from pipeline.hdf5 import SUFFIX
+    from antigram.model.training.run_files import run_state
+    from antigram.pipeline.errors import InputError
+    from antigram.pipeline.storage.archive import SUFFIXES, verify_archive
+    from antigram.pipeline.storage.exchange import verify_export
+    from antigram.pipeline.storage.hdf5 import SUFFIX
+    from antigram.studies.verify import check_kind, kind_of, verify_cache, verify_run, verify_store
 
     if recompute and ckpt is None:
         raise InputError("--recompute runs the frozen net again: name it with --ckpt")
@@ -964,8 +968,8 @@ def verify(
 @_common
 def export_(common: Context, name: str, goal: Path) -> None:
     """Write the store or cache NAME as one HDF5 file, checksums and all."""
-    from pipeline.exchange import export_file
-    from pipeline.progress import Progress
+    from antigram.pipeline.execution.progress import Progress
+    from antigram.pipeline.storage.exchange import export_file
 
     with Progress() as progress:
         path = _store_or_cache(common, name)
@@ -980,12 +984,12 @@ def export_(common: Context, name: str, goal: Path) -> None:
 @_common
 def import_(common: Context, file: Path, name: str | None) -> None:
     """Make a store or cache of what `antigram export` wrote to FILE."""
-    from cache.layer import FORMAT
-    from pipeline.errors import DamagedError, InputError
-    from pipeline.exchange import import_file
-    from pipeline.hdf5 import SUFFIX, read_bytes
-    from pipeline.progress import Progress
-    from pipeline.workspace import locked
+    from antigram.cache.layer import FORMAT
+    from antigram.pipeline.errors import DamagedError, InputError
+    from antigram.pipeline.execution.progress import Progress
+    from antigram.pipeline.storage.exchange import import_file
+    from antigram.pipeline.storage.hdf5 import SUFFIX, read_bytes
+    from antigram.pipeline.workspace import locked
 
     if not file.is_file() or file.suffix != SUFFIX:
         raise InputError(f"{file}: no such file; wanted one that `antigram export` wrote")
@@ -1003,7 +1007,7 @@ def import_(common: Context, file: Path, name: str | None) -> None:
 
 
 def _store_or_cache(common: Context, name: str) -> Path:
-    from pipeline.errors import InputError
+    from antigram.pipeline.errors import InputError
 
     workspace = common.workspace
     for folder in (workspace.features, workspace.grams):
@@ -1017,11 +1021,11 @@ def _recomputed(
     common: Context, path: Path, clips: int, ckpt: Path | None, data: str | None, device: str
 ) -> list[Problem]:
     """Problems that running the frozen net again shows."""
-    from cache.recompute import recompute
-    from cache.resolve import store_for
-    from model.checkpoint import load_frozen
-    from pipeline.errors import InputError
-    from pipeline.store import FeatureStore
+    from antigram.cache.recompute import recompute
+    from antigram.model.training.checkpoint import load_frozen
+    from antigram.pipeline.errors import InputError
+    from antigram.pipeline.features.store import FeatureStore
+    from antigram.studies.job import store_for
 
     if ckpt is None:
         raise InputError("--recompute runs the frozen net again: name it with --ckpt")
@@ -1033,7 +1037,7 @@ def _recomputed(
 @_common
 def status(common: Context) -> int:
     """What is there: corpora, stores, caches and runs; exit 3 if a store or cache is damaged."""
-    from cache.status import status as run
+    from antigram.studies.status import status as run
 
     content = run(common.workspace)
     lines = []
@@ -1050,7 +1054,7 @@ def status(common: Context) -> int:
 @_common
 def clean(common: Context, dry_run: bool) -> None:
     """Remove what killed commands left, unfinished work included; nothing that is in use."""
-    from pipeline.leftovers import clean as run
+    from antigram.studies.leftovers import clean as run
 
     done = run(common.workspace, dry_run=dry_run)
     common.answer(
@@ -1067,7 +1071,7 @@ def clean(common: Context, dry_run: bool) -> None:
 @_common
 def demo(common: Context, report: Path, width: int, epochs: int, seed: int) -> None:
     """The whole chain on speech synthesised here, on a CPU, in minutes; ends with a report."""
-    from model.demo import run_demo, table
+    from antigram.studies.demo import run_demo, table
 
     content = run_demo(
         [sys.executable, str(Path(__file__).resolve())],
@@ -1083,7 +1087,7 @@ def demo(common: Context, report: Path, width: int, epochs: int, seed: int) -> N
 
 def _plain(name: str) -> str:
     """A name that is one part of a path."""
-    from pipeline.errors import InputError
+    from antigram.pipeline.errors import InputError
 
     if not name or name.startswith((".", "-")) or "/" in name or "\\" in name:
         raise InputError(f"--name {name!r}: wanted a plain name, without slashes or a leading dot")
@@ -1096,7 +1100,7 @@ def _device(name: str) -> torch.device:
     """The device asked for; what cannot be had is an error, never replaced by another."""
     import torch
 
-    from pipeline.errors import InputError
+    from antigram.pipeline.errors import InputError
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -1121,7 +1125,7 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def main() -> None:
     """Run a command; turn what we foresee into one line and an exit code."""
-    from pipeline.errors import InputError, StoredDataError, TeamError
+    from antigram.pipeline.errors import InputError, StoredDataError, TeamError
 
     try:
         code = app.main(standalone_mode=False)

@@ -30,18 +30,23 @@ import numpy as np
 import torch
 import zarr
 
+from antigram.cache.build import build_cache
+from antigram.cache.layer import ARRAY_OF, CacheLayer, layer_fingerprint
+from antigram.cache.plan import LayerPlan, frozen_net, plan_layers
+from antigram.model.loss.sources import TapSpec
+from antigram.model.nets.arch import Arch
+from antigram.model.nets.vgg import Vgg
+from antigram.model.training.checkpoint import Frozen
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.chunks import ArraySpec, array_digest, encode, write_chunk
+from antigram.pipeline.storage.exchange import export_file
+from antigram.pipeline.storage.manifest import (
+    create_arrays,
+    create_group,
+    verify_group,
+    write_manifest,
+)
 from benchmarks.record import save, warm_memory
-from cache.build import build_cache
-from cache.layer import ARRAY_OF, CacheLayer, layer_fingerprint
-from cache.plan import LayerPlan, frozen_net, plan_layers
-from model.arch import Arch
-from model.checkpoint import Frozen
-from model.sources import TapSpec
-from model.vgg import Vgg
-from pipeline.chunks import ArraySpec, array_digest, encode, write_chunk
-from pipeline.exchange import export_file
-from pipeline.manifest import create_arrays, create_group, verify_group, write_manifest
-from pipeline.store import FeatureStore
 
 BATCH = 13
 SHAPE = (126, 129)
@@ -53,9 +58,9 @@ def made_store(folder: Path, clips: int) -> FeatureStore:
     """A feature store of noise, by way of prepare, from clips written here."""
     import soundfile
 
-    from pipeline.corpora import CORPORA
-    from pipeline.prepare import prepare
-    from pipeline.workspace import recipe_for
+    from antigram.pipeline.corpora import CORPORA
+    from antigram.pipeline.features.naming import recipe_for
+    from antigram.pipeline.features.preparation import prepare
 
     home = folder / "corpus"
     rng = np.random.default_rng(0)

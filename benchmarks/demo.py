@@ -8,8 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from antigram.studies.demo import table
 from benchmarks.record import save
-from model.demo import table
 
 
 def main() -> None:

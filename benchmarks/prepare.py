@@ -38,10 +38,10 @@ _SPARE = 256 << 20  # bytes touched beside what is written
 
 def antigram(home: Path, noise_home: Path, folder: Path, workers: int) -> int:
     """Prepare a store with noise; return its clips."""
-    from pipeline.corpora import CORPORA
-    from pipeline.noise import NoiseBank, noise_files
-    from pipeline.prepare import prepare
-    from pipeline.workspace import recipe_for
+    from antigram.pipeline.audio.noise import NoiseBank, noise_files
+    from antigram.pipeline.corpora import CORPORA
+    from antigram.pipeline.features.naming import recipe_for
+    from antigram.pipeline.features.preparation import prepare
 
     noise = noise_files([noise_home])[1]
     asked = {"noise": "high", "noise_files": NoiseBank.digest_of(noise)}
@@ -154,10 +154,10 @@ def scaling(paths: list[Path], noise_home: Path, clips: int, count: int) -> dict
 
 def stages(paths: list[Path], noise_home: Path) -> dict[str, float]:
     """Microseconds a clip of each stage, one after the other in this process."""
-    from pipeline.audio import probe, read
-    from pipeline.chunks import ArraySpec, encode, write_chunk
-    from pipeline.noise import NoiseBank, mix_noise, noise_files
-    from pipeline.stft import stft
+    from antigram.pipeline.audio.decoding import probe, read
+    from antigram.pipeline.audio.noise import NoiseBank, mix_noise, noise_files
+    from antigram.pipeline.audio.stft import stft
+    from antigram.pipeline.storage.chunks import ArraySpec, encode, write_chunk
 
     spent = dict.fromkeys(
         ("header", "decode and resample", "mix", "stft", "normalise", "write"), 0.0

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.process import versions
+from antigram.pipeline.execution.process import versions
 
 __all__ = ["RESULTS", "machine", "save", "warm_memory"]
 

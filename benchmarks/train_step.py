@@ -37,24 +37,24 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from antigram.cache.build import build_cache
+from antigram.cache.grams import GramCache
+from antigram.cache.plan import plan_layers
+from antigram.model.loss.sources import LiveGrams, Sources, TapSpec
+from antigram.model.nets.arch import Arch
+from antigram.model.nets.vgg import Vgg
+from antigram.model.training.batches import Batch, Batches
+from antigram.model.training.checkpoint import Frozen
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.released import ReleasedStep
+from antigram.model.training.resident import budget_for
+from antigram.model.training.step import Step, Sums
+from antigram.model.training.train import build_student
+from antigram.pipeline.execution.process import keep_freed_memory
+from antigram.pipeline.features.store import FeatureStore
+from antigram.studies.plan import step_cost
 from benchmarks.cache import made_store
 from benchmarks.record import save
-from cache.budget import step_cost
-from cache.build import build_cache
-from cache.grams import GramCache
-from cache.plan import plan_layers
-from model.arch import Arch
-from model.batches import Batch, Batches
-from model.checkpoint import Frozen
-from model.config import TrainConfig
-from model.released import ReleasedStep
-from model.resident import budget_for
-from model.sources import LiveGrams, Sources, TapSpec
-from model.step import Step, Sums
-from model.train import build_student
-from model.vgg import Vgg
-from pipeline.process import keep_freed_memory
-from pipeline.store import FeatureStore
 
 _MOST_STEPS = 1000  # of an arm
 # H200, dense, in FLOPs a second, by NVIDIA's data sheet (without sparsity).

@@ -1,7 +1,6 @@
-"""Gram matrices of the frozen network, on disk: exact, small, checked, never stale.
+"""The teacher's Gram matrices on disk: exact, small, checked, never stale.
 
-Imports `pipeline` and `model`. `build` writes a cache, `grams` reads one, `key` says what makes one
-stale, `verify` reads every byte.
+`build` writes a cache, `grams` reads one, `key` says what makes one stale.
 """
 
 __all__: list[str] = []

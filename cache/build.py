@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.key import layer_name
-from cache.layer import FORMAT, VERSION, CacheLayer, layer_fingerprint, layers_of
-from cache.pilot import find_rank
-from cache.plan import LayerPlan, frozen_net, run_taps
-from cache.work import (
+from antigram.cache.key import layer_name
+from antigram.cache.layer import FORMAT, VERSION, CacheLayer, layer_fingerprint, layers_of
+from antigram.cache.pilot import find_rank
+from antigram.cache.plan import LayerPlan, frozen_net, run_taps
+from antigram.cache.work import (
     drop_finished,
     journals_of,
     note_of,
@@ -34,11 +34,15 @@ from cache.work import (
     publish_layers,
     write_root,
 )
-from model.checkpoint import Frozen
-from model.codecs import encode_rows
-from model.team import Team
-from model.vgg import Vgg, extractor_digest
-from pipeline.chunks import (
+from antigram.model.loss.codecs import encode_rows
+from antigram.model.nets.vgg import Vgg, extractor_digest
+from antigram.model.training.checkpoint import Frozen
+from antigram.model.training.distributed import Team
+from antigram.pipeline.audio.augmentation import Views, apply_views
+from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.pipeline.execution.process import versions
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.chunks import (
     CRC_BYTES,
     Journal,
     Written,
@@ -48,21 +52,17 @@ from pipeline.chunks import (
     write_chunk,
     write_text,
 )
-from pipeline.errors import InputError, StoredDataError
-from pipeline.files import map_file, remove, size_text
-from pipeline.manifest import (
+from antigram.pipeline.storage.files import map_file, remove, size_text
+from antigram.pipeline.storage.hashing import canonical_json
+from antigram.pipeline.storage.manifest import (
     create_arrays,
     create_group,
     read_manifest,
     verify_group,
     write_manifest,
 )
-from pipeline.mapped import is_whole
-from pipeline.process import versions
-from pipeline.publish import discard, recover, work_folder
-from pipeline.recipe import canonical_json
-from pipeline.store import FeatureStore
-from pipeline.views import Views, apply_views
+from antigram.pipeline.storage.mapped import is_whole
+from antigram.pipeline.storage.publish import discard, recover, work_folder
 
 __all__ = ["Built", "build_cache"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from cache.plan import LayerPlan, frozen_net
-from model.checkpoint import Frozen
-from pipeline.split import SPLITS
-from pipeline.store import FeatureStore
+from antigram.cache.plan import LayerPlan, frozen_net
+from antigram.model.training.checkpoint import Frozen
+from antigram.pipeline.features.split import SPLITS
+from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["break_even_epochs", "estimate"]
 

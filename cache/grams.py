@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.layer import CacheLayer, layers_of, open_root
-from model.codecs import Rows
-from model.resident import bytes_of, on_device
-from model.sources import TapSpec
-from pipeline.errors import DamagedError, InputError, StaleError
-from pipeline.mapped import MappedArray
-from pipeline.store import FeatureStore
+from antigram.cache.layer import CacheLayer, layers_of, open_root
+from antigram.model.loss.codecs import Rows
+from antigram.model.loss.sources import TapSpec
+from antigram.model.training.resident import bytes_of, on_device
+from antigram.pipeline.errors import DamagedError, InputError, StaleError
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.mapped import MappedArray
 
 __all__ = ["GramCache", "LayerRows"]
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from model.arch import Arch
-from pipeline.errors import DamagedError, StaleError
-from pipeline.views import Views
+from antigram.model.nets.arch import Arch
+from antigram.pipeline.audio.augmentation import Views
+from antigram.pipeline.errors import DamagedError, StaleError
 
 __all__ = ["CacheKey", "layer_name"]
 

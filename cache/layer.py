@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.key import CacheKey, layer_name
-from pipeline.errors import DamagedError, InputError, StoredDataError
-from pipeline.hdf5 import names_in, read_bytes
-from pipeline.manifest import Manifest, read_manifest
-from pipeline.mapped import MappedArray
-from pipeline.recipe import digest
-from pipeline.store import FeatureStore, read_root
-from pipeline.views import COLUMNS
+from antigram.cache.key import CacheKey, layer_name
+from antigram.pipeline.audio.augmentation import COLUMNS
+from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.hashing import digest
+from antigram.pipeline.storage.hdf5 import names_in, read_bytes
+from antigram.pipeline.storage.manifest import Manifest, read_manifest
+from antigram.pipeline.storage.mapped import MappedArray
+from antigram.pipeline.storage.root import read_root
 
 __all__ = [
     "ARRAY_OF",

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.plan import LayerPlan, frozen_net, run_taps
-from model.at_loss import Own
-from model.checkpoint import Frozen
-from model.codecs import Stack, encode_rows
-from model.gram import flat, self_product
-from pipeline.draw import draw
-from pipeline.store import FeatureStore
+from antigram.cache.plan import LayerPlan, frozen_net, run_taps
+from antigram.model.loss.at_loss import Own
+from antigram.model.loss.codecs import Stack, encode_rows
+from antigram.model.loss.gram import flat, self_product
+from antigram.model.training.checkpoint import Frozen
+from antigram.pipeline.draw import draw
+from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["PILOT_CLIPS", "find_rank", "rank_for"]
 

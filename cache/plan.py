@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.key import CacheKey
-from cache.layer import ARRAY_OF
-from model.checkpoint import Frozen
-from model.choices import CODECS
-from model.codecs import exact_codec, row_shape
-from model.pace import set_precision
-from model.sources import TapSpec
-from model.vgg import Vgg, extractor_digest, tap_shape
-from pipeline.chunks import ArraySpec
-from pipeline.errors import InputError
-from pipeline.store import FeatureStore
-from pipeline.views import COLUMNS, Views
+from antigram.cache.key import CacheKey
+from antigram.cache.layer import ARRAY_OF
+from antigram.model.choices import CODECS
+from antigram.model.loss.codecs import exact_codec, row_shape
+from antigram.model.loss.sources import TapSpec
+from antigram.model.nets.vgg import Vgg, extractor_digest, tap_shape
+from antigram.model.training.checkpoint import Frozen
+from antigram.model.training.step_limiter import set_precision
+from antigram.pipeline.audio.augmentation import COLUMNS, Views
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.chunks import ArraySpec
 
 __all__ = ["DEFAULT_ENERGY", "LayerPlan", "frozen_net", "plan_layers", "run_taps"]
 

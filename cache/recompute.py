@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.grams import LayerRows
-from cache.layer import CacheLayer, layers_of
-from cache.plan import LayerPlan, frozen_net, run_taps
-from model.checkpoint import Frozen
-from model.codecs import Rows
-from model.gram import aggregate, flat
-from model.vgg import Vgg, extractor_digest
-from pipeline.errors import InputError
-from pipeline.manifest import Problem
-from pipeline.store import FeatureStore
-from pipeline.views import apply_views
+from antigram.cache.grams import LayerRows
+from antigram.cache.layer import CacheLayer, layers_of
+from antigram.cache.plan import LayerPlan, frozen_net, run_taps
+from antigram.model.loss.codecs import Rows
+from antigram.model.loss.gram import aggregate, flat
+from antigram.model.nets.vgg import Vgg, extractor_digest
+from antigram.model.training.checkpoint import Frozen
+from antigram.pipeline.audio.augmentation import apply_views
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.manifest import Problem
 
 __all__ = ["recompute"]
 

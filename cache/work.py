@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cache.key import layer_name
-from cache.layer import CacheLayer, layers_of, open_root
-from cache.plan import LayerPlan
-from pipeline.errors import InputError, StoredDataError
-from pipeline.files import remove
-from pipeline.manifest import FOLDER, create_group, write_manifest
-from pipeline.publish import discard, publish, put_files
+from antigram.cache.key import layer_name
+from antigram.cache.layer import CacheLayer, layers_of, open_root
+from antigram.cache.plan import LayerPlan
+from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.pipeline.storage.files import remove
+from antigram.pipeline.storage.manifest import FOLDER, create_group, write_manifest
+from antigram.pipeline.storage.publish import discard, publish, put_files
 
 __all__ = [
     "drop_finished",

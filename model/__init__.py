@@ -1,6 +1,7 @@
-"""What runs on the GPU: VGGs, Gram matrices, the anti-transfer loss, the trainer.
+"""What runs on the GPU; imports `pipeline`, never `cache`.
 
-Imports `pipeline`, never `cache`: the trainer asks for a `GramSource` and is given one.
+`nets` are the networks, `loss` compares student and teacher, `training` trains, scores and
+predicts.
 """
 
 __all__: list[str] = []

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import InputError
+from antigram.pipeline.errors import InputError
 
 __all__ = [
     "Clip",

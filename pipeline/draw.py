@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 
-from pipeline.errors import InputError
+from antigram.pipeline.errors import InputError
 
 __all__ = ["SEEDS", "check_seed", "draw"]
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.audio import SUFFIXES
-from pipeline.chunks import whole_file
-from pipeline.errors import InputError
+from antigram.pipeline.audio.decoding import SUFFIXES
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.storage.chunks import whole_file
 
 __all__ = ["check_target", "csv_table", "plain_cell", "plain_text"]
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.corpus import Corpus
-from pipeline.errors import InputError
-from pipeline.files import identity_at
-from pipeline.hdf5 import SUFFIX
-from pipeline.recipe import Recipe
-from pipeline.store import has_parts
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.storage.files import identity_at
+from antigram.pipeline.storage.hdf5 import SUFFIX
+from antigram.pipeline.storage.root import has_parts
 
-__all__ = ["Workspace", "claimed_run", "is_locked", "locked", "recipe_for", "store_name"]
+__all__ = ["Workspace", "claimed_run", "is_locked", "locked"]
 
 _LOCK_S = 0.1  # a lock's file that goes just when it is opened is opened anew
 
@@ -109,81 +106,6 @@ def _made_ns(path: Path) -> int:
 
 def _lock_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.lock")
-
-
-def recipe_for(corpus: Corpus, asked: Mapping[str, Any]) -> tuple[Corpus, Recipe]:
-    """Recipe for what a user asked, the corpus's own defaults for the rest; and the corpus so set.
-
-    Args:
-        corpus: the adapter.
-        asked: fields of the recipe, and options of the corpus.
-
-    Raises:
-        InputError: the corpus has not such an option, or a value is not one of those known.
-    """
-    fields = {key: value for key, value in asked.items() if key in Recipe.__dataclass_fields__}
-    own = {key: value for key, value in asked.items() if key not in fields}
-    if unknown := sorted(set(own) - set(corpus.options)):
-        known = ", ".join(map(_flag, corpus.options)) or "none of its own"
-        raise InputError(f"{_flag(unknown[0])}: {corpus.name} has no such option; it has {known}")
-    for key, value in own.items():
-        if not str(value).strip():
-            raise InputError(f"{_flag(key)} {value!r}: is empty; give a value, or leave it out")
-    options = {k: corpus.resolve(k, v) for k, v in {**corpus.options, **own}.items()}
-    corpus = corpus.adapt(corpus, options)
-    options = {key: value for key, value in options.items() if value}
-    seconds = fields.get("seconds", corpus.seconds)
-    defaults = {
-        "seconds": seconds,
-        "overlap": default_overlap(corpus, seconds),
-        "longer": corpus.longer,
-        "noise": corpus.noise,
-    }
-    return corpus, Recipe(corpus=corpus.name, options=options, **{**defaults, **fields})
-
-
-def _flag(option: str) -> str:
-    return f"--{option.replace('_', '-')}"
-
-
-def store_name(corpus: Corpus, recipe: Recipe) -> str:
-    """Default name of a store: the corpus, and what differs from its defaults."""
-    parts = [corpus.name]
-    if recipe.noise != corpus.noise:
-        parts.append(recipe.noise)
-    if recipe.snr_mode != "exact":
-        parts.append(recipe.snr_mode)
-    parts += [
-        value.replace(",", "+")
-        for key, value in sorted(recipe.options.items())
-        if value != corpus.options[key]
-    ]
-    if recipe.seconds != corpus.seconds:
-        parts.append(f"{recipe.seconds:g}s")
-    if recipe.longer == "segment" and recipe.overlap != default_overlap(corpus, recipe.seconds):
-        parts.append(f"overlap{recipe.overlap:g}")
-    if recipe.split != "random":
-        parts.append(recipe.split.replace(":", "-"))
-    if recipe.within:
-        parts.append(f"within-{recipe.within[:8]}")
-    if recipe.last_window != "pad":
-        parts.append(recipe.last_window)
-    if recipe.limit_per_class:
-        parts.append(f"{recipe.limit_per_class}-a-class")
-    if recipe.limit:
-        parts.append(f"limit{recipe.limit}")
-    if recipe.balance:
-        parts.append("balanced")
-    if recipe.seed:
-        parts.append(f"seed{recipe.seed}")
-    if recipe.dtype != "float32":
-        parts.append("f16")
-    return "-".join(parts)[:120]
-
-
-def default_overlap(corpus: Corpus, seconds: float) -> float:
-    """Overlap of a corpus's windows; one-second windows (words) do not overlap, as in the paper."""
-    return 0.0 if seconds == 1 else corpus.overlap
 
 
 @dataclass(frozen=True, slots=True)

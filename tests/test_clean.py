@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workspace import locked
+from antigram.pipeline.workspace import locked
 from tests.pipeline.small import bytes_of
 from tests.test_cli import audio, shell  # noqa: F401 - fixtures
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-import cli
-from model.checkpoint import save_tensors
+from antigram import cli
+from antigram.model.training.checkpoint import save_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--arch", "vgg11", "--width", "1", "--epochs", "1"]
@@ -379,7 +379,7 @@ def test_a_defect_of_ours_keeps_its_traceback(shell, monkeypatch):
     def broken(*_):
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("pipeline.corpora.find_corpus", broken)
+    monkeypatch.setattr("antigram.pipeline.corpora.find_corpus", broken)
     monkeypatch.setattr(sys, "argv", ["antigram", "prepare", "gsc"])
     with pytest.raises(RuntimeError, match="ours"):
         cli.main()
@@ -389,7 +389,7 @@ def test_an_interrupt_says_how_to_go_on(shell, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.corpora.find_corpus", stopped)
+    monkeypatch.setattr("antigram.pipeline.corpora.find_corpus", stopped)
     code, _, err = shell("prepare", "gsc")
     assert code == 130
     assert "goes on" in err

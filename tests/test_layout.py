@@ -1,9 +1,13 @@
-"""The four top names are this checkout's, and nothing imports the command line."""
+"""One import name: rooms are reached as ``antigram.ROOM``, and nothing imports the command line."""
 
 import importlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.tables import docs_page, readme_with, reliability_page
@@ -11,26 +15,74 @@ from benchmarks.tables import docs_page, readme_with, reliability_page
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("name", ["pipeline", "model", "cache", "cli"])
+ROOMS = ("pipeline", "model", "cache", "studies")
+BARE = (*ROOMS, "cli")
+
+
+@pytest.mark.parametrize("name", [*ROOMS, "cli"])
 def test_names_resolve_inside_the_checkout(name):
-    found = Path(importlib.import_module(name).__file__)
-    assert found.is_relative_to(ROOT)
-    assert not found.is_relative_to(ROOT / "tests")
+    found = Path(importlib.import_module(f"antigram.{name}").__file__)
+    assert found.resolve().is_relative_to(ROOT)
+    assert not found.resolve().is_relative_to(ROOT / "tests")
 
 
 def test_nothing_imports_the_command_line():
-    pattern = re.compile(r"^\s*(?:from|import) cli\b", re.MULTILINE)
-    sources = [p for name in ("pipeline", "model", "cache") for p in (ROOT / name).rglob("*.py")]
+    pattern = re.compile(r"^\s*(?:from antigram import cli|(?:from|import) antigram\.cli)\b", re.M)
+    sources = [p for name in ROOMS for p in (ROOT / name).rglob("*.py")]
     assert len(sources) > 20
     assert [p for p in sources if pattern.search(p.read_text())] == []
 
 
-def test_importing_the_command_line_loads_no_torch():
-    import subprocess
-    import sys
+def test_a_room_is_imported_by_its_full_name_in_strings_too():
+    bare = re.compile(
+        r"""^\s*(?:from|import)\s+(?:pipeline|model|cache|studies|cli)\b"""
+        r"""|["'](?:pipeline|model|cache|studies)(?:\.[a-z_0-9]+)+["']"""
+        r"""|-m (?:pipeline|model|cache|studies)\b""",
+        re.MULTILINE,
+    )
+    folders = (*ROOMS, "antigram", "tests", "benchmarks")
+    sources = [ROOT / "cli.py", *(p for name in folders for p in (ROOT / name).rglob("*.py"))]
+    assert [p for p in sources if p != Path(__file__) and bare.search(p.read_text())] == []
 
-    code = "import sys, cli; sys.exit('torch' in sys.modules or 'zarr' in sys.modules)"
+
+def test_importing_the_package_loads_no_torch_and_finds_its_public_names():
+    code = (
+        "import sys, antigram; loaded = {'torch', 'zarr', 'numpy'} & set(sys.modules);"
+        "missing = [n for n in antigram.__all__ if not callable(getattr(antigram, n))];"
+        "print(antigram.__version__); sys.exit(bool(loaded or missing))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_importing_the_command_line_loads_no_torch():
+    code = "import sys, antigram.cli; sys.exit('torch' in sys.modules or 'zarr' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("start", [["cli.py"], ["-m", "antigram"]], ids=" ".join)
+def test_commands_and_their_workers_load_each_module_once(start, tmp_path, write_wav):
+    """A second copy of a module has classes of its own, whose errors nobody catches."""
+    for name in "ab":
+        for take in range(3):
+            write_wav(tmp_path / "own" / name / f"{take}.wav", np.full(800, 0.1 * take, "float32"))
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import atexit, os, sys\n"
+        f"bare = lambda: sorted({set(BARE)!r} & set(sys.modules))\n"
+        f"told = {str(tmp_path / 'bare')!r}\n"
+        "tell = lambda: open(told, 'a').write(f'{os.getpid()} {bare()}\\n')\n"
+        "atexit.register(tell)\n"
+        "import multiprocessing.util\n"
+        "multiprocessing.util.Finalize(None, tell, exitpriority=1)\n"
+    )
+    command = [sys.executable, *start, "--workspace", tmp_path / "workspace", "prepare", "folder"]
+    options = ["--source", tmp_path / "own", "--seconds", "0.05", "--workers", "2"]
+    environment = {**os.environ, "PYTHONPATH": f"{site}:{os.environ.get('PYTHONPATH', '')}"}
+    subprocess.run([*command, *options], cwd=ROOT, env=environment, check=True)
+    told = dict(line.split(" ", 1) for line in (tmp_path / "bare").read_text().splitlines())
+    assert len(told) >= 2  # the command, and at least one worker
+    assert set(told.values()) == {"[]"}
 
 
 def test_the_numbers_of_the_readme_and_the_docs_are_those_of_the_results():

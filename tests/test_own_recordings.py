@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.store import FeatureStore
+from antigram.pipeline.features.store import FeatureStore
 from tests.test_cli import Shell
 
 ROOT = Path(__file__).resolve().parents[1]

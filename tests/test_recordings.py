@@ -12,10 +12,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from model.arch import Arch
-from model.checkpoint import save_tensors
-from model.vgg import Vgg
-from pipeline.store import FeatureStore
+from antigram.model.nets.arch import Arch
+from antigram.model.nets.vgg import Vgg
+from antigram.model.training.checkpoint import save_tensors
+from antigram.pipeline.features.store import FeatureStore
 from tests.model.tiny import CLASSES, RATE, log_probabilities_of, make_store, sharp, sound
 from tests.pipeline import trees
 from tests.test_cli import Shell

@@ -10,13 +10,13 @@ from pathlib import Path
 import click
 import pytest
 
-import cli
+from antigram import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 # Runs a command and says which of the slow packages it has imported.
 PROBE = """
 import json, sys
-import cli
+from antigram import cli
 try:
     cli.main()
 finally:
@@ -134,12 +134,12 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch, error):
 
 
 def test_a_full_disk_names_the_file_that_did_not_fit(tmp_path, monkeypatch):
-    from pipeline.chunks import Journal, write_durably
+    from antigram.pipeline.storage.chunks import Journal, write_durably
 
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pipeline.chunks.os.fsync", full)
+    monkeypatch.setattr("antigram.pipeline.storage.chunks.os.fsync", full)
     with pytest.raises(OSError, match="No space left") as raised:
         write_durably(tmp_path / "zarr.json", b"{}")
     assert raised.value.filename == str(tmp_path / "zarr.json")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workspace import locked
+from antigram.pipeline.workspace import locked
 from tests.test_cli import TINY, audio, chain, first_chain, shell  # noqa: F401 - fixtures
 
 TRAIN = ("train", "--mode", "baseline", "--arch", "vgg11", "--width", "1")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.arch import Arch
+from antigram.model.nets.arch import Arch
 from tests.cache.conftest import content_of
 from tests.model.tiny import make_store, metrics, save_frozen, write_corpus
 

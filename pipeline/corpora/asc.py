@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from pipeline.corpus import Clip, Corpus, CorpusError, Found, Skipped, Split
-from pipeline.corpus_text import read_text
+from antigram.pipeline.corpora.text import read_text
+from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Found, Skipped, Split
 
 __all__ = ["ASC"]
 

@@ -1,6 +1,6 @@
 """The demo's corpus: spoken digits synthesised on this machine by espeak-ng.
 
-Source: `pipeline.synth`; 20 voices x 10 digits x 4 prosodies, 22,050 Hz WAV, free of
+Source: `pipeline.corpora.synth`; 20 voices x 10 digits x 4 prosodies, 22,050 Hz WAV, free of
 rights.
 Layout: ``speech/<digit>_<voice>_<prosody>_<take>.wav``, and noise in ``noise_train``.
 Labels: ``word`` (10), ``speaker`` (the voice, 20), ``emotion`` (the prosody: pitch, range, rate and
@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.corpus import Clip, Corpus, CorpusError, wav_names
+from antigram.pipeline.corpus import Clip, Corpus, CorpusError, wav_names
 
 __all__ = ["DEMO"]
 

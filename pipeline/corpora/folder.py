@@ -18,11 +18,20 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.audio import SUFFIXES
-from pipeline.corpus import Clip, Corpus, CorpusError, Found, Note, Rejected, Skipped, Split
-from pipeline.label_columns import Spellings, choose_labels
-from pipeline.regular import is_named
-from pipeline.strict_csv import BadCellError, Row, Table, read_table, split_line
+from antigram.pipeline.audio.decoding import SUFFIXES
+from antigram.pipeline.corpora.label_columns import Spellings, choose_labels
+from antigram.pipeline.corpora.strict_csv import BadCellError, Row, Table, read_table, split_line
+from antigram.pipeline.corpus import (
+    Clip,
+    Corpus,
+    CorpusError,
+    Found,
+    Note,
+    Rejected,
+    Skipped,
+    Split,
+)
+from antigram.pipeline.storage.regular import is_named
 
 __all__ = ["FOLDER"]
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.corpus import Clip, Corpus, CorpusError, Split, wav_names
+from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Split, wav_names
 
 __all__ = ["FSDD"]
 

@@ -19,9 +19,9 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.corpus import Clip, Corpus, CorpusError, Skipped
-from pipeline.corpus_text import check_file
-from pipeline.regular import is_named
+from antigram.pipeline.corpora.text import check_file
+from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Skipped
+from antigram.pipeline.storage.regular import is_named
 
 __all__ = ["GOOD_SOUNDS", "goodness"]
 

@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split, wav_names
-from pipeline.corpus_text import read_text
-from pipeline.regular import is_named
+from antigram.pipeline.corpora.text import read_text
+from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split, wav_names
+from antigram.pipeline.storage.regular import is_named
 
 __all__ = ["GSC"]
 

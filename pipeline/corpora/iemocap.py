@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, wav_names
-from pipeline.corpus_text import read_text
+from antigram.pipeline.corpora.text import read_text
+from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Skipped, wav_names
 
 __all__ = ["IEMOCAP"]
 

@@ -23,8 +23,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split
-from pipeline.corpus_text import check_file, read_text
+from antigram.pipeline.corpora.text import check_file, read_text
+from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split
 
 __all__ = ["LIBRISPEECH"]
 

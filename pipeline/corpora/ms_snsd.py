@@ -17,11 +17,19 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.audio import AudioError, probe
-from pipeline.corpus import Clip, Corpus, CorpusError, Mixture, MixtureRequest, Rejected, Skipped
-from pipeline.draw import draw
-from pipeline.noise import SNR_LEVELS, noise_files
-from pipeline.rows import window_starts
+from antigram.pipeline.audio.decoding import AudioError, probe
+from antigram.pipeline.audio.noise import SNR_LEVELS, noise_files
+from antigram.pipeline.corpus import (
+    Clip,
+    Corpus,
+    CorpusError,
+    Mixture,
+    MixtureRequest,
+    Rejected,
+    Skipped,
+)
+from antigram.pipeline.draw import draw
+from antigram.pipeline.features.listing import window_starts
 
 __all__ = ["MS_SNSD"]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-import cache.plan
-from cache.build import build_cache
-from cache.plan import plan_layers
-from model.arch import Arch
-from model.sources import TapSpec
+import antigram.cache.plan
+from antigram.cache.build import build_cache
+from antigram.cache.plan import plan_layers
+from antigram.model.loss.sources import TapSpec
+from antigram.model.nets.arch import Arch
 from tests.model.conftest import _one_thread  # noqa: F401 - for these tests, too
 from tests.model.tiny import CPU, make_store, save_frozen, write_corpus
 
@@ -22,7 +22,7 @@ LAYERS = (1, 5, 13)
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(cache.plan, "_ROWS_PER_CHUNK", 4)
+    monkeypatch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", 4)
 
 
 @pytest.fixture(scope="session")

@@ -9,18 +9,18 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from cache.budget import ARMS, bare_net, budget, step_cost
-from cache.build import build_cache
-from cache.grams import GramCache
-from cache.plan import plan_layers
-from model.arch import Arch
-from model.batches import Batch
-from model.codecs import pack, unpack
-from model.config import TrainConfig
-from model.released import ReleasedStep
-from model.sources import LiveGrams, Sources, TapSpec
-from model.step import Step, Sums
-from model.vgg import Vgg
+from antigram.cache.build import build_cache
+from antigram.cache.grams import GramCache
+from antigram.cache.plan import plan_layers
+from antigram.model.loss.codecs import pack, unpack
+from antigram.model.loss.sources import LiveGrams, Sources, TapSpec
+from antigram.model.nets.arch import Arch
+from antigram.model.nets.vgg import Vgg
+from antigram.model.training.batches import Batch
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.released import ReleasedStep
+from antigram.model.training.step import Step, Sums
+from antigram.studies.plan import ARMS, bare_net, budget, step_cost
 from tests.model.tiny import CPU
 
 ARCH = Arch("vgg16", 4)

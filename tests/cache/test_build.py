@@ -6,14 +6,14 @@ import torch
 import zarr
 from torch import nn
 
-import cache.build
-import cache.work
-from cache.grams import GramCache
-from cache.layer import CacheLayer, choose_cache, layers_of
-from cache.plan import plan_layers
-from cache.verify import verify_cache
-from model.sources import TapSpec
-from pipeline.errors import InputError
+import antigram.cache.build
+import antigram.cache.work
+from antigram.cache.grams import GramCache
+from antigram.cache.layer import CacheLayer, choose_cache, layers_of
+from antigram.cache.plan import plan_layers
+from antigram.model.loss.sources import TapSpec
+from antigram.pipeline.errors import InputError
+from antigram.studies.verify import verify_cache
 from tests.cache.conftest import ARCH, LAYERS, content_of
 from tests.reference.gram_loops import aggregate_loops, gram_loops, packed_loops
 
@@ -126,13 +126,13 @@ def test_another_batch_size_makes_no_other_cache(build):
 
 def test_adding_a_layer_computes_only_that_layer(build, monkeypatch):
     before = content_of(build(layers=(5,)).path)
-    calls, real = [], cache.build.write_chunk
+    calls, real = [], antigram.cache.build.write_chunk
 
     def counted(folder, *rest):
         calls.append(folder.name)
         return real(folder, *rest)
 
-    monkeypatch.setattr(cache.build, "write_chunk", counted)
+    monkeypatch.setattr(antigram.cache.build, "write_chunk", counted)
     built = build(layers=(1, 5))
     assert set(calls) == {"layer01"}
     assert layers_of(built.path) == [1, 5]
@@ -183,7 +183,7 @@ def whole(build):
 
 def fail_at(monkeypatch, name, call):
     """Make a function of the builder die at its n-th call and all that follow; list the calls."""
-    where = cache.work if name == "publish" else cache.build
+    where = antigram.cache.work if name == "publish" else antigram.cache.build
     real, calls = getattr(where, name), []
 
     def dying(*args):

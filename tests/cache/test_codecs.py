@@ -8,18 +8,18 @@ import pytest
 import torch
 import zarr
 
-import cache.plan
-from cache.build import build_cache
-from cache.grams import GramCache
-from cache.key import CacheKey
-from cache.layer import CacheLayer, layers_of
-from cache.plan import plan_layers
-from cache.verify import verify_cache
-from model.arch import Arch
-from model.at_loss import at_loss
-from model.sources import TapSpec
-from model.vgg import tap_shape
-from pipeline.errors import InputError
+import antigram.cache.plan
+from antigram.cache.build import build_cache
+from antigram.cache.grams import GramCache
+from antigram.cache.key import CacheKey
+from antigram.cache.layer import CacheLayer, layers_of
+from antigram.cache.plan import plan_layers
+from antigram.model.loss.at_loss import at_loss
+from antigram.model.loss.sources import TapSpec
+from antigram.model.nets.arch import Arch
+from antigram.model.nets.vgg import tap_shape
+from antigram.pipeline.errors import InputError
+from antigram.studies.verify import verify_cache
 from tests.cache.conftest import content_of, maps_of
 from tests.model.tiny import CPU, save_frozen
 from tests.reference.gram_loops import gram_loops
@@ -81,7 +81,7 @@ def caches(nets, store, tmp_path_factory):
     spec = TapSpec(arch=ARCH, layers=ALL)
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache.plan, "_ROWS_PER_CHUNK", 4)
+        patch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", 4)
         for codec, dtype in product(CODECS, DTYPES):
             plans = plan_layers(store, nets[0], spec, codec=codec, dtype=dtype)
             path = folder / f"{codec} {dtype}.zarr"

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from cache.grams import GramCache
-from model.batches import Batches
-from model.sources import Sources
-from model.train import TrainConfig, build_student, train
+from antigram.cache.grams import GramCache
+from antigram.model.loss.sources import Sources
+from antigram.model.training.batches import Batches
+from antigram.model.training.train import TrainConfig, build_student, train
 from tests.cache.conftest import ARCH, LAYERS
 from tests.model.tiny import CPU, metrics
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from cache.build import build_cache
-from cache.grams import GramCache
-from cache.layer import CacheLayer, layers_of
-from cache.plan import plan_layers
-from model.batches import Batches
-from model.sources import TapSpec
-from model.train import TrainConfig, build_student, train
-from pipeline.errors import DamagedError, InputError, StaleError
-from pipeline.exchange import export_file, import_file
+from antigram.cache.build import build_cache
+from antigram.cache.grams import GramCache
+from antigram.cache.layer import CacheLayer, layers_of
+from antigram.cache.plan import plan_layers
+from antigram.model.loss.sources import TapSpec
+from antigram.model.training.batches import Batches
+from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.pipeline.errors import DamagedError, InputError, StaleError
+from antigram.pipeline.storage.exchange import export_file, import_file
 from tests.cache.conftest import ARCH, LAYERS, content_of
 from tests.model.tiny import CPU, flip, metrics
 from tests.test_cli import Shell

@@ -2,12 +2,12 @@ from dataclasses import asdict, fields, replace
 
 import pytest
 
-from cache.grams import GramCache
-from cache.key import CacheKey, layer_name
-from cache.layer import CacheLayer
-from model.arch import Arch
-from pipeline.errors import DamagedError, InputError, StaleError
-from pipeline.views import Views
+from antigram.cache.grams import GramCache
+from antigram.cache.key import CacheKey, layer_name
+from antigram.cache.layer import CacheLayer
+from antigram.model.nets.arch import Arch
+from antigram.pipeline.audio.augmentation import Views
+from antigram.pipeline.errors import DamagedError, InputError, StaleError
 from tests.cache.conftest import ARCH
 
 KEY = CacheKey(

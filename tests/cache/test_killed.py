@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cache.plan
-from cache.build import build_cache
-from cache.grams import GramCache
-from cache.plan import plan_layers
-from cache.verify import verify_cache
-from model.checkpoint import load_frozen
-from model.sources import TapSpec
-from pipeline.chunks import crc32c
-from pipeline.store import FeatureStore
+import antigram.cache.plan
+from antigram.cache.build import build_cache
+from antigram.cache.grams import GramCache
+from antigram.cache.plan import plan_layers
+from antigram.model.loss.sources import TapSpec
+from antigram.model.training.checkpoint import load_frozen
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.chunks import crc32c
+from antigram.studies.verify import verify_cache
 from tests.cache.conftest import ARCH, content_of
 from tests.model.tiny import CPU
 from tests.reliability.record import keep
@@ -36,17 +36,17 @@ CLIPS, ROWS = 15, 2  # 8 chunks of each of the 9 arrays
 # One server for all kills, as torch takes seconds to import: it forks a builder for each line.
 SERVER = """
 import os, sys, time
-import pipeline.chunks
+import antigram.pipeline.storage.chunks
 from tests.cache.test_killed import build
 
 def slow_down():
     # Half of the wait lies before a chunk's bytes are written, half before its name is its own.
-    real = pipeline.chunks.write_in_parts
+    real = antigram.pipeline.storage.chunks.write_in_parts
     def slowly(file, raw):
         time.sleep(0.004)
         real(file, raw)
         time.sleep(0.004)
-    pipeline.chunks.write_in_parts = slowly
+    antigram.pipeline.storage.chunks.write_in_parts = slowly
 
 def die_at(call):
     real, calls = os.fsync, []
@@ -74,7 +74,7 @@ for line in sys.stdin:
 def build(store, checkpoint, target, layers=LAYERS):
     store, net = FeatureStore(Path(store)), load_frozen(Path(checkpoint))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache.plan, "_ROWS_PER_CHUNK", ROWS)
+        patch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", ROWS)
         plans = plan_layers(store, net, TapSpec(arch=ARCH, layers=layers))
         return build_cache(
             store, net, plans, Path(target), made_from={}, batch_clips=ROWS, device=CPU

@@ -7,19 +7,19 @@ import shutil
 import numpy as np
 import pytest
 
-from cache.grams import GramCache
-from cache.layer import layer_fingerprint
-from cache.verify import verify_cache
-from pipeline.chunks import ArraySpec, encode, write_chunk
-from pipeline.errors import DamagedError
-from pipeline.manifest import (
+from antigram.cache.grams import GramCache
+from antigram.cache.layer import layer_fingerprint
+from antigram.pipeline.errors import DamagedError
+from antigram.pipeline.storage.chunks import ArraySpec, encode, write_chunk
+from antigram.pipeline.storage.manifest import (
     create_arrays,
     create_group,
     read_manifest,
     verify_group,
     write_manifest,
 )
-from pipeline.mapped import MappedArray
+from antigram.pipeline.storage.mapped import MappedArray
+from antigram.studies.verify import verify_cache
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-import cache.build
-from cache.build import build_cache
-from cache.layer import layers_of
-from cache.plan import plan_layers
-from cache.verify import verify_cache
-from model.sources import TapSpec
-from pipeline.chunks import crc32c
+import antigram.cache.build
+from antigram.cache.build import build_cache
+from antigram.cache.layer import layers_of
+from antigram.cache.plan import plan_layers
+from antigram.model.loss.sources import TapSpec
+from antigram.pipeline.storage.chunks import crc32c
+from antigram.studies.verify import verify_cache
 from tests.cache.conftest import ARCH, content_of
 from tests.model.tiny import CPU
 
@@ -68,7 +68,9 @@ def test_a_layer_that_a_cut_swap_had_put_aside_is_kept_when_another_is_added(bui
 def test_work_on_one_layer_is_kept_when_another_is_built(build, monkeypatch):
     calls = []
     with monkeypatch.context() as patch:
-        dying(patch, cache.build, "write_chunk", lambda *_: calls.append(1) or len(calls) > 6)
+        dying(
+            patch, antigram.cache.build, "write_chunk", lambda *_: calls.append(1) or len(calls) > 6
+        )
         with pytest.raises(Killed):
             build(layers=(5,))
     assert build(layers=(1,)).computed == 15
@@ -122,7 +124,9 @@ def test_notes_of_a_layer_that_cannot_be_understood_are_made_again(lowrank, monk
     partial = target.with_name(".grams.zarr.partial")
     calls = []
     with monkeypatch.context() as patch:
-        dying(patch, cache.build, "write_chunk", lambda *_: calls.append(1) or len(calls) > 8)
+        dying(
+            patch, antigram.cache.build, "write_chunk", lambda *_: calls.append(1) or len(calls) > 8
+        )
         with pytest.raises(Killed):
             lowrank("grams")
     left = Path(shutil.copytree(partial, partial.with_name("left")))

@@ -6,26 +6,20 @@ import shutil
 import numpy as np
 import pytest
 
-import pipeline.chunks
-from cache.grams import GramCache
-from cache.verify import verify_cache, verify_store
-from model.arch import Arch
-from model.train import TrainConfig, build_student, train
-from pipeline.errors import DamagedError, StoredDataError
-from pipeline.exchange import export_file
-from pipeline.mapped import MappedArray
-from pipeline.publish import publish
-from pipeline.store import FeatureStore
+import antigram.pipeline.storage.chunks
+from antigram.cache.grams import GramCache
+from antigram.model.nets.arch import Arch
+from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.pipeline.errors import DamagedError, StoredDataError
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.exchange import export_file
+from antigram.pipeline.storage.mapped import MappedArray
+from antigram.pipeline.storage.publish import publish
+from antigram.studies.verify import verify_cache, verify_store
 from tests.cache.conftest import ARCH, LAYERS, content_of
 from tests.model.tiny import CPU, make_store, metrics
 
 ROW_BYTES = 126 * 129 * 4
-
-
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch):
-    """Drawing takes longer than these trainings."""
-    monkeypatch.setattr("model.train.write_curves", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +27,7 @@ def made(corpus, tmp_path_factory):
     """Two stores of the same clips, two rows a chunk; the second one is prepared otherwise."""
     home = tmp_path_factory.mktemp("opened")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.chunks, "_TARGET_BYTES", 2 * ROW_BYTES)
+        patch.setattr(antigram.pipeline.storage.chunks, "_TARGET_BYTES", 2 * ROW_BYTES)
         first = make_store(corpus, home / "first.zarr", limit_per_class=4)
         make_store(corpus, home / "second.zarr", limit_per_class=3, seed=1)
     assert first.features.spec.rows == 2

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import zarr
 
-import cache.plan
-from cache.build import build_cache
-from cache.grams import GramCache
-from cache.layer import CacheLayer, layer_fingerprint, layers_of
-from cache.plan import plan_layers
-from cache.recompute import recompute
-from cache.verify import verify_cache
-from model.sources import TapSpec
-from pipeline.chunks import encode, write_chunk
-from pipeline.errors import DamagedError, InputError
-from pipeline.manifest import create_group, write_manifest
-from pipeline.mapped import MappedArray
+import antigram.cache.plan
+from antigram.cache.build import build_cache
+from antigram.cache.grams import GramCache
+from antigram.cache.layer import CacheLayer, layer_fingerprint, layers_of
+from antigram.cache.plan import plan_layers
+from antigram.cache.recompute import recompute
+from antigram.model.loss.sources import TapSpec
+from antigram.pipeline.errors import DamagedError, InputError
+from antigram.pipeline.storage.chunks import encode, write_chunk
+from antigram.pipeline.storage.manifest import create_group, write_manifest
+from antigram.pipeline.storage.mapped import MappedArray
+from antigram.studies.verify import verify_cache
 from tests.cache.conftest import ARCH, content_of
 from tests.model.tiny import CPU, flip
 from tests.reliability.record import keep
@@ -63,7 +63,7 @@ def built(store, frozen, other_frozen, tmp_path_factory):
     """(codec, which) -> a cache of the frozen net or an ``older`` one of another: made once."""
     folder, nets = tmp_path_factory.mktemp("repair"), {"grams": frozen, "older": other_frozen}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache.plan, "_ROWS_PER_CHUNK", 4)
+        patch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", 4)
         return {
             (codec, which): build_at(folder / f"{codec} {which}.zarr", store, net, codec=codec).path
             for codec in ARRAYS

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from cache.build import build_cache
-from cache.grams import GramCache
-from cache.plan import plan_layers
-from model.batches import Batches
-from model.resident import budget_for, bytes_of, on_device
-from model.sources import Sources, TapSpec
-from model.train import TrainConfig, build_student, train
-from pipeline.errors import DamagedError
-from pipeline.views import Views
+from antigram.cache.build import build_cache
+from antigram.cache.grams import GramCache
+from antigram.cache.plan import plan_layers
+from antigram.model.loss.sources import Sources, TapSpec
+from antigram.model.training.batches import Batches
+from antigram.model.training.resident import budget_for, bytes_of, on_device
+from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.pipeline.audio.augmentation import Views
+from antigram.pipeline.errors import DamagedError
 from tests.cache.conftest import ARCH, LAYERS
 from tests.model.tiny import CPU, metrics
 

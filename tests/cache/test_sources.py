@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-import cache.plan
-from cache.grams import GramCache
-from model.at_loss import at_loss
-from model.batches import Batches
-from model.choices import AGGREGATIONS, TAPS
-from model.sources import LiveGrams, TapSpec
-from model.train import TrainConfig, build_student, train
+import antigram.cache.plan
+from antigram.cache.grams import GramCache
+from antigram.model.choices import AGGREGATIONS, TAPS
+from antigram.model.loss.at_loss import at_loss
+from antigram.model.loss.sources import LiveGrams, TapSpec
+from antigram.model.training.batches import Batches
+from antigram.model.training.train import TrainConfig, build_student, train
 from tests.cache.conftest import ARCH, LAYERS, maps_of
 from tests.model.tiny import CPU, metrics
 from tests.reference.gram_loops import gram_loops
@@ -129,7 +129,7 @@ TOLERANCE = {name: {"float32": 1e-5} if name == "compmul" else BOTH for name in 
 def test_a_step_with_a_cache_is_that_with_the_live_net(
     aggregation, tap, build, frozen, store, monkeypatch
 ):
-    monkeypatch.setattr(cache.plan, "_ROWS_PER_CHUNK", 15)
+    monkeypatch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", 15)
     # What enters layer 1 is the input, which is negative in places: nothing for compmul.
     layers = LAYERS[1:] if (aggregation, tap) == ("compmul", "released") else LAYERS
     spec = {"layers": layers, "tap": tap, "aggregation": aggregation}

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import cache.plan
-from cache.build import build_cache
-from cache.plan import plan_layers
-from model.sources import TapSpec
+import antigram.cache.plan
+from antigram.cache.build import build_cache
+from antigram.cache.plan import plan_layers
+from antigram.model.loss.sources import TapSpec
 from tests.cache.conftest import ARCH, content_of
 from tests.model.tiny import CPU
 
@@ -41,7 +41,7 @@ class Member:
 
 @pytest.fixture
 def build(store, frozen, monkeypatch):
-    monkeypatch.setattr(cache.plan, "_ROWS_PER_CHUNK", ROWS)
+    monkeypatch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", ROWS)
     plans = plan_layers(store, frozen, TapSpec(arch=ARCH, layers=(3, 5)))
 
     def run(target, *, size=1, ticks=lambda _: lambda *_: None):

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from cache.grams import GramCache
-from cache.options import Options
-from cache.plan import plan_layers
-from cache.resolve import resolve
-from model.batches import Batches
-from model.config import TrainConfig
-from model.released import ReleasedStep
-from model.sources import LiveGrams, Sources, TapSpec
-from model.step import Step, Sums
-from model.train import build_student
-from pipeline.workspace import Workspace
+from antigram.cache.grams import GramCache
+from antigram.cache.plan import plan_layers
+from antigram.model.loss.sources import LiveGrams, Sources, TapSpec
+from antigram.model.training.batches import Batches
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.released import ReleasedStep
+from antigram.model.training.step import Step, Sums
+from antigram.model.training.train import build_student
+from antigram.pipeline.workspace import Workspace
+from antigram.studies.job import resolve
+from antigram.studies.options import Options
 from tests.cache.conftest import ARCH, LAYERS
 from tests.model.tiny import CPU
 
@@ -45,7 +45,7 @@ def sources_in(precision, build, frozen, store, monkeypatch):
 def test_a_live_teacher_of_a_bf16_training_is_that_of_a_bf16_cache(
     build, frozen, store, monkeypatch
 ):
-    monkeypatch.setattr("cache.plan._ROWS_PER_CHUNK", 15)
+    monkeypatch.setattr("antigram.cache.plan._ROWS_PER_CHUNK", 15)
     live, cached = sources_in("bf16", build, frozen, store, monkeypatch)
     assert {layer.key.precision for layer in cached.layers.values()} == {"bf16"}
     found = []

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import cli
-from cache.grams import GramCache
-from cache.verify import kind_of, verify_cache, verify_run, verify_store
-from model.arch import Arch
-from model.train import TrainConfig, build_student, train
-from pipeline.errors import DamagedError, InputError, StoredDataError
-from pipeline.store import FeatureStore
+from antigram import cli
+from antigram.cache.grams import GramCache
+from antigram.model.nets.arch import Arch
+from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
+from antigram.pipeline.features.store import FeatureStore
+from antigram.studies.verify import kind_of, verify_cache, verify_run, verify_store
 from tests.cache.conftest import ARCH
 from tests.model.tiny import CPU, copy_store, flip
 

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from cache.verify import verify_run
-from model.arch import Arch
-from model.train import TrainConfig
+from antigram.model.nets.arch import Arch
+from antigram.model.training.train import TrainConfig
+from antigram.studies.verify import verify_run
 from tests.model.run_tools import (
     Killed,
     as_version_1,

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from cache.build import build_cache
-from cache.estimate import estimate
-from cache.grams import GramCache
-from cache.layer import CacheLayer
-from cache.plan import plan_layers
-from cache.recompute import recompute
-from cache.resolve import Options, resolve
-from cache.verify import verify_cache
-from model.codecs import encode_rows
-from model.sources import LiveGrams, Sources, TapSpec
-from model.train import TrainConfig, build_student, train
-from pipeline.errors import InputError, StaleError
-from pipeline.exchange import export_file
-from pipeline.views import Views, apply_views
-from pipeline.workspace import Workspace
+from antigram.cache.build import build_cache
+from antigram.cache.estimate import estimate
+from antigram.cache.grams import GramCache
+from antigram.cache.layer import CacheLayer
+from antigram.cache.plan import plan_layers
+from antigram.cache.recompute import recompute
+from antigram.model.loss.codecs import encode_rows
+from antigram.model.loss.sources import LiveGrams, Sources, TapSpec
+from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.pipeline.audio.augmentation import Views, apply_views
+from antigram.pipeline.errors import InputError, StaleError
+from antigram.pipeline.storage.exchange import export_file
+from antigram.pipeline.workspace import Workspace
+from antigram.studies.job import Options, resolve
+from antigram.studies.verify import verify_cache
 from tests.cache.conftest import ARCH, LAYERS, content_of
 from tests.model.tiny import CPU, metrics
 
@@ -137,10 +137,10 @@ def test_a_training_on_views_is_the_live_one_on_the_same_views(
 
 
 def test_a_build_of_views_killed_and_finished_has_the_same_bytes(build_views, monkeypatch):
-    import cache.build
+    import antigram.cache.build
 
     whole = content_of(build_views("whole").path)
-    real, calls = cache.build._write_all, []
+    real, calls = antigram.cache.build._write_all, []
 
     def fail(*arguments):
         calls.append(arguments)
@@ -148,10 +148,10 @@ def test_a_build_of_views_killed_and_finished_has_the_same_bytes(build_views, mo
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(cache.build, "_write_all", fail)
+    monkeypatch.setattr(antigram.cache.build, "_write_all", fail)
     with pytest.raises(KeyboardInterrupt):
         build_views("again")
-    monkeypatch.setattr(cache.build, "_write_all", real)
+    monkeypatch.setattr(antigram.cache.build, "_write_all", real)
     again = build_views("again")
     assert content_of(again.path) == whole
     assert 0 < again.computed < 15

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from pipeline.corpora.asc import ASC
-from pipeline.corpus import CorpusError, Skipped, locate
-from pipeline.recipe import Recipe
-from pipeline.rows import list_rows
+from antigram.pipeline.corpora.asc import ASC
+from antigram.pipeline.corpus import CorpusError, Skipped, locate
+from antigram.pipeline.features.listing import list_rows
+from antigram.pipeline.features.recipe import Recipe
 from tests.pipeline import trees
 
 

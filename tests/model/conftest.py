@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.arch import Arch
-from model.sources import TapSpec
-from model.train import TrainConfig
+from antigram.model.loss.sources import TapSpec
+from antigram.model.nets.arch import Arch
+from antigram.model.training.train import TrainConfig
 from tests.model.tiny import checkpoint_of, make_store, save_frozen, write_corpus
 
 ARCH = Arch("vgg11", 2)

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-import model.train
-from model.at_effect import Effect, effect_note
-from model.at_loss import at_loss
-from model.batches import Batches
-from model.checkpoint import load_checkpoint
-from model.sources import LiveGrams, Sources, TapSpec
-from model.train import build_student, train
+import antigram.model.training.train
+from antigram.model.loss.at_loss import at_loss
+from antigram.model.loss.sources import LiveGrams, Sources, TapSpec
+from antigram.model.training.at_effect import Effect, effect_note
+from antigram.model.training.batches import Batches
+from antigram.model.training.checkpoint import load_checkpoint
+from antigram.model.training.train import build_student, train
 from tests.model.conftest import ARCH
 from tests.model.test_curves import page_of
 from tests.model.tiny import CPU, metrics, save_frozen
@@ -131,10 +131,11 @@ def test_a_training_has_the_same_weights_whether_it_is_looked_at_or_not(run, los
     if loss == "released":
         ratios = result["gradient_ratio"]["3"]["emo"]
         assert all(0 < ratio < np.inf for ratio in ratios), ratios
-    validate = model.train._validate
+    validate = antigram.model.training.train._validate
     monkeypatch.setattr(Effect, "gradients", lambda *_, **__: None)
     monkeypatch.setattr(
-        "model.train._validate", lambda *given: ({}, {}) if len(given) > 7 else validate(*given)
+        "antigram.model.training.train._validate",
+        lambda *given: ({}, {}) if len(given) > 7 else validate(*given),
     )
     _, alone, *_ = run("alone", **common)
     one, two = (load_checkpoint(path / "best.pt").state_dict for path in (seen, alone))

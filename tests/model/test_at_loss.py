@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.arch import Arch
-from model.at_loss import at_loss, check_combination, compare, released_loss
-from model.choices import AGGREGATIONS
-from model.codecs import Stack, encode_rows
-from model.sources import TapSpec, check_shapes
-from pipeline.errors import InputError
+from antigram.model.choices import AGGREGATIONS
+from antigram.model.loss.at_loss import at_loss, check_combination, compare, released_loss
+from antigram.model.loss.codecs import Stack, encode_rows
+from antigram.model.loss.sources import TapSpec, check_shapes
+from antigram.model.nets.arch import Arch
+from antigram.pipeline.errors import InputError
 from tests.reference.gram_loops import released_loops, similarity_loops
 
 SHAPES = [(1, 1, 1, 1), (3, 8, 5, 7), (2, 64, 17, 4)]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from model.chance import above_chance, chance, majority
+from antigram.model.training.chance import above_chance, chance, majority
 
 
 def test_chance_is_the_share_of_one_class():

@@ -4,10 +4,15 @@ import pytest
 import torch
 from torchvision import models
 
-from model.arch import ARCHS, Arch
-from model.checkpoint import load_checkpoint, load_frozen, load_tensors, save_tensors
-from model.vgg import Vgg, extractor_digest
-from pipeline.errors import DamagedError, InputError, StoredDataError
+from antigram.model.nets.arch import ARCHS, Arch
+from antigram.model.nets.vgg import Vgg, extractor_digest
+from antigram.model.training.checkpoint import (
+    load_checkpoint,
+    load_frozen,
+    load_tensors,
+    save_tensors,
+)
+from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
 
 ARCH = Arch("vgg11", 1)
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.at_loss import Own, at_loss
-from model.codecs import Rows, encode_rows, exact_codec, packed_size, row_shape
-from model.gram import self_product
-from pipeline.errors import InputError
+from antigram.model.loss.at_loss import Own, at_loss
+from antigram.model.loss.codecs import Rows, encode_rows, exact_codec, packed_size, row_shape
+from antigram.model.loss.gram import self_product
+from antigram.pipeline.errors import InputError
 from tests.reference.gram_loops import cosine_loops, gram_loops, similarity_loops
 
 CODECS = ("packed", "factor", "lowrank")

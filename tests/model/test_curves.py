@@ -10,8 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from model.curves import Board, write_curves
-from pipeline.errors import InputError, StoredDataError
+from antigram.model.training.tensorboard import TensorBoardLogger
+from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.studies.curves import draw_run, write_curves
 
 PANEL = (480, 384)  # pixels
 HOSTILE = ['<script>alert("x")</script>', "$x^$", '"><img src=x>', "_hidden", "\ud800 & 猫\n"]
@@ -89,6 +90,7 @@ def make_run(tmp_path):
 
 
 def page_of(run):
+    draw_run(run)  # which leaves a page that is there alone
     return Page((run / "report.html").read_text())
 
 
@@ -293,7 +295,7 @@ class Writer:
 def test_the_board_is_given_every_scalar(tmp_path, monkeypatch):
     module = SimpleNamespace(SummaryWriter=Writer)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    with Board(tmp_path / "run") as board:
+    with TensorBoardLogger(tmp_path / "run") as board:
         assert not (tmp_path / "run").exists()
         board.epoch(entry(3, sources=["speech", "noise"]))
         board.epoch(entry(4, at=None))
@@ -309,7 +311,7 @@ def test_the_board_is_given_every_scalar(tmp_path, monkeypatch):
 
 def test_without_tensorboard_the_board_does_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with Board(tmp_path) as board:
+    with TensorBoardLogger(tmp_path) as board:
         board.epoch(entry(1))
     board.close()
     assert list(tmp_path.iterdir()) == []

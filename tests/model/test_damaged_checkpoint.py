@@ -13,10 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.arch import Arch
-from model.checkpoint import load_checkpoint, load_frozen, load_tensors, save_tensors
-from pipeline.errors import DamagedError, InputError
-from pipeline.recipe import Recipe
+from antigram.model.nets.arch import Arch
+from antigram.model.training.checkpoint import (
+    load_checkpoint,
+    load_frozen,
+    load_tensors,
+    save_tensors,
+)
+from antigram.pipeline.errors import DamagedError, InputError
+from antigram.pipeline.features.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCH = Arch("vgg11", 1)
@@ -30,7 +35,7 @@ def saved(checkpoint, tmp_path):
 
 
 def problems_of(path):
-    from pipeline.archive import verify_archive
+    from antigram.pipeline.storage.archive import verify_archive
 
     return [p.problem for p in verify_archive(path)]
 

@@ -6,16 +6,16 @@ import pytest
 import soundfile
 import torch
 
-from model.arch import Arch
-from model.batches import Batches
-from model.checkpoint import Checkpoint, load_checkpoint
-from model.evaluate import Scores, Tally, evaluate, evaluate_checkpoint
-from model.train import build_student, train
-from pipeline.corpus import Clip, Corpus
-from pipeline.errors import InputError, StoredDataError
-from pipeline.prepare import prepare
-from pipeline.recipe import Recipe
-from pipeline.store import FeatureStore
+from antigram.model.nets.arch import Arch
+from antigram.model.training.batches import Batches
+from antigram.model.training.checkpoint import Checkpoint, load_checkpoint
+from antigram.model.training.evaluate import Scores, Tally, evaluate, evaluate_checkpoint
+from antigram.model.training.train import build_student, train
+from antigram.pipeline.corpus import Clip, Corpus
+from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.pipeline.features.preparation import prepare
+from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.store import FeatureStore
 from tests.model.tiny import (
     CLASSES,
     CPU,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.at_loss import Own, at_loss, at_losses
-from model.codecs import Stack, encode_rows
+from antigram.model.loss.at_loss import Own, at_loss, at_losses
+from antigram.model.loss.codecs import Stack, encode_rows
 
 EPS = np.finfo(np.float32).eps
 

@@ -7,12 +7,12 @@ import shutil
 import pytest
 import torch
 
-import model.curves
-import model.train
-from model.arch import Arch
-from model.checkpoint import load_checkpoint
-from model.config import TrainConfig
-from pipeline.errors import InputError, StoredDataError
+import antigram.model.training.train
+from antigram.model.nets.arch import Arch
+from antigram.model.training.checkpoint import load_checkpoint
+from antigram.model.training.config import TrainConfig
+from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.studies.curves import draw_run
 from tests.model.run_tools import as_version_1, numbers_of, stop_at, train_baseline
 
 ONCE = {"epochs": 3, "patience": 9}
@@ -72,9 +72,11 @@ def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_not_ended(go, made
     assert equal_weights(folder, want)
     assert config_of(folder)["epochs"] == 3
     assert json.loads((folder / "result.json").read_text())["epochs"] == 3
+    draw_run(folder)
     page = (folder / "report.html").read_text()
     assert "Finished after 3 epochs" in page
     go(**ONCE, _resume=True)  # which is what it was started with now
+    draw_run(folder)
     assert (folder / "report.html").read_text() == page
 
 
@@ -120,14 +122,16 @@ def test_a_run_killed_behind_its_result_makes_its_curves_and_report_when_it_is_r
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.train, "write_curves", killed)
+        patch.setattr(antigram.model.training.train, "_finish", killed)
         with pytest.raises(KeyboardInterrupt):
             go(**ONCE)
     folder = tmp_path / "run"
     assert (folder / "result.json").exists()
     assert not (folder / "report.html").exists()
     before = (folder / "result.json").read_bytes()
+    assert (folder / "last.pt").exists()
     go(**ONCE, _resume=True)
+    draw_run(folder)
     assert (folder / "result.json").read_bytes() == before
     assert "Finished after 3 epochs" in (folder / "report.html").read_text()
     assert (folder / "curves.png").exists()
@@ -227,13 +231,13 @@ def test_a_deleted_manifest_is_missed(go, stopped):
 def test_a_run_of_version_1_goes_on_with_the_orders_it_began_with(go, stopped, monkeypatch):
     as_version_1(stopped)
     drawn = []
-    first = model.resume.FirstStreams.order
+    first = antigram.model.training.resume.FirstStreams.order
 
     def spy(self, rows, epoch):
         drawn.append(epoch)
         return first(self, rows, epoch)
 
-    monkeypatch.setattr(model.resume.FirstStreams, "order", spy)
+    monkeypatch.setattr(antigram.model.training.resume.FirstStreams, "order", spy)
     go(**ONCE, _resume=True)
     assert drawn == [2, 3]
     assert not (stopped / "manifest.json").exists()

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.choices import AGGREGATIONS
-from model.codecs import encode_rows, pack, packed_size, row_shape, unpack
-from model.gram import ShapeError, aggregate, gram
-from pipeline.errors import InputError
+from antigram.model.choices import AGGREGATIONS
+from antigram.model.loss.codecs import encode_rows, pack, packed_size, row_shape, unpack
+from antigram.model.loss.gram import ShapeError, aggregate, gram
+from antigram.pipeline.errors import InputError
 from tests.reference.gram_loops import (
     aggregate_loops,
     cosine_loops,

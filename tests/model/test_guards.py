@@ -7,12 +7,12 @@ import pytest
 import soundfile
 import torch
 
-from model.codecs import encode_rows
-from model.sources import TapSpec
-from model.train import build_student, train
-from pipeline.errors import DamagedError, InputError
-from pipeline.mapped import MappedArray
-from pipeline.store import FeatureStore
+from antigram.model.loss.codecs import encode_rows
+from antigram.model.loss.sources import TapSpec
+from antigram.model.training.train import build_student, train
+from antigram.pipeline.errors import DamagedError, InputError
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.mapped import MappedArray
 from tests.model.conftest import ARCH
 from tests.model.tiny import CLASSES, CPU, RATE, make_store, sound
 

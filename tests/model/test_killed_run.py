@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.arch import Arch
-from model.checkpoint import load_checkpoint, load_tensors
-from model.config import TrainConfig
-from model.sources import LiveGrams, TapSpec
-from model.train import build_student, train
-from pipeline.store import FeatureStore
+from antigram.model.loss.sources import LiveGrams, TapSpec
+from antigram.model.nets.arch import Arch
+from antigram.model.training.checkpoint import load_checkpoint, load_tensors
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.train import build_student, train
+from antigram.pipeline.features.store import FeatureStore
 from tests.model.test_resume import metrics_of
 from tests.model.tiny import CPU
 from tests.reliability.record import keep

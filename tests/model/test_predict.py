@@ -5,10 +5,10 @@ import pytest
 import soundfile
 import torch
 
-from model.arch import Arch
-from model.predict import Unreadable, predict
-from pipeline.errors import InputError
-from pipeline.recipe import Recipe
+from antigram.model.nets.arch import Arch
+from antigram.model.training.predict import Unreadable, predict
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.features.recipe import Recipe
 from tests.model.tiny import CPU, RATE, checkpoint_of, sharp, sound
 
 ARCH = Arch("vgg11", 2)

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from model.sources import LiveGrams, TapSpec
-from model.train import build_student, train
+from antigram.model.loss.sources import LiveGrams, TapSpec
+from antigram.model.training.train import build_student, train
 from tests.model.tiny import CPU
 
 

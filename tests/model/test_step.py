@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from model.arch import Arch
-from model.at_loss import Own, at_loss, at_losses
-from model.batches import Batch
-from model.codecs import Stack, encode_rows
-from model.config import TrainConfig
-from model.gram import aggregate
-from model.sources import Sources, TapSpec
-from model.step import Step, Sums
-from model.vgg import Vgg
+from antigram.model.loss.at_loss import Own, at_loss, at_losses
+from antigram.model.loss.codecs import Stack, encode_rows
+from antigram.model.loss.gram import aggregate
+from antigram.model.loss.sources import Sources, TapSpec
+from antigram.model.nets.arch import Arch
+from antigram.model.nets.vgg import Vgg
+from antigram.model.training.batches import Batch
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.step import Step, Sums
 from tests.model.tiny import CPU
 
 ARCH = Arch("vgg16", 4)
@@ -136,7 +136,7 @@ def test_a_batch_compared_in_parts_is_the_batch(sources, batch, last, precision,
         net.to(memory_format=torch.channels_last)
     found = []
     for floats in (10**9, 9000, 1):
-        monkeypatch.setattr("model.at_loss._MOST_FLOATS", floats)
+        monkeypatch.setattr("antigram.model.loss.at_loss._MOST_FLOATS", floats)
         sums = Sums(sources.names, CPU)
         net.zero_grad()
         loss = step(batch, sums)

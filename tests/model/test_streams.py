@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-import model.train
-from model.batches import Batches
-from model.streams import FirstStreams, Streams
-from model.train import TrainConfig, build_student, train
-from pipeline.errors import InputError
+import antigram.model.training.train
+from antigram.model.training.batches import Batches
+from antigram.model.training.streams import FirstStreams, Streams
+from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.pipeline.errors import InputError
 from tests.model.conftest import ARCH
 from tests.model.tiny import CPU
 
@@ -30,7 +30,7 @@ def orders(store, config, tmp_path, monkeypatch):
                     seen.append(list(rows))
                 return super().passes(rows, epoch)
 
-        monkeypatch.setattr(model.train, "Batches", Noting)
+        monkeypatch.setattr(antigram.model.training.train, "Batches", Noting)
         given = config(seed=seed, epochs=2, patience=9)
         net = build_student(given, 3, None)
         train(net, store, None, given, tmp_path / f"seed{seed}", device=CPU)

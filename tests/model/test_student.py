@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.arch import Arch
-from model.batches import Batches
-from model.train import TrainConfig, build_student
-from model.vgg import Vgg, conv_state
-from pipeline.errors import InputError
+from antigram.model.nets.arch import Arch
+from antigram.model.nets.vgg import Vgg, conv_state
+from antigram.model.training.batches import Batches
+from antigram.model.training.train import TrainConfig, build_student
+from antigram.pipeline.errors import InputError
 from tests.model.conftest import ARCH
 from tests.model.tiny import CPU
 

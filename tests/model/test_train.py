@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from model.checkpoint import load_checkpoint
-from model.sources import LiveGrams, TapSpec
-from model.train import build_student, copy_best, train
-from model.vgg import extractor_digest
-from pipeline.errors import DamagedError, InputError
-from pipeline.store import FeatureStore
+from antigram.model.loss.sources import LiveGrams, TapSpec
+from antigram.model.nets.vgg import extractor_digest
+from antigram.model.training.checkpoint import load_checkpoint
+from antigram.model.training.train import build_student, copy_best, train
+from antigram.pipeline.errors import DamagedError, InputError
+from antigram.pipeline.features.store import FeatureStore
+from antigram.studies.curves import draw_run
 from tests.model.conftest import ARCH
 from tests.model.tiny import CPU, copy_store, flip, metrics
 
@@ -49,6 +50,7 @@ def mean_ce(net, store, split):
 @pytest.mark.parametrize("mode", ["baseline", "wi", "frozen", "online"])
 def test_a_mode_leaves_what_the_format_names_and_the_same_numbers_twice(mode, run_mode, store):
     config, folder, result, entries = run_mode(mode)
+    draw_run(folder)
     assert sorted(p.name for p in folder.iterdir() if "events" not in p.name) == [
         "best.pt",
         "config.json",

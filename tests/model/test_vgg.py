@@ -10,14 +10,14 @@ from torch import nn
 from torchvision import models
 from torchvision.models.vgg import make_layers
 
-from model import vgg
-from model.arch import ARCHS, Arch, archs_by_layers
-from model.at_loss import at_loss
-from model.choices import TAPS
-from model.codecs import encode_rows
-from model.sources import LiveGrams, TapSpec
-from model.vgg import Vgg, extractor_digest, tap_shape
-from pipeline.errors import InputError
+from antigram.model.choices import TAPS
+from antigram.model.loss.at_loss import at_loss
+from antigram.model.loss.codecs import encode_rows
+from antigram.model.loss.sources import LiveGrams, TapSpec
+from antigram.model.nets import vgg
+from antigram.model.nets.arch import ARCHS, Arch, archs_by_layers
+from antigram.model.nets.vgg import Vgg, extractor_digest, tap_shape
+from antigram.pipeline.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,9 +105,8 @@ def test_a_seed_gives_the_weights_that_torchvisions_layers_gave(name, monkeypatc
 
 
 def test_the_commands_do_without_torchvision_whose_import_takes_a_second():
-    code = (
-        "import sys, model.train, model.predict, cache.build; print('torchvision' in sys.modules)"
-    )
+    rooms = "model.training.train, antigram.model.training.predict, antigram.cache.build"
+    code = f"import sys, antigram.{rooms}; print('torchvision' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

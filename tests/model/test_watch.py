@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-import model.watch
-from model.watch import Watch
+import antigram.model.training.display
+from antigram.model.training.display import Watch
 
 STEP = {"loss": 1.25, "clips_per_second": 410.4, "data_wait": 0.0125, "memory_mb": 2140.2}
 EPOCH = {
@@ -30,7 +30,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch):
     """A clock that stands until it is set."""
     now = [1000.0]
-    monkeypatch.setattr(model.watch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(antigram.model.training.display.time, "monotonic", lambda: now[0])
     return now
 
 

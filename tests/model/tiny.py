@@ -11,13 +11,13 @@ import numpy as np
 import soundfile
 import torch
 
-from model.arch import Arch
-from model.checkpoint import Checkpoint, Frozen, load_frozen, save_tensors
-from model.vgg import Vgg
-from pipeline.corpora import CORPORA
-from pipeline.prepare import prepare
-from pipeline.recipe import Recipe
-from pipeline.store import FeatureStore
+from antigram.model.nets.arch import Arch
+from antigram.model.nets.vgg import Vgg
+from antigram.model.training.checkpoint import Checkpoint, Frozen, load_frozen, save_tensors
+from antigram.pipeline.corpora import CORPORA
+from antigram.pipeline.features.preparation import prepare
+from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.store import FeatureStore
 
 RATE = 16_000
 CPU = torch.device("cpu")

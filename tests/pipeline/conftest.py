@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.prepare import Prepared
+from antigram.pipeline.features.preparation import Prepared
 from tests.pipeline import trees
 from tests.pipeline.small import prepare_gsc
 

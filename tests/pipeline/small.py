@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import chunks
-from pipeline.corpora import GSC
-from pipeline.noise import NoiseBank, noise_files
-from pipeline.prepare import Prepared, Tick, prepare
-from pipeline.recipe import Recipe
+from antigram.pipeline.audio.noise import NoiseBank, noise_files
+from antigram.pipeline.corpora import GSC
+from antigram.pipeline.features.preparation import Prepared, Tick, prepare
+from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.storage import chunks
 
 ROW_BYTES = 126 * 129 * 4
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from pipeline.corpora import FSDD, GSC, IEMOCAP
-from pipeline.corpus import Clip, CorpusError, Skipped
+from antigram.pipeline.corpora import FSDD, GSC, IEMOCAP
+from antigram.pipeline.corpus import Clip, CorpusError, Skipped
 from tests.pipeline import trees
 from tests.pipeline.trees import sound, wav
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import soxr
 
-from pipeline.audio import AudioError, AudioInfo, probe, read
+from antigram.pipeline.audio.decoding import AudioError, AudioInfo, probe, read
 
 RATE = 16_000
 

@@ -9,8 +9,8 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import chunks
-from pipeline.chunks import (
+from antigram.pipeline.storage import chunks
+from antigram.pipeline.storage.chunks import (
     STRING,
     ArraySpec,
     Journal,
@@ -21,7 +21,7 @@ from pipeline.chunks import (
     whole_file,
     write_chunk,
 )
-from pipeline.manifest import create_arrays, create_group, write_manifest
+from antigram.pipeline.storage.manifest import create_arrays, create_group, write_manifest
 from tests.pipeline.small import flip
 
 SPECS = {

@@ -16,18 +16,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.verify import verify_store
-from pipeline.chunks import STRING, ArraySpec, crc32c, encode, write_chunk
-from pipeline.errors import DamagedError
-from pipeline.manifest import (
+from antigram.pipeline.errors import DamagedError
+from antigram.pipeline.features.store import FeatureStore, store_fingerprint
+from antigram.pipeline.storage.chunks import STRING, ArraySpec, crc32c, encode, write_chunk
+from antigram.pipeline.storage.manifest import (
     create_arrays,
     create_group,
     read_manifest,
     verify_group,
     write_manifest,
 )
-from pipeline.mapped import MappedArray
-from pipeline.store import FeatureStore, store_fingerprint
+from antigram.pipeline.storage.mapped import MappedArray
+from antigram.studies.verify import verify_store
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from pipeline.corpora import CORPORA, find_corpus
-from pipeline.corpus import Clip, CorpusError, MixtureRequest, locate
-from pipeline.noise import noise_files
+from antigram.pipeline.audio.noise import noise_files
+from antigram.pipeline.corpora import CORPORA, find_corpus
+from antigram.pipeline.corpus import Clip, CorpusError, MixtureRequest, locate
 from tests.pipeline.trees_more import ALL_TREES
 
 CORPUS = pytest.mark.parametrize("corpus", CORPORA.values(), ids=lambda corpus: corpus.name)

@@ -7,11 +7,11 @@ import tarfile
 
 import pytest
 
-import pipeline.download
-from pipeline.corpora import CORPORA
-from pipeline.corpus import locate
-from pipeline.download import SOURCES, download
-from pipeline.errors import InputError
+import antigram.pipeline.download.corpora
+from antigram.pipeline.corpora import CORPORA
+from antigram.pipeline.corpus import locate
+from antigram.pipeline.download.corpora import SOURCES, download
+from antigram.pipeline.errors import InputError
 from tests.pipeline import trees
 from tests.pipeline.loopback import Server, tar_gz, zipped
 from tests.test_cli import Shell
@@ -223,7 +223,7 @@ def test_the_table_is_sound():
 def test_the_command(server, words, tmp_path, capsys, monkeypatch):
     shell = Shell(tmp_path, capsys, monkeypatch)
     sources = {"gsc": (server.whole("words.tar.gz", words),)}
-    monkeypatch.setattr(pipeline.download, "SOURCES", sources)
+    monkeypatch.setattr(antigram.pipeline.download.corpora, "SOURCES", sources)
     found = shell.json("download", "gsc")
     assert found["path"] == "workspace/corpora/gsc"
     assert (found["bytes"], found["verified"]) == (len(words), True)

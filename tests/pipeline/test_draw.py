@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from pipeline.draw import draw
+from antigram.pipeline.draw import draw
 
 
 def test_numbers_are_cut_from_sha256():

@@ -14,12 +14,12 @@ import h5py
 import numpy as np
 import pytest
 
-import cli
-from pipeline.chunks import STRING, ArraySpec, encode, write_chunk
-from pipeline.errors import DamagedError, InputError, StoredDataError
-from pipeline.exchange import export_file, import_file, verify_export
-from pipeline.manifest import create_arrays, create_group, write_manifest
-from pipeline.store import FeatureStore
+from antigram import cli
+from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.chunks import STRING, ArraySpec, encode, write_chunk
+from antigram.pipeline.storage.exchange import export_file, import_file, verify_export
+from antigram.pipeline.storage.manifest import create_arrays, create_group, write_manifest
 from tests.pipeline.small import bytes_of, flip, prepare_gsc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -275,7 +275,7 @@ def test_an_interrupted_import_leaves_the_old_folder(half, exported, features):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.exchange import export_file, import_file, verify_export
+from antigram.pipeline.storage.exchange import export_file, import_file, verify_export
 def tick(what, done, of):
     if done == 3 or what == "exported":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -593,8 +593,8 @@ def test_what_is_no_exported_file_is_refused(name, exported, tmp_path, features)
 FLIPPED = """
 import json, signal, sys
 from pathlib import Path
-import pipeline.exchange as exchange
-from pipeline.errors import DamagedError, InputError
+import antigram.pipeline.storage.exchange as exchange
+from antigram.pipeline.errors import DamagedError, InputError
 from tests.pipeline.small import bytes_of
 exchange.flush_filesystem = lambda _: None
 source, folder, flips = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])

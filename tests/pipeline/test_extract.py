@@ -10,8 +10,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.extract import ArchiveError, Limits, unpacked
+from antigram.pipeline.download.extract import ArchiveError, Limits, unpacked
+from antigram.pipeline.errors import InputError
 
 LONG = "long/" + "/".join(f"{'x' * 60}{n}" for n in range(5)) + "/end.wav"  # over tar's 100 and 255
 TREE = {

@@ -6,9 +6,9 @@ import hashlib
 import numpy as np
 import pytest
 
-import pipeline.fetch
-from pipeline.errors import InputError
-from pipeline.fetch import fetch
+import antigram.pipeline.download.fetch
+from antigram.pipeline.download.fetch import fetch
+from antigram.pipeline.errors import InputError
 from tests.pipeline.loopback import HTML, Server
 
 DATA = gzip.compress(np.random.default_rng(5).bytes(300_000))
@@ -118,7 +118,7 @@ def test_room_is_checked_when_the_size_is_told(server, folder, monkeypatch):
     class Usage:
         free = 2 * len(DATA)
 
-    monkeypatch.setattr(pipeline.fetch.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(antigram.pipeline.download.fetch.shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(InputError, match=r"[GM]B are free.*Make room"):
         fetch(server.archive("a.tar.gz", DATA), folder)
     assert left(folder) == []
@@ -146,9 +146,9 @@ def test_a_transfer_of_unknown_size_stops_before_the_disk_is_full(server, folder
     class Usage:
         free = len(DATA)
 
-    monkeypatch.setattr(pipeline.fetch, "_CHUNK", 10_000)
-    monkeypatch.setattr(pipeline.fetch, "_CHECK_ROOM", 20_000, raising=False)
-    monkeypatch.setattr(pipeline.fetch.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(antigram.pipeline.download.fetch, "_CHUNK", 10_000)
+    monkeypatch.setattr(antigram.pipeline.download.fetch, "_CHECK_ROOM", 20_000, raising=False)
+    monkeypatch.setattr(antigram.pipeline.download.fetch.shutil, "disk_usage", lambda _: Usage)
     server.sized = False
     with pytest.raises(InputError, match=r"MB are free.*Make room"):
         fetch(server.archive("a.tar.gz", DATA), folder)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.errors import InputError
+from antigram.pipeline.errors import InputError
 from tests.pipeline import trees
 from tests.pipeline.small import bytes_of, prepare_gsc
 from tests.test_cli import shell  # noqa: F401 - a fixture

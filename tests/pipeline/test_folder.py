@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpora import FOLDER
-from pipeline.corpus import Clip, CorpusError
-from pipeline.errors import InputError
-from pipeline.manifest import verify_group
-from pipeline.noise import NoiseBank, noise_files
-from pipeline.prepare import Prepared, prepare
-from pipeline.recipe import Recipe
+from antigram.pipeline.audio.noise import NoiseBank, noise_files
+from antigram.pipeline.corpora import FOLDER
+from antigram.pipeline.corpus import Clip, CorpusError
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.features.preparation import Prepared, prepare
+from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.storage.manifest import verify_group
 from tests.pipeline import trees
 from tests.pipeline.trees import sound, wav
 

@@ -10,11 +10,11 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.audio import AudioError, probe, read
-from pipeline.corpora import FOLDER
-from pipeline.errors import InputError
-from pipeline.prepare import prepare
-from pipeline.recipe import Recipe
+from antigram.pipeline.audio.decoding import AudioError, probe, read
+from antigram.pipeline.corpora import FOLDER
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.features.preparation import prepare
+from antigram.pipeline.features.recipe import Recipe
 from tests.pipeline.trees import sound, wav
 from tests.reliability.record import keep
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.store import FeatureStore
+from antigram.pipeline.features.store import FeatureStore
 from tests.pipeline import trees
 from tests.pipeline.small import bytes_of
 from tests.reliability.record import keep

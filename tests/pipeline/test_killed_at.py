@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.manifest import verify_group
+from antigram.pipeline.storage.manifest import verify_group
 from tests.pipeline import trees
 from tests.pipeline.small import ROW_BYTES, bytes_of, names_in, prepare_gsc
 
@@ -42,7 +42,7 @@ def hook(event, details):
     if event == "open" and place == "a chunk's second part":
         # Of a raw block, which is read to be normalised: of each part a checksum is taken.
         path, mode = str(details[0]), details[1]
-        render = sys.modules.get("pipeline.render")
+        render = sys.modules.get("antigram.pipeline.features.rendering")
         if path.endswith(".f32") and path.find("/raw/") > 0 and mode and "w" not in mode:
             render.crc32c = die_at_the_second_call(render.crc32c)
     if event == "os.rename" and str(details[1]).endswith(place):

@@ -6,10 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.chunks import ArraySpec, chunk_path, encode, write_chunk
-from pipeline.errors import DamagedError
-from pipeline.manifest import create_arrays, create_group, read_manifest, verify_group
-from pipeline.manifest import write_manifest as write
+from antigram.pipeline.errors import DamagedError
+from antigram.pipeline.storage.chunks import ArraySpec, chunk_path, encode, write_chunk
+from antigram.pipeline.storage.manifest import (
+    create_arrays,
+    create_group,
+    read_manifest,
+    verify_group,
+)
+from antigram.pipeline.storage.manifest import write_manifest as write
 from tests.pipeline.small import flip
 
 FEATURES = ArraySpec("features", (6, 2, 3), "float32", 4)

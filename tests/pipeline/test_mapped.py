@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.chunks import STRING, ArraySpec, chunk_path, encode, write_chunk
-from pipeline.errors import DamagedError
-from pipeline.files import map_file
-from pipeline.manifest import create_arrays
-from pipeline.mapped import MappedArray
+from antigram.pipeline.errors import DamagedError
+from antigram.pipeline.storage.chunks import STRING, ArraySpec, chunk_path, encode, write_chunk
+from antigram.pipeline.storage.files import map_file
+from antigram.pipeline.storage.manifest import create_arrays
+from antigram.pipeline.storage.mapped import MappedArray
 from tests.pipeline.small import flip
 
 FEATURES = ArraySpec("features", (11, 3, 5), "float32", 4)

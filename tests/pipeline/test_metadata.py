@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpora import FOLDER
-from pipeline.errors import InputError
-from pipeline.prepare import Prepared, prepare
-from pipeline.workspace import recipe_for, store_name
+from antigram.pipeline.corpora import FOLDER
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.features.naming import recipe_for, store_name
+from antigram.pipeline.features.preparation import Prepared, prepare
 from tests.pipeline.trees import sound, wav
 
 FILES = [f"{n:02d}.wav" for n in range(12)]
@@ -282,7 +282,7 @@ LINES = st.text(st.sampled_from('a,"" \u00e9'), max_size=12)
 
 @given(LINES)
 def test_what_is_accepted_reads_as_pythons_csv_reads_it(line):
-    from pipeline.strict_csv import BadCellError, split_line
+    from antigram.pipeline.corpora.strict_csv import BadCellError, split_line
 
     try:
         found = split_line(line)

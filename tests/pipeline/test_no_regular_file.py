@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpora import CORPORA
-from pipeline.corpus import CorpusError
-from pipeline.errors import InputError
-from pipeline.noise import NoiseBank, noise_files
-from pipeline.prepare import prepare
-from pipeline.workspace import recipe_for
+from antigram.pipeline.audio.noise import NoiseBank, noise_files
+from antigram.pipeline.corpora import CORPORA
+from antigram.pipeline.corpus import CorpusError
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.features.naming import recipe_for
+from antigram.pipeline.features.preparation import prepare
 from tests.pipeline import trees, trees_more
 from tests.pipeline.trees import sound, wav
 
@@ -99,7 +99,7 @@ def test_a_recording_that_is_no_regular_file_is_a_reject(kind, tmp_path):
 
 def test_a_text_without_end_is_refused(tmp_path, monkeypatch):
     home = with_table(tmp_path / "home")
-    from pipeline.corpus_text import read_text
+    from antigram.pipeline.corpora.text import read_text
 
     monkeypatch.setattr(read_text, "__kwdefaults__", {"most": 16, "errors": "strict"})
     corpus, recipe = recipe_for(CORPORA["folder"], {})

@@ -5,8 +5,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.corpus import CorpusError
-from pipeline.noise import SNR_LEVELS, NoiseBank, mix, mix_noise, noise_class, noise_files
+from antigram.pipeline.audio.noise import (
+    SNR_LEVELS,
+    NoiseBank,
+    mix,
+    mix_noise,
+    noise_class,
+    noise_files,
+)
+from antigram.pipeline.corpus import CorpusError
 from tests.pipeline.trees import RATE, sound, wav
 from tests.reference.scipy_features import rms
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import render
-from pipeline.chunks import ArraySpec, chunk_path
-from pipeline.corpora import GSC
-from pipeline.errors import InputError
-from pipeline.rows import list_rows
+from antigram.pipeline.corpora import GSC
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.features import rendering as render
+from antigram.pipeline.features.listing import list_rows
+from antigram.pipeline.storage.chunks import ArraySpec, chunk_path
 from tests.pipeline import trees
 from tests.pipeline.small import ROW_BYTES, bytes_of, flip, gsc_recipe, prepare_gsc
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.chunks import Journal, crc32c
+from antigram.pipeline.storage.chunks import Journal, crc32c
 from tests.pipeline.small import bytes_of, names_in, prepare_gsc
 from tests.pipeline.test_prepare_broken import Stopped, stop_at
 

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline import render
-from pipeline.corpora import CORPORA
-from pipeline.corpora.good_sounds import goodness
-from pipeline.corpus import Clip, CorpusError
-from pipeline.errors import InputError
-from pipeline.noise import SNR_LEVELS, NoiseBank, noise_files
-from pipeline.prepare import prepare
-from pipeline.presets import PRESETS, preset_for
-from pipeline.rows import list_rows
-from pipeline.split import SPLITS
-from pipeline.workspace import recipe_for
+from antigram.pipeline.audio.noise import SNR_LEVELS, NoiseBank, noise_files
+from antigram.pipeline.corpora import CORPORA
+from antigram.pipeline.corpora.good_sounds import goodness
+from antigram.pipeline.corpora.presets import PRESETS, preset_for
+from antigram.pipeline.corpus import Clip, CorpusError
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.features import rendering as render
+from antigram.pipeline.features.listing import list_rows
+from antigram.pipeline.features.naming import recipe_for
+from antigram.pipeline.features.preparation import prepare
+from antigram.pipeline.features.split import SPLITS
 from tests.pipeline import trees_more
 from tests.pipeline.trees import RATE, sound
 

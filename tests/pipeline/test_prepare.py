@@ -7,9 +7,9 @@ import pytest
 import soundfile
 import zarr
 
-from pipeline.errors import InputError
-from pipeline.manifest import verify_group
-from pipeline.noise import SNR_LEVELS, NoiseBank, mix_noise, noise_files
+from antigram.pipeline.audio.noise import SNR_LEVELS, NoiseBank, mix_noise, noise_files
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.storage.manifest import verify_group
 from tests.pipeline import trees
 from tests.pipeline.small import bytes_of, flip, names_in, prepare_gsc
 from tests.reference.scipy_features import magnitudes, padded

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.manifest import verify_group
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.storage.manifest import verify_group
 from tests.pipeline import trees
 from tests.pipeline.small import bytes_of, names_in, prepare_gsc
 
@@ -173,7 +173,7 @@ def test_interrupted_again_and_again_it_still_ends_in_the_same_bytes(
 def test_an_exception_before_the_swap_leaves_a_store_to_be_finished(
     noisy, gsc_home, noise_home, tmp_path, monkeypatch
 ):
-    from pipeline import prepare as module
+    from antigram.pipeline.features import preparation as module
 
     target = tmp_path / "gsc-high.zarr"
 

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.publish import Leftover, discard, leftovers_of, parse, publish, recover, work_folder
+from antigram.pipeline.storage.publish import (
+    Leftover,
+    discard,
+    leftovers_of,
+    parse,
+    publish,
+    recover,
+    work_folder,
+)
 from tests.pipeline.small import bytes_of
 from tests.pipeline.test_prepare_broken import Stopped
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.corpora import CORPORA
-from pipeline.corpus import Clip, locate
-from pipeline.noise import noise_class, noise_files
-from pipeline.recipe import Recipe
-from pipeline.rows import Listing, list_rows
+from antigram.pipeline.audio.noise import noise_class, noise_files
+from antigram.pipeline.corpora import CORPORA
+from antigram.pipeline.corpus import Clip, locate
+from antigram.pipeline.features.listing import Listing, list_rows
+from antigram.pipeline.features.recipe import Recipe
 
 pytestmark = pytest.mark.corpora
 

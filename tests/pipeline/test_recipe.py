@@ -5,8 +5,9 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from pipeline.errors import InputError, StoredDataError
-from pipeline.recipe import Recipe, canonical_json, digest
+from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.storage.hashing import canonical_json, digest
 
 BASE = Recipe(corpus="gsc", options={"words": "digits"})
 # One other value for each field: a field added later must be added here.

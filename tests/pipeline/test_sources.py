@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.corpora import CORPORA
-from pipeline.prepare import prepare
-from pipeline.source_file import path_of, read_sources
-from pipeline.workspace import recipe_for
+from antigram.pipeline.corpora import CORPORA
+from antigram.pipeline.features.naming import recipe_for
+from antigram.pipeline.features.preparation import prepare
+from antigram.pipeline.features.source_record import path_of, read_sources
 from tests.pipeline import trees
 from tests.pipeline.small import bytes_of, flip, names_in, prepare_gsc
 from tests.pipeline.test_prepare_broken import Stopped, stop_at
@@ -241,7 +241,7 @@ def prepare_folder(home: Path, target: Path, **more):
 @pytest.fixture
 def long_ones(tmp_path, monkeypatch) -> Path:
     """Two recordings of 10 segments each, of which many blocks are made."""
-    from pipeline import chunks
+    from antigram.pipeline.storage import chunks
 
     monkeypatch.setattr(chunks, "_TARGET_BYTES", 4 * 126 * 129 * 4)
     for seed, name in enumerate(("a/x.wav", "b/y.wav")):
@@ -283,7 +283,7 @@ def test_clean_speech_of_mixtures_that_was_edited_makes_the_store_again(tmp_path
         trees.wav(home / "clean_train" / f"clnsp{n}.wav", trees.sound(n, 80_000))
         trees.wav(home / "noise_train" / f"Babble_{n}.wav", trees.sound(20 + n, 48_000))
         trees.wav(home / "noise_train" / f"Typing_{n}.wav", trees.sound(40 + n, 48_000))
-    from pipeline.noise import NoiseBank, noise_files
+    from antigram.pipeline.audio.noise import NoiseBank, noise_files
 
     noise = noise_files([home])[1]
     corpus, recipe = recipe_for(
@@ -304,7 +304,7 @@ def test_clean_speech_of_mixtures_that_was_edited_makes_the_store_again(tmp_path
 def test_killed_before_the_record_is_in_its_place_the_next_run_puts_it_there(
     home, tmp_path, monkeypatch
 ):
-    from pipeline import prepare as module
+    from antigram.pipeline.features import preparation as module
 
     def fail(*_):
         raise Stopped
@@ -326,7 +326,7 @@ def test_killed_before_the_record_is_in_its_place_the_next_run_puts_it_there(
 def test_killed_before_it_is_published_the_store_that_is_made_again_is_still_made(
     home, edited, tmp_path, monkeypatch
 ):
-    from pipeline import prepare as module
+    from antigram.pipeline.features import preparation as module
 
     def fail(*_):
         raise Stopped

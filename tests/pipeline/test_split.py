@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.split import FRACTIONS, assign
+from antigram.pipeline.features.split import FRACTIONS, assign
 
 clips = st.lists(st.tuples(st.integers(0, 12), st.sampled_from("abcde")), min_size=1, max_size=80)
 seeds = st.integers(0, 2**32)

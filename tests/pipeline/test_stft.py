@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.recipe import Recipe
-from pipeline.stft import stft
+from antigram.pipeline.audio.stft import stft
+from antigram.pipeline.features.recipe import Recipe
 from tests.reference.scipy_features import magnitudes
 
 EPS = np.finfo(np.float32).eps

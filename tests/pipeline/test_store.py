@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.chunks import crc32c
-from pipeline.errors import DamagedError, InputError, StoredDataError
-from pipeline.manifest import _as_group
-from pipeline.recipe import canonical_json
-from pipeline.store import FeatureStore
+from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.chunks import crc32c
+from antigram.pipeline.storage.hashing import canonical_json
+from antigram.pipeline.storage.manifest import _as_group
 from tests.pipeline.small import flip, gsc_recipe
 
 

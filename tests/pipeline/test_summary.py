@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.corpora import CORPORA
-from pipeline.prepare import prepare
-from pipeline.split import SPLITS
-from pipeline.store import FeatureStore
-from pipeline.summary import summarise
-from pipeline.workspace import recipe_for
+from antigram.pipeline.corpora import CORPORA
+from antigram.pipeline.features.naming import recipe_for
+from antigram.pipeline.features.preparation import prepare
+from antigram.pipeline.features.split import SPLITS
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.features.summary import summarise
 from tests.pipeline import trees
 from tests.pipeline.small import prepare_gsc
 from tests.test_cli import shell  # noqa: F401 - a fixture

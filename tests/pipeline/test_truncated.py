@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.audio import AudioError, probe, read
-from pipeline.corpora import FOLDER
-from pipeline.prepare import prepare
-from pipeline.recipe import Recipe
+from antigram.pipeline.audio.decoding import AudioError, probe, read
+from antigram.pipeline.corpora import FOLDER
+from antigram.pipeline.features.preparation import prepare
+from antigram.pipeline.features.recipe import Recipe
 
 RATE = 16_000
 # Every container that soundfile writes and antigram reads, with a compression of each sort.

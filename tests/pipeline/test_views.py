@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import InputError
-from pipeline.views import COLUMNS, Views, apply_views
+from antigram.pipeline.audio.augmentation import COLUMNS, Views, apply_views
+from antigram.pipeline.errors import InputError
 
 SHAPE = (126, 129)
 IDS = [f"clip{n}" for n in range(200)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workers import WorkerDiedError, Workers
+from antigram.pipeline.execution.workers import WorkerDiedError, Workers
 
 
 def set_up(_shared):
@@ -24,7 +24,7 @@ def square(number: int, folder: str) -> int:
 
 @pytest.fixture
 def workers():
-    with Workers(2, set_up, None, "pipeline.render") as pool:
+    with Workers(2, set_up, None, "antigram.pipeline.features.rendering") as pool:
         yield pool
 
 

@@ -8,6 +8,7 @@ its workers that gets so far.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -20,6 +21,15 @@ __all__ = ["Commands", "arm"]
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+_WARM = (
+    *("antigram.cli", "antigram.pipeline.features.preparation", "antigram.cache.build"),
+    *(
+        "antigram.model.training.train",
+        "antigram.model.training.evaluate",
+        "antigram.model.training.predict",
+    ),
+    *("antigram.studies.job", "antigram.studies.status", "antigram.studies.verify"),
+)
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate"}
 
 
@@ -136,7 +146,7 @@ def _run(asked: dict, scratch: Path) -> dict:
 
 
 def _child(asked: dict, scratch: Path, tell: str) -> None:
-    import cli
+    from antigram import cli
 
     code = 1
     try:
@@ -171,18 +181,9 @@ def main() -> None:
     """Serve until stdin ends."""
     import torch
 
-    import cache.build
-    import cache.resolve
-    import cache.status
-    import cache.verify
-    import cli
-    import model.evaluate
-    import model.predict
-    import model.train
-    import pipeline.prepare
-
+    for module in _WARM:
+        importlib.import_module(module)
     torch.set_num_threads(1)
-    del cache, cli, model, pipeline
     with tempfile.TemporaryDirectory() as scratch:
         for line in sys.stdin:
             print(json.dumps(_run(json.loads(line), Path(scratch))), flush=True)  # noqa: T201

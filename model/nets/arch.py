@@ -1,0 +1,75 @@
+"""Shapes of the VGGs: which convolution layers there are, and how wide. No torch.
+
+Kept apart from the networks, so that options, keys of caches and their listing need no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from antigram.pipeline.errors import InputError
+
+__all__ = ["ARCHS", "Arch", "archs_by_layers"]
+
+# Convolutions in each block; a pooling stands behind every block (Simonyan and Zisserman 2015,
+# table 1, columns A, B, D and E).
+_BLOCKS = {
+    "vgg11": (1, 1, 2, 2, 2),
+    "vgg13": (2, 2, 2, 2, 2),
+    "vgg16": (2, 2, 3, 3, 3),
+    "vgg19": (2, 2, 4, 4, 4),
+}
+_CHANNELS = (64, 128, 256, 512, 512)  # of the blocks
+ARCHS = tuple(_BLOCKS)
+FULL_WIDTH = 64  # channels of the first block of a real VGG
+
+
+@dataclass(frozen=True, slots=True)
+class Arch:
+    """Which VGG, and how wide.
+
+    Attributes:
+        name: vgg11, vgg13, vgg16 or vgg19.
+        width: channels of the first block; 64 is the real one. All else is scaled along.
+    """
+
+    name: str = "vgg16"
+    width: int = FULL_WIDTH
+
+    def __post_init__(self) -> None:
+        if self.name not in _BLOCKS:
+            raise InputError(f"--arch {self.name!r}: wanted {', '.join(ARCHS)}")
+        if not 1 <= self.width <= 1024:
+            raise InputError(f"--width {self.width}: wanted 1 to 1024; 64 is the real VGG")
+
+    @property
+    def blocks(self) -> list[int | str]:
+        """Channels of each convolution, ``"M"`` for a pooling, as torchvision writes them."""
+        sizes: list[int | str] = []
+        for channels, convolutions in zip(_CHANNELS, _BLOCKS[self.name], strict=True):
+            sizes += [max(1, channels * self.width // FULL_WIDTH)] * convolutions
+            sizes.append("M")
+        return sizes
+
+    @property
+    def layers(self) -> int:
+        """Number of convolution layers."""
+        return sum(_BLOCKS[self.name])
+
+    def check_layers(self, layers: Collection[int]) -> tuple[int, ...]:
+        """Return layer numbers sorted.
+
+        Raises:
+            InputError: one is not a convolution of this net.
+        """
+        if wrong := sorted(set(layers) - set(range(1, self.layers + 1))):
+            raise InputError(
+                f"--layer {wrong[0]}: {self.name} has convolution layers 1 to {self.layers}"
+            )
+        return tuple(sorted(set(layers)))
+
+
+def archs_by_layers() -> dict[int, str]:
+    """Number of convolution layers -> name of the VGG that has as many."""
+    return {Arch(name).layers: name for name in ARCHS}

@@ -1,0 +1,185 @@
+"""VGGs on one-channel spectrograms, with taps at the convolution layers 1, 2, 3, ..."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from antigram.model.choices import TAPS
+from antigram.model.nets.arch import FULL_WIDTH, Arch
+from antigram.pipeline.errors import InputError
+
+__all__ = [
+    "Vgg",
+    "conv_state",
+    "extractor_digest",
+    "tap_shape",
+]
+
+# Called with a layer's number and its feature maps (batch, channel, frame, freq).
+OnTap = Callable[[int, Tensor], None]
+
+
+class Vgg(nn.Module):
+    """A VGG without batch norm, one input channel, modules named as in torchvision.
+
+    Args:
+        arch: which, and how wide.
+        classes: of the last linear layer; 0 leaves the classifier out (a frozen net needs none).
+        dropout: of the two hidden linear layers.
+
+    Weights are drawn as torchvision draws them, from torch's global generator.
+    """
+
+    def __init__(self, arch: Arch, classes: int, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.arch = arch
+        self.features = _features(arch.blocks)
+        self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
+        channels = next(size for size in reversed(arch.blocks) if isinstance(size, int))
+        hidden = max(1, 4096 * arch.width // FULL_WIDTH)
+        if classes:
+            self.classifier = nn.Sequential(
+                nn.Linear(channels * 7 * 7, hidden),
+                nn.ReLU(inplace=True),
+                nn.Dropout(dropout),
+                nn.Linear(hidden, hidden),
+                nn.ReLU(inplace=True),
+                nn.Dropout(dropout),
+                nn.Linear(hidden, classes),
+            )
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # a VGG's have biases
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0, 0.01)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def conv_places(self) -> list[int]:
+        """Index in ``features`` of convolution layer 1, 2, ..."""
+        return [i for i, module in enumerate(self.features) if isinstance(module, nn.Conv2d)]
+
+    def _tap_end(self, layer: int, tap: str) -> int:
+        """How many modules of ``features`` run before the tap of a layer."""
+        return self.conv_places[layer - 1] + {"relu": 2, "conv": 1, "released": 0}[tap]
+
+    def set_tap(self, tap: str) -> None:
+        """Make the maps of a tap outlive the next module.
+
+        torchvision's ReLUs work in place: after a tap before the ReLU they would overwrite the
+        maps that the Gram's gradient needs.
+        """
+        if tap not in TAPS:
+            raise InputError(f"--tap {tap!r}: wanted {', '.join(TAPS)}")
+        for module in self.features:
+            if isinstance(module, nn.ReLU):
+                module.inplace = tap != "conv"
+
+    def run_features(
+        self, x: Tensor, layers: Collection[int], tap: str, on_tap: OnTap, *, stop: bool = False
+    ) -> Tensor:
+        """Run the convolution part in slices, calling ``on_tap`` at each layer asked for.
+
+        Args:
+            x: ``(batch, 1, frame, freq)``.
+            layers: convolution layers, 1 to 13 for VGG16.
+            tap: ``relu`` (after the layer's ReLU), ``conv`` (before it) or ``released`` (what
+                enters the layer, as the paper's code has it).
+            on_tap: called during the pass, so that what it adds to the graph is freed on the way
+                back before the layers below are reached.
+            stop: go no further than the deepest tap.
+
+        Returns:
+            Output of the last module that ran.
+        """
+        done = 0
+        for layer in sorted(layers):
+            end = self._tap_end(layer, tap)
+            x = self.features[done:end](x)
+            done = end
+            on_tap(layer, x)
+        return x if stop else self.features[done:](x)
+
+    def forward(
+        self,
+        x: Tensor,
+        layers: Collection[int] = (),
+        tap: str = "relu",
+        on_tap: OnTap = lambda _layer, _maps: None,
+    ) -> Tensor:
+        """Logits ``(batch, class)`` of ``(batch, 1, frame, freq)``; taps as in `run_features`."""
+        x = self.run_features(x, layers, tap, on_tap)
+        logits: Tensor = self.classifier(self.avgpool(x).flatten(1))
+        return logits
+
+    def freeze_up_to(self, layer: int) -> None:
+        """Stop the gradients of convolution layers 1 to ``layer``."""
+        for module in self.features[: self._tap_end(layer, "conv")]:
+            module.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+
+
+def _features(blocks: Sequence[int | str]) -> nn.Sequential:
+    """The convolution part, in torchvision's order, which its weights' names number.
+
+    As when torchvision made it, a first layer of three channels is drawn and then replaced: so a
+    seed gives the weights that it always gave.
+    """
+    modules: list[nn.Module] = []
+    channels = 3
+    for size in blocks:
+        if isinstance(size, str):
+            modules.append(nn.MaxPool2d(kernel_size=2, stride=2))
+        else:
+            modules += [nn.Conv2d(channels, size, kernel_size=3, padding=1), nn.ReLU(inplace=True)]
+            channels = size
+    first = modules[0].out_channels
+    modules[0] = nn.Conv2d(1, first, kernel_size=3, padding=1)  # type: ignore[arg-type]
+    return nn.Sequential(*modules)
+
+
+def tap_shape(arch: Arch, layer: int, tap: str, shape: tuple[int, int]) -> tuple[int, int]:
+    """Channels and positions of a layer's maps at a tap, for a clip of (frame, freq)."""
+    with torch.device("meta"):
+        net = Vgg(arch, 0)
+        found: list[tuple[int, int]] = []
+        net.run_features(
+            torch.empty(1, 1, *shape),
+            [layer],
+            tap,
+            lambda _layer, maps: found.append((maps.shape[1], maps[0, 0].numel())),
+            stop=True,
+        )
+    return found[0]
+
+
+def conv_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The convolution part of a state dict."""
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if isinstance(name, str) and name.startswith("features.")
+    }
+
+
+def extractor_digest(state: Mapping[str, Tensor], net: Vgg, layer: int, tap: str) -> str:
+    """SHA-256 over name, dtype, shape and little-endian bytes of the tensors up to a tap."""
+    total = hashlib.sha256()
+    for place in range(net._tap_end(layer, tap)):
+        for kind in ("weight", "bias"):
+            if (tensor := state.get(name := f"features.{place}.{kind}")) is None:
+                continue
+            array: np.ndarray[Any, Any] = tensor.detach().cpu().contiguous().numpy()
+            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            total.update(f"{name}\0{array.dtype.name}\0{array.shape}\0".encode())
+            total.update(little.tobytes())
+    return total.hexdigest()

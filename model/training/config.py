@@ -1,0 +1,94 @@
+"""Everything that decides a training's numbers, less its data and the frozen nets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from antigram.model.choices import LOSSES, MODES, PRECISIONS
+from antigram.model.nets.arch import Arch
+from antigram.pipeline.audio.augmentation import Views
+from antigram.pipeline.draw import check_seed
+from antigram.pipeline.errors import InputError
+
+__all__ = ["TrainConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a training's numbers, less its data and the frozen net.
+
+    The defaults are the paper's. ``layers`` are those of AT, or up to which ``frozen`` freezes;
+    ``betas`` are those of single sources, by name, where they differ from ``beta``; ``views`` is
+    how training clips are augmented.
+    """
+
+    mode: str
+    task: str
+    arch: Arch
+    layers: tuple[int, ...] = ()
+    beta: float = 1.0
+    betas: tuple[tuple[str, float], ...] = ()
+    aggregation: str = "gram"
+    tap: str = "relu"
+    similarity: str = "cos2"
+    loss: str = "paper"
+    epochs: int = 50
+    patience: int = 5
+    batch_clips: int = 13
+    lr: float = 5e-4
+    dropout: float = 0.5
+    seed: int = 0
+    precision: str = "32"
+    max_steps: int = 0
+    views: Views | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("--mode", self.mode, MODES),
+            ("--loss", self.loss, LOSSES),
+            ("--precision", self.precision, PRECISIONS),
+        ):
+            if value not in known:
+                raise InputError(f"{name} {value!r}: wanted {', '.join(known)}")
+        for option, number, least in (
+            ("--epochs", self.epochs, 1),
+            ("--patience", self.patience, 1),
+            ("--batch-size", self.batch_clips, 1),
+            ("--max-steps", self.max_steps, 0),
+        ):
+            if number < least:
+                raise InputError(f"{option} {number}: wanted at least {least}")
+        check_seed(self.seed)
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"--lr {self.lr}: wanted a number above 0")
+        for beta in (self.beta, *(own for _, own in self.betas)):
+            if not math.isfinite(beta):
+                raise InputError(f"--beta {beta}: wanted a number")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"--dropout {self.dropout}: wanted at least 0, under 1")
+        if self.mode == "frozen" and not self.layers:
+            raise InputError("--mode frozen needs a layer: --layer 1 to 13")
+        if self.loss == "released" and self.mode != "online":
+            raise InputError(
+                "--loss released mixes the clips of a batch, so its Grams cannot be cached: "
+                "use it with --mode online, or leave it out"
+            )
+        if self.loss == "released" and (self.aggregation, self.similarity) != ("gram", "cos2"):
+            raise InputError(
+                f"--loss released has a Gram and a similarity of its own: leave --aggregation "
+                f"{self.aggregation} and --similarity {self.similarity} out"
+            )
+
+    def at_weight(self, source: str) -> float:
+        """What a source's AT loss is multiplied by; the released code squares beta."""
+        beta = dict(self.betas).get(source, self.beta)
+        return beta**2 if self.loss == "released" else beta
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        plain = {**asdict(self), "layers": list(self.layers), "betas": dict(self.betas)}
+        if self.views is None:
+            del plain["views"]
+        return plain

@@ -1,0 +1,429 @@
+"""One training: the loop, read from top to bottom, and what it leaves on disk."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from antigram.model.loss.sources import GramSource, Sources
+from antigram.model.nets.vgg import Vgg
+from antigram.model.training.at_effect import Effect, Table, effect_note
+from antigram.model.training.batches import Batches
+from antigram.model.training.checkpoint import Checkpoint, load_tensors, write_tensors
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.distributed import Team
+from antigram.model.training.evaluate import Scores, evaluate
+from antigram.model.training.guards import UNTRAINED, LossGuard, check_classes
+from antigram.model.training.resident import budget_for
+from antigram.model.training.resume import BEST, LAST, RESULT, State, start
+from antigram.model.training.run_files import RunFiles
+from antigram.model.training.step import Step, Sums
+from antigram.model.training.step_limiter import Pace, set_precision
+from antigram.model.training.streams import weights_seed
+from antigram.model.training.tensorboard import TensorBoardLogger
+from antigram.model.training.worth import score, student_note
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.execution.process import versions
+from antigram.pipeline.features.split import SPLITS
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.files import check_replaceable
+from antigram.pipeline.storage.held import Held
+from antigram.pipeline.storage.publish import work_folder
+
+__all__ = ["Tell", "TrainConfig", "build_student", "copy_best", "environment", "train"]
+
+# Called with the epoch, steps done in it, steps in all, and what is known of the losses.
+Tell = Callable[[int, int, int, Mapping[str, float]], None]
+
+
+def build_student(config: TrainConfig, classes: int, init: Mapping[str, Tensor] | None) -> Vgg:
+    """The net to train, its weights drawn from the seed alone, whatever was built before.
+
+    Args:
+        config: its shape, and the seed.
+        classes: outputs.
+        init: convolution weights to begin with (``wi``, ``frozen``, ``--init``).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(weights_seed(config.seed))
+        net = Vgg(config.arch, classes, config.dropout)
+    if init is not None:
+        _load_convolutions(net, init)
+    if config.mode == "frozen":
+        net.freeze_up_to(max(config.layers))
+    net.set_tap(config.tap)
+    return net
+
+
+def _load_convolutions(net: Vgg, init: Mapping[str, Tensor]) -> None:
+    own = net.state_dict()
+    for name, tensor in init.items():
+        if name not in own or own[name].shape != tensor.shape:
+            found = tuple(own[name].shape) if name in own else "missing"
+            raise InputError(
+                f"initial weights: {name} is {tuple(tensor.shape)}, the net's is {found}. "
+                "Give the same --arch and --width as those weights have."
+            )
+    net.load_state_dict({**own, **init})
+
+
+def train(
+    net: Vgg,
+    store: FeatureStore,
+    grams: GramSource | Sources | None,
+    config: TrainConfig,
+    run: Path,
+    *,
+    device: torch.device,
+    tell: Tell = lambda *_: None,
+    resume: bool = False,
+    team: Team | None = None,
+    keep_resume: bool = False,
+    save_every_s: float = 10.0,
+    device_memory: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Train a net and leave config, metrics, checkpoints and result in a folder.
+
+    Args:
+        net: from `build_student`.
+        store: features and labels.
+        grams: the frozen nets' side, live or cached; None without AT.
+        config: decides the numbers.
+        run: the run's folder; new unless ``resume``.
+        device: where to train.
+        tell: told of progress.
+        resume: go on from ``last.pt``; ``epochs`` and ``patience`` may be raised.
+        team: of processes that train together; each takes its share of every batch.
+        keep_resume: keep ``last.pt`` when the run ends, so that it can go on with more epochs.
+        save_every_s: seconds between two ``last.pt``; longer where writing it takes long.
+        device_memory: bytes of a GPU that data may take; None: half of what is free.
+        say: told what was decided.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        InputError: a split has no segment, validation has no class that training has, the loss is
+            no longer finite, or the run is there, was started with other settings or cannot go on.
+        StoredDataError: stored data is damaged.
+    """
+    team = team or Team()
+    store.read_index(config.task)
+    rows = {split: store.rows(split, config.task) for split in SPLITS}
+    for split in ("train", "validation"):
+        if not len(rows[split]):
+            raise InputError(
+                f"{store.path}: no segment with a {config.task} in the {split} split; "
+                "prepare it with another --split"
+            )
+    check_classes(store, config.task, rows, say)
+    classes = store.classes[config.task]
+    set_precision(config.precision)
+    sources = grams if isinstance(grams, Sources) or grams is None else Sources({"": grams})
+    held = Held((store.features, *(sources.arrays if sources else ())), say)
+    # Channels last: tensor cores want it, and a CPU is 1.2 to 1.9 times as fast.
+    net.to(device).to(memory_format=torch.channels_last)
+    learned = [p for p in net.parameters() if p.requires_grad]
+    adam = torch.optim.Adam(learned, lr=config.lr, fused=True)
+    batches = Batches(
+        store,
+        config.task,
+        sources,
+        config.batch_clips,
+        device,
+        views=config.views,
+        device_memory=budget_for(device, device_memory),
+        rank=team.rank,
+        ranks=team.size,
+    )
+    if device.type == "cuda" or batches.resident:
+        where = "on the device" if batches.resident else "in host memory, gathered ahead"
+        say(f"data: {batches.data_bytes / 1e9:.2f} GB, {where}")
+    settings = {
+        "config": config.to_json(),
+        "features": store.fingerprint,
+        "grams": sources.identity if sources else {},
+        "environment": environment(),
+    }
+    started = start(run, settings, config, net, adam, resume=resume, team=team)
+    files, state = started.files, started.state
+    if started.note:
+        say(started.note)
+    if started.result is not None:
+        if team.leads:
+            _finish(files, started.result)
+        for note in started.result.get("notes", ()):
+            say(note)
+        return started.result
+    step = Step(net, sources, config, device, team.wrap(net))
+    steps_in_epoch = -(-len(rows["train"]) // config.batch_clips)
+    pace = Pace(device)
+    guard = LossGuard(store, sources, config.lr, held.look)
+    times: list[float] = []
+    waited = worked = 0.0
+    board = TensorBoardLogger(run)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    effect = Effect(sources, device, state.effect, leads=team.leads)
+    validate = partial(_validate, step, batches, rows["validation"], guard, effect, team)
+    if sources and not state.step:
+        _, effect.at_initial = validate("before the first step", UNTRAINED)
+
+    while not state.over(config):
+        held.look()
+        begun = saved = time.perf_counter()
+        save_took = 0.0
+        net.train()
+        sums = Sums(step.names, device)
+        if state.done:  # resumed in the middle of an epoch
+            sums.restore(state.sums)
+        else:
+            state.epoch += 1
+            started.streams.begin_epoch(state.epoch, team.rank, team.size)
+        order = started.streams.order(rows["train"], state.epoch)
+        mark, since = begun, 0
+        left = order[state.done * config.batch_clips :]
+        for batch in batches.passes(left, state.epoch):
+            last = state.done + 1 == steps_in_epoch or state.step + 1 == config.max_steps
+            loss = step(batch, sums, effect.gradients(first=not state.done, last=last))
+            guard.add(batch.clips)
+            loss.backward()  # type: ignore[no-untyped-call]
+            adam.step()
+            adam.zero_grad(set_to_none=True)  # no gradients beside the next batch's activations
+            pace.wait()
+            state.step += 1
+            state.done += 1
+            since += 1
+            if last or state.done % 10 == 0 or device.type == "cpu":
+                # A GPU is then done with all that was queued.
+                guard.check(loss, state.epoch, f"epoch {state.epoch}, step {state.done}")
+                now = time.perf_counter()
+                times += [(now - mark) / since] * since
+                mark, since = now, 0
+                tell(
+                    state.epoch,
+                    state.done,
+                    steps_in_epoch,
+                    {
+                        "loss": loss.item(),
+                        "clips_per_second": config.batch_clips / statistics.median(times[-50:]),
+                        "data_wait": batches.wait_s / (now - begun),
+                        "memory_mb": _memory_mb(device),
+                    },
+                )
+            if config.max_steps and state.step >= config.max_steps:
+                break
+            # Every ten seconds, or so seldom that writing takes a twentieth of the time.
+            # Sums and random numbers of the others are not in it: a team saves after each epoch.
+            now = time.perf_counter()
+            if team.size == 1 and now - saved > max(save_every_s, 20 * save_took):
+                held.look()  # nothing is saved of data that others overwrote
+                state.sums, state.effect = sums.to_plain(), effect.to_plain()
+                state.save(files, net, adam)
+                saved = time.perf_counter()
+                save_took = saved - now
+                mark += save_took
+        trained_s = time.perf_counter() - begun
+        waited += (wait_s := batches.wait_s)
+        worked += trained_s
+        state.done, state.sums = 0, {}
+
+        when = f"validation after epoch {state.epoch}, step {state.step} of the run"
+        unseen, similarity = validate(when)
+        held.look()
+        best = state.is_best(unseen["loss"])
+        entry: dict[str, Any] = {
+            "epoch": state.epoch,
+            "train": sums.means(step.weights, team),
+            "validation": unseen,
+            "seconds": time.perf_counter() - begun,
+            "data_wait_seconds": wait_s,
+            **effect.end_epoch(similarity, best=best),
+        }
+        state.effect = effect.to_plain()
+        if team.leads:
+            started.log(entry)
+            board.epoch(entry)
+            if best:
+                _write_best(files, _checkpoint(net, store, config, run))
+            state.save(files, net, adam)
+            tell(state.epoch, steps_in_epoch, steps_in_epoch, _flat(entry))
+
+    board.close()
+    team.wait()
+    net.load_state_dict(load_tensors(run / BEST)["state_dict"])
+    # Decisions need no rows of the frozen nets, and one process makes them all.
+    alone = Batches(store, config.task, None, config.batch_clips, device)
+    scores = {split: evaluate(net, alone, rows[split], classes) for split in SPLITS}
+    held.look()
+    result = _result(run, store, config, state, net, scores, times, waited, worked, device)
+    worth = {split: score(found.segments, found.recordings) for split, found in scores.items()}
+    result |= {
+        "resumable": keep_resume,
+        "data_on_device": batches.resident,
+        **_held_against(worth),
+        **effect.to_json(),
+    }
+    notes = [student_note(worth), effect_note(effect.gradient_ratio, step.weights)]
+    result["notes"] = [note for note in notes if note]
+    if team.leads:
+        _write_best(files, _checkpoint(net, store, config, run, worth))
+        files.write_json(RESULT, result)
+        _finish(files, result)
+    for note in result["notes"]:
+        say(note)
+    return result
+
+
+def _validate(
+    step: Step,
+    batches: Batches,
+    rows: NDArray[np.int64],
+    guard: LossGuard,
+    effect: Effect,
+    team: Team,
+    when: str,
+    *advice: str,
+) -> tuple[dict[str, Any], Table]:
+    """Mean losses over validation, and similarities by layer and teacher; in eval mode."""
+    step.net.eval()
+    sums, probe = Sums(step.names, step.device), effect.similarities()
+    with torch.no_grad():
+        for batch in batches.passes(rows):
+            guard.add(batch.clips)
+            guard.check(step(batch, sums, probe), 0, when, *advice)
+    return sums.means(step.weights, team), probe.means(team) if probe else {}
+
+
+def _write_best(files: RunFiles, checkpoint: Checkpoint) -> None:
+    files.write(BEST, partial(write_tensors, content=checkpoint.to_plain()))
+
+
+def _finish(files: RunFiles, result: Mapping[str, Any]) -> None:
+    """Drop last.pt unless it was to be kept; also of a run that was killed behind its result."""
+    if not result.get("resumable", True):  # results of before do not say, and keep what they have
+        files.remove(LAST)
+    files.adopt_events()
+
+
+def _memory_mb(device: torch.device) -> float:
+    """Most MB taken so far: of the GPU, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _held_against(worth: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Chance, and majority on the test split, or on validation where there is no test split."""
+    judged = worth["test"] if worth["test"]["segments"] else worth["validation"]
+    return {"chance": judged["chance"], "majority": judged["majority"], "scores": worth}
+
+
+def _checkpoint(
+    net: Vgg,
+    store: FeatureStore,
+    config: TrainConfig,
+    run: Path,
+    scores: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Checkpoint:
+    return Checkpoint(
+        arch=config.arch,
+        task=config.task,
+        classes=store.classes[config.task],
+        state_dict={name: tensor.detach().cpu() for name, tensor in net.state_dict().items()},
+        recipe=store.recipe,
+        mean=store.mean,
+        std=store.std,
+        provenance={"run": run.name, "mode": config.mode, **environment()},
+        scores={split: dict(found) for split, found in (scores or {}).items()},
+    )
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, float]:
+    """``{"train": {"ce": 1.}}`` -> ``{"train ce": 1.}``, for progress."""
+    return {
+        f"{split} {key}": value
+        for split in ("train", "validation")
+        for key, value in entry[split].items()
+        if isinstance(value, float)
+    }
+
+
+def environment() -> dict[str, str]:
+    """Versions, for provenance; nothing depends on it."""
+    names = ("antigram", "torch", "torchvision", "numpy", "zarr")
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **versions(names),
+    }
+
+
+def _result(
+    run: Path,
+    store: FeatureStore,
+    config: TrainConfig,
+    state: State,
+    net: Vgg,
+    scores: Mapping[str, Scores],
+    times: list[float],
+    waited: float,
+    worked: float,
+    device: torch.device,
+) -> dict[str, Any]:
+    per_step = statistics.median(times) if times else 0.0
+    on_cuda = device.type == "cuda"
+    return {
+        "run": str(run),
+        "mode": config.mode,
+        "data": store.name,
+        "features": store.fingerprint,
+        "task": config.task,
+        "layers": list(config.layers),
+        "beta": {name: config.at_weight(name) for name, _ in config.betas} or config.beta,
+        "seed": config.seed,
+        "views": config.views.to_json() if config.views else None,
+        "epochs": state.epoch,
+        "steps": state.step,
+        "best_epoch": state.best_epoch,
+        "accuracy": {split: scores[split].segments.accuracy for split in SPLITS},
+        "unweighted_average_recall": scores["test"].segments.unweighted_average_recall,
+        "recordings": {
+            "accuracy": {split: scores[split].recordings.accuracy for split in SPLITS},
+            "unweighted_average_recall": scores["test"].recordings.unweighted_average_recall,
+        },
+        "confusion": scores["test"].segments.confusion.tolist(),
+        "classes": list(scores["test"].segments.classes),
+        "seconds_per_step": per_step,
+        "clips_per_second": config.batch_clips / per_step if per_step else 0.0,
+        "data_wait_fraction": waited / worked if worked else 0.0,
+        "peak_rss_mb": _memory_mb(torch.device("cpu")),
+        "peak_device_mb": _memory_mb(device) if on_cuda else None,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "device": torch.cuda.get_device_name(device) if on_cuda else "cpu",
+        "environment": environment(),
+    }
+
+
+def copy_best(run: Path, target: Path) -> None:
+    """Copy the best weights to where the user wants them, whole or not at all."""
+    check_replaceable(target)
+    beside = work_folder(target)  # one name: what is left by a kill, the next copy replaces
+    try:
+        shutil.copyfile(run / "best.pt", beside)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)

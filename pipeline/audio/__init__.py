@@ -1,0 +1,3 @@
+"""Samples: decoding, windows, noise, spectrograms, augmentation."""
+
+__all__: list[str] = []

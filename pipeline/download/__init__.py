@@ -1,0 +1,3 @@
+"""Corpora from the network: fetched with their hashes, unpacked safely."""
+
+__all__: list[str] = []

@@ -1,0 +1,233 @@
+"""A pool of processes that survives the death of its workers.
+
+A decoder that crashes, or a machine that runs out of memory, kills a worker; ProcessPoolExecutor
+then breaks as a whole and does not say at which task. Here the tasks that were running are run
+again one at a time, and one that kills a worker again is handed back to the caller, who can find
+out what in it does.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, forkserver
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from antigram.pipeline.execution.process import keep_freed_memory
+
+__all__ = ["WorkerDiedError", "Workers"]
+
+Task = tuple[Any, ...]
+_BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_METHOD = multiprocessing.get_context("forkserver")
+Result = TypeVar("Result")
+
+
+class WorkerDiedError(RuntimeError):
+    """A task killed its worker, twice."""
+
+
+class Workers:
+    """Processes that run tasks; a context manager.
+
+    Args:
+        count: processes.
+        set_up: called once in each of them; None if there is nothing to set up.
+        shared: argument of ``set_up``.
+        preload: module that the fork server imports, so that workers start fast.
+    """
+
+    def __init__(
+        self, count: int, set_up: Callable[[Any], None] | None, shared: object, preload: str
+    ) -> None:
+        self.count = count
+        self._set_up, self._shared = set_up, shared
+        self.warm_up(preload)
+        self._pool = self._start(count)
+
+    @staticmethod
+    def warm_up(preload: str) -> None:
+        """Start the process that workers are forked from, so that its imports are done early.
+
+        A fork server: children of a process with threads (zarr's) may hang, and a fresh
+        interpreter for each worker takes longer to start than a small corpus to prepare.
+        """
+        _METHOD.set_forkserver_preload([preload])
+        # One thread a process: BLAS would start one for each core in each worker, for products
+        # that take a microsecond.
+        saved = {name: os.environ.get(name) for name in _BLAS_THREADS}
+        os.environ.update(dict.fromkeys(_BLAS_THREADS, "1"))
+        try:
+            forkserver.ensure_running()
+        finally:
+            for name, value in saved.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    def _start(self, count: int) -> ProcessPoolExecutor:
+        pool = ProcessPoolExecutor(
+            count, _METHOD, initializer=_begin, initargs=(self._set_up, self._shared)
+        )
+        _submit(pool, os.getpid)  # the first task starts a process
+        return pool
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def alone(self, function: Callable[..., Result], *task: object) -> Result:
+        """Run one task with no other beside it.
+
+        Raises:
+            WorkerDiedError: it killed its worker.
+        """
+        try:
+            return _submit(self._pool, function, *task).result()
+        except BrokenProcessPool:
+            self._pool.shutdown(wait=True)
+            self._pool = self._start(self.count)
+            raise WorkerDiedError(f"{function.__name__} killed its worker") from None
+
+    def run(
+        self,
+        function: Callable[..., Result],
+        tasks: Iterable[Task],
+        on_crash: Callable[[Task], Result] | None = None,
+    ) -> Iterator[tuple[Task, Result]]:
+        """Run tasks, two waiting for each process at most; give results as they come.
+
+        Args:
+            function: importable by name, as workers are other processes.
+            tasks: its arguments.
+            on_crash: called with a task that kills its worker even when it runs alone, to give a
+                result in its place.
+
+        Raises:
+            WorkerDiedError: a task killed its worker twice, and there is no ``on_crash``.
+        """
+        flight = _Flight(self, function, on_crash)
+        for task in tasks:
+            flight.add(task)
+            if flight.full:
+                yield from flight.land()
+        while flight.running:
+            yield from flight.land()
+
+
+def _submit(
+    pool: ProcessPoolExecutor, function: Callable[..., Result], *task: object
+) -> Future[Result]:
+    """Hand a task in; a pool starts a process with a task that finds none idle."""
+    with _main_hidden():
+        return pool.submit(function, *task)
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Hide the main module from processes that are being started.
+
+    Each would import it, and a command line's imports take five times as long as all the rest of
+    starting; workers need nothing of it.
+    """
+    main = vars(sys.modules["__main__"])
+    names: tuple[str, ...] = ("__spec__", "__file__")
+    hidden = {name: main.pop(name) for name in names if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(hidden)
+
+
+def _begin(set_up: Callable[[Any], None] | None, shared: object) -> None:
+    """Initialise a worker: interrupts are the parent's affair, and it does not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and says what is kept
+    keep_freed_memory()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    if set_up is not None:
+        set_up(shared)
+
+
+def _die_with_parent() -> None:
+    """End this worker when its parent was killed: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+class _Flight(Generic[Result]):
+    """The tasks that are running."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        function: Callable[..., Result],
+        on_crash: Callable[[Task], Result] | None,
+    ) -> None:
+        self.workers, self.function, self.on_crash = workers, function, on_crash
+        self.running: dict[Future[Result], Task] = {}
+        self.fallen: list[Task] = []  # could not even be handed in
+
+    @property
+    def full(self) -> bool:
+        return len(self.running) + len(self.fallen) >= 2 * self.workers.count
+
+    def add(self, task: Task) -> None:
+        try:
+            self.running[_submit(self.workers._pool, self.function, *task)] = task
+        except BrokenProcessPool:
+            self.fallen.append(task)
+
+    def land(self) -> Iterator[tuple[Task, Result]]:
+        """Results of those that are done; after a crash, of all that were running."""
+        done, _ = wait(self.running, return_when=FIRST_COMPLETED)
+        for future in done:
+            if not isinstance(future.exception(), BrokenProcessPool):
+                yield self.running.pop(future), future.result()
+        if any(isinstance(f.exception(), BrokenProcessPool) for f in done if f in self.running):
+            yield from self._recover()
+
+    def _recover(self) -> Iterator[tuple[Task, Result]]:
+        wait(self.running)
+        suspects = [*self.running.items()]
+        self.running.clear()
+        self.workers._pool.shutdown(wait=True)
+        self.workers._pool = self.workers._start(self.workers.count)
+        again = [*self.fallen]
+        self.fallen.clear()
+        for future, task in suspects:
+            if isinstance(future.exception(), BrokenProcessPool):
+                again.append(task)
+            else:
+                yield task, future.result()
+        for task in again:
+            yield task, self._alone(task)
+
+    def _alone(self, task: Task) -> Result:
+        """Run a task that was there when a worker died, which need not be its fault."""
+        with suppress(WorkerDiedError):
+            return self.workers.alone(self.function, *task)
+        try:
+            return self.workers.alone(self.function, *task)
+        except WorkerDiedError:
+            if self.on_crash is None:
+                raise
+            return self.on_crash(task)

@@ -1,0 +1,397 @@
+"""From a corpus to the rows of a store: headers checked, recordings cut or segmented, split drawn.
+
+Nothing is decoded here, so a listing of 100,000 files takes seconds and its mistakes come first.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from antigram.pipeline.audio.decoding import AudioError, AudioInfo, probe
+from antigram.pipeline.corpus import (
+    Clip,
+    Corpus,
+    CorpusError,
+    Found,
+    Mixture,
+    MixtureRequest,
+    Note,
+    Rejected,
+    Skipped,
+)
+from antigram.pipeline.draw import draw
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.execution.workers import Workers
+from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.split import SPLITS, assign
+from antigram.pipeline.features.within import Training
+from antigram.pipeline.storage.hashing import digest
+
+__all__ = ["Listing", "Reject", "Row", "list_rows", "segments_of", "split_rows", "window_starts"]
+
+_UNSAFE = frozenset("/\\") | {chr(code) for code in range(32)}
+_HEADERS_A_TASK = 512
+_WORTH_WORKERS_S = 0.3  # of reading headers: less is done before the processes have started
+SHORT_PIECE = "piece shorter than half a window"
+
+
+class Row(NamedTuple):
+    """One row of a store: where its audio is, and what is known about it.
+
+    A tuple, as all rows are sent to workers: a dataclass takes ten times as long to pickle.
+    """
+
+    clip_id: str
+    path: str  # relative to the corpus's folder, with /
+    start: int  # first sample, at the recipe's rate
+    samples: int  # of audio; the rest of the row is zeros
+    labels: tuple[tuple[str, str], ...]
+    group: str
+    official: str | None
+    mixture: Mixture | None = None  # then `path` and `start` are within it, at `offset`
+    offset: int = 0  # first sample, within the mixture
+    length: int = 0  # samples of the recording that it is of, before it is cut
+
+    def source(self, sample_rate: int) -> str:
+        """``PATH#START_S``."""
+        seconds = f"{self.start / sample_rate:.6f}".rstrip("0").rstrip(".")
+        return f"{self.path}#{seconds}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A recording, or a segment of one, that should be there and cannot be used."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All rows a corpus can give, sorted by clip_id."""
+
+    rows: tuple[Row, ...]
+    rejected: tuple[Reject, ...]
+    skipped: dict[str, int]
+    label_names: tuple[str, ...]  # the main one first
+    identity: str  # SHA-256 over the rows and the sizes of their files
+    notes: tuple[str, ...] = ()  # for the user: what the adapter chose
+    sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of its recordings, by path
+
+    @property
+    def main(self) -> str:
+        """The label that the corpus is mostly used for."""
+        return self.label_names[0]
+
+
+def window_starts(
+    count: int, window: int, hop: int, last_window: str = "pad"
+) -> tuple[list[int], bool]:
+    """Starts of the windows that cover ``count`` samples, and whether a last piece was left out.
+
+    Windows follow each other by ``hop`` until the recording is covered. With ``pad`` a last piece
+    that fills less than half a window is left out, unless it is the only one; with ``end`` the last
+    window is moved back so that it ends with the recording.
+    """
+    starts = [0]
+    while starts[-1] + window < count:
+        starts.append(starts[-1] + hop)
+    if last_window == "end":
+        return [*starts[:-1], max(0, min(starts[-1], count - window))], False
+    short = len(starts) > 1 and 2 * (count - starts[-1]) < window
+    return (starts[:-1] if short else starts), short
+
+
+def segments_of(count: int, recipe: Recipe) -> tuple[list[tuple[int, int]], bool]:
+    """Divide a recording into segments as the recipe says; `prepare` and `predict` both ask here.
+
+    Args:
+        count: samples of the recording, at the recipe's rate.
+        recipe: its length, overlap, and what becomes of a longer recording.
+
+    Returns:
+        First sample and number of samples of each segment, which is zeros behind them; and
+        whether a last piece was left out.
+    """
+    starts, short = [0], False
+    if recipe.longer == "segment":
+        starts, short = window_starts(count, recipe.samples, recipe.window_hop, recipe.last_window)
+    return [(start, min(recipe.samples, count - start)) for start in starts], short
+
+
+def list_rows(
+    corpus: Corpus,
+    home: Path,
+    recipe: Recipe,
+    noise: Mapping[str, Sequence[Path]] | None = None,
+    *,
+    only: Training | None = None,
+    workers: int = 1,
+    tick: Callable[[int, int], None] | None = None,
+) -> Listing:
+    """List a corpus, check every header, cut or segment, and choose recordings if a limit is set.
+
+    Args:
+        corpus: the adapter.
+        home: the corpus's own folder; of a corpus that is mixed here, that of the clean speech.
+        recipe: what rows are wanted.
+        noise: class -> recordings, for a corpus that is mixed here.
+        only: recordings to take; the others are skipped and counted.
+        workers: processes that check headers.
+        tick: called with (headers checked, headers in all).
+
+    Raises:
+        CorpusError: the corpus gives nothing, gives an id twice, or has a name that is not UTF-8.
+    """
+    skipped: Counter[str] = Counter()
+    clips: list[Clip] = []
+    rejected: list[Reject] = []
+    notes: list[str] = []
+    for found in _found(corpus, home, recipe, noise):
+        if isinstance(found, Skipped):
+            skipped[found.reason] += found.count
+        elif isinstance(found, Rejected):
+            rejected.append(Reject(found.path, found.reason))
+        elif isinstance(found, Note):
+            notes.append(found.text)
+        else:
+            clips.append(found)
+    if not clips:
+        raise _nothing(corpus, home, skipped)
+    if only is not None:
+        clips = only.of(corpus, home, clips, skipped)
+    label_names = corpus.labels or tuple(dict.fromkeys(k for clip in clips for k in clip.labels))
+    _check_label_names(corpus, home, label_names, recipe)
+    labelled = [clip for clip in clips if clip.labels.get(label_names[0])]
+    if len(labelled) < len(clips):
+        skipped[f"no {label_names[0]} label"] += len(clips) - len(labelled)
+    clips = sorted(labelled, key=lambda clip: clip.id)
+    if not clips:
+        raise _nothing(corpus, home, skipped)
+    _check_clips(corpus, home, clips)
+    clips = _limit(clips, recipe, label_names[0])
+    infos = _probe_all(
+        home, sorted({clip.path for clip in clips if clip.mixture is None}), workers, tick
+    )
+    rows: list[Row] = []
+    for clip in clips:
+        if clip.mixture is not None:
+            rows += _rows_of_mixture(clip, clip.mixture, recipe, skipped)
+            continue
+        info = infos[clip.path][0]
+        if isinstance(info, str):
+            rejected.append(Reject(clip.path, info))
+        else:
+            rows += _rows_of(clip, info, recipe, skipped, rejected)
+    rows.sort(key=lambda row: row.clip_id)
+    identity = digest(
+        [
+            [row.clip_id, row.path, row.start, row.samples, row.labels, row.group, row.official]
+            + ([asdict(row.mixture)] if row.mixture else [])
+            for row in rows
+        ]
+        + [[path, size] for path, (_, size) in infos.items()]
+    )
+    left_out = dict(sorted(skipped.items()))
+    return Listing(
+        tuple(rows),
+        tuple(rejected),
+        left_out,
+        label_names,
+        identity,
+        tuple(notes),
+        {path: size for path, (_, size) in infos.items()},
+    )
+
+
+def _found(
+    corpus: Corpus, home: Path, recipe: Recipe, noise: Mapping[str, Sequence[Path]] | None
+) -> Iterable[Found]:
+    if corpus.list_clips is not None:
+        return corpus.list_clips(home, recipe.options)
+    if corpus.list_mixtures is None:
+        raise TypeError(f"{corpus.name}: a corpus lists clips or mixtures; this one lists neither")
+    request = MixtureRequest(
+        clean=home,
+        noise={label: len(paths) for label, paths in (noise or {}).items()},
+        level=recipe.noise,
+        seed=recipe.seed,
+        sample_rate=recipe.sample_rate,
+        options=recipe.options,
+    )
+    return corpus.list_mixtures(request)
+
+
+def _nothing(corpus: Corpus, home: Path, skipped: Counter[str]) -> CorpusError:
+    left_out = "; ".join(f"{n} x {reason}" for reason, n in skipped.items()) or "nothing"
+    return CorpusError(
+        f"{corpus.name}: no recording in {home} (skipped: {left_out}). Name another --source."
+    )
+
+
+def _check_label_names(corpus: Corpus, home: Path, names: Sequence[str], recipe: Recipe) -> None:
+    """Labels become names of arrays, and come from other people's tables."""
+    for name in names:
+        if not name or name.startswith((".", "__")) or name == "zarr.json" or set(name) & _UNSAFE:
+            raise CorpusError(
+                f"{corpus.name}: {home}: a label is called {name!r}; wanted a plain name, without "
+                "slashes or a leading dot. Rename the column."
+            )
+    if "noise" in names and recipe.noise != "none" and corpus.list_mixtures is None:
+        raise CorpusError(
+            f"{corpus.name}: {home}: a label is called 'noise', as is that of the noise mixed in: "
+            "rename the column, or use --noise none"
+        )
+
+
+def _check_clips(corpus: Corpus, home: Path, clips: list[Clip]) -> None:
+    for one, two in pairwise(clips):
+        if one.id == two.id:
+            raise CorpusError(f"{corpus.name}: {one.path} and {two.path} both have the id {one.id}")
+    for clip in clips:
+        try:
+            f"{clip.path}{clip.id}{clip.labels}".encode()
+        except UnicodeEncodeError:
+            raise CorpusError(
+                f"{corpus.name}: {clip.path!r} in {home}: its name is not UTF-8. Rename it."
+            ) from None
+
+
+def _limit(clips: list[Clip], recipe: Recipe, main: str) -> list[Clip]:
+    """Keep so many recordings (clips) of each class of the main label, and in all, by the seed."""
+    if not (recipe.balance or recipe.limit_per_class or recipe.limit):
+        return clips
+    drawn = {clip.id: draw(recipe.seed, "limit", clip.id)[0] for clip in clips}
+    classes: dict[str, list[Clip]] = defaultdict(list)
+    for clip in sorted(clips, key=lambda clip: (drawn[clip.id], clip.id)):
+        classes[clip.labels[main]].append(clip)
+    most = min(map(len, classes.values())) if recipe.balance else len(clips)
+    if recipe.limit_per_class:
+        most = min(most, recipe.limit_per_class)
+    kept = [clip for members in classes.values() for clip in members[:most]]
+    if recipe.limit:
+        kept = sorted(kept, key=lambda clip: (drawn[clip.id], clip.id))[: recipe.limit]
+    return sorted(kept, key=lambda clip: clip.id)
+
+
+def _probe_all(
+    home: Path, paths: Sequence[str], workers: int, tick: Callable[[int, int], None] | None
+) -> dict[str, tuple[AudioInfo | str, int]]:
+    """Header of each file, or the reason why it is none; and its size."""
+    found: dict[str, tuple[AudioInfo | str, int]] = {}
+    tasks = [(home, paths[i : i + _HEADERS_A_TASK]) for i in range(0, len(paths), _HEADERS_A_TASK)]
+
+    def keep(task: tuple[Path, Sequence[str]], infos: list[tuple[AudioInfo | str, int]]) -> None:
+        found.update(zip(task[1], infos, strict=True))
+        if tick is not None:
+            tick(len(found), len(paths))
+
+    begun = time.perf_counter()
+    for number, task in enumerate(tasks):
+        keep(task, _probe_block(*task))
+        left = (time.perf_counter() - begun) * (len(tasks) - number - 1) / (number + 1)
+        if workers > 1 and left > _WORTH_WORKERS_S:
+            # Twice the cores, as some wait for the disk.
+            with Workers(2 * workers, None, None, "antigram.pipeline.features.rendering") as pool:
+                for done, infos in pool.run(_probe_block, tasks[number + 1 :]):
+                    keep(done, infos)
+            break
+    return found
+
+
+def _probe_block(home: Path, paths: Sequence[str]) -> list[tuple[AudioInfo | str, int]]:
+    found: list[tuple[AudioInfo | str, int]] = []
+    folder = str(home)
+    for path in paths:
+        try:
+            info = probe(f"{folder}/{path}")  # as text: a Path takes as long as the probing
+        except AudioError as error:
+            found.append((str(error), -1))
+        else:
+            found.append((info, info.bytes))
+    return found
+
+
+def _rows_of(
+    clip: Clip, info: AudioInfo, recipe: Recipe, skipped: Counter[str], rejected: list[Reject]
+) -> Iterable[Row]:
+    total = info.samples_at(recipe.sample_rate)
+    first = round(clip.start_s * recipe.sample_rate)
+    last = total if clip.end_s is None else min(total, round(clip.end_s * recipe.sample_rate))
+    path = clip.path
+    if first >= last:
+        reason = f"the part from {clip.start_s:g} s lies behind its end ({total} samples)"
+        rejected.append(Reject(path, reason))
+        return
+    segments, short = segments_of(last - first, recipe)
+    if short:
+        skipped[SHORT_PIECE] += 1
+    for index, (start, samples) in enumerate(segments):
+        yield Row(
+            clip_id=recipe.segment_id(clip.id, index),
+            path=path,
+            start=first + start,
+            samples=samples,
+            labels=tuple(sorted((k, v) for k, v in clip.labels.items() if v)),
+            group=clip.group or clip.id,
+            official=clip.split,
+            length=last - first,
+        )
+
+
+def _rows_of_mixture(
+    clip: Clip, mixture: Mixture, recipe: Recipe, skipped: Counter[str]
+) -> Iterable[Row]:
+    """Fragments of a mixture; the source of each is the clean recording in which it begins."""
+    segments, short = segments_of(mixture.samples, recipe)
+    if short:
+        skipped[SHORT_PIECE] += 1
+    ends = list(accumulate(count for _, count in mixture.clean))
+    for index, (start, samples) in enumerate(segments):
+        part = bisect_right(ends, start)
+        yield Row(
+            clip_id=recipe.segment_id(clip.id, index),
+            path=mixture.clean[part][0],
+            start=start - (ends[part - 1] if part else 0),
+            samples=samples,
+            labels=tuple(sorted((k, v) for k, v in clip.labels.items() if v)),
+            group=clip.id,
+            official=clip.split,
+            mixture=mixture,
+            offset=start,
+            length=mixture.samples,
+        )
+
+
+def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -> list[int]:
+    """Split of each row, as the recipe says: index into `SPLITS`.
+
+    Raises:
+        InputError: the publisher gives no split, or ``by:LABEL`` names no label of the corpus.
+    """
+    if recipe.split == "official":
+        missing = [row.clip_id for row in rows if row.official is None]
+        if missing:
+            raise InputError(
+                f"{corpus.name}: --split official: the publisher's split is not known for "
+                f"{len(missing)} of {len(rows)} segments, {missing[0]} among them. "
+                "Use --split random or by:LABEL."
+            )
+        return [SPLITS.index(row.official or "") for row in rows]
+    labels = [dict(row.labels)[main] for row in rows]
+    if recipe.split == "random":
+        return assign([row.group for row in rows], labels, seed=recipe.seed)
+    label = recipe.split.removeprefix("by:")
+    known = sorted({name for row in rows for name, _ in row.labels})
+    if label not in known:
+        raise InputError(f"--split by:{label}: no such label; {corpus.name} has {', '.join(known)}")
+    # A clip that lacks the label can only be a group of its own.
+    groups = [dict(row.labels).get(label, f"\0{row.group}") for row in rows]
+    return assign(groups, labels, seed=recipe.seed, fill_all=True)

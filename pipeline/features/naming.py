@@ -1,0 +1,87 @@
+"""From what was asked to a recipe, and the default name of its store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from antigram.pipeline.corpus import Corpus
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.features.recipe import Recipe
+
+__all__ = ["default_overlap", "recipe_for", "store_name"]
+
+
+def recipe_for(corpus: Corpus, asked: Mapping[str, Any]) -> tuple[Corpus, Recipe]:
+    """Recipe for what a user asked, the corpus's own defaults for the rest; and the corpus so set.
+
+    Args:
+        corpus: the adapter.
+        asked: fields of the recipe, and options of the corpus.
+
+    Raises:
+        InputError: the corpus has not such an option, or a value is not one of those known.
+    """
+    fields = {key: value for key, value in asked.items() if key in Recipe.__dataclass_fields__}
+    own = {key: value for key, value in asked.items() if key not in fields}
+    if unknown := sorted(set(own) - set(corpus.options)):
+        known = ", ".join(map(_flag, corpus.options)) or "none of its own"
+        raise InputError(f"{_flag(unknown[0])}: {corpus.name} has no such option; it has {known}")
+    for key, value in own.items():
+        if not str(value).strip():
+            raise InputError(f"{_flag(key)} {value!r}: is empty; give a value, or leave it out")
+    options = {k: corpus.resolve(k, v) for k, v in {**corpus.options, **own}.items()}
+    corpus = corpus.adapt(corpus, options)
+    options = {key: value for key, value in options.items() if value}
+    seconds = fields.get("seconds", corpus.seconds)
+    defaults = {
+        "seconds": seconds,
+        "overlap": default_overlap(corpus, seconds),
+        "longer": corpus.longer,
+        "noise": corpus.noise,
+    }
+    return corpus, Recipe(corpus=corpus.name, options=options, **{**defaults, **fields})
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+def store_name(corpus: Corpus, recipe: Recipe) -> str:
+    """Default name of a store: the corpus, and what differs from its defaults."""
+    parts = [corpus.name]
+    if recipe.noise != corpus.noise:
+        parts.append(recipe.noise)
+    if recipe.snr_mode != "exact":
+        parts.append(recipe.snr_mode)
+    parts += [
+        value.replace(",", "+")
+        for key, value in sorted(recipe.options.items())
+        if value != corpus.options[key]
+    ]
+    if recipe.seconds != corpus.seconds:
+        parts.append(f"{recipe.seconds:g}s")
+    if recipe.longer == "segment" and recipe.overlap != default_overlap(corpus, recipe.seconds):
+        parts.append(f"overlap{recipe.overlap:g}")
+    if recipe.split != "random":
+        parts.append(recipe.split.replace(":", "-"))
+    if recipe.within:
+        parts.append(f"within-{recipe.within[:8]}")
+    if recipe.last_window != "pad":
+        parts.append(recipe.last_window)
+    if recipe.limit_per_class:
+        parts.append(f"{recipe.limit_per_class}-a-class")
+    if recipe.limit:
+        parts.append(f"limit{recipe.limit}")
+    if recipe.balance:
+        parts.append("balanced")
+    if recipe.seed:
+        parts.append(f"seed{recipe.seed}")
+    if recipe.dtype != "float32":
+        parts.append("f16")
+    return "-".join(parts)[:120]
+
+
+def default_overlap(corpus: Corpus, seconds: float) -> float:
+    """Overlap of a corpus's windows; one-second windows (words) do not overlap, as in the paper."""
+    return 0.0 if seconds == 1 else corpus.overlap

@@ -1,0 +1,195 @@
+"""The recipe of a feature store: everything that decides its numbers, and nothing else.
+
+Paths, worker counts and limits on rejects are arguments of functions: here they would change the
+fingerprint of a store whose numbers they do not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.pipeline.storage.hashing import digest
+
+__all__ = ["VERSION", "Recipe"]
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "str": str,
+    "int": int,
+    "float": (float, int),
+    "bool": bool,
+    "Mapping[str, str]": Mapping,
+}
+# Those of scipy.signal that need no number beside their name.
+_WINDOWS = tuple(
+    "barthann bartlett blackman blackmanharris bohman boxcar cosine exponential flattop hamming "
+    "hann lanczos nuttall parzen taylor triang tukey".split()
+)
+_MOST_BYTES = 1 << 32  # of a segment; an hour at 48 kHz takes a third
+# Bump when the code makes other numbers from the same fields.
+VERSION = "prepare/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How the rows of a feature store are made from a corpus.
+
+    Attributes:
+        corpus: name of the adapter.
+        options: the adapter's own options, resolved (``{"words": "digits"}``).
+        seconds: length of a row.
+        overlap: share of a window that the next repeats, in [0, 1).
+        longer: ``cut`` or ``segment``.
+        noise: ``none``, ``low`` (20 to 40 dB) or ``high`` (0 to 10 dB).
+        snr_mode: ``exact``, or ``released``: half the nominal SNR, as in the paper's code.
+        noise_files: SHA-256 over names and bytes of the noise recordings; empty without noise.
+        split: ``random``, ``official`` or ``by:LABEL``.
+        seed: of the split, the noise and the choice of clips.
+        limit_per_class: recordings of a class of the main label; 0 is all.
+        limit: recordings in all, drawn; 0 is all.
+        balance: keep as many recordings of each class as the smallest has.
+        last_window: of a recording that is segmented: ``pad`` it with zeros, or let it ``end``
+            with the recording.
+        within: fingerprint of the store whose training recordings alone are taken; empty: all.
+        dtype: of the stored features.
+        sample_rate: Hz.
+        n_fft: window and transform length, samples.
+        hop: samples.
+        window: as scipy.signal names it, periodic.
+        resampler: name and quality.
+        version: of the code.
+    """
+
+    corpus: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 1.0
+    overlap: float = 0.0
+    longer: str = "cut"
+    noise: str = "none"
+    snr_mode: str = "exact"
+    noise_files: str = ""
+    split: str = "random"
+    seed: int = 0
+    limit_per_class: int = 0
+    limit: int = 0
+    balance: bool = False
+    last_window: str = "pad"
+    dtype: str = "float32"
+    sample_rate: int = 16_000
+    n_fft: int = 256
+    hop: int = 128
+    window: str = "hamming"
+    resampler: str = "soxr-HQ"
+    version: str = VERSION
+    within: str = ""
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        if not 0 < self.seconds <= 3600:
+            raise InputError(
+                f"seconds is {self.seconds}; a row is above 0 and up to 3600 s long: see --seconds"
+            )
+        if round(self.seconds * self.sample_rate) < self.n_fft:
+            raise InputError(
+                f"seconds is {self.seconds}: shorter than one STFT window of "
+                f"{self.n_fft / self.sample_rate:g} s. Give a longer --seconds."
+            )
+        if not 0 <= self.overlap < 1:
+            raise InputError(f"overlap is {self.overlap}; wanted: at least 0, under 1: --overlap")
+        for number in (self.limit_per_class, self.limit):
+            if number < 0:
+                raise InputError(f"a limit is {number}; wanted: 0 (all recordings) or more")
+        for name, known in (
+            ("longer", ("cut", "segment")),
+            ("noise", ("none", "low", "high")),
+            ("last_window", ("pad", "end")),
+            ("snr_mode", ("exact", "released")),
+            ("dtype", ("float32", "float16")),
+        ):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}; wanted: {', '.join(known)}")
+        if self.split not in ("random", "official") and not self.split.startswith("by:"):
+            raise InputError(f"split is {self.split!r}; wanted: random, official or by:LABEL")
+        self._check_size()
+
+    def _check_types(self) -> None:
+        """Refuse what is of another type, or out of the range that a library would crash at."""
+        for f in fields(self):
+            value, kind = getattr(self, f.name), _TYPES[str(f.type)]
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise InputError(f"{f.name} is {value!r}; wanted {str(f.type).partition('[')[0]}")
+        if not all(isinstance(t, str) for pair in self.options.items() for t in pair):
+            raise InputError(f"options are {dict(self.options)!r}; wanted text only")
+        for name, least, most in (
+            ("sample_rate", 1_000, 768_000),
+            ("n_fft", 2, 1 << 16),
+            ("hop", 1, self.n_fft),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise InputError(f"{name} is {getattr(self, name)}; wanted {least} to {most}")
+        if self.window not in _WINDOWS:
+            raise InputError(f"window is {self.window!r}; wanted: {', '.join(_WINDOWS)}")
+
+    def _check_size(self) -> None:
+        """Refuse segments that no memory holds."""
+        frames, bins = self.shape
+        if 4 * frames * bins > _MOST_BYTES:
+            raise InputError(
+                f"seconds is {self.seconds}: a segment of {frames} x {bins} numbers takes "
+                f"{4e-9 * frames * bins:.0f} GB; wanted up to {_MOST_BYTES / 1e9:.1f} GB"
+            )
+
+    @property
+    def samples(self) -> int:
+        """Samples in a row."""
+        return round(self.seconds * self.sample_rate)
+
+    @property
+    def window_hop(self) -> int:
+        """Samples from the start of one window to that of the next, when segmenting."""
+        return max(1, round(self.samples * (1 - self.overlap)))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(frame, freq) of a row: one frame per hop begun, and one more (scipy's padding)."""
+        return -(-self.samples // self.hop) + 1, self.n_fft // 2 + 1
+
+    def segment_id(self, recording: str, index: int) -> str:
+        """Id of a segment, ``RECORDING#00001``; of a corpus that is cut, the recording's own."""
+        return recording if self.longer == "cut" else f"{recording}#{index:05d}"
+
+    def recording_of(self, segment_id: str) -> str:
+        """Id of the recording that a segment is of: the inverse of `segment_id`."""
+        return segment_id if self.longer == "cut" else segment_id.rpartition("#")[0] or segment_id
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all fields."""
+        return digest(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types only, for attributes and checkpoints; without ``within`` if it is empty."""
+        plain = {**asdict(self), "options": dict(self.options)}
+        if not self.within:
+            del plain["within"]
+        return plain
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Recipe:
+        """Inverse of `to_json`.
+
+        Raises:
+            StoredDataError: a field is unknown or the version is another one.
+        """
+        unknown = sorted(set(stored) - {f.name for f in fields(cls)})
+        if unknown or stored.get("version") != VERSION:
+            raise StoredDataError(
+                f"recipe: version {stored.get('version')!r}, unknown fields {unknown}; "
+                f"this antigram reads {VERSION!r}. Prepare the store again."
+            )
+        try:
+            return cls(**stored)
+        except (InputError, TypeError) as error:
+            raise StoredDataError(f"recipe: {error}. Prepare the store again.") from None

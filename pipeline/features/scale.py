@@ -1,0 +1,104 @@
+"""Mean and deviation that a store is normalised by; refused where values would not be finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.features.listing import Row
+from antigram.pipeline.features.recipe import Recipe
+
+if TYPE_CHECKING:
+    from antigram.pipeline.features.rendering import RowResult
+
+__all__ = ["check_range", "mean_std", "normalised"]
+
+_LEAST_STD = float(np.finfo(np.float32).tiny)  # below it float32 has fewer digits: denormal
+_NAMED = 3
+
+
+def normalised(
+    magnitudes: NDArray[np.float32], mean: float, std: float, dtype: str
+) -> NDArray[Any]:
+    """Magnitudes less the mean, over the deviation, as they are stored.
+
+    Args:
+        magnitudes: any shape; overwritten.
+        mean: of the training split.
+        std: of the training split.
+        dtype: float32 or float16.
+    """
+    np.subtract(magnitudes, np.float32(mean), out=magnitudes)
+    np.multiply(magnitudes, np.float32(1 / std), out=magnitudes)
+    return magnitudes.astype(dtype, copy=False)
+
+
+def mean_std(
+    results: Sequence[RowResult], split: Sequence[int], recipe: Recipe, home: Path
+) -> tuple[float, float]:
+    """Mean and standard deviation of the training split, from sums added in the order of clips.
+
+    Raises:
+        InputError: no segment is in the training split, or what is there differs by less than
+            float32 can tell.
+    """
+    train = [result for result, part in zip(results, split, strict=True) if part == 0]
+    count = len(train) * math.prod(recipe.shape)
+    if not count:
+        raise InputError(f"{home}: no segment is in the training split; see --split")
+    mean = sum(result.total for result in train) / count
+    std = math.sqrt(max(0.0, sum(result.squares for result in train) / count - mean**2))
+    if std == 0:
+        raise InputError(f"{home}: all {len(train)} training segments are silent: nothing to learn")
+    if std < _LEAST_STD:
+        raise InputError(
+            f"{home}: all {len(train)} training segments are all but silent: their magnitudes' "
+            f"standard deviation is {std:.2g}, wanted at least {_LEAST_STD:.2g}. Scale them up."
+        )
+    return mean, std
+
+
+def check_range(
+    rows: Sequence[Row],
+    results: Sequence[RowResult],
+    recipe: Recipe,
+    scale: tuple[float, float],
+    home: Path,
+) -> None:
+    """Refuse to normalise what would not be finite, before anything is.
+
+    Normalising keeps the order of values, so that the lowest and highest magnitude of each row
+    tell for all of it.
+
+    Args:
+        rows: of the store.
+        results: of rendering them.
+        recipe: its dtype is that of the store.
+        scale: mean and standard deviation.
+        home: the corpus's folder, for the message.
+
+    Raises:
+        InputError: segments with a value that the dtype cannot hold; some of them are named.
+    """
+    ends = np.array([(result.low, result.high) for result in results], np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = normalised(ends.copy(), *scale, "float32")
+        stored = values.astype(recipe.dtype)
+    bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
+    if not bad.size:
+        return
+    named = ", ".join(rows[index].source(recipe.sample_rate) for index in bad[:_NAMED])
+    more = f" and {bad.size - _NAMED} more" if bad.size > _NAMED else ""
+    half = recipe.dtype == "float16"
+    raise InputError(
+        f"{home}: {bad.size} of {len(rows)} segments, normalised, have values up to "
+        f"{float(np.abs(values[bad]).max()):.3g}, and {recipe.dtype} ends at "
+        f"{float(np.finfo(recipe.dtype).max):.3g}: {named}{more}. "
+        f"{'Use --dtype float32, or leave' if half else 'Leave'} these recordings out."
+    )

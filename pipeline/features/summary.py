@@ -1,0 +1,220 @@
+"""What a feature store holds, at a glance: classes, groups, lengths, noise, and what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from antigram.pipeline.features.listing import Row
+from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.split import SPLITS
+from antigram.pipeline.features.store import FeatureStore
+
+__all__ = ["Groups", "Summary", "lengths_of", "summarise"]
+
+_MOST_CLASSES = 20  # that are listed one by one
+_MOST_LEVELS = 12  # of SNR, likewise
+_WIDTH = 24  # of a name in the table
+_NAMED = 5  # classes that are missing
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """What a split should not divide.
+
+    Attributes:
+        of: a label (``speaker``), or ``recording``.
+        counts: how many are in each split.
+        shared: how many are in more than one split.
+    """
+
+    of: str
+    counts: tuple[int, ...]
+    shared: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a store holds.
+
+    Attributes:
+        label: whose classes are counted.
+        classes: class -> its segments in train, validation and test.
+        groups: the label that the store is split by, if it is, and the speakers, if they are
+            known; else the recordings.
+        lengths: of recordings, in seconds (``shortest_s``, ``median_s``, ``longest_s``), how many
+            of them were ``cut``, and how many segments ``padded``; None for a store that was made
+            by version 0.1.0.
+        snr_db: SNR in dB -> segments; of more than 12 levels, by fives. None without noise.
+        without_noise: segments of a noisy store that stayed clean.
+        warnings: what is missing.
+    """
+
+    label: str
+    classes: dict[str, tuple[int, ...]]
+    groups: tuple[Groups, ...]
+    lengths: dict[str, float] | None
+    snr_db: dict[float, int] | None
+    without_noise: int
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Field ``summary`` of ``prepare --json``: counts by the names of the splits."""
+        return {
+            **asdict(self),
+            "classes": {name: _by_split(counts) for name, counts in self.classes.items()},
+            "groups": [
+                {"of": each.of, **_by_split(each.counts), "shared": each.shared}
+                for each in self.groups
+            ],
+            "snr_db": self.snr_db and {f"{level:g}": n for level, n in self.snr_db.items()},
+        }
+
+    def lines(self) -> list[str]:
+        """A table for people; of more than 20 classes, the smallest and the largest only."""
+        rows = [(f"segments by {self.label}", *SPLITS), *self._class_rows()]
+        rows += [
+            (f"{each.of}s ({each.shared} in more than one split)", *map(str, each.counts))
+            for each in self.groups
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(1 + len(SPLITS))]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+            for row in rows
+        ]
+        if self.lengths is not None:
+            lines.append(
+                "recordings: {shortest_s:.3g} s (shortest), {median_s:.3g} s (median), "
+                "{longest_s:.3g} s (longest); {cut} were cut, {padded} segments are "
+                "padded with zeros".format_map(self.lengths)
+            )
+        if self.snr_db is not None:
+            levels = ", ".join(f"{n} at {level:g} dB" for level, n in self.snr_db.items())
+            lines.append(f"SNR: {levels}; {self.without_noise} segments without noise")
+        return [*lines, *(f"warning: {each}" for each in self.warnings)]
+
+    def _class_rows(self) -> Iterable[tuple[str, ...]]:
+        every = list(self.classes)
+        shown = {_short(name): name for name in every}
+        if len(every) > _MOST_CLASSES:
+            sizes = {name: sum(counts) for name, counts in self.classes.items()}
+            least, most = min(every, key=sizes.__getitem__), max(every, key=sizes.__getitem__)
+            shown = {f"smallest: {_short(least)}": least, f"largest: {_short(most)}": most}
+        for text, name in shown.items():
+            yield (f"  {text}", *map(str, self.classes[name]))
+        columns = list(zip(*self.classes.values(), strict=True))
+        yield ("  all", *(str(sum(column)) for column in columns))
+        if len(every) > _MOST_CLASSES:
+            counts = (str(np.count_nonzero(column)) for column in columns)
+            yield (f"  of {len(every)} classes", *counts)
+
+
+def summarise(store: FeatureStore, label: str | None = None) -> Summary:
+    """Count what is in a store.
+
+    Args:
+        store: read from its small arrays alone.
+        label: whose classes are counted; default: the main one.
+
+    Raises:
+        InputError: the store has no such label.
+        StoredDataError: an array is damaged.
+    """
+    label = label or store.main_label
+    split, values = store.split, store.labels(label)
+    counts = _count(values, split, len(store.classes[label]))
+    classes = {
+        name: tuple(row) for name, row in zip(store.classes[label], counts.tolist(), strict=True)
+    }
+    levels, without = _snr(store.snr_db)
+    return Summary(
+        label=label,
+        classes=classes,
+        groups=_groups(store),
+        lengths=store.root.get("lengths"),
+        snr_db=levels,
+        without_noise=without,
+        warnings=tuple(_warnings(label, classes, np.bincount(split, minlength=len(SPLITS)))),
+    )
+
+
+def lengths_of(rows: Sequence[Row], recipe: Recipe) -> dict[str, float]:
+    """What `prepare` notes of the lengths of recordings, as they are before they are cut."""
+    samples = {recipe.recording_of(row.clip_id): row.length for row in rows}
+    cut = recipe.longer == "cut"
+    return {
+        "shortest_s": min(samples.values()) / recipe.sample_rate,
+        "median_s": median(samples.values()) / recipe.sample_rate,
+        "longest_s": max(samples.values()) / recipe.sample_rate,
+        "cut": sum(row.length > recipe.samples for row in rows) if cut else 0,
+        "padded": sum(row.samples < recipe.samples for row in rows),
+    }
+
+
+def _by_split(counts: Sequence[int]) -> dict[str, int]:
+    return dict(zip(SPLITS, counts, strict=True))
+
+
+def _short(name: str) -> str:
+    flat = " ".join(name.split())
+    return flat if len(flat) <= _WIDTH else f"{flat[: _WIDTH - 3]}..."
+
+
+def _count(values: NDArray[np.int32], split: NDArray[np.int8], classes: int) -> NDArray[np.int64]:
+    """Segments (class, split); those without a class (-1) are not counted."""
+    known = values >= 0
+    cells = values[known].astype(np.int64) * len(SPLITS) + split[known]
+    return np.bincount(cells, minlength=classes * len(SPLITS)).reshape(classes, len(SPLITS))
+
+
+def _groups(store: FeatureStore) -> tuple[Groups, ...]:
+    _, _, divided = store.recipe.split.partition("by:")
+    labels = [name for name in dict.fromkeys((divided, "speaker")) if name in store.classes]
+    found = [
+        _grouped(name, _count(store.labels(name), store.split, len(store.classes[name])))
+        for name in labels
+    ]
+    if not found:
+        names, index = np.unique(np.array(store.recordings), return_inverse=True)
+        found = [_grouped("recording", _count(index.astype(np.int32), store.split, len(names)))]
+    return tuple(found)
+
+
+def _grouped(of: str, counts: NDArray[np.int64]) -> Groups:
+    there = counts > 0
+    return Groups(of, tuple(there.sum(axis=0).tolist()), int((there.sum(axis=1) > 1).sum()))
+
+
+def _snr(snr_db: NDArray[np.float32] | None) -> tuple[dict[float, int] | None, int]:
+    """Segments by SNR, and how many have none."""
+    if snr_db is None:
+        return None, 0
+    known = snr_db[np.isfinite(snr_db)]
+    levels, counts = np.unique(known, return_counts=True)
+    if levels.size > _MOST_LEVELS:
+        levels, counts = np.unique(5 * np.floor(known / 5), return_counts=True)
+    return dict(zip(levels.tolist(), counts.tolist(), strict=True)), snr_db.size - known.size
+
+
+def _warnings(
+    label: str, classes: dict[str, tuple[int, ...]], clips: NDArray[np.int64]
+) -> Iterable[str]:
+    for index, split in enumerate(SPLITS):
+        if not clips[index]:
+            yield (
+                f"the {split} split is empty. Give more recordings (or groups, with --split "
+                "by:LABEL), or another --split."
+            )
+        elif split != "test":
+            missing = [_short(name) for name, counts in classes.items() if not counts[index]]
+            if missing:
+                more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+                yield (
+                    f"{len(missing)} of {len(classes)} classes of {label} are missing from "
+                    f"{split}: {', '.join(missing[:_NAMED])}{more}"
+                )

@@ -1,0 +1,42 @@
+"""Which arrays antigram writes, by their ``zarr.json``: others are refused before they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from antigram.pipeline.storage.chunks import STRING, ArraySpec
+
+__all__ = ["fits", "spec_of"]
+
+_DTYPES = ("float16", "float32", "int8", "int32", STRING)
+_MOST = 1 << 48  # of an axis: more than any disk holds
+
+
+def spec_of(name: str, meta: Mapping[str, Any]) -> ArraySpec:
+    """Layout of an array by its ``zarr.json``.
+
+    Raises:
+        ValueError: not as antigram writes it; or KeyError, TypeError, IndexError.
+    """
+    dtype, shape = meta["data_type"], tuple(meta["shape"])
+    grid = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
+    codecs = [codec["name"] for codec in meta["codecs"]]
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype {dtype}")
+    if not all(type(axis) is int and 0 <= axis < _MOST for axis in (*shape, *grid)):
+        raise ValueError(f"shape {shape}, chunks {grid}")
+    if 0 in shape[1:] or not 1 <= grid[0] <= max(1, shape[0]):
+        raise ValueError(f"shape {shape}, {grid[0]} rows a chunk")
+    if codecs != ["vlen-utf8" if dtype == STRING else "bytes", "crc32c"] or grid[1:] != shape[1:]:
+        raise ValueError(f"chunks {grid}, codecs {codecs}")
+    if dtype == STRING and len(shape) != 1:
+        raise ValueError(f"text of shape {shape}")
+    return ArraySpec(name, shape, dtype, grid[0], meta["attributes"])
+
+
+def fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    """Whether a shape is the one that is wanted; None stands for any length of an axis."""
+    return len(shape) == len(wanted) and all(
+        want in (None, own) for own, want in zip(shape, wanted, strict=True)
+    )

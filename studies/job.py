@@ -1,0 +1,274 @@
+"""From what a user typed after ``train`` to store, sources of Grams and settings, checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from antigram.cache.grams import GramCache
+from antigram.cache.layer import choose_cache, open_root
+from antigram.cache.plan import plan_layers
+from antigram.model.loss.at_loss import check_combination, flat_layers_note
+from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec, check_shapes
+from antigram.model.nets.arch import Arch
+from antigram.model.training.checkpoint import Frozen
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.guards import load_teacher
+from antigram.pipeline.audio.augmentation import Views
+from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.workspace import Workspace
+from antigram.studies.options import Options, check_options
+
+__all__ = ["Job", "layer_numbers", "resolve", "store_for"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A training that can begin."""
+
+    store: FeatureStore
+    sources: Sources | None
+    config: TrainConfig
+    frozen: Frozen | None  # the first net named
+
+
+def resolve(
+    workspace: Workspace, asked: Options, rest: Mapping[str, Any], device: torch.device, say: Say
+) -> Job:
+    """Find the store and the frozen nets' side, and check all against each other.
+
+    Args:
+        workspace: where names are looked up.
+        asked: what decides the sources.
+        rest: further fields of `TrainConfig`.
+        device: where live nets go.
+        say: told which defaults were taken.
+
+    Raises:
+        InputError: something is missing, unknown or does not fit.
+        StoredDataError: a store or cache is damaged or stale.
+    """
+    mode = asked.mode
+    check_options(asked, rest)
+    nets = {path.stem: load_teacher(path, say) for path in asked.ckpts}
+    if len(nets) < len(asked.ckpts):
+        raise InputError("--ckpt: two files have the same name; rename one")
+    first = next(iter(nets.values()), None)
+    store = FeatureStore(store_for(workspace, asked.data, asked.caches, say))
+    task = asked.task or store.main_label
+    store.labels(task)  # says at once if there is no such label
+    members: dict[str, GramSource] = {}
+    layers: tuple[int, ...] = ()
+    if mode == "cached":
+        named = _named_caches(workspace, store, asked, say)
+        asked = _by_cache_name(asked, named)
+        members = _caches(named, store, asked, nets, device)
+    elif mode == "online":
+        for name, net in nets.items():
+            spec = TapSpec(
+                arch=net.arch,
+                layers=layer_numbers(_of_source(asked.layers, name, nets, "--layer"), net.arch),
+                tap=asked.tap or "relu",
+                aggregation=asked.aggregation or "gram",
+            )
+            if not spec.layers:
+                raise InputError(f"--layer: none is asked for of {name}; add --layer {name}:N")
+            members[name] = LiveGrams(net.net().to(device), spec)
+    elif asked.layers and first is not None:
+        layers = layer_numbers(asked.layers, first.arch)
+    sources = Sources(members) if members else None
+    origin = sources.spec.arch if sources else first.arch if first else Arch()
+    arch = Arch(asked.arch or origin.name, origin.width if asked.width is None else asked.width)
+    tap, aggregation = asked.tap or "relu", asked.aggregation or "gram"
+    if sources is not None:
+        layers, tap, aggregation = sources.layers, sources.spec.tap, sources.spec.aggregation
+        for source in members.values():
+            check_shapes(arch, source.spec, store.shape)
+    if rest.get("loss") == "released" and len(members) > 1:
+        raise InputError("--loss released compares with one frozen net: give one --ckpt")
+    config = TrainConfig(
+        mode=mode,
+        task=task,
+        arch=arch,
+        layers=layers,
+        tap=tap,
+        aggregation=aggregation,
+        views=_views(asked, sources, store, rest.get("seed", 0)),
+        **_betas(asked.betas, members),
+        **rest,
+    )
+    check_combination(aggregation, tap, config.similarity, layers)
+    if sources is not None and (note := flat_layers_note(aggregation, config.similarity, layers)):
+        say(note)
+    return Job(store, sources, config, first)
+
+
+def store_for(workspace: Workspace, data: str | None, caches: Sequence[str], say: Say) -> Path:
+    """The store named; else that of the cache named; else the only one or the one made last."""
+    if data is None and caches:
+        root = open_root(workspace.named(workspace.grams, caches[0], "Gram cache"))
+        for path in reversed(workspace.members(workspace.features)):
+            try:
+                if FeatureStore(path).fingerprint == root["features"]:
+                    say(f"store: {path.stem} (the cache's)")
+                    return path
+            except (InputError, StoredDataError):
+                if path.stem == root.get("made_from", {}).get("store"):
+                    raise  # else another store's damage, not this run's
+    return workspace.store(data, say)
+
+
+def _named_caches(
+    workspace: Workspace, store: FeatureStore, asked: Options, say: Say
+) -> dict[str, Path]:
+    """The caches of a training: those named, or the latest of the store."""
+    if asked.caches:
+        paths = [workspace.named(workspace.grams, name, "Gram cache") for name in asked.caches]
+    else:
+        paths = [choose_cache(workspace.members(workspace.grams), store)]
+        say(f"cache: {paths[0].stem}")
+    named = {path.stem: path for path in paths}
+    if len(named) < len(paths):
+        raise InputError("--cache: two caches have the same name; rename one")
+    return named
+
+
+def _by_cache_name(asked: Options, named: Mapping[str, Path]) -> Options:
+    """Take the name of a net, ``emo:5``, for that of the one cache that was made with it."""
+    nets = [str(open_root(path).get("made_from", {}).get("checkpoint")) for path in named.values()]
+    caches = {net: name for net, name in zip(nets, named, strict=True) if nets.count(net) == 1}
+
+    def renamed(texts: Sequence[str]) -> tuple[str, ...]:
+        parts = [text.rpartition(":") for text in texts]
+        return tuple(
+            source + colon + value
+            if source in named
+            else caches.get(source, source) + colon + value
+            for source, colon, value in parts
+        )
+
+    return replace(asked, layers=renamed(asked.layers), betas=renamed(asked.betas))
+
+
+def _caches(
+    named: Mapping[str, Path],
+    store: FeatureStore,
+    asked: Options,
+    nets: Mapping[str, Frozen],
+    device: torch.device,
+) -> dict[str, GramSource]:
+    """The Grams of each cache, at the layers that are asked for."""
+    wanted = {
+        key: value
+        for key, value in (("tap", asked.tap), ("aggregation", asked.aggregation))
+        if value is not None
+    }
+    if nets and len(nets) != len(named):
+        raise InputError(f"{len(nets)} --ckpt for {len(named)} --cache: give none, or one for each")
+    found: dict[str, GramSource] = {}
+    for number, (name, path) in enumerate(named.items()):
+        texts = _of_source(asked.layers, name, named, "--layer")
+        if asked.layers and not texts:
+            raise InputError(f"--layer: none is asked for of {name}; add --layer {name}:N")
+        layers = None if not texts or "all" in texts else [_number(text) for text in texts]
+        grams = GramCache(path, store, layers, wanted, device=device)
+        if nets:
+            _check_net(path, store, grams, list(nets.values())[number])
+        found[name] = grams
+    return found
+
+
+def _check_net(path: Path, store: FeatureStore, grams: GramCache, net: Frozen) -> None:
+    """A net named beside a cache must be the one that the cache was made with."""
+    spec = TapSpec(
+        arch=net.arch,
+        layers=grams.spec.layers,
+        tap=grams.spec.tap,
+        aggregation=grams.spec.aggregation,
+    )
+    for number, plan in plan_layers(store, net, spec).items():
+        key = grams.layers[number].key
+        key.require(str(path), {"arch": plan.key.arch, "extractor": plan.key.extractor})
+
+
+def _views(asked: Options, sources: Sources | None, store: FeatureStore, seed: int) -> Views | None:
+    """How training clips are augmented: as the caches' were, or as it was asked for."""
+    if asked.mode == "cached" and sources is not None:
+        if asked.views is not None:
+            raise InputError("--views: the cache decides; give it to `antigram cache-grams`")
+        if asked.augment and sources.views is None:
+            raise InputError(
+                f"--augment: the cache {sources.names[0]} holds the Grams of the clips as they "
+                "are, which are not those of augmented ones. Make one with `antigram cache-grams "
+                "--views K`, or use --mode online."
+            )
+        return sources.views
+    if asked.views is not None and not asked.augment:
+        raise InputError("--views: goes with --augment")
+    if not asked.augment:
+        return None
+    return Views.for_shape(store.shape, count=asked.views or 0, seed=seed)
+
+
+def _of_source(
+    texts: Sequence[str], name: str, known: Mapping[str, object], option: str
+) -> list[str]:
+    """Values for one source: those with its name in front, and those with none."""
+    found = []
+    for text in texts:
+        source, colon, value = text.rpartition(":")
+        if colon and source not in known:
+            raise InputError(
+                f"{option} {text!r}: no source is called {source!r}; there is {', '.join(known)}"
+            )
+        if not colon or source == name:
+            found.append(value)
+    return found
+
+
+def _betas(texts: Sequence[str], members: Mapping[str, GramSource]) -> dict[str, Any]:
+    """Fields ``beta`` and ``betas`` of the settings."""
+    plain = [text for text in texts if ":" not in text]
+    if len(plain) > 1:
+        raise InputError(f"--beta {' '.join(plain)}: one for all, or NAME:BETA for a source")
+    found: dict[str, Any] = {"beta": _real(plain[0])} if plain else {}
+    own = []
+    for name in members:
+        values = [t for t in _of_source(texts, name, members, "--beta") if t not in plain]
+        if values:
+            own.append((name, _real(values[-1])))
+    if not members:
+        _of_source(texts, "", members, "--beta")
+    return {**found, "betas": tuple(own)} if own else found
+
+
+def _real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--beta {text!r}: wanted a number") from None
+
+
+def _number(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,3}", text) is None:
+        raise InputError(f"--layer {text!r}: wanted the number of a convolution layer, or all")
+    return int(text)
+
+
+def layer_numbers(texts: Sequence[str], arch: Arch) -> tuple[int, ...]:
+    """Layers asked for, sorted; ``all`` is every one.
+
+    Raises:
+        InputError: one is not a convolution of this net.
+    """
+    if "all" in texts:
+        return tuple(range(1, arch.layers + 1))
+    return arch.check_layers([_number(text) for text in texts])

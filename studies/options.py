@@ -1,0 +1,72 @@
+"""What may be asked of a training, and what of it makes no sense. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from antigram.model.choices import AGGREGATIONS, TAPS
+from antigram.model.nets.arch import Arch
+from antigram.model.training.config import TrainConfig
+from antigram.pipeline.errors import InputError
+
+__all__ = ["Options", "check_options"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was typed; None or empty where nothing was.
+
+    ``layers`` and ``betas`` may name a source in front (``emo:5``): a cache, or a checkpoint's
+    file without its ending, which also stands for the cache that was made with it.
+    """
+
+    mode: str
+    data: str | None = None
+    task: str | None = None
+    ckpts: Sequence[Path] = ()
+    caches: Sequence[str] = ()
+    layers: Sequence[str] = ()
+    betas: Sequence[str] = ()
+    tap: str | None = None
+    aggregation: str | None = None
+    arch: str | None = None
+    width: int | None = None
+    augment: bool = False
+    views: int | None = None
+
+
+def check_options(asked: Options, rest: Mapping[str, Any]) -> None:
+    """Refuse what cannot be meant, whatever the stores, caches and checkpoints hold.
+
+    Args:
+        asked: what decides the sources.
+        rest: further fields of `TrainConfig`.
+
+    Raises:
+        InputError: naming the option.
+    """
+    for name, value, known in (
+        ("--tap", asked.tap, TAPS),
+        ("--aggregation", asked.aggregation, AGGREGATIONS),
+    ):
+        if value is not None and value not in known:
+            raise InputError(f"{name} {value!r}: wanted {', '.join(known)}")
+    arch = Arch(asked.arch or "vgg16", 64 if asked.width is None else asked.width)
+    layers = (1,) if asked.layers else ()  # numbers are checked against the net, which is not read
+    TrainConfig(mode=asked.mode, task=asked.task or "", arch=arch, layers=layers, **rest)
+    mode = asked.mode
+    if mode in ("wi", "frozen", "online") and not asked.ckpts:
+        raise InputError(f"--mode {mode} needs the frozen net: --ckpt FILE")
+    if mode in ("wi", "frozen") and len(asked.ckpts) > 1:
+        raise InputError(f"--mode {mode} begins with one net: give one --ckpt")
+    if mode == "baseline" and asked.ckpts:
+        raise InputError("--mode baseline has no frozen net: leave --ckpt out; see also --init")
+    if mode in ("online", "frozen") and not asked.layers:
+        raise InputError(f"--mode {mode} needs a layer: --layer 1 to 13")
+    if mode in ("baseline", "wi") and asked.layers:
+        raise InputError(f"--mode {mode} acts at no layer: leave --layer out")
+    if asked.caches and mode != "cached":
+        raise InputError(f"--mode {mode} reads no cache: leave --cache out")
