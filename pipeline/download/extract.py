@@ -1,10 +1,10 @@
-"""Unpack archives that nobody vouches for: zip, tar and tar.gz; files and folders, nothing else.
+"""Extract untrusted zip, tar and tar.gz archives safely: files and folders, nothing else.
 
-Ours, because `tarfile`'s ``filter="data"`` was bypassed five times in 2024 and 2025 (CVE-2025-4517,
+The standard library reads the archives (tar through `pipeline.download.tar`); the files are written here,
+because `tarfile`'s ``filter="data"`` was bypassed five times in 2024 and 2025 (CVE-2025-4517,
 -4330, -4138, -4435, CVE-2024-12718) and no filter bounds what an archive unpacks to. Links, devices
 and every other kind of member are refused, not skipped: a corpus has none, so that an archive with
-one is not the corpus. Modes and owners in the archive are ignored. How tar is
-read: `pipeline.download.tar`.
+one is not the corpus. Modes and owners in the archive are ignored.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ _DAMAGE = (
     ValueError,  # zip: an offset outside the file, a name that is not UTF-8
     gzip.BadGzipFile,
     struct.error,
+    tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -124,7 +126,7 @@ def _unpack(
 
 
 def _members(archive: Path, file: BinaryIO, allowed: int) -> Iterator[Member]:
-    """Members of whatever kind of archive it is, by its bytes and not by its name."""
+    """Members of a zip, tar or tar.gz, which its first bytes tell, not its name."""
     head = file.read(512)
     file.seek(0)
     if head.startswith(b"PK\x03\x04"):

@@ -1,33 +1,36 @@
-"""Read tar as a stream: regular files and folders of ustar, GNU and pax archives.
+"""Read tar as a stream: regular files and folders, with headers of a bounded size.
 
-Not `tarfile`, which reads an extended header of any size into memory, takes an archive that stops
-between two members for a whole one, and knows links, sparse files and devices, which a corpus has
-not. Tests compare this reader with what `tarfile` writes, in its three formats.
+`tarfile` parses the headers. It reads them through `_Forward`, a stream that only goes forward,
+counts its bytes and refuses what no corpus needs: ``tarfile``'s own mode ``r|`` has a buffer, which
+hides how much a header makes it read. Left alone, `tarfile` reads extended headers of any size into
+memory, keeps every member, and takes an archive for complete that is cut between two members or
+has a damaged header. Nothing is extracted here: `pipeline.download.extract` writes the files.
 """
 
 from __future__ import annotations
 
 import io
-import re
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from antigram.pipeline.errors import InputError
 
 __all__ = ["ArchiveError", "Member", "tar_members"]
 
-_BLOCK = 512
-_MOST_EXTENDED = 1 << 16  # bytes of a long name or of pax records
-_OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
-_KINDS = {
-    b"1": "a hard link",
-    b"2": "a symbolic link",
-    b"3": "a character device",
-    b"4": "a block device",
-    b"6": "a fifo",
-    b"S": "a sparse file",
+# Bytes of all headers of one member: enough for the longest path that Linux opens. Without the fix
+# of CVE-2024-6232, time and memory grow with the square of a pax header's size.
+_MOST_HEADER = 1 << 13
+_MOST_GLOBAL = 64  # pax records for all members; git keeps its commit in one
+_BLOCK = tarfile.BLOCKSIZE
+_REFUSED = {
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.CHRTYPE: "a character device",
+    tarfile.BLKTYPE: "a block device",
+    tarfile.FIFOTYPE: "a fifo",
 }
 
 
@@ -49,36 +52,58 @@ class Member:
     read: Callable[[int], bytes] = _nothing
 
 
-class _Stream:
-    """Counts what it reads: not only files, but headers and padding cannot swell without end."""
+class _Forward:
+    """Bytes of a tar as `tarfile` may read them.
+
+    Args:
+        archive: named in messages.
+        file: the tar, already decompressed.
+        allowed: bytes of it, headers and padding too, that are read at most.
+
+    Attributes:
+        header_left: bytes that the headers of this member may still have; None while the member's
+            own bytes are read.
+        last: bytes that were read last.
+    """
 
     def __init__(self, archive: Path, file: IO[bytes] | io.BufferedIOBase, allowed: int) -> None:
-        self.archive, self._file, self._left = archive, file, allowed
-        self.in_member = 0  # bytes of the current member that were not read yet
+        self.archive, self._file, self._allowed = archive, file, allowed
+        self._position = 0
+        self.header_left: int | None = _MOST_HEADER
+        self.last = b""
 
     def read(self, count: int) -> bytes:
-        data = self._file.read(count)
-        self._left -= len(data)
-        if self._left < 0:
+        """Up to ``count`` bytes; fewer at the end of the file."""
+        if self.header_left is not None:
+            if not 0 <= count <= self.header_left:
+                size = _MOST_HEADER - self.header_left + count
+                found = f"has {size} bytes of extended header or more before one member"
+                raise self.refuse(found, f"at most {_MOST_HEADER}")
+            self.header_left -= count
+        self.last = self._file.read(count)
+        self._position += len(self.last)
+        if self._position > self._allowed:
             raise self.refuse("unpacks to far more than its size", "a corpus's archive")
-        return data
+        return self.last
 
-    def exactly(self, count: int) -> bytes:
-        data = self.read(count)
-        while len(data) < count and (more := self.read(count - len(data))):
-            data += more
-        if len(data) < count:
-            raise self.refuse("is cut short", "its end mark")
-        return data
+    def tell(self) -> int:
+        """Bytes that were read or skipped."""
+        return self._position
 
-    def read_member(self, count: int) -> bytes:
-        data = self.read(min(count, self.in_member))
-        self.in_member -= len(data)
-        return data
+    def seek(self, position: int) -> None:
+        """Skip bytes, up to a position or the end of the file."""
+        if position < self._position:
+            raise self.refuse("has a member that ends before it begins", "one after the other")
+        header_left, self.header_left = self.header_left, None
+        while self._position < position and self.read(min(position - self._position, 1 << 20)):
+            pass
+        self.header_left = header_left
 
-    def skip(self, count: int) -> None:
-        while count:
-            count -= len(self.exactly(min(count, 1 << 20)))
+    def read_to_end(self) -> None:
+        """Read what is behind the end mark, too: there gzip keeps its checksum."""
+        self.header_left = None
+        while self.read(1 << 20):
+            pass
 
     def refuse(self, found: str, wanted: str) -> ArchiveError:
         return ArchiveError(
@@ -98,67 +123,42 @@ def tar_members(
         allowed: how many bytes of it, headers and padding too, are read at most.
 
     Raises:
-        ArchiveError: it holds another kind of member, is no tar, or stops before its end mark.
+        ArchiveError: it holds another kind of member, or headers of more than 8 KiB.
+        tarfile.TarError: it is no tar, is damaged, or stops before its end mark.
+        ValueError: a number in a header is none.
     """
-    stream = _Stream(archive, file, allowed)
-    name, records = b"", dict[bytes, bytes]()
-    while (header := stream.exactly(_BLOCK)) != bytes(_BLOCK):
-        kind, size = header[156:157], _number(stream, header[124:136])
-        if _number(stream, header[148:156]) != sum(header[:148]) + 8 * 32 + sum(header[156:]):
-            raise stream.refuse("has a header with a wrong checksum", "a tar header")
-        if kind in (b"L", b"x", b"g"):
-            if size > _MOST_EXTENDED:
-                raise stream.refuse(f"has {size} bytes of extended header", f"<= {_MOST_EXTENDED}")
-            data = stream.exactly(size)
-            stream.skip(-size % _BLOCK)
-            if kind == b"L":
-                name = data.removesuffix(b"\0")
-            elif kind == b"x":
-                records = _pax(stream, data)
-            continue  # g: one for the whole archive; git keeps its commit there
-        path = name or records.get(b"path", b"") or _plain_name(header)
-        if b"size" in records:
-            size = int(records[b"size"])
-        if kind not in (b"0", b"\0", b"5") or any(k.startswith(b"GNU.sparse") for k in records):
-            what = _KINDS.get(kind, f"of the kind {kind!r}")
-            raise stream.refuse(f"{path!r} is {what}", "files and folders only")
-        name, records = b"", {}
-        stream.in_member = size
-        is_folder = kind == b"5" or path.endswith(b"/")
-        yield Member(path, is_folder, size, stream.read_member)
-        stream.skip(stream.in_member)
-        stream.skip(-size % _BLOCK)
-    while stream.read(1 << 20):  # to the end, where gzip keeps its checksum
-        pass
+    stream = _Forward(archive, file, allowed)
+    opened = cast("IO[bytes]", stream)  # nothing else of a file is used to read
+    with tarfile.open(fileobj=opened, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+        while (info := tar.next()) is not None:
+            stream.header_left = None
+            # Else it keeps a million of them; from Python 3.13 on, there is an option for it.
+            tar.members.clear()  # type: ignore[attr-defined]
+            if len(tar.pax_headers) > _MOST_GLOBAL:
+                found = f"has {len(tar.pax_headers)} pax records for all of its members"
+                raise stream.refuse(found, f"at most {_MOST_GLOBAL}")
+            _check(stream, info)
+            name = info.name.encode("utf-8", "surrogateescape")
+            if info.isdir() or info.name.endswith("/"):
+                yield Member(name, is_folder=True, size=info.size)
+            else:
+                data = tar.extractfile(info)
+                assert data is not None  # which it is of links alone
+                yield Member(name, is_folder=False, size=info.size, read=data.read)
+            stream.header_left = _MOST_HEADER
+        # A header that is cut off or damaged ends tarfile's loop, as the end mark does.
+        if stream.last != bytes(_BLOCK):
+            raise tarfile.ReadError("a header is damaged or missing")
+        stream.read_to_end()
 
 
-def _plain_name(header: bytes) -> bytes:
-    name = header[:100].split(b"\0", 1)[0]
-    # GNU's own format has other things in the place of the prefix.
-    prefix = header[345:500].split(b"\0", 1)[0] if header[257:263] == b"ustar\0" else b""
-    return prefix + b"/" + name if prefix else name
-
-
-def _number(stream: _Stream, field: bytes) -> int:
-    """Octal digits, or GNU's binary form for what does not fit."""
-    if field[:1] == b"\x80":
-        return int.from_bytes(field[1:], "big")
-    if (found := _OCTAL.fullmatch(field)) is None:
-        raise stream.refuse(f"has {field!r} in a header", "an octal number")
-    return int(found[1] or b"0", 8)
-
-
-def _pax(stream: _Stream, data: bytes) -> dict[bytes, bytes]:
-    """Records ``LENGTH KEY=VALUE``, each ended by a newline; LENGTH counts all of it."""
-    records: dict[bytes, bytes] = {}
-    while data:
-        digits = data[:8].split(b" ", 1)[0]
-        length = int(digits) if digits.isdigit() else 0
-        record, data = data[:length], data[length:]
-        key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
-        if not equals or len(record) != length or not record.endswith(b"\n"):
-            raise stream.refuse("has a pax record that is none", "LENGTH KEY=VALUE")
-        if key == b"size" and not (value.isdigit() and len(value) < 20):
-            raise stream.refuse(f"has {value[:40]!r} for a size", "a number")
-        records[key] = value
-    return records
+def _check(stream: _Forward, info: tarfile.TarInfo) -> None:
+    """Refuse what is neither a file nor a folder, and a size that is no number."""
+    is_sparse = info.issparse() or any(key.startswith("GNU.sparse") for key in info.pax_headers)
+    plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
+    if is_sparse or not plain:
+        what = "a sparse file" if is_sparse else _REFUSED.get(info.type, f"of kind {info.type!r}")
+        raise stream.refuse(f"{info.name!r} is {what}", "files and folders only")
+    size = info.pax_headers.get("size", "0")  # tarfile takes what is no number for 0
+    if info.size < 0 or not size.isdecimal():
+        raise stream.refuse(f"{info.name!r} has {info.size or size!r} for a size", "a number")
