@@ -5,7 +5,8 @@ Grams of some views with the numbers drawn for them, and a training makes the sa
 
 References:
     Masks: Park and others (2019), SpecAugment, doi:10.21437/Interspeech.2019-2680. torchaudio's
-    masking draws inside and does not say what; here the drawn numbers are what is kept.
+    masking does not return the numbers that it draws, which must be kept here; a test compares
+    the masks of the two.
 """
 
 from __future__ import annotations

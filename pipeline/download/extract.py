@@ -1,7 +1,7 @@
 """Extract untrusted zip, tar and tar.gz archives safely: files and folders, nothing else.
 
-The standard library reads the archives (tar through `pipeline.download.tar`); the files are written here,
-because `tarfile`'s ``filter="data"`` was bypassed five times in 2024 and 2025 (CVE-2025-4517,
+The standard library reads the archives (tar through `pipeline.download.tar`); the files are written
+here, because `tarfile`'s ``filter="data"`` was bypassed five times in 2024 and 2025 (CVE-2025-4517,
 -4330, -4138, -4435, CVE-2024-12718) and no filter bounds what an archive unpacks to. Links, devices
 and every other kind of member are refused, not skipped: a corpus has none, so that an archive with
 one is not the corpus. Modes and owners in the archive are ignored.
