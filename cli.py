@@ -103,7 +103,7 @@ class Context:
     workspace: Workspace
     json: bool
 
-    def say(self, text: str) -> None:
+    def on_message(self, text: str) -> None:
         """A line for people, on stderr; of a job of torchrun, the first process speaks for all."""
         if _LEADS:
             click.echo(safe(text), err=True)
@@ -161,7 +161,7 @@ class App(click.Group):
 @click.version_option(package_name="antigram")
 @click.pass_context
 def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool) -> None:
-    """Anti-transfer learning on audio, with the frozen network's Grams cached on disk."""
+    """Anti-transfer learning on audio, with the teacher's Grams cached on disk."""
     from antigram.pipeline.workspace import Workspace
 
     root = workspace or Path(os.environ.get("ANTIGRAM_WORKSPACE") or "workspace")
@@ -272,7 +272,7 @@ def prepare(
     adapter, recipe = recipe_for(find_corpus(corpus), {**preset_for(corpus, preset), **given})
     only = None
     if within is not None:
-        only = training_of(FeatureStore(common.workspace.store(within, common.say)))
+        only = training_of(FeatureStore(common.workspace.store(within, common.on_message)))
         recipe = replace(recipe, within=only.fingerprint)
     workspace, cores = common.workspace, workers or len(os.sched_getaffinity(0))
     with Progress() as progress:
@@ -280,20 +280,20 @@ def prepare(
         if corpus == "demo" and source is None and not any(p.is_dir() for p in candidates):
             from antigram.pipeline.corpora.synth import synthesise
 
-            synthesise(candidates[-1], workers=cores, tick=progress.tick)
+            synthesise(candidates[-1], workers=cores, on_progress=progress.on_progress)
         home = locate(adapter, candidates)
-        progress.say(f"{corpus}: {home}")
+        progress.on_message(f"{corpus}: {home}")
         recordings = None
         if recipe.noise != "none":
             places = workspace.corpus_candidates("ms-snsd", noise_source)
             if corpus in ("demo", "ms-snsd") and noise_source is None:
                 places = [home]  # they come with noise of their own
             folder, recordings = noise_files(places)
-            progress.say(f"noise: {len(recordings)} classes in {folder}")
+            progress.on_message(f"noise: {len(recordings)} classes in {folder}")
             recipe = replace(recipe, noise_files=NoiseBank.digest_of(recordings))
         if adapter.list_mixtures is not None:
             home = clean_source or home / "clean_train"
-            progress.say(f"clean speech: {home}")
+            progress.on_message(f"clean speech: {home}")
         elif clean_source is not None:
             raise CorpusError(f"--clean-source: {corpus} is not mixed from clean speech")
         target = workspace.features / f"{_plain(name or store_name(adapter, recipe))}.zarr"
@@ -308,8 +308,8 @@ def prepare(
                 workers=cores,
                 max_rejected=max_rejected,
                 check_all=check_sources,
-                tick=progress.tick,
-                say=progress.say,
+                on_progress=progress.on_progress,
+                on_message=progress.on_message,
             )
     content = done.to_json()
     counts = ", ".join(
@@ -317,9 +317,9 @@ def prepare(
         for split, n in content["clips"].items()
     )
     if done.left_alone:
-        common.say(f"{done.store.name}: already there, with this recipe; nothing to do")
+        common.on_message(f"{done.store.name}: already there, with this recipe; nothing to do")
     for line in done.summary.lines():
-        common.say(line)
+        common.on_message(line)
     left_out = "".join(f"\n  skipped: {n} x {why}" for why, n in content["skipped"].items())
     bad = "".join(f"\n  rejected: {r['source']}: {r['reason']}" for r in content["rejected"])
     common.answer(
@@ -360,7 +360,13 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 
     with Progress() as progress:
         target = common.workspace.root / "corpora" / corpus
-        done = run(corpus, target, subset=subset, tick=progress.tick, say=progress.say)
+        done = run(
+            corpus,
+            target,
+            subset=subset,
+            on_progress=progress.on_progress,
+            on_message=progress.on_message,
+        )
     content = done.to_json()
     hashes = "".join(f"\n  SHA-256 {value}  {name}" for name, value in content["sha256"].items())
     vouched = "as published" if content["verified"] else "no hash is published"
@@ -369,7 +375,7 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 
 
 @app.command("cache-grams")
-@click.option("--ckpt", type=click.Path(path_type=Path), required=True, help="The frozen net.")
+@click.option("--ckpt", type=click.Path(path_type=Path), required=True, help="The teacher.")
 @click.option(
     "--layer", "layers", multiple=True, required=True, type=Layer(), help="1 to 13, or all."
 )
@@ -413,13 +419,13 @@ def cache_grams(
     dry_run: bool,
     name: str | None,
 ) -> None:
-    """Run the frozen net of CKPT over a store once, and keep its Gram matrices."""
+    """Run the teacher of CKPT over a store once, and keep its Gram matrices."""
     from antigram.cache.build import build_cache
     from antigram.cache.estimate import estimate
     from antigram.cache.plan import plan_layers
     from antigram.model.loss.at_loss import check_combination
     from antigram.model.loss.sources import TapSpec
-    from antigram.model.training.distributed import team
+    from antigram.model.training.distributed import distributed_context
     from antigram.model.training.guards import load_teacher
     from antigram.pipeline.audio.augmentation import Views
     from antigram.pipeline.execution.progress import Progress
@@ -427,17 +433,19 @@ def cache_grams(
     from antigram.pipeline.workspace import locked
     from antigram.studies.job import layer_numbers
 
-    frozen = load_teacher(ckpt, common.say)
-    store = FeatureStore(common.workspace.store(data, common.say))
-    numbers = layer_numbers(layers, frozen.arch)
+    teacher = load_teacher(ckpt, common.on_message)
+    store = FeatureStore(common.workspace.store(data, common.on_message))
+    numbers = layer_numbers(layers, teacher.arch)
     check_combination(aggregation, tap, "cos2", numbers)
     if aggregation == "compmul" and dtype == "float16":
-        common.say("compmul: its values differ so little that float16 costs 1 % of the gradient")
+        common.on_message(
+            "compmul: its values differ so little that float16 costs 1 % of the gradient"
+        )
     dtype = dtype or ("float32" if aggregation == "compmul" else "float16")
-    spec = TapSpec(arch=frozen.arch, layers=numbers, tap=tap, aggregation=aggregation)
+    spec = TapSpec(arch=teacher.arch, layers=numbers, tap=tap, aggregation=aggregation)
     plans = plan_layers(
         store,
-        frozen,
+        teacher,
         spec,
         codec=codec,
         dtype=dtype,
@@ -450,29 +458,29 @@ def cache_grams(
     target = common.workspace.grams / f"{_plain(name or default)}.zarr"
     if dry_run:
         place = _device(device)
-        found = estimate(plans, store, frozen, batch_clips=batch_size, device=place)
+        found = estimate(plans, store, teacher, batch_clips=batch_size, device=place)
         content = {"dry_run": True, "cache": str(target), "name": target.stem, **found}
         common.answer(content, _estimate_text(target, found, str(place)))
         return
     place = _device(device)
     with ExitStack() as held:
-        members = held.enter_context(team(place))
+        distributed = held.enter_context(distributed_context(place))
         progress = held.enter_context(Progress())
-        if members.leads:
+        if distributed.leads:
             held.enter_context(locked(target, "building"))
         built = build_cache(
             store,
-            frozen,
+            teacher,
             plans,
             target,
             made_from={"store": store.name, "checkpoint": ckpt.stem},
             batch_clips=batch_size,
-            device=members.device(place),
-            tick=progress.tick if members.leads else lambda *_: None,
-            team=members,
+            device=distributed.device(place),
+            on_progress=progress.on_progress if distributed.leads else lambda *_: None,
+            distributed=distributed,
         )
     if not built.computed:
-        common.say(f"{target.stem}: already there, with these keys; nothing to do")
+        common.on_message(f"{target.stem}: already there, with these keys; nothing to do")
     each = "".join(f"\n  layer {n}: {_layer_text(d)}" for n, d in built.to_json()["layers"].items())
     common.answer(
         built.to_json(), f"{built.path}: {built.clips} clips, {built.seconds:.1f} s{each}"
@@ -496,7 +504,7 @@ def _layer_text(layer: Mapping[str, Any]) -> str:
 )
 @click.option("--data", help="The store; default: the only one, or the one prepared last.")
 @click.option("--task", help="The label to learn; default: the store's main one.")
-@click.option("--ckpt", type=click.Path(path_type=Path), help="The frozen net, for its shape.")
+@click.option("--ckpt", type=click.Path(path_type=Path), help="The teacher, for its shape.")
 @click.option("--arch", type=click.Choice(ARCHS), help="Default: the teacher's, or vgg16.")
 @click.option("--width", type=_WIDTH, help="64 is the real VGG; default: the teacher's, or 64.")
 @click.option("--tap", type=click.Choice(TAPS), default="relu", show_default=True)
@@ -504,7 +512,7 @@ def _layer_text(layer: Mapping[str, Any]) -> str:
 @click.option("--codec", type=click.Choice(("auto", *CODECS)), default="auto", show_default=True)
 @click.option("--rank", type=click.IntRange(1), help="Of lowrank.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="float16", show_default=True)
-@click.option("--nets", type=click.IntRange(1), default=1, show_default=True, help="Frozen nets.")
+@click.option("--nets", type=click.IntRange(1), default=1, show_default=True, help="Teachers.")
 @click.option("--batch-size", type=click.IntRange(1), default=13, show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), default="32", show_default=True)
 @_common
@@ -529,7 +537,7 @@ def plan(
     from antigram.cache.plan import plan_layers
     from antigram.model.loss.sources import TapSpec
     from antigram.model.nets.arch import Arch
-    from antigram.model.training.checkpoint import load_frozen
+    from antigram.model.training.checkpoint import open_teacher
     from antigram.pipeline.errors import InputError
     from antigram.pipeline.features.store import FeatureStore
     from antigram.studies.job import layer_numbers
@@ -537,9 +545,9 @@ def plan(
 
     if codec == "lowrank" and rank is None:
         raise InputError("--codec lowrank: its rank is found by running the net; name a --rank")
-    shape = load_frozen(ckpt).arch if ckpt is not None else Arch()
+    shape = open_teacher(ckpt).arch if ckpt is not None else Arch()
     shape = Arch(arch or shape.name, shape.width if width is None else width)
-    store = FeatureStore(common.workspace.store(data, common.say))
+    store = FeatureStore(common.workspace.store(data, common.on_message))
     classes = len(store.classes[task or store.main_label]) if task in (None, *store.classes) else 0
     if not classes:
         store.labels(task or "")  # says which there are
@@ -564,7 +572,7 @@ def _budget_text(found: Mapping[str, Any]) -> str:
 
     base = found["baseline"]
     lines = [
-        f"{found['store']}: batches of {found['batch_clips']}, {found['nets']} frozen net(s)",
+        f"{found['store']}: batches of {found['batch_clips']}, {found['nets']} teacher(s)",
         f"baseline    {size_text(base['memory']):>9}          {base['flops'] / 1e9:9.0f} GFLOP",
     ]
     for number, layer in found["layers"].items():
@@ -589,7 +597,7 @@ def _estimate_text(target: Path, found: Mapping[str, Any], device: str) -> str:
     lines = [
         f"{target}: {found['clips']} clips, {found['bytes'] / 1e6:.1f} MB, "
         f"{found['seconds']:.0f} s on {device}; online: {found['online_seconds_per_epoch']:.0f} s "
-        "of the frozen net in each epoch"
+        "of the teacher in each epoch"
     ]
     for number, layer in found["layers"].items():
         size = layer["bytes_per_clip"]
@@ -700,8 +708,8 @@ def train(
 
     import torch
 
-    from antigram.model.training.display import Watch
-    from antigram.model.training.distributed import team
+    from antigram.model.training.display import TrainingDisplay
+    from antigram.model.training.distributed import distributed_context
     from antigram.model.training.guards import load_teacher
     from antigram.model.training.resume import keep_ends
     from antigram.model.training.train import build_student, copy_best
@@ -717,25 +725,25 @@ def train(
     if place.type == "cpu":
         keep_freed_memory(of_any_size=True)
     with ExitStack() as held:
-        members = held.enter_context(team(place))
-        place = members.device(place)
-        job = resolve(common.workspace, asked, options, place, common.say)
+        distributed = held.enter_context(distributed_context(place))
+        place = distributed.device(place)
+        job = resolve(common.workspace, asked, options, place, common.on_message)
         config, store = job.config, job.store
         if init is not None and config.mode in ("wi", "frozen"):
             raise InputError(f"--init: --mode {config.mode} begins with --ckpt; use one of the two")
-        begin = load_teacher(init, common.say).state if init is not None else None
-        if config.mode in ("wi", "frozen") and job.frozen is not None:
-            begin = job.frozen.state
+        begin = load_teacher(init, common.on_message).state if init is not None else None
+        if config.mode in ("wi", "frozen") and job.teacher is not None:
+            begin = job.teacher.state
         net = build_student(config, len(store.classes[config.task]), begin)
         default = f"{config.mode}-{store.name}-seed{config.seed}"
         runs, named = common.workspace.runs, None if name is None else _plain(name)
-        if members.leads:
+        if distributed.leads:
             folder = held.enter_context(claimed_run(runs, named, default, resume=resume))
-        folder = Path(members.share(str(folder if members.leads else "")))
+        folder = Path(distributed.share(str(folder if distributed.leads else "")))
         if resume:
             config = keep_ends(folder, config, asked_ends)
-        quiet = not members.leads
-        with Watch(config.epochs) as watch:
+        quiet = not distributed.leads
+        with TrainingDisplay(config.epochs) as display:
             try:
                 result = run(
                     net,
@@ -744,12 +752,12 @@ def train(
                     config,
                     folder,
                     device=place,
-                    tell=(lambda *_: None) if quiet else watch.tell,
+                    on_progress=(lambda *_: None) if quiet else display.on_progress,
                     resume=resume,
                     keep_resume=keep_resume,
-                    team=members,
+                    distributed=distributed,
                     device_memory=None if device_memory is None else int(device_memory * 1e9),
-                    say=(lambda _: None) if quiet else watch.say,
+                    on_message=(lambda _: None) if quiet else display.on_message,
                 )
             except torch.OutOfMemoryError as error:
                 raise InputError(
@@ -758,9 +766,11 @@ def train(
                     "what a step takes."
                 ) from None
             except KeyboardInterrupt:
-                watch.say(f"stopped; the same command with --resume --name {folder.name} goes on")
+                display.on_message(
+                    f"stopped; the same command with --resume --name {folder.name} goes on"
+                )
                 raise
-    if members.leads:
+    if distributed.leads:
         draw_run(folder)
         if save is not None:
             copy_best(folder, save)
@@ -797,9 +807,9 @@ def evaluate(
     from antigram.pipeline.features.store import FeatureStore
 
     checkpoint = load_checkpoint(ckpt)
-    store = FeatureStore(common.workspace.store(data, common.say))
+    store = FeatureStore(common.workspace.store(data, common.on_message))
     scores = evaluate_checkpoint(
-        checkpoint, store, split, task=task, device=_device(device), say=common.say
+        checkpoint, store, split, task=task, device=_device(device), on_message=common.on_message
     )
     if not scores.segments.count:
         raise InputError(f"{store.path}: no segment in the {split} split")
@@ -861,7 +871,7 @@ def predict(
     from antigram.model.training.predict import predict as run
 
     checkpoint = load_checkpoint(ckpt)
-    common.say(f"{ckpt}: {about_text(checkpoint)}")
+    common.on_message(f"{ckpt}: {about_text(checkpoint)}")
     content: dict[str, list[Any]] = {"predictions": [], "recordings": [], "unreadable": []}
     lines: list[str] = []
     with ExitStack() as held:
@@ -874,10 +884,10 @@ def predict(
             files,
             device=_device(device),
             skip_unreadable=skip_unreadable,
-            tick=progress.tick,
+            on_progress=progress.on_progress,
         ):
             if not isinstance(found, Recording):
-                progress.say(f"left out: {found.file}: {found.reason}")
+                progress.on_message(f"left out: {found.file}: {found.reason}")
                 content["unreadable"].append(found.to_json())
                 continue
             if add is not None:
@@ -893,10 +903,8 @@ def predict(
 
 @app.command()
 @click.argument("names", nargs=-1)
-@click.option(
-    "--recompute", type=click.IntRange(1), help="Run the frozen net on so many clips too."
-)
-@click.option("--ckpt", type=click.Path(path_type=Path), help="The frozen net, for --recompute.")
+@click.option("--recompute", type=click.IntRange(1), help="Run the teacher on so many clips too.")
+@click.option("--ckpt", type=click.Path(path_type=Path), help="The teacher, for --recompute.")
 @click.option("--data", help="The store, for --recompute; default: the cache's.")
 @click.option("--device", type=Device(), default="auto", show_default=True)
 @_common
@@ -917,7 +925,7 @@ def verify(
     from antigram.studies.verify import check_kind, kind_of, verify_cache, verify_run, verify_store
 
     if recompute and ckpt is None:
-        raise InputError("--recompute runs the frozen net again: name it with --ckpt")
+        raise InputError("--recompute runs the teacher again: name it with --ckpt")
     workspace = common.workspace
     stores = workspace.members(workspace.features)
     every = [p for f in (workspace.features, workspace.grams) for p in sorted(f.glob("[!.]*.zarr"))]
@@ -950,7 +958,7 @@ def verify(
         if kind == "cache" and recompute and not found:
             found = _recomputed(common, path, recompute, ckpt, data, device)
         state = f"; {run_state(path)}" if kind == "run" and not found else ""
-        common.say(f"{kind} {path}: {f'{len(found)} problems' if found else 'whole'}{state}")
+        common.on_message(f"{kind} {path}: {f'{len(found)} problems' if found else 'whole'}{state}")
         problems += found
     content = {
         "ok": not problems,
@@ -973,7 +981,7 @@ def export_(common: Context, name: str, goal: Path) -> None:
 
     with Progress() as progress:
         path = _store_or_cache(common, name)
-        size = export_file(path, goal, progress.tick)
+        size = export_file(path, goal, progress.on_progress)
     content = {"file": str(goal), "bytes": size, "exported": str(path)}
     common.answer(content, f"{goal}: {size / 1e6:.1f} MB")
 
@@ -1000,7 +1008,7 @@ def import_(common: Context, file: Path, name: str | None) -> None:
     home = common.workspace.grams if is_cache else common.workspace.features
     goal = home / f"{_plain(name or file.stem)}.zarr"
     with Progress() as progress, locked(goal, "importing"):
-        made = import_file(file, goal, progress.tick)
+        made = import_file(file, goal, progress.on_progress)
     kind = "cache" if is_cache else "store"
     text = f"{goal}: {'imported' if made else 'already there'}"
     common.answer({kind: str(goal), "name": goal.stem, "imported": made}, text)
@@ -1020,17 +1028,17 @@ def _store_or_cache(common: Context, name: str) -> Path:
 def _recomputed(
     common: Context, path: Path, clips: int, ckpt: Path | None, data: str | None, device: str
 ) -> list[Problem]:
-    """Problems that running the frozen net again shows."""
+    """Problems that running the teacher again shows."""
     from antigram.cache.recompute import recompute
-    from antigram.model.training.checkpoint import load_frozen
+    from antigram.model.training.checkpoint import open_teacher
     from antigram.pipeline.errors import InputError
     from antigram.pipeline.features.store import FeatureStore
     from antigram.studies.job import store_for
 
     if ckpt is None:
-        raise InputError("--recompute runs the frozen net again: name it with --ckpt")
-    store = FeatureStore(store_for(common.workspace, data, (str(path),), common.say))
-    return list(recompute(path, store, load_frozen(ckpt), clips, _device(device)))
+        raise InputError("--recompute runs the teacher again: name it with --ckpt")
+    store = FeatureStore(store_for(common.workspace, data, (str(path),), common.on_message))
+    return list(recompute(path, store, open_teacher(ckpt), clips, _device(device)))
 
 
 @app.command()
@@ -1080,7 +1088,7 @@ def demo(common: Context, report: Path, width: int, epochs: int, seed: int) -> N
         width=width,
         epochs=epochs,
         seed=seed,
-        say=common.say,
+        on_message=common.on_message,
     )
     common.answer(content, table(content))
 
@@ -1125,7 +1133,7 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def main() -> None:
     """Run a command; turn what we foresee into one line and an exit code."""
-    from antigram.pipeline.errors import InputError, StoredDataError, TeamError
+    from antigram.pipeline.errors import DistributedError, InputError, StoredDataError
 
     try:
         code = app.main(standalone_mode=False)
@@ -1133,7 +1141,7 @@ def main() -> None:
         _fail(str(error), 2)
     except StoredDataError as error:
         _fail(str(error), 3)
-    except TeamError as error:
+    except DistributedError as error:
         _fail(str(error), 1)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted; the same command goes on where it was (train: with --resume)", 130)

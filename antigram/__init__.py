@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from antigram.model.training.train import train
     from antigram.pipeline.errors import (
         DamagedError,
+        DistributedError,
         InputError,
         StaleError,
         StoredDataError,
-        TeamError,
     )
     from antigram.pipeline.features.preparation import prepare
     from antigram.pipeline.features.store import FeatureStore
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DamagedError",
+    "DistributedError",
     "FeatureStore",
     "GramCache",
     "InputError",
     "StaleError",
     "StoredDataError",
-    "TeamError",
     "at_loss",
     "build_cache",
     "evaluate",
@@ -55,7 +55,7 @@ _HOME = {
     "InputError": ".pipeline.errors",
     "StaleError": ".pipeline.errors",
     "StoredDataError": ".pipeline.errors",
-    "TeamError": ".pipeline.errors",
+    "DistributedError": ".pipeline.errors",
     "at_loss": ".model.loss.at_loss",
     "build_cache": ".cache.build",
     "evaluate": ".model.training.evaluate:evaluate_checkpoint",

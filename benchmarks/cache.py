@@ -32,11 +32,11 @@ import zarr
 
 from antigram.cache.build import build_cache
 from antigram.cache.layer import ARRAY_OF, CacheLayer, layer_fingerprint
-from antigram.cache.plan import LayerPlan, frozen_net, plan_layers
+from antigram.cache.plan import LayerPlan, plan_layers, teacher_net
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
-from antigram.model.training.checkpoint import Frozen
+from antigram.model.training.checkpoint import Teacher
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.chunks import ArraySpec, array_digest, encode, write_chunk
 from antigram.pipeline.storage.exchange import export_file
@@ -73,11 +73,11 @@ def made_store(folder: Path, clips: int) -> FeatureStore:
     return prepare(corpus, home, recipe, folder / "noise.zarr").store
 
 
-def frozen() -> Frozen:
+def teacher() -> Teacher:
     """A full VGG16 with weights drawn from a seed."""
     torch.manual_seed(0)
     arch = Arch()
-    return Frozen(arch, dict(Vgg(arch, 0).state_dict()), "")
+    return Teacher(arch, dict(Vgg(arch, 0).state_dict()), "")
 
 
 def made_layer(path: Path, plan: LayerPlan, clips: int) -> CacheLayer:
@@ -156,10 +156,10 @@ def reading(layer: CacheLayer, folder: Path, clips: int, rounds: int) -> dict[st
 
 
 def building(
-    store: FeatureStore, net: Frozen, plan: LayerPlan, folder: Path, rounds: int
+    store: FeatureStore, net: Teacher, plan: LayerPlan, folder: Path, rounds: int
 ) -> dict[str, float]:
     """Clips/s of a build and of the bare forward pass, medians of rounds that take turns."""
-    bare = frozen_net(net, plan.key, CPU)
+    bare = teacher_net(net, plan.key, CPU)
     target_bytes = plan.bytes_per_clip * len(store)
     x = torch.from_numpy(store.features.read().astype(np.float32))[:, None]
     rates: dict[str, list[float]] = {"bare": [], "build": []}
@@ -203,7 +203,7 @@ def main() -> None:
     content: dict[str, Any] = {"clips": asked.clips, "batch": BATCH, "reading": {}, "building": {}}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        store, net = made_store(folder, asked.build_clips), frozen()
+        store, net = made_store(folder, asked.build_clips), teacher()
 
         def plan_of(layer: int, codec: str) -> LayerPlan:
             spec = TapSpec(arch=net.arch, layers=(layer,))

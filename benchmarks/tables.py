@@ -129,7 +129,7 @@ def _demo() -> str:
     ]
     return (
         "`make demo`, one seed: differences of a few of its test clips mean nothing, and at its "
-        "width the frozen net costs next to nothing.\n\n"
+        "width the teacher costs next to nothing.\n\n"
         f"{_table(['arm', 'test accuracy', 'UAR', 's/step', 'peak RSS'], rows)}\n"
         f"{_source('demo', found)}.\n\n"
     )

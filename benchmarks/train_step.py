@@ -6,13 +6,13 @@
 Full VGG16 on random clips of one second; arms take turns within one run, medians of the steps:
 
 * ``baseline``: no AT,
-* ``online``: a frozen net runs live, cut off at the layer,
+* ``online``: a teacher runs live, cut off at the layer,
 * ``cached``: rows from a cache on disk, gathered ahead by the loading thread, or, with
   ``--device-memory auto`` on a GPU, held there,
-* ``released``: written from the paper's description of its code: the student run twice, the frozen
-  net with gradients, the Gram of the whole batch folded into the channels.
+* ``released``: written from the paper's description of its code: the student run twice, the teacher
+  with gradients, the Gram of the whole batch folded into the channels.
 
-For each layer, and for several frozen nets at once: step time, clips/s, wait for data, FLOPs
+For each layer, and for several teachers at once: step time, clips/s, wait for data, FLOPs
 (counted by torch, deterministic), on a GPU the peak of its memory beside what `antigram plan`
 predicts, and its share of the chip's peak. A table, then one JSON line.
 """
@@ -44,7 +44,7 @@ from antigram.model.loss.sources import LiveGrams, Sources, TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.batches import Batch, Batches
-from antigram.model.training.checkpoint import Frozen
+from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.released import ReleasedStep
 from antigram.model.training.resident import budget_for
@@ -133,15 +133,15 @@ class Arm:
 
 @cache
 def _student(arch: Arch, classes: int) -> Vgg:
-    """The net in training: drawing its 134 million weights takes longer than measuring it."""
+    """The student: drawing its 134 million weights takes longer than measuring it."""
     return build_student(TrainConfig(mode="baseline", task="label", arch=arch), classes, None)
 
 
 @cache
-def frozen_net(seed: int, arch: Arch) -> Frozen:
+def teacher_net(seed: int, arch: Arch) -> Teacher:
     """A net with weights drawn from a seed."""
     torch.manual_seed(seed)
-    return Frozen(arch, dict(Vgg(arch, 0).state_dict()), "")
+    return Teacher(arch, dict(Vgg(arch, 0).state_dict()), "")
 
 
 def measure(
@@ -157,13 +157,13 @@ def measure(
     device = torch.device(asked.device)
     memory = budget_for(device, None if place == "auto" else 0)
     arch = Arch("vgg16", asked.width)
-    frozen = [frozen_net(seed, arch) for seed in range(1, nets + 1)]
+    teacher = [teacher_net(seed, arch) for seed in range(1, nets + 1)]
     spec = TapSpec(arch=arch, layers=(layer,))
     # The teacher in the precision of the training, in all arms.
     of_teacher = "float32" if asked.precision == "32" else asked.precision
-    plans = plan_layers(store, frozen[0], spec, precision=of_teacher)
+    plans = plan_layers(store, teacher[0], spec, precision=of_teacher)
     targets = {}
-    for number, net in enumerate(frozen):
+    for number, net in enumerate(teacher):
         target = folder / f"net{number}.zarr"
         build_cache(store, net, plans, target, made_from={}, device=device)
         targets[f"net{number}"] = target
@@ -174,7 +174,7 @@ def measure(
         )
 
     def live() -> Sources:
-        nets_by_name = zip(targets, frozen, strict=True)
+        nets_by_name = zip(targets, teacher, strict=True)
         return Sources({name: LiveGrams(net.net().to(device), spec) for name, net in nets_by_name})
 
     def config(mode: str) -> TrainConfig:
@@ -202,7 +202,7 @@ def measure(
             memory,
             lambda net: ReleasedStep(
                 net,
-                frozen[0].net().to(device).to(memory_format=torch.channels_last),
+                teacher[0].net().to(device).to(memory_format=torch.channels_last),
                 layer,
                 asked.precision,
             ),
@@ -292,7 +292,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--layers", default="1,5,8,13")
-    parser.add_argument("--nets", default="1", help="numbers of frozen nets, as 1,2,4")
+    parser.add_argument("--nets", default="1", help="numbers of teachers, as 1,2,4")
     parser.add_argument("--batch", default="13", help="clips in a batch, as 13,128")
     parser.add_argument("--precision", default="32", choices=("32", "tf32", "bf16"))
     parser.add_argument("--device-memory", default="0", help="0, auto or 0,auto")

@@ -1,4 +1,4 @@
-"""Run the frozen net once over a feature store and write its rows, chunk by chunk, resumably.
+"""Run the teacher once over a feature store and write its rows, chunk by chunk, resumably.
 
 One pass serves all layers asked for, cut off after the deepest. A layer is built in
 ``.NAME.zarr.partial`` beside the cache and put in place as a whole; a journal for each layer notes
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from antigram.cache.key import layer_name
 from antigram.cache.layer import FORMAT, VERSION, CacheLayer, layer_fingerprint, layers_of
 from antigram.cache.pilot import find_rank
-from antigram.cache.plan import LayerPlan, frozen_net, run_taps
+from antigram.cache.plan import LayerPlan, run_taps, teacher_net
 from antigram.cache.work import (
     drop_finished,
     journals_of,
@@ -36,8 +36,8 @@ from antigram.cache.work import (
 )
 from antigram.model.loss.codecs import encode_rows
 from antigram.model.nets.vgg import Vgg, extractor_digest
-from antigram.model.training.checkpoint import Frozen
-from antigram.model.training.distributed import Team
+from antigram.model.training.checkpoint import Teacher
+from antigram.model.training.distributed import DistributedContext
 from antigram.pipeline.audio.augmentation import Views, apply_views
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.execution.process import versions
@@ -70,7 +70,7 @@ _IN_FLIGHT = 2  # chunks that may wait for the disk while the net goes on
 _CACHE_BYTES = 8 << 20  # of a CPU
 _ROWS_AT_ONCE = 1 << 20  # all
 
-Tick = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +97,15 @@ class Built:
 
 def build_cache(
     store: FeatureStore,
-    frozen: Frozen,
+    teacher: Teacher,
     plans: Mapping[int, LayerPlan],
     target: Path,
     *,
     made_from: Mapping[str, str],
     batch_clips: int = 32,
     device: torch.device,
-    tick: Tick = lambda *_: None,
-    team: Team | None = None,
+    on_progress: OnProgress = lambda *_: None,
+    distributed: DistributedContext | None = None,
 ) -> Built:
     """Make the layers of a cache that are not there yet, or are there with another key or damaged.
 
@@ -113,21 +113,21 @@ def build_cache(
 
     Args:
         store: the features.
-        frozen: the net.
+        teacher: the net.
         plans: from `plan_layers`.
         target: ``NAME.zarr``.
         made_from: names of store and checkpoint, for people; no part of the key.
         batch_clips: clips in a batch of the net; no batch spans two chunks.
         device: where the net runs.
-        tick: told of progress.
-        team: of processes that build together, each its own chunks; all must call this.
+        on_progress: told of progress.
+        distributed: of processes that build together, each its own chunks; all must call this.
 
     Raises:
         InputError: the disk has not the room.
         StoredDataError: the store is damaged.
     """
     begun = time.perf_counter()
-    team = team or Team()
+    distributed = distributed or DistributedContext()
     root = {
         "format": FORMAT,
         "format_version": VERSION,
@@ -135,10 +135,10 @@ def build_cache(
         "made_from": dict(made_from),
         "versions": versions(("antigram", "numpy", "torch", "zarr")),
     }
-    if team.leads:
+    if distributed.leads:
         recover(target)
-    team.wait()
-    there, foreign = _layers_there(target, store, frozen)
+    distributed.wait()
+    there, foreign = _layers_there(target, store, teacher)
     missing = {}
     for number, plan in plans.items():
         if number not in there or there[number].key != plan.key:
@@ -148,40 +148,40 @@ def build_cache(
     computed = 0
     partial = work_folder(target)
     if missing:
-        if team.leads:
+        if distributed.leads:
             for number, plan in missing.items():
                 missing[number] = noted(plan, partial) or find_rank(
-                    plan, store, frozen, batch_clips, device
+                    plan, store, teacher, batch_clips, device
                 )
             _check_free(target, missing, len(store))
             if not partial.is_dir():
                 discard(partial)  # something else, in its place
         store.read_index(store.main_label)  # others may replace the store from now on
         store.features.hold()
-        writers = _begin(missing, partial, target, len(store), team)
+        writers = _begin(missing, partial, target, len(store), distributed)
         with ExitStack() as open_journals:
             for writer in writers.values():
                 open_journals.enter_context(writer.journal)
-            computed = _fill(store, frozen, writers, batch_clips, device, tick, team)
-        computed = int(team.sum(torch.tensor(computed, device=device)))  # all are done
-        if team.leads:
+            computed = _fill(store, teacher, writers, batch_clips, device, on_progress, distributed)
+        computed = int(distributed.sum(torch.tensor(computed, device=device)))  # all are done
+        if distributed.leads:
             for writer in writers.values():
                 writer.finish()
             publish_layers(target, partial, root, missing, whole_swap=foreign)
-    if team.leads:
+    if distributed.leads:
         write_root(target, root, partial)
         drop_finished(partial, plans)
-    team.wait()
+    distributed.wait()
     opened = {n: CacheLayer(target, n) for n in plans}
     return Built(target, len(store), computed, opened, time.perf_counter() - begun)
 
 
 def _layers_there(
-    target: Path, store: FeatureStore, frozen: Frozen
+    target: Path, store: FeatureStore, teacher: Teacher
 ) -> tuple[dict[int, CacheLayer], bool]:
     """Layers of a cache that were made from this store and net; whether it is another's cache."""
     with torch.device("meta"):
-        net = Vgg(frozen.arch, 0)
+        net = Vgg(teacher.arch, 0)
     found = {}
     for number in layers_of(target):
         try:
@@ -191,8 +191,8 @@ def _layers_there(
         key = layer.key
         if (
             key.features != store.fingerprint
-            or key.arch != frozen.arch
-            or key.extractor != extractor_digest(frozen.state, net, number, key.tap)
+            or key.arch != teacher.arch
+            or key.extractor != extractor_digest(teacher.state, net, number, key.tap)
         ):
             return {}, True  # replaced once the new one is whole
         found[number] = layer
@@ -324,30 +324,34 @@ class _LayerWriter:
 
 
 def _begin(
-    plans: Mapping[int, LayerPlan], partial: Path, target: Path, clips: int, team: Team
+    plans: Mapping[int, LayerPlan],
+    partial: Path,
+    target: Path,
+    clips: int,
+    distributed: DistributedContext,
 ) -> dict[int, _LayerWriter]:
     """Writers of the layers that are to be made; the first process clears the way for the rest."""
-    if team.leads:
+    if distributed.leads:
         writers = {n: _LayerWriter(plan, partial, clips, 0) for n, plan in plans.items()}
         for number, writer in writers.items():
             with suppress(InputError, StoredDataError):  # not there, or of no use
                 if (old := CacheLayer(target, number)).key == writer.plan.key:
                     writer.adopt(old)
-        team.wait()
+        distributed.wait()
         return writers
-    team.wait()
+    distributed.wait()
     known = {n: noted(plan, partial) or plan for n, plan in plans.items()}  # with its rank
-    return {n: _LayerWriter(plan, partial, clips, team.rank) for n, plan in known.items()}
+    return {n: _LayerWriter(plan, partial, clips, distributed.rank) for n, plan in known.items()}
 
 
 def _fill(
     store: FeatureStore,
-    frozen: Frozen,
+    teacher: Teacher,
     writers: Mapping[int, _LayerWriter],
     batch_clips: int,
     device: torch.device,
-    tick: Tick,
-    team: Team,
+    on_progress: OnProgress,
+    distributed: DistributedContext,
 ) -> int:
     """Run the net over the chunks that some layer lacks, while a thread writes the last ones.
 
@@ -356,12 +360,12 @@ def _fill(
     plans = {number: writer.plan for number, writer in writers.items()}
     key = next(iter(plans.values())).key
     first = next(iter(writers.values())).specs[0]
-    net = frozen_net(frozen, key, device)
+    net = teacher_net(teacher, key, device)
     computed, pending = 0, list[Future[None]]()
     memories: list[dict[int, tuple[torch.Tensor, ...]]] = [{} for _ in range(_IN_FLIGHT + 1)]
     turn = 0
     with ThreadPoolExecutor(1) as disk:
-        for index in range(team.rank, first.chunks, team.size):
+        for index in range(distributed.rank, first.chunks, distributed.size):
             span = first.span(index)
             wanted = [n for n, writer in writers.items() if index not in writer.done]
             if wanted:
@@ -378,7 +382,7 @@ def _fill(
                 store.features.look(span)  # what was overwritten meanwhile is not written
                 pending.append(disk.submit(_write_all, writers, index, rows))
                 computed += span.stop - span.start
-            tick("frozen net", span.stop, len(store))
+            on_progress("teacher", span.stop, len(store))
         for future in pending:
             future.result()
     return computed

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from antigram.cache.plan import LayerPlan, frozen_net
-from antigram.model.training.checkpoint import Frozen
+from antigram.cache.plan import LayerPlan, teacher_net
+from antigram.model.training.checkpoint import Teacher
 from antigram.pipeline.features.split import SPLITS
 from antigram.pipeline.features.store import FeatureStore
 
@@ -21,7 +21,7 @@ _BATCHES = 3  # timed, after one that is not
 def estimate(
     plans: Mapping[int, LayerPlan],
     store: FeatureStore,
-    frozen: Frozen,
+    teacher: Teacher,
     *,
     batch_clips: int,
     device: torch.device,
@@ -35,7 +35,7 @@ def estimate(
         ``layers``: layer -> codec, dtype, channels, positions, bytes_per_clip, bytes, seconds,
         break_even_epochs; and bytes and seconds of all layers in one pass.
     """
-    seconds = _seconds_per_clip(plans, store.shape, frozen, batch_clips, device)
+    seconds = _seconds_per_clip(plans, store.shape, teacher, batch_clips, device)
     rows, per_epoch = _rows(store, next(iter(plans.values())))
     layers = {}
     for number, plan in plans.items():
@@ -66,7 +66,7 @@ def break_even_epochs(store: FeatureStore, plan: LayerPlan) -> float | None:
 
 
 def _rows(store: FeatureStore, plan: LayerPlan) -> tuple[int, int]:
-    """Clips that go through the frozen net: for a cache, and in an epoch of online training."""
+    """Clips that go through the teacher: for a cache, and in an epoch of online training."""
     counts = {split: int((store.split == index).sum()) for index, split in enumerate(SPLITS)}
     augmented = (plan.views - 1) * counts["train"]  # others are not
     return len(store) + augmented, counts["train"] + counts["validation"]
@@ -76,13 +76,13 @@ def _rows(store: FeatureStore, plan: LayerPlan) -> tuple[int, int]:
 def _seconds_per_clip(
     plans: Mapping[int, LayerPlan],
     shape: tuple[int, int],
-    frozen: Frozen,
+    teacher: Teacher,
     batch_clips: int,
     device: torch.device,
 ) -> dict[int, float]:
     """Seconds that the net takes for a clip up to each layer, the fastest of a few batches."""
     key = next(iter(plans.values())).key
-    net = frozen_net(frozen, key, device)
+    net = teacher_net(teacher, key, device)
     x = torch.randn(batch_clips, 1, *shape, device=device)
     best = dict.fromkeys(plans, float("inf"))
     begun = 0.0

@@ -29,8 +29,8 @@ class CacheKey:
     """Identity of one layer's rows.
 
     Attributes:
-        extractor: SHA-256 of the frozen net's tensors up to the tap.
-        arch: of the frozen net.
+        extractor: SHA-256 of the teacher's tensors up to the tap.
+        arch: of the teacher.
         features: fingerprint of the feature store.
         layer: convolution layer.
         tap: relu, conv or released.

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from antigram.cache.plan import LayerPlan, frozen_net, run_taps
-from antigram.model.loss.at_loss import Own
+from antigram.cache.plan import LayerPlan, run_taps, teacher_net
+from antigram.model.loss.at_loss import StudentMaps
 from antigram.model.loss.codecs import Stack, encode_rows
 from antigram.model.loss.gram import flat, self_product
-from antigram.model.training.checkpoint import Frozen
+from antigram.model.training.checkpoint import Teacher
 from antigram.pipeline.draw import draw
 from antigram.pipeline.features.store import FeatureStore
 
@@ -24,7 +24,7 @@ _ERROR_CLIPS = 64
 
 
 def find_rank(
-    plan: LayerPlan, store: FeatureStore, frozen: Frozen, batch_clips: int, device: torch.device
+    plan: LayerPlan, store: FeatureStore, teacher: Teacher, batch_clips: int, device: torch.device
 ) -> LayerPlan:
     """The plan with its rank, and the error that it makes on a sample.
 
@@ -34,13 +34,13 @@ def find_rank(
     Args:
         plan: of a ``lowrank`` layer.
         store: the features.
-        frozen: the net.
+        teacher: the net.
         batch_clips: clips in a batch of the net.
         device: where the net runs.
     """
     order = sorted(range(len(store)), key=lambda row: draw(0, "pilot", str(row)))
     x = _features(store, sorted(order[:PILOT_CLIPS]))
-    net = frozen_net(frozen, plan.key, device)
+    net = teacher_net(teacher, plan.key, device)
     rank = plan.rank
     if rank is None:
         ranks: list[int] = []
@@ -84,7 +84,7 @@ def _error(plan: LayerPlan, maps: Tensor) -> float:
     dtype = getattr(torch, plan.key.dtype)
     cosines = []
     with torch.autocast(maps.device.type, enabled=False):
-        other = Own(maps.roll(1, 0))
+        other = StudentMaps(maps.roll(1, 0))
         for rows in (
             encode_rows(maps, "gram", dtype, "lowrank", plan.rank),
             encode_rows(maps, "gram", torch.float32),

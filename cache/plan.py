@@ -1,4 +1,4 @@
-"""What a cache will hold, before anything is computed; and running the frozen net for it."""
+"""What a cache will hold, before anything is computed; and running the teacher for it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from antigram.model.choices import CODECS
 from antigram.model.loss.codecs import exact_codec, row_shape
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.vgg import Vgg, extractor_digest, tap_shape
-from antigram.model.training.checkpoint import Frozen
+from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.step_limiter import set_precision
 from antigram.pipeline.audio.augmentation import COLUMNS, Views
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.chunks import ArraySpec
 
-__all__ = ["DEFAULT_ENERGY", "LayerPlan", "frozen_net", "plan_layers", "run_taps"]
+__all__ = ["DEFAULT_ENERGY", "LayerPlan", "plan_layers", "run_taps", "teacher_net"]
 
 DEFAULT_ENERGY = 0.9999
 _ROWS_PER_CHUNK = 128
@@ -82,7 +82,7 @@ class LayerPlan:
 
 def plan_layers(
     store: FeatureStore,
-    frozen: Frozen,
+    teacher: Teacher,
     spec: TapSpec,
     *,
     codec: str = "auto",
@@ -96,7 +96,7 @@ def plan_layers(
 
     Args:
         store: the features.
-        frozen: the net.
+        teacher: the net.
         spec: layers, tap and aggregation.
         codec: ``auto`` takes the smaller of those that lose nothing.
         dtype: float16 or float32, of the stored values.
@@ -131,17 +131,17 @@ def plan_layers(
     if energy is not None and not 0 < energy <= 1:
         raise InputError(f"--energy {energy}: wanted a share of ||G||^2, above 0, at most 1")
     with torch.device("meta"):
-        net = Vgg(frozen.arch, 0)
+        net = Vgg(teacher.arch, 0)
     plans = {}
     for layer in spec.layers:
-        channels, positions = tap_shape(frozen.arch, layer, spec.tap, store.shape)
+        channels, positions = tap_shape(teacher.arch, layer, spec.tap, store.shape)
         if rank is not None and not 1 <= rank <= channels:
             raise InputError(
                 f"--rank {rank}: layer {layer} has {channels} channels; wanted 1 to {channels}"
             )
         key = CacheKey(
-            extractor=extractor_digest(frozen.state, net, layer, spec.tap),
-            arch=frozen.arch,
+            extractor=extractor_digest(teacher.state, net, layer, spec.tap),
+            arch=teacher.arch,
             features=store.fingerprint,
             layer=layer,
             tap=spec.tap,
@@ -157,9 +157,9 @@ def plan_layers(
     return plans
 
 
-def frozen_net(frozen: Frozen, key: CacheKey, device: torch.device) -> Vgg:
-    """The frozen net on its device, and torch set to the precision that a key names."""
-    net = frozen.net().to(device).to(memory_format=torch.channels_last)
+def teacher_net(teacher: Teacher, key: CacheKey, device: torch.device) -> Vgg:
+    """The teacher on its device, and torch set to the precision that a key names."""
+    net = teacher.net().to(device).to(memory_format=torch.channels_last)
     net.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
     net.set_tap(key.tap)
     set_precision("tf32" if key.precision == "tf32" else "32")

@@ -1,4 +1,4 @@
-"""Hold cached rows against the frozen net itself, on a few clips drawn at random."""
+"""Hold cached rows against the teacher itself, on a few clips drawn at random."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from antigram.cache.grams import LayerRows
 from antigram.cache.layer import CacheLayer, layers_of
-from antigram.cache.plan import LayerPlan, frozen_net, run_taps
+from antigram.cache.plan import LayerPlan, run_taps, teacher_net
 from antigram.model.loss.codecs import Rows
 from antigram.model.loss.gram import aggregate, flat
 from antigram.model.nets.vgg import Vgg, extractor_digest
-from antigram.model.training.checkpoint import Frozen
+from antigram.model.training.checkpoint import Teacher
 from antigram.pipeline.audio.augmentation import apply_views
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.store import FeatureStore
@@ -29,14 +29,14 @@ _ROUNDING = {"float32": 1e-4, "float16": 2e-3}
 
 
 def recompute(
-    path: Path, store: FeatureStore, frozen: Frozen, clips: int, device: torch.device
+    path: Path, store: FeatureStore, teacher: Teacher, clips: int, device: torch.device
 ) -> Iterator[Problem]:
-    """Run the frozen net again on random clips and compare with what is cached.
+    """Run the teacher again on random clips and compare with what is cached.
 
     Args:
         path: the cache.
         store: the features it was made from.
-        frozen: the net it was made with.
+        teacher: the net it was made with.
         clips: how many to draw.
         device: where the net runs.
 
@@ -48,13 +48,13 @@ def recompute(
     clean = np.empty((len(rows), *store.shape), np.float32)
     store.features.gather(rows, clean)
     with torch.device("meta"):
-        shape = Vgg(frozen.arch, 0)
+        shape = Vgg(teacher.arch, 0)
     for number in layers_of(path):
         layer = CacheLayer(path, number)
         key = layer.key
-        digest = extractor_digest(frozen.state, shape, number, key.tap)
+        digest = extractor_digest(teacher.state, shape, number, key.tap)
         if key.features != store.fingerprint or key.extractor != digest:
-            what = "store" if key.features != store.fingerprint else "frozen net"
+            what = "store" if key.features != store.fingerprint else "teacher"
             raise InputError(
                 f"{path}: layer {number} was made from another {what}; name the one it was made "
                 "from with --data and --ckpt"
@@ -69,14 +69,14 @@ def recompute(
         if layer.params is not None:
             apply_views(x, layer.params[rows, view], store.silence)
         plan = LayerPlan(key, layer.channels, layer.positions)
-        net = frozen_net(frozen, key, device)
+        net = teacher_net(teacher, key, device)
         run_taps(net, x, [plan], 16, device, keep)
         stored = LayerRows(layer).read(rows, view)
         for clip, error, allowed in _errors(torch.cat(maps), stored, layer):
             if not error <= allowed:
                 yield Problem(
                     layer.folder,
-                    f"clip {store.clip_ids[int(rows[clip])]}: differs from the frozen net's by "
+                    f"clip {store.clip_ids[int(rows[clip])]}: differs from the teacher's by "
                     f"{error:.2e} of its norm, {allowed:.0e} allowed",
                 )
 

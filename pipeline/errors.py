@@ -6,7 +6,7 @@ none of these is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
-__all__ = ["DamagedError", "InputError", "StaleError", "StoredDataError", "TeamError"]
+__all__ = ["DamagedError", "DistributedError", "InputError", "StaleError", "StoredDataError"]
 
 
 class InputError(ValueError):
@@ -25,5 +25,5 @@ class StaleError(StoredDataError):
     """What is stored is whole, but was made from something else than what this run needs."""
 
 
-class TeamError(RuntimeError):
+class DistributedError(RuntimeError):
     """Another process of a job that torchrun started is gone: exit code 1."""

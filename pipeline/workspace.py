@@ -163,7 +163,7 @@ class Workspace:
         there = f"there are {', '.join(known)}" if known else "there are none"
         raise InputError(f"no {what} is called {name!r} in {folder}: {there}")
 
-    def store(self, name: str | None, say: Callable[[str], None]) -> Path:
+    def store(self, name: str | None, on_message: Callable[[str], None]) -> Path:
         """Path of the store named, else the only one, else the one prepared last.
 
         Raises:
@@ -177,5 +177,5 @@ class Workspace:
                 f"{self.features}: no feature store yet; make one with `antigram prepare CORPUS`"
             )
         why = "the only one" if len(found) == 1 else "the one prepared last"
-        say(f"store: {found[-1].stem} ({why})")
+        on_message(f"store: {found[-1].stem} ({why})")
         return found[-1]

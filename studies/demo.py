@@ -28,7 +28,7 @@ def run_demo(
     width: int,
     epochs: int,
     seed: int,
-    say: Callable[[str], None],
+    on_message: Callable[[str], None],
 ) -> dict[str, Any]:
     """Prepare, train the orthogonal net, cache, train all arms, and write the report.
 
@@ -39,7 +39,7 @@ def run_demo(
         width: of the nets; 64 is the real VGG16.
         epochs: at most, of every training.
         seed: the same for all arms.
-        say: told what is run.
+        on_message: told what is run.
 
     Returns:
         Fields of ``demo --json``.
@@ -52,7 +52,7 @@ def run_demo(
 
     def antigram(*arguments: str) -> dict[str, Any]:
         shown = "antigram " + " ".join(arguments)
-        say(f"\n$ {shown}")
+        on_message(f"\n$ {shown}")
         start = time.perf_counter()
         line = [*command, "--workspace", str(workspace), "--json", *arguments]
         done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=False)
@@ -73,11 +73,11 @@ def run_demo(
         *["--save", str(net)],
     )
     grams = antigram("cache-grams", "--ckpt", str(net), "--layer", LAYER, "--data", data)
-    frozen = ["--ckpt", str(net)]
+    teacher = ["--ckpt", str(net)]
     arms = {
         "baseline": antigram("train", "--mode", "baseline", *common, *shape),
-        "wi": antigram("train", "--mode", "wi", *common, *frozen),
-        "online": antigram("train", "--mode", "online", *common, *frozen, "--layer", LAYER),
+        "wi": antigram("train", "--mode", "wi", *common, *teacher),
+        "online": antigram("train", "--mode", "online", *common, *teacher, "--layer", LAYER),
         "cached": antigram("train", "--mode", "cached", *common, "--cache", grams["name"]),
     }
     cached_layer = grams["layers"][LAYER]

@@ -16,7 +16,7 @@ from antigram.cache.plan import plan_layers
 from antigram.model.loss.at_loss import check_combination, flat_layers_note
 from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec, check_shapes
 from antigram.model.nets.arch import Arch
-from antigram.model.training.checkpoint import Frozen
+from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.guards import load_teacher
 from antigram.pipeline.audio.augmentation import Views
@@ -27,7 +27,7 @@ from antigram.studies.options import Options, check_options
 
 __all__ = ["Job", "layer_numbers", "resolve", "store_for"]
 
-Say = Callable[[str], None]
+OnMessage = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +37,24 @@ class Job:
     store: FeatureStore
     sources: Sources | None
     config: TrainConfig
-    frozen: Frozen | None  # the first net named
+    teacher: Teacher | None  # the first net named
 
 
 def resolve(
-    workspace: Workspace, asked: Options, rest: Mapping[str, Any], device: torch.device, say: Say
+    workspace: Workspace,
+    asked: Options,
+    rest: Mapping[str, Any],
+    device: torch.device,
+    on_message: OnMessage,
 ) -> Job:
-    """Find the store and the frozen nets' side, and check all against each other.
+    """Find the store and the teachers' side, and check all against each other.
 
     Args:
         workspace: where names are looked up.
         asked: what decides the sources.
         rest: further fields of `TrainConfig`.
         device: where live nets go.
-        say: told which defaults were taken.
+        on_message: told which defaults were taken.
 
     Raises:
         InputError: something is missing, unknown or does not fit.
@@ -58,17 +62,17 @@ def resolve(
     """
     mode = asked.mode
     check_options(asked, rest)
-    nets = {path.stem: load_teacher(path, say) for path in asked.ckpts}
+    nets = {path.stem: load_teacher(path, on_message) for path in asked.ckpts}
     if len(nets) < len(asked.ckpts):
         raise InputError("--ckpt: two files have the same name; rename one")
     first = next(iter(nets.values()), None)
-    store = FeatureStore(store_for(workspace, asked.data, asked.caches, say))
+    store = FeatureStore(store_for(workspace, asked.data, asked.caches, on_message))
     task = asked.task or store.main_label
     store.labels(task)  # says at once if there is no such label
     members: dict[str, GramSource] = {}
     layers: tuple[int, ...] = ()
     if mode == "cached":
-        named = _named_caches(workspace, store, asked, say)
+        named = _named_caches(workspace, store, asked, on_message)
         asked = _by_cache_name(asked, named)
         members = _caches(named, store, asked, nets, device)
     elif mode == "online":
@@ -93,7 +97,7 @@ def resolve(
         for source in members.values():
             check_shapes(arch, source.spec, store.shape)
     if rest.get("loss") == "released" and len(members) > 1:
-        raise InputError("--loss released compares with one frozen net: give one --ckpt")
+        raise InputError("--loss released compares with one teacher: give one --ckpt")
     config = TrainConfig(
         mode=mode,
         task=task,
@@ -107,34 +111,36 @@ def resolve(
     )
     check_combination(aggregation, tap, config.similarity, layers)
     if sources is not None and (note := flat_layers_note(aggregation, config.similarity, layers)):
-        say(note)
+        on_message(note)
     return Job(store, sources, config, first)
 
 
-def store_for(workspace: Workspace, data: str | None, caches: Sequence[str], say: Say) -> Path:
+def store_for(
+    workspace: Workspace, data: str | None, caches: Sequence[str], on_message: OnMessage
+) -> Path:
     """The store named; else that of the cache named; else the only one or the one made last."""
     if data is None and caches:
         root = open_root(workspace.named(workspace.grams, caches[0], "Gram cache"))
         for path in reversed(workspace.members(workspace.features)):
             try:
                 if FeatureStore(path).fingerprint == root["features"]:
-                    say(f"store: {path.stem} (the cache's)")
+                    on_message(f"store: {path.stem} (the cache's)")
                     return path
             except (InputError, StoredDataError):
                 if path.stem == root.get("made_from", {}).get("store"):
                     raise  # else another store's damage, not this run's
-    return workspace.store(data, say)
+    return workspace.store(data, on_message)
 
 
 def _named_caches(
-    workspace: Workspace, store: FeatureStore, asked: Options, say: Say
+    workspace: Workspace, store: FeatureStore, asked: Options, on_message: OnMessage
 ) -> dict[str, Path]:
     """The caches of a training: those named, or the latest of the store."""
     if asked.caches:
         paths = [workspace.named(workspace.grams, name, "Gram cache") for name in asked.caches]
     else:
         paths = [choose_cache(workspace.members(workspace.grams), store)]
-        say(f"cache: {paths[0].stem}")
+        on_message(f"cache: {paths[0].stem}")
     named = {path.stem: path for path in paths}
     if len(named) < len(paths):
         raise InputError("--cache: two caches have the same name; rename one")
@@ -162,7 +168,7 @@ def _caches(
     named: Mapping[str, Path],
     store: FeatureStore,
     asked: Options,
-    nets: Mapping[str, Frozen],
+    nets: Mapping[str, Teacher],
     device: torch.device,
 ) -> dict[str, GramSource]:
     """The Grams of each cache, at the layers that are asked for."""
@@ -186,7 +192,7 @@ def _caches(
     return found
 
 
-def _check_net(path: Path, store: FeatureStore, grams: GramCache, net: Frozen) -> None:
+def _check_net(path: Path, store: FeatureStore, grams: GramCache, net: Teacher) -> None:
     """A net named beside a cache must be the one that the cache was made with."""
     spec = TapSpec(
         arch=net.arch,

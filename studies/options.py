@@ -59,11 +59,11 @@ def check_options(asked: Options, rest: Mapping[str, Any]) -> None:
     TrainConfig(mode=asked.mode, task=asked.task or "", arch=arch, layers=layers, **rest)
     mode = asked.mode
     if mode in ("wi", "frozen", "online") and not asked.ckpts:
-        raise InputError(f"--mode {mode} needs the frozen net: --ckpt FILE")
+        raise InputError(f"--mode {mode} needs the teacher: --ckpt FILE")
     if mode in ("wi", "frozen") and len(asked.ckpts) > 1:
         raise InputError(f"--mode {mode} begins with one net: give one --ckpt")
     if mode == "baseline" and asked.ckpts:
-        raise InputError("--mode baseline has no frozen net: leave --ckpt out; see also --init")
+        raise InputError("--mode baseline has no teacher: leave --ckpt out; see also --init")
     if mode in ("online", "frozen") and not asked.layers:
         raise InputError(f"--mode {mode} needs a layer: --layer 1 to 13")
     if mode in ("baseline", "wi") and asked.layers:

@@ -29,7 +29,7 @@ from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.batches import Batch
-from antigram.model.training.checkpoint import Frozen
+from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.released import ReleasedStep
 from antigram.model.training.step import Step, Sums
@@ -119,7 +119,7 @@ def step_cost(
         shape: (frame, freq) of a clip.
         classes: of the task.
         batch_clips: clips in a batch.
-        nets: frozen nets.
+        nets: teachers.
         precision: of the training.
     """
     spec = _spec(arch, plans)
@@ -137,8 +137,8 @@ def step_cost(
         step: Step | ReleasedStep
         sources = None
         if arm == "released":
-            frozen = _channels_last(Vgg(arch, 0))
-            step = ReleasedStep(net, frozen, spec.layers[-1], precision)
+            teacher = _channels_last(Vgg(arch, 0))
+            step = ReleasedStep(net, teacher, spec.layers[-1], precision)
         else:
             if arm == "online":
                 sources = Sources({str(n): _live(arch, spec) for n in range(nets)})
@@ -173,9 +173,9 @@ def _fake_tensors() -> Iterator[None]:
         forget_tables()
 
 
-def bare_net(arch: Arch) -> Frozen:
-    """A frozen net of a shape, with any weights: what is planned does not depend on them."""
-    return Frozen(arch, dict(Vgg(arch, 0).state_dict()), "")
+def bare_net(arch: Arch) -> Teacher:
+    """A teacher of a shape, with any weights: what is planned does not depend on them."""
+    return Teacher(arch, dict(Vgg(arch, 0).state_dict()), "")
 
 
 def _spec(arch: Arch, plans: Mapping[int, LayerPlan]) -> TapSpec:
@@ -184,7 +184,7 @@ def _spec(arch: Arch, plans: Mapping[int, LayerPlan]) -> TapSpec:
 
 
 def _live(arch: Arch, spec: TapSpec) -> LiveGrams:
-    """A frozen net without data: cut off after the deepest layer, its digest left out."""
+    """A teacher without data: cut off after the deepest layer, its digest left out."""
     live = LiveGrams.__new__(LiveGrams)
     live.spec, live.identity = spec, {}
     live.net = _channels_last(Vgg(arch, 0).eval().requires_grad_(False))  # noqa: FBT003
@@ -304,7 +304,7 @@ def budget(
 def _paper_eq4(arch: Arch, plan: LayerPlan, batch_clips: int) -> int:
     """Bytes that the paper's equation 4 gives to AT: E + 2 (#G + #F), of float32."""
     with torch.device("meta"):
-        frozen = sum(p.numel() for p in Vgg(arch, 0).parameters())
+        teacher = sum(p.numel() for p in Vgg(arch, 0).parameters())
     gram = batch_clips * plan.channels**2
     maps = batch_clips * plan.channels * plan.positions
-    return 4 * (frozen + 2 * (gram + maps))
+    return 4 * (teacher + 2 * (gram + maps))

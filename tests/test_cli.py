@@ -82,7 +82,7 @@ def first_chain(tmp_path_factory):
 
 @pytest.fixture
 def chain(shell, audio, first_chain):
-    """A store, a frozen net, a cache; named as by default where there is a default."""
+    """A store, a teacher, a cache; named as by default where there is a default."""
     if not first_chain.exists():
         shell.json("prepare", "folder", "--source", audio, "--name", "tones")
         shell.json("train", "--mode", "baseline", *TINY, "--save", "net.pt")
@@ -275,7 +275,7 @@ def test_a_text_file_is_no_checkpoint(chain):
         ("no such corpus in nowhere", ["prepare", "gsc", "--source", "nowhere"]),
         ("no feature store yet", ["train", "--mode", "baseline"]),
         ("'--mode': 'odd' is not one of 'baseline'", ["train", "--mode", "odd"]),
-        ("needs the frozen net", ["train", "--mode", "online", "--layer", "5"]),
+        ("needs the teacher", ["train", "--mode", "online", "--layer", "5"]),
         ("'loud' is not one of 'none', 'low', 'high'", ["prepare", "fsdd", "--noise", "loud"]),
         ("by:LABEL", ["prepare", "fsdd", "--split", "half"]),
         ("not a valid float", ["train", "--mode", "baseline", "--lr", "much"]),
@@ -330,7 +330,7 @@ def test_wrong_options_of_a_training_are_said_before_anything_is_made(chain):
     released = (*online, "net.pt", "--layer", 3, "--loss", "released")
     chain.refused(2, "a Gram and a similarity of its own", *released, "--similarity", "mse-sigmoid")
     Path("second.pt").write_bytes(Path("net.pt").read_bytes())
-    chain.refused(2, "one frozen net", *released, "--ckpt", "second.pt")
+    chain.refused(2, "one teacher", *released, "--ckpt", "second.pt")
     for command in (("cache-grams", "--ckpt", "net.pt", "--dry-run"), ("plan",)):
         chain.refused(
             2,

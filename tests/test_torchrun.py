@@ -16,7 +16,7 @@ import torch
 
 from antigram.model.nets.arch import Arch
 from tests.cache.conftest import content_of
-from tests.model.tiny import make_store, metrics, save_frozen, write_corpus
+from tests.model.tiny import make_store, metrics, save_teacher, write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -47,7 +47,7 @@ def made(tmp_path_factory):
     home = tmp_path_factory.mktemp("torchrun")
     corpus = write_corpus(home / "corpus")
     store = make_store(corpus, home / "workspace" / "features" / "tiny.zarr")
-    save_frozen(home / "net.pt", Arch("vgg11", 2), store)
+    save_teacher(home / "net.pt", Arch("vgg11", 2), store)
     return home
 
 
@@ -84,22 +84,22 @@ def test_two_processes_train_to_the_losses_of_one(mode, cached, tmp_path):
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout)
         runs.append((metrics(Path(result["run"])), result))
-    (one, alone), (two, team) = runs
+    (one, alone), (two, distributed) = runs
     assert [e["epoch"] for e in one] == [e["epoch"] for e in two] == [1, 2]
     for a, b in zip(one, two, strict=True):
         for split in ("train", "validation"):
             assert a[split].keys() == b[split].keys()
             for key, value in a[split].items():
                 assert b[split][key] == pytest.approx(value, rel=1e-5, abs=1e-6), (split, key)
-    assert team["steps"] == alone["steps"] > 2
-    assert team["accuracy"] == alone["accuracy"]
+    assert distributed["steps"] == alone["steps"] > 2
+    assert distributed["accuracy"] == alone["accuracy"]
     for field in ("at_initial", "at_best"):  # means over all ranks' segments
         (name,) = alone[field]["3"]
-        assert team[field]["3"][name] == pytest.approx(alone[field]["3"][name], rel=1e-4)
-        assert all(0 < ratio < 100 for ratio in team["gradient_ratio"]["3"][name])
+        assert distributed[field]["3"][name] == pytest.approx(alone[field]["3"][name], rel=1e-4)
+        assert all(0 < ratio < 100 for ratio in distributed["gradient_ratio"]["3"][name])
     weights = [
         torch.load(result["run"] + "/best.pt", weights_only=True)["state_dict"]
-        for result in (alone, team)
+        for result in (alone, distributed)
     ]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-5)

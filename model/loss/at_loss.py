@@ -19,7 +19,7 @@ from antigram.pipeline.errors import InputError
 
 __all__ = [
     "SIMILARITIES",
-    "Own",
+    "StudentMaps",
     "at_loss",
     "at_losses",
     "check_combination",
@@ -115,8 +115,8 @@ class _SquaredCosine(torch.autograd.Function):
         return slope / both, -(slope * cosine).sum(1) / norm.clamp_min(_TINY), None
 
 
-class Own:
-    """The side of the net in training at one layer: made once, whatever the number of frozen nets.
+class StudentMaps:
+    """The side of the student at one layer: made once, whatever the number of teachers.
 
     A step's time on a GPU is partly that of starting its operations, so there are few of them:
     hence the gradients written by hand.
@@ -187,12 +187,12 @@ class Own:
         return products.reshape(*products.shape[:2], stack.nets, -1).sum((1, 3))
 
 
-def at_losses(own: Own, stack: Stack, similarity: str = "cos2") -> Tensor:
-    """Similarity of a net's maps to those of several frozen nets, for each clip.
+def at_losses(own: StudentMaps, stack: Stack, similarity: str = "cos2") -> Tensor:
+    """Similarity of a net's maps to those of several teachers, for each clip.
 
     Args:
-        own: of the net in training.
-        stack: rows of the frozen nets, same clips, same layer and tap.
+        own: of the student.
+        stack: rows of the teachers, same clips, same layer and tap.
         similarity: ``cos2``, the squared cosine; or ``mse-sigmoid``, minus the sigmoid of the mean
             squared error, of Grams scaled by 1000 / (C P) as in the paper's code, and of maps as
             they are.
@@ -219,12 +219,14 @@ def at_losses(own: Own, stack: Stack, similarity: str = "cos2") -> Tensor:
         return -torch.sigmoid((scale * apart).square().sum(2) / entries)
 
 
-def at_loss(own: Own | Tensor, rows: Rows, aggregation: str, similarity: str = "cos2") -> Tensor:
-    """Similarity of a net's maps to the rows of one frozen net: `at_losses` of it alone.
+def at_loss(
+    own: StudentMaps | Tensor, rows: Rows, aggregation: str = "gram", similarity: str = "cos2"
+) -> Tensor:
+    """Similarity of a net's maps to the rows of one teacher: `at_losses` of it alone.
 
     Args:
-        own: `Own` of the net in training, or its maps ``(batch, channel, frame, freq)``.
-        rows: of the frozen net.
+        own: `StudentMaps` of the student, or its maps ``(batch, channel, frame, freq)``.
+        rows: of the teacher.
         aggregation: as for `at_losses`.
         similarity: as for `at_losses`.
 
@@ -233,7 +235,7 @@ def at_loss(own: Own | Tensor, rows: Rows, aggregation: str, similarity: str = "
     """
     with torch.autocast(rows.data.device.type, enabled=False):
         if isinstance(own, Tensor):
-            own = Own(own if aggregation == "gram" else aggregate(own, aggregation))
+            own = StudentMaps(own if aggregation == "gram" else aggregate(own, aggregation))
         return at_losses(own, Stack.of([rows]), similarity)[:, 0]
 
 
@@ -257,7 +259,7 @@ class _Compare(torch.autograd.Function):
         totals, means = [], []
         slopes: list[Tensor] = []
         for part in ctx.parts:
-            own = Own(maps[part])
+            own = StudentMaps(maps[part])
             with torch.set_grad_enabled(wanted):
                 leaf = own.cut() if wanted else None
                 found = [at_losses(own, stack.part(part), similarity).sum(0) for stack in stacks]
@@ -300,7 +302,7 @@ class _Compare(torch.autograd.Function):
 
 def _parts(maps: Tensor, stacks: Sequence[Stack], similarity: str) -> list[slice]:
     """Slices of a batch, whose comparison takes no more than 64 MiB beside what is there."""
-    own = Own(maps[:1])
+    own = StudentMaps(maps[:1])
     floats = 2 * sum(stack.data[0].numel() for stack in stacks)
     if own.values.ndim == 3 and similarity == "mse-sigmoid":  # whole Grams, of each net
         floats += 4 * own.channels**2 * sum(stack.nets for stack in stacks)
@@ -321,8 +323,8 @@ def compare(
     """Loss of a layer: `at_losses` of all its stacks, averaged over the clips, weighted, added up.
 
     Args:
-        maps: ``(batch, channel, frame, freq)`` of the net in training.
-        stacks: rows of the frozen nets.
+        maps: ``(batch, channel, frame, freq)`` of the student.
+        stacks: rows of the teachers.
         weights: (net,) float32, in the order of the stacks.
         aggregation: what the rows are.
         similarity: as for `at_losses`.
@@ -336,22 +338,22 @@ def compare(
         return both
 
 
-def released_loss(maps: Tensor, frozen: Tensor) -> Tensor:
+def released_loss(maps: Tensor, teacher: Tensor) -> Tensor:
     """Loss of the paper's released code, as a reference for comparisons.
 
     The batch is folded into the channels, so that clips are mixed; the cosine is taken row by row,
     its absolute values averaged and squared. There beta enters before the square: weigh by beta^2.
 
     Args:
-        maps: ``(batch, channel, frame, freq)`` of the net in training.
-        frozen: the same of the frozen net.
+        maps: ``(batch, channel, frame, freq)`` of the student.
+        teacher: the same of the teacher.
 
     Returns:
         Scalar in [0, 1], before beta.
     """
     with torch.autocast(maps.device.type, enabled=False):
         grams = []
-        for each in (frozen, maps):
+        for each in (teacher, maps):
             rows = each.float().flatten(0, 1).flatten(1)
             grams.append(rows @ rows.mT * (1000.0 / each.numel()))
         cosine = torch.nn.functional.cosine_similarity(grams[0], grams[1], dim=1)

@@ -1,4 +1,4 @@
-"""Rows: what a frozen net's maps become for the loss, one for each clip and layer.
+"""Rows: what a teacher's maps become for the loss, one for each clip and layer.
 
 A row has one of these forms (codecs), with ||.|| the Frobenius norm and G = F F^T:
 
@@ -73,7 +73,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Rows of several frozen nets at one layer, alike in form: one comparison serves them all.
+    """Rows of several teachers at one layer, alike in form: one comparison serves them all.
 
     Attributes:
         codec: as in `Rows`.
@@ -199,7 +199,7 @@ def encode_rows(
     codec: str | None = None,
     rank: int | None = None,
 ) -> Rows:
-    """Turn a frozen net's maps into rows, as a cache stores them.
+    """Turn a teacher's maps into rows, as a cache stores them.
 
     Args:
         maps: ``(batch, channel, frame, freq)``.

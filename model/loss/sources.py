@@ -1,4 +1,4 @@
-"""Where the frozen net's side of the anti-transfer loss comes from: a live net, or a cache."""
+"""Where the teacher's side of the anti-transfer loss comes from: a live net, or a cache."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Stacks = dict[int, list[tuple[tuple[int, ...], Stack]]]
 
 
 class GramSource(Protocol):
-    """Where the trainer gets the frozen net's rows from; live and cached look the same.
+    """Where the trainer gets the teacher's rows from; live and cached look the same.
 
     Attributes:
         spec: what is compared.
@@ -81,7 +81,7 @@ class GramSource(Protocol):
 
 
 class LiveGrams:
-    """A `GramSource` that runs the frozen net on every batch: the online mode.
+    """A `GramSource` that runs the teacher on every batch: the online mode.
 
     It runs in the precision that it is called in, under `torch.autocast` or not.
 
@@ -96,7 +96,7 @@ class LiveGrams:
 
     def __init__(self, net: Vgg, spec: TapSpec) -> None:
         self.spec = spec
-        # Channels last, as the net in training: its batches are then laid out for both.
+        # Channels last, as the student: its batches are then laid out for both.
         net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # noqa: FBT003
         self.net = net
         self.net.set_tap(spec.tap)
@@ -119,7 +119,7 @@ class LiveGrams:
         return {}
 
     def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
-        """Run the frozen net up to the deepest layer: see `GramSource`."""
+        """Run the teacher up to the deepest layer: see `GramSource`."""
         del read
         found: dict[int, Rows] = {}
         aggregation = self.spec.aggregation
@@ -134,10 +134,10 @@ class LiveGrams:
 
 
 class Sources:
-    """The frozen nets of a training, by name: any number of `GramSource`.
+    """The teachers of a training, by name: any number of `GramSource`.
 
     Args:
-        members: name -> source; all with the same tap and aggregation, as the net in training is
+        members: name -> source; all with the same tap and aggregation, as the student is
             tapped once.
 
     Raises:
@@ -222,11 +222,11 @@ class Sources:
 
 
 def check_shapes(student: Arch, spec: TapSpec, shape: tuple[int, int]) -> None:
-    """Refuse a student whose maps at a layer have another shape than the frozen net's.
+    """Refuse a student whose maps at a layer have another shape than the teacher's.
 
     Args:
-        student: shape of the net in training.
-        spec: of the frozen net, and where the two are compared.
+        student: shape of the student.
+        spec: of the teacher, and where the two are compared.
         shape: (frame, freq) of a clip.
 
     Raises:
@@ -237,8 +237,8 @@ def check_shapes(student: Arch, spec: TapSpec, shape: tuple[int, int]) -> None:
         theirs = tap_shape(spec.arch, layer, spec.tap, shape)
         if own != theirs:
             raise InputError(
-                f"layer {layer}: the net in training ({student.name}, width {student.width}) has "
-                f"{own[0]} channels x {own[1]} positions, the frozen net ({spec.arch.name}, width "
+                f"layer {layer}: the student ({student.name}, width {student.width}) has "
+                f"{own[0]} channels x {own[1]} positions, the teacher ({spec.arch.name}, width "
                 f"{spec.arch.width}) {theirs[0]} x {theirs[1]}. AT needs the same: leave --arch "
-                "and --width out, or train the frozen net with these."
+                "and --width out, or train the teacher with these."
             )

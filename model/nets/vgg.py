@@ -30,7 +30,7 @@ class Vgg(nn.Module):
 
     Args:
         arch: which, and how wide.
-        classes: of the last linear layer; 0 leaves the classifier out (a frozen net needs none).
+        classes: of the last linear layer; 0 leaves the classifier out (a teacher needs none).
         dropout: of the two hidden linear layers.
 
     Weights are drawn as torchvision draws them, from torch's global generator.

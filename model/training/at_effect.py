@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from antigram.model.loss.sources import Sources
-from antigram.model.training.distributed import Team
+from antigram.model.training.distributed import DistributedContext
 
 __all__ = ["Effect", "Gradients", "Probe", "Similarities", "Table", "effect_note"]
 
@@ -92,9 +92,9 @@ class Similarities:
             one = torch.ones((), dtype=torch.float64, device=self._sums.device)
             self._sums += torch.stack([*values, one]) * segments
 
-    def means(self, team: Team) -> Table:
+    def means(self, distributed: DistributedContext) -> Table:
         """Means over the segments of all ranks."""
-        sums = team.sum(self._sums.clone())
+        sums = distributed.sum(self._sums.clone())
         means = (sums[:-1] / sums[-1].clamp_min(1)).tolist()
         return _table(self._sources, dict(zip(self._pairs, means, strict=True)))
 

@@ -69,7 +69,7 @@ class Batches:
     Args:
         store: features and labels.
         task: the label to learn.
-        grams: source of the frozen net's rows, if there is AT.
+        grams: source of the teacher's rows, if there is AT.
         batch_clips: clips in a batch; the last one may be shorter.
         device: where the net is.
         labels: ``(clip,)`` int32 classes by the net's own numbers, -1 for none; by default those

@@ -19,10 +19,10 @@ from antigram.pipeline.features.recipe import Recipe
 
 __all__ = [
     "Checkpoint",
-    "Frozen",
+    "Teacher",
     "load_checkpoint",
-    "load_frozen",
     "load_tensors",
+    "open_teacher",
     "save_tensors",
     "write_tensors",
 ]
@@ -85,7 +85,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
+class Teacher:
     """The convolution part of a trained net.
 
     Attributes:
@@ -262,7 +262,7 @@ def _kind(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def load_frozen(path: Path) -> Frozen:
+def open_teacher(path: Path) -> Teacher:
     """Read the convolution part of a checkpoint, or of a plain VGG state dict.
 
     Weights of another precision are converted to float32. Three input channels of a state dict
@@ -277,7 +277,7 @@ def load_frozen(path: Path) -> Frozen:
         ours = _checkpoint(path, content, _OTHERS)
         state, converted = _as_float32(conv_state(ours.state_dict))
         note = f"{path}: {converted}" if converted else ""
-        return Frozen(ours.arch, state, note, ours.scores)
+        return Teacher(ours.arch, state, note, ours.scores)
     state = {name: t for name, t in conv_state(content).items() if isinstance(t, Tensor)}
     arch, channels = _arch_of(path, state)
     with torch.device("meta"):
@@ -290,7 +290,7 @@ def load_frozen(path: Path) -> Frozen:
     if channels == 3:
         state["features.0.weight"] = state["features.0.weight"].sum(1, keepdim=True)
         note += "; its three input channels were summed to one"
-    return Frozen(arch, state, note)
+    return Teacher(arch, state, note)
 
 
 def _arch_of(path: Path, state: Mapping[str, Tensor]) -> tuple[Arch, int]:

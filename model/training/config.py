@@ -1,4 +1,4 @@
-"""Everything that decides a training's numbers, less its data and the frozen nets."""
+"""Everything that decides a training's numbers, less its data and the teachers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["TrainConfig"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides a training's numbers, less its data and the frozen net.
+    """Everything that decides a training's numbers, less its data and the teacher.
 
     The defaults are the paper's. ``layers`` are those of AT, or up to which ``frozen`` freezes;
     ``betas`` are those of single sources, by name, where they differ from ``beta``; ``views`` is

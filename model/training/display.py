@@ -15,13 +15,13 @@ from rich.text import Text
 from antigram.pipeline.execution.progress import Progress
 from antigram.pipeline.execution.terminal import safe
 
-__all__ = ["Watch"]
+__all__ = ["TrainingDisplay"]
 
 _SHOWN = 12  # epochs; the whole run is in metrics.jsonl
 _COLUMNS = {"loss": "loss", "ce": "task", "at": "AT", "accuracy": "accuracy"}
 
 
-class Watch:
+class TrainingDisplay:
     """Shows epochs, losses, accuracy, segments/s, wait for data, memory, time left.
 
     A context manager, so that the terminal is left as it was. Its method `tell` is what `train`
@@ -41,7 +41,7 @@ class Watch:
         self._epoch = 0
         self._first = 0  # steps done when this process began with the epoch
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> TrainingDisplay:
         if sys.stderr.isatty():
             self._live = Live(console=Console(stderr=True), refresh_per_second=4)
             self._live.start()
@@ -58,14 +58,14 @@ class Watch:
             self._live.update(self._view(), refresh=True)
             self._live.stop()
 
-    def say(self, text: str) -> None:
+    def on_message(self, text: str) -> None:
         """Print a line above the table."""
         if self._live is not None:
             self._live.console.print(safe(text), markup=False, highlight=False)
         else:
-            self._plain.say(text)
+            self._plain.on_message(text)
 
-    def tell(self, epoch: int, done: int, steps: int, known: Mapping[str, float]) -> None:
+    def on_progress(self, epoch: int, done: int, steps: int, known: Mapping[str, float]) -> None:
         """Show where a training is.
 
         Args:
@@ -94,9 +94,9 @@ class Watch:
     ) -> None:
         if whole:
             note = " ".join(f"{key} {value:.4g}" for key, value in known.items())
-            self._plain.say(f"epoch {epoch}: {note}")
+            self._plain.on_message(f"epoch {epoch}: {note}")
         else:
-            self._plain.tick(f"epoch {epoch}", done, steps, _step_text(known))
+            self._plain.on_progress(f"epoch {epoch}", done, steps, _step_text(known))
 
     def _left(self, done: int, steps: int) -> str:
         """How long the rest takes if no epoch is the last before its time."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from antigram.model.nets.vgg import Vgg
-from antigram.pipeline.errors import InputError, TeamError
+from antigram.pipeline.errors import DistributedError, InputError
 
-__all__ = ["Team", "team"]
+__all__ = ["DistributedContext", "distributed_context"]
 
 _GONE = (
     "another process of this job ended, and with it the job; its own line or torchrun's report "
@@ -23,7 +23,7 @@ _GONE = (
 _PATIENCE = timedelta(minutes=30)  # others wait while the first evaluates
 
 
-class Team:
+class DistributedContext:
     """The processes of a job; without torchrun a team of one.
 
     Attributes:
@@ -78,13 +78,13 @@ class Team:
 
 
 @contextmanager
-def team(device: torch.device) -> Iterator[Team]:
+def distributed_context(device: torch.device) -> Iterator[DistributedContext]:
     """Join the job that torchrun started; leave it at the end.
 
     Raises:
-        TeamError: another process of the job is gone.
+        DistributedError: another process of the job is gone.
     """
-    one = Team()
+    one = DistributedContext()
     if one.size == 1:
         yield one
         return
@@ -98,11 +98,11 @@ def team(device: torch.device) -> Iterator[Team]:
         distributed.destroy_process_group()  # not after an error: NCCL would wait for the others
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
-            raise TeamError(_GONE) from error
+            raise DistributedError(_GONE) from error
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _told_to_end(*_: object) -> None:
-    raise TeamError(_GONE)
+    raise DistributedError(_GONE)

@@ -184,7 +184,7 @@ def evaluate_checkpoint(
     task: str | None = None,
     device: torch.device,
     batch_clips: int | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> Scores:
     """Evaluate a checkpoint on a split of a store, which may not be the one it was trained on.
 
@@ -196,7 +196,7 @@ def evaluate_checkpoint(
             the checkpoint's task.
         device: where the net runs.
         batch_clips: segments in a batch; by default 64, or fewer of long ones.
-        say: told if the store was replaced meanwhile.
+        on_message: told if the store was replaced meanwhile.
 
     Raises:
         InputError: the store has not the label, has classes that the net does not know, or its
@@ -213,7 +213,7 @@ def evaluate_checkpoint(
     task = task or checkpoint.task
     store.read_index(task)
     labels = store.labels(task)
-    held = Held([store.features], say)
+    held = Held([store.features], on_message)
     names = store.classes[task]
     if unknown := sorted(set(names) - set(checkpoint.classes)):
         raise InputError(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from antigram.model.loss.sources import Sources
-from antigram.model.training.checkpoint import Frozen, load_frozen
+from antigram.model.training.checkpoint import Teacher, open_teacher
 from antigram.model.training.worth import teacher_note
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.features.store import FeatureStore
@@ -28,17 +28,17 @@ UNTRAINED = (
 )
 
 
-def load_teacher(path: Path, say: Callable[[str], None]) -> Frozen:
-    """`load_frozen` of weights that a training begins with or compares with.
+def load_teacher(path: Path, on_message: Callable[[str], None]) -> Teacher:
+    """`open_teacher` of weights that a training begins with or compares with.
 
     Args:
         path: of the checkpoint.
-        say: told what was done to read it, and if it has learned nothing by its own scores.
+        on_message: told what was done to read it, and if it has learned nothing by its own scores.
     """
-    net = load_frozen(path)
+    net = open_teacher(path)
     for note in (net.note, teacher_note(path, net.scores)):
         if note:
-            say(note)
+            on_message(note)
     return net
 
 
@@ -46,7 +46,7 @@ def check_classes(
     store: FeatureStore,
     task: str,
     rows: Mapping[str, NDArray[np.int64]],
-    say: Callable[[str], None],
+    on_message: Callable[[str], None],
 ) -> None:
     """Refuse a validation split that knows none of the classes that training has.
 
@@ -54,7 +54,7 @@ def check_classes(
         store: features and labels.
         task: the label to learn.
         rows: indices of each split's segments.
-        say: told how many segments of validation and test have a class that training lacks.
+        on_message: told how many segments of validation and test have a class that training lacks.
 
     Raises:
         InputError: no validation segment has a class seen in training, so that no epoch is better
@@ -78,7 +78,7 @@ def check_classes(
                 "classes: prepare with `--split random`; for a teacher of this store's students, "
                 f"also with `--within {store.name}`, which takes its training recordings alone."
             )
-        say(
+        on_message(
             f"{len(unseen)} of {len(own)} {split} segments have a {task} that is not seen in "
             f"training, and count as wrong: {lacking}"
         )

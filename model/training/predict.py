@@ -158,7 +158,7 @@ def predict(
     *,
     device: torch.device,
     skip_unreadable: bool = False,
-    tick: Callable[[str, int, int], None] = lambda *_: None,
+    on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Iterator[Recording | Unreadable]:
     """Predict recordings in the segments, and with the preprocessing, that the net was trained on.
 
@@ -171,7 +171,7 @@ def predict(
         files: of audio.
         device: where the net runs.
         skip_unreadable: give an `Unreadable` for a file that cannot be used, and go on.
-        tick: told of progress: a stage's name, files done, files in all.
+        on_progress: told of progress: a stage's name, files done, files in all.
 
     Yields:
         One result a file, in their order.
@@ -185,7 +185,7 @@ def predict(
         lengths.append(_length(path, checkpoint.recipe))
         if isinstance(lengths[-1], Unreadable) and not skip_unreadable:
             raise _unusable(lengths[-1])
-        tick("headers", len(lengths), len(files))
+        on_progress("headers", len(lengths), len(files))
     set_precision("32")
     net = checkpoint.net().to(device)
     readable, left_out = 0, []
@@ -197,7 +197,7 @@ def predict(
         else:
             raise _unusable(result)
         yield result
-        tick("recordings", readable + len(left_out), len(files))
+        on_progress("recordings", readable + len(left_out), len(files))
     if left_out and not readable:
         raise _unusable(left_out[0], f"none of {len(files)} files can be used. ")
 

@@ -1,6 +1,6 @@
 """A training step as the paper's released code takes it, written from its description.
 
-For comparisons only: the student runs twice, the frozen net with gradients, and the batch is folded
+For comparisons only: the student runs twice, the teacher with gradients, and the batch is folded
 into the channels of its Gram.
 """
 
@@ -22,13 +22,13 @@ class ReleasedStep:
 
     Args:
         net: in training.
-        frozen: its parameters take gradients, as they do there.
+        teacher: its parameters take gradients, as they do there.
         layer: where the two are compared.
-        precision: of the forward passes, of the frozen net too: as `Step` has it.
+        precision: of the forward passes, of the teacher too: as `Step` has it.
     """
 
-    def __init__(self, net: Vgg, frozen: Vgg, layer: int, precision: str = "32") -> None:
-        self.net, self.frozen, self.layer = net, frozen, layer
+    def __init__(self, net: Vgg, teacher: Vgg, layer: int, precision: str = "32") -> None:
+        self.net, self.teacher, self.layer = net, teacher, layer
         self.half = precision == "bf16"
 
     def __call__(self, batch: Batch, _sums: object) -> Tensor:
@@ -36,7 +36,7 @@ class ReleasedStep:
         maps: list[Tensor] = []
         with torch.autocast(batch.x.device.type, dtype=torch.bfloat16, enabled=self.half):
             logits = self.net(batch.x)
-            for each in (self.frozen, self.net):
+            for each in (self.teacher, self.net):
                 each.run_features(
                     batch.x, [self.layer], "relu", lambda _, found: maps.append(found), stop=True
                 )

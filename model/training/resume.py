@@ -13,7 +13,7 @@ import torch
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.checkpoint import load_tensors, write_tensors
 from antigram.model.training.config import TrainConfig
-from antigram.model.training.distributed import Team
+from antigram.model.training.distributed import DistributedContext
 from antigram.model.training.run_files import CONFIG, ENDS, RunFiles
 from antigram.model.training.streams import FirstStreams, Streams
 from antigram.pipeline.errors import InputError, StoredDataError
@@ -112,7 +112,7 @@ def start(
     adam: torch.optim.Adam,
     *,
     resume: bool,
-    team: Team,
+    distributed: DistributedContext,
 ) -> Start:
     """Make the run's folder; or read where an interrupted run is, and set net, Adam and RNG.
 
@@ -123,7 +123,7 @@ def start(
         net: gets the weights.
         adam: gets its averages.
         resume: go on with what is there.
-        team: whose first process writes.
+        distributed: whose first process writes.
 
     Raises:
         InputError: the run is there, or was started with other settings, or cannot go on.
@@ -134,8 +134,8 @@ def start(
     files = RunFiles.open(run) if resume else None
     if files is None or (files.version == 1 and LAST not in files and RESULT not in files):
         begun = Start(RunFiles(run, dict(settings)), State(), Streams(config.seed))
-        team.wait()  # until all have looked
-        if team.leads:
+        distributed.wait()  # until all have looked
+        if distributed.leads:
             begun.files.begin()
         return begun
     files.check(METRICS, BEST, LAST, RESULT)
@@ -159,8 +159,8 @@ def start(
             if begun.state.best_epoch and BEST not in files:
                 raise StoredDataError(f"{run / BEST}: missing. Restore it, or start a new run.")
         begun.entries = list(_entries(files, begun.state))
-    team.wait()  # until all have read
-    if team.leads:
+    distributed.wait()  # until all have read
+    if distributed.leads:
         files.clear_leftovers()
         files.adopt_events()
         if begun.result is None:

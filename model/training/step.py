@@ -1,4 +1,4 @@
-"""One step of a training: forward pass, task loss, AT loss of any number of frozen nets."""
+"""One step of a training: forward pass, task loss, AT loss of any number of teachers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from antigram.model.nets.vgg import Vgg
 from antigram.model.training.at_effect import Probe
 from antigram.model.training.batches import Batch
 from antigram.model.training.config import TrainConfig
-from antigram.model.training.distributed import Team
+from antigram.model.training.distributed import DistributedContext
 from antigram.pipeline.errors import InputError
 
 __all__ = ["Step", "Sums"]
@@ -28,7 +28,7 @@ class Sums:
     """Sums over clips of one pass, kept on the device so that no step waits for them.
 
     Attributes:
-        sources: names of the frozen nets.
+        sources: names of the teachers.
         device: where the sums are.
         values: ce, right decisions, and the AT loss of each source.
         clips: how many were added.
@@ -58,11 +58,11 @@ class Sums:
         self.clips = plain["clips"]
 
     def means(
-        self, weights: Mapping[str, float], team: Team
+        self, weights: Mapping[str, float], distributed: DistributedContext
     ) -> dict[str, float | dict[str, float]]:
         """Means over clips: loss, ce, at (before beta), accuracy; AT by source if several."""
         clips = torch.tensor([float(self.clips)], dtype=torch.float64, device=self.device)
-        whole = team.sum(torch.cat([self.values, clips]))
+        whole = distributed.sum(torch.cat([self.values, clips]))
         ce, right, *each = (whole[:-1] / whole[-1].clamp_min(1)).tolist()
         by_source = dict(zip(self.sources, each, strict=True))
         loss = ce + sum(weights[name] * value for name, value in by_source.items())
@@ -80,7 +80,7 @@ class Step:
 
     Args:
         net: in training.
-        sources: the frozen nets' side; None without AT.
+        sources: the teachers' side; None without AT.
         config: of the training.
         device: where all of it is.
         forward: the net as the team wraps it, if there is one.
@@ -115,26 +115,26 @@ class Step:
         config, sources = self.config, self.sources
         at = torch.zeros(len(self.names), device=self.device)  # means by source, before beta
         losses: list[Tensor] = []
-        frozen: dict[int, Tensor] = {}
+        teacher: dict[int, Tensor] = {}
         stacks: Stacks = {}  # given up layer by layer
         # A live teacher runs as `antigram cache-grams` of the same --precision runs it.
         with self._precision():
             if config.loss == "released":
-                frozen = self._released_maps(batch)
+                teacher = self._released_maps(batch)
             elif sources is not None:
                 made = batch.stacks
                 stacks = sources.stacks(batch.read, batch.x) if made is None else made
 
         def on_tap(layer: int, maps: Tensor) -> None:
             nonlocal at
-            if frozen:
-                loss = released_loss(maps, frozen[layer])
+            if teacher:
+                loss = released_loss(maps, teacher[layer])
                 losses.append(loss * self._weights[0])
                 at = at + loss.detach()
                 if probe is not None:
 
                     def released(maps: Tensor, weights: Tensor) -> Tensor:
-                        return released_loss(maps, frozen[layer]) * weights[0]
+                        return released_loss(maps, teacher[layer]) * weights[0]
 
                     probe.tap(layer, maps, self._all, loss.detach(), released)
                 return
@@ -178,7 +178,7 @@ class Step:
     def _released_maps(self, batch: Batch) -> dict[int, Tensor]:
         only = list(self.sources.members.values()) if self.sources is not None else []
         if len(only) != 1 or not isinstance(only[0], LiveGrams):
-            raise InputError("--loss released needs one frozen net itself: --mode online")
+            raise InputError("--loss released needs one teacher itself: --mode online")
         found: dict[int, Tensor] = {}
         with torch.no_grad():
             only[0].net.run_features(

@@ -6,12 +6,12 @@ from collections import deque
 
 import torch
 
-__all__ = ["Pace", "set_precision"]
+__all__ = ["StepLimiter", "set_precision"]
 
 _AHEAD = 2  # steps; more hide no more, and make a loader look late that is in time
 
 
-class Pace:
+class StepLimiter:
     """Keeps the host at most two steps ahead of a GPU; on a CPU there is nothing to wait for.
 
     Args:

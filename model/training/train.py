@@ -23,14 +23,14 @@ from antigram.model.training.at_effect import Effect, Table, effect_note
 from antigram.model.training.batches import Batches
 from antigram.model.training.checkpoint import Checkpoint, load_tensors, write_tensors
 from antigram.model.training.config import TrainConfig
-from antigram.model.training.distributed import Team
+from antigram.model.training.distributed import DistributedContext
 from antigram.model.training.evaluate import Scores, evaluate
 from antigram.model.training.guards import UNTRAINED, LossGuard, check_classes
 from antigram.model.training.resident import budget_for
 from antigram.model.training.resume import BEST, LAST, RESULT, State, start
 from antigram.model.training.run_files import RunFiles
 from antigram.model.training.step import Step, Sums
-from antigram.model.training.step_limiter import Pace, set_precision
+from antigram.model.training.step_limiter import StepLimiter, set_precision
 from antigram.model.training.streams import weights_seed
 from antigram.model.training.tensorboard import TensorBoardLogger
 from antigram.model.training.worth import score, student_note
@@ -42,10 +42,17 @@ from antigram.pipeline.storage.files import check_replaceable
 from antigram.pipeline.storage.held import Held
 from antigram.pipeline.storage.publish import work_folder
 
-__all__ = ["Tell", "TrainConfig", "build_student", "copy_best", "environment", "train"]
+__all__ = [
+    "OnTrainingProgress",
+    "TrainConfig",
+    "build_student",
+    "copy_best",
+    "environment",
+    "train",
+]
 
 # Called with the epoch, steps done in it, steps in all, and what is known of the losses.
-Tell = Callable[[int, int, int, Mapping[str, float]], None]
+OnTrainingProgress = Callable[[int, int, int, Mapping[str, float]], None]
 
 
 def build_student(config: TrainConfig, classes: int, init: Mapping[str, Tensor] | None) -> Vgg:
@@ -87,30 +94,30 @@ def train(
     run: Path,
     *,
     device: torch.device,
-    tell: Tell = lambda *_: None,
+    on_progress: OnTrainingProgress = lambda *_: None,
     resume: bool = False,
-    team: Team | None = None,
+    distributed: DistributedContext | None = None,
     keep_resume: bool = False,
     save_every_s: float = 10.0,
     device_memory: int | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train a net and leave config, metrics, checkpoints and result in a folder.
 
     Args:
         net: from `build_student`.
         store: features and labels.
-        grams: the frozen nets' side, live or cached; None without AT.
+        grams: the teachers' side, live or cached; None without AT.
         config: decides the numbers.
         run: the run's folder; new unless ``resume``.
         device: where to train.
-        tell: told of progress.
+        on_progress: told of progress.
         resume: go on from ``last.pt``; ``epochs`` and ``patience`` may be raised.
-        team: of processes that train together; each takes its share of every batch.
+        distributed: of processes that train together; each takes its share of every batch.
         keep_resume: keep ``last.pt`` when the run ends, so that it can go on with more epochs.
         save_every_s: seconds between two ``last.pt``; longer where writing it takes long.
         device_memory: bytes of a GPU that data may take; None: half of what is free.
-        say: told what was decided.
+        on_message: told what was decided.
 
     Returns:
         What ``result.json`` holds.
@@ -120,7 +127,7 @@ def train(
             no longer finite, or the run is there, was started with other settings or cannot go on.
         StoredDataError: stored data is damaged.
     """
-    team = team or Team()
+    distributed = distributed or DistributedContext()
     store.read_index(config.task)
     rows = {split: store.rows(split, config.task) for split in SPLITS}
     for split in ("train", "validation"):
@@ -129,11 +136,11 @@ def train(
                 f"{store.path}: no segment with a {config.task} in the {split} split; "
                 "prepare it with another --split"
             )
-    check_classes(store, config.task, rows, say)
+    check_classes(store, config.task, rows, on_message)
     classes = store.classes[config.task]
     set_precision(config.precision)
     sources = grams if isinstance(grams, Sources) or grams is None else Sources({"": grams})
-    held = Held((store.features, *(sources.arrays if sources else ())), say)
+    held = Held((store.features, *(sources.arrays if sources else ())), on_message)
     # Channels last: tensor cores want it, and a CPU is 1.2 to 1.9 times as fast.
     net.to(device).to(memory_format=torch.channels_last)
     learned = [p for p in net.parameters() if p.requires_grad]
@@ -146,39 +153,39 @@ def train(
         device,
         views=config.views,
         device_memory=budget_for(device, device_memory),
-        rank=team.rank,
-        ranks=team.size,
+        rank=distributed.rank,
+        ranks=distributed.size,
     )
     if device.type == "cuda" or batches.resident:
         where = "on the device" if batches.resident else "in host memory, gathered ahead"
-        say(f"data: {batches.data_bytes / 1e9:.2f} GB, {where}")
+        on_message(f"data: {batches.data_bytes / 1e9:.2f} GB, {where}")
     settings = {
         "config": config.to_json(),
         "features": store.fingerprint,
         "grams": sources.identity if sources else {},
         "environment": environment(),
     }
-    started = start(run, settings, config, net, adam, resume=resume, team=team)
+    started = start(run, settings, config, net, adam, resume=resume, distributed=distributed)
     files, state = started.files, started.state
     if started.note:
-        say(started.note)
+        on_message(started.note)
     if started.result is not None:
-        if team.leads:
+        if distributed.leads:
             _finish(files, started.result)
         for note in started.result.get("notes", ()):
-            say(note)
+            on_message(note)
         return started.result
-    step = Step(net, sources, config, device, team.wrap(net))
+    step = Step(net, sources, config, device, distributed.wrap(net))
     steps_in_epoch = -(-len(rows["train"]) // config.batch_clips)
-    pace = Pace(device)
+    limiter = StepLimiter(device)
     guard = LossGuard(store, sources, config.lr, held.look)
     times: list[float] = []
     waited = worked = 0.0
     board = TensorBoardLogger(run)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    effect = Effect(sources, device, state.effect, leads=team.leads)
-    validate = partial(_validate, step, batches, rows["validation"], guard, effect, team)
+    effect = Effect(sources, device, state.effect, leads=distributed.leads)
+    validate = partial(_validate, step, batches, rows["validation"], guard, effect, distributed)
     if sources and not state.step:
         _, effect.at_initial = validate("before the first step", UNTRAINED)
 
@@ -192,7 +199,7 @@ def train(
             sums.restore(state.sums)
         else:
             state.epoch += 1
-            started.streams.begin_epoch(state.epoch, team.rank, team.size)
+            started.streams.begin_epoch(state.epoch, distributed.rank, distributed.size)
         order = started.streams.order(rows["train"], state.epoch)
         mark, since = begun, 0
         left = order[state.done * config.batch_clips :]
@@ -203,7 +210,7 @@ def train(
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
             adam.zero_grad(set_to_none=True)  # no gradients beside the next batch's activations
-            pace.wait()
+            limiter.wait()
             state.step += 1
             state.done += 1
             since += 1
@@ -213,7 +220,7 @@ def train(
                 now = time.perf_counter()
                 times += [(now - mark) / since] * since
                 mark, since = now, 0
-                tell(
+                on_progress(
                     state.epoch,
                     state.done,
                     steps_in_epoch,
@@ -229,7 +236,7 @@ def train(
             # Every ten seconds, or so seldom that writing takes a twentieth of the time.
             # Sums and random numbers of the others are not in it: a team saves after each epoch.
             now = time.perf_counter()
-            if team.size == 1 and now - saved > max(save_every_s, 20 * save_took):
+            if distributed.size == 1 and now - saved > max(save_every_s, 20 * save_took):
                 held.look()  # nothing is saved of data that others overwrote
                 state.sums, state.effect = sums.to_plain(), effect.to_plain()
                 state.save(files, net, adam)
@@ -247,25 +254,25 @@ def train(
         best = state.is_best(unseen["loss"])
         entry: dict[str, Any] = {
             "epoch": state.epoch,
-            "train": sums.means(step.weights, team),
+            "train": sums.means(step.weights, distributed),
             "validation": unseen,
             "seconds": time.perf_counter() - begun,
             "data_wait_seconds": wait_s,
             **effect.end_epoch(similarity, best=best),
         }
         state.effect = effect.to_plain()
-        if team.leads:
+        if distributed.leads:
             started.log(entry)
             board.epoch(entry)
             if best:
                 _write_best(files, _checkpoint(net, store, config, run))
             state.save(files, net, adam)
-            tell(state.epoch, steps_in_epoch, steps_in_epoch, _flat(entry))
+            on_progress(state.epoch, steps_in_epoch, steps_in_epoch, _flat(entry))
 
     board.close()
-    team.wait()
+    distributed.wait()
     net.load_state_dict(load_tensors(run / BEST)["state_dict"])
-    # Decisions need no rows of the frozen nets, and one process makes them all.
+    # Decisions need no rows of the teachers, and one process makes them all.
     alone = Batches(store, config.task, None, config.batch_clips, device)
     scores = {split: evaluate(net, alone, rows[split], classes) for split in SPLITS}
     held.look()
@@ -279,12 +286,12 @@ def train(
     }
     notes = [student_note(worth), effect_note(effect.gradient_ratio, step.weights)]
     result["notes"] = [note for note in notes if note]
-    if team.leads:
+    if distributed.leads:
         _write_best(files, _checkpoint(net, store, config, run, worth))
         files.write_json(RESULT, result)
         _finish(files, result)
     for note in result["notes"]:
-        say(note)
+        on_message(note)
     return result
 
 
@@ -294,7 +301,7 @@ def _validate(
     rows: NDArray[np.int64],
     guard: LossGuard,
     effect: Effect,
-    team: Team,
+    distributed: DistributedContext,
     when: str,
     *advice: str,
 ) -> tuple[dict[str, Any], Table]:
@@ -305,7 +312,7 @@ def _validate(
         for batch in batches.passes(rows):
             guard.add(batch.clips)
             guard.check(step(batch, sums, probe), 0, when, *advice)
-    return sums.means(step.weights, team), probe.means(team) if probe else {}
+    return sums.means(step.weights, distributed), probe.means(distributed) if probe else {}
 
 
 def _write_best(files: RunFiles, checkpoint: Checkpoint) -> None:

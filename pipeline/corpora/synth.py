@@ -49,7 +49,7 @@ _NOISE_SECONDS, _NOISE_FILES = 20, 4
 
 
 def synthesise(
-    home: Path, *, workers: int = 1, tick: Callable[[str, int, int], None] | None = None
+    home: Path, *, workers: int = 1, on_progress: Callable[[str, int, int], None] | None = None
 ) -> None:
     """Make the demo corpus in ``home``, in one step: it is there as a whole or not at all.
 
@@ -63,10 +63,12 @@ def synthesise(
         )
     with locked(home, "synthesising"):
         if not home.is_dir():  # made by another process until now
-            _synthesise(home, workers, tick)
+            _synthesise(home, workers, on_progress)
 
 
-def _synthesise(home: Path, workers: int, tick: Callable[[str, int, int], None] | None) -> None:
+def _synthesise(
+    home: Path, workers: int, on_progress: Callable[[str, int, int], None] | None
+) -> None:
     partial = work_folder(home)
     discard(partial)
     (partial / "speech").mkdir(parents=True)
@@ -83,8 +85,8 @@ def _synthesise(home: Path, workers: int, tick: Callable[[str, int, int], None] 
 
     with ThreadPoolExecutor(workers) as pool:
         for done, _ in enumerate(pool.map(one, VOICES), 1):
-            if tick is not None:
-                tick("speech synthesis", done, len(VOICES))
+            if on_progress is not None:
+                on_progress("speech synthesis", done, len(VOICES))
     _make_noise(partial)
     partial.rename(home)
 

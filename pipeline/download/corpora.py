@@ -143,8 +143,8 @@ def download(
     target: Path,
     *,
     subset: str | None = None,
-    tick: Callable[[str, int, int], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
     sources: Mapping[str, Sequence[Archive]] | None = None,
     limits: Limits | None = None,
 ) -> Downloaded:
@@ -156,8 +156,8 @@ def download(
         corpus_name: one of `SOURCES`.
         target: what becomes the corpus's folder, or the folder above it.
         subset: of LibriSpeech; default: train-clean-100.
-        tick: shows progress, in megabytes.
-        say: shows a line to the user.
+        on_progress: shows progress, in megabytes.
+        on_message: shows a line to the user.
         sources: in place of `SOURCES`.
         limits: what the archives may unpack to.
 
@@ -166,14 +166,14 @@ def download(
             the disk is too small, or something else is in the way.
     """
     corpus = find_corpus(corpus_name)
-    tell = say or (lambda _text: None)
+    inform = on_message or (lambda _text: None)
     if corpus_name == "librispeech":
         subset = subset or _DEFAULT_SUBSET
     archives = _archives(corpus_name, subset, SOURCES if sources is None else sources)
     with locked(target, "downloading"):
         home = _home(corpus, target)
         if home is not None and (subset is None or (home / subset).exists()):
-            tell(f"{corpus_name}: already there, in {home}; nothing to do")
+            inform(f"{corpus_name}: already there, in {home}; nothing to do")
             return Downloaded(corpus=corpus_name, path=target)
         if home is None and target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise InputError(
@@ -186,9 +186,14 @@ def download(
         packed = sum(archive.size or 0 for archive in archives)
         have = sum(_bytes_there(kept, archive) for archive in archives if archive.size)
         check_room(kept, (1 + UNPACKED) * packed - have, corpus_name)
-        fetched = tuple(fetch(archive, kept, tick=tick, say=say) for archive in archives)
+        fetched = tuple(
+            fetch(archive, kept, on_progress=on_progress, on_message=on_message)
+            for archive in archives
+        )
         check_room(kept, UNPACKED * sum(each.size for each in fetched), corpus_name)
-        with unpacked([f.path for f in fetched], target, limits=limits, tick=tick) as tree:
+        with unpacked(
+            [f.path for f in fetched], target, limits=limits, on_progress=on_progress
+        ) as tree:
             new = _home(corpus, tree)
             if new is None or (subset is not None and not (new / subset).is_dir()):
                 names = ", ".join(str(each.path) for each in fetched)
@@ -201,7 +206,7 @@ def download(
             else:
                 tree.rename(target)  # takes the place of an empty folder, too
             fsync_folder(target.parent if home is None else home)
-    tell(f"kept: {', '.join(str(each.path) for each in fetched)}; delete if you need the room")
+    inform(f"kept: {', '.join(str(each.path) for each in fetched)}; delete if you need the room")
     return Downloaded(corpus=corpus_name, path=target, archives=fetched)
 
 

@@ -72,7 +72,7 @@ def unpacked(
     target: Path,
     *,
     limits: Limits | None = None,
-    tick: Callable[[str, int, int], None] | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[Path]:
     """Give a folder with what the archives hold, on the disk and beside ``target``.
 
@@ -88,7 +88,7 @@ def unpacked(
     tree.mkdir(parents=True)
     try:
         for archive in archives:
-            _unpack(archive, tree, limits or Limits(), tick)
+            _unpack(archive, tree, limits or Limits(), on_progress)
         os.sync()  # once: a call for each of 300,000 files takes minutes
         yield tree
     finally:
@@ -96,7 +96,7 @@ def unpacked(
 
 
 def _unpack(
-    archive: Path, tree: Path, limits: Limits, tick: Callable[[str, int, int], None] | None
+    archive: Path, tree: Path, limits: Limits, on_progress: Callable[[str, int, int], None] | None
 ) -> None:
     size = archive.stat().st_size
     allowed = min(limits.total_bytes, max(limits.harmless_bytes, int(limits.ratio * size)))
@@ -105,8 +105,10 @@ def _unpack(
         with archive.open("rb") as file:
             for member in _members(archive, file, allowed):
                 writer.write(member)
-                if tick is not None and writer.count % 100 == 0:
-                    tick(f"unpacking {archive.name} (MB)", file.tell() // 10**6, size // 10**6)
+                if on_progress is not None and writer.count % 100 == 0:
+                    on_progress(
+                        f"unpacking {archive.name} (MB)", file.tell() // 10**6, size // 10**6
+                    )
     except InputError:
         raise
     except FileExistsError as error:

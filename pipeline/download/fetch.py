@@ -32,7 +32,7 @@ _TIMEOUT_S = (20, 60)  # to connect; between two pieces
 _SPAN = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _MAGIC = {".zip": b"PK\x03\x04", ".gz": b"\x1f\x8b"}
 
-Tick = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +80,8 @@ def fetch(
     archive: Archive,
     folder: Path,
     *,
-    tick: Tick | None = None,
-    say: Callable[[str], None] | None = None,
+    on_progress: OnProgress | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> Fetched:
     """Return the archive, from ``folder`` if it is there with the right hash, else fetched.
 
@@ -90,19 +90,19 @@ def fetch(
     """
     goal = folder / archive.name
     with locked(goal, "fetching"):
-        return _fetch(archive, goal, tick, say)
+        return _fetch(archive, goal, on_progress, on_message)
 
 
 def _fetch(
     archive: Archive,
     goal: Path,
-    tick: Tick | None,
-    say: Callable[[str], None] | None,
+    on_progress: OnProgress | None,
+    on_message: Callable[[str], None] | None,
 ) -> Fetched:
     pooch.get_logger().setLevel(logging.WARNING)  # it would tell what we tell
-    if goal.is_file() and say is not None:
-        say(f"{goal}: already there; checking it")
-    downloader = _Resuming(archive, goal.parent, tick, say)
+    if goal.is_file() and on_message is not None:
+        on_message(f"{goal}: already there; checking it")
+    downloader = _Resuming(archive, goal.parent, on_progress, on_message)
     try:
         pooch.retrieve(
             archive.url,
@@ -127,8 +127,10 @@ def _fetch(
     algorithm, _, digest = (archive.known_hash or "").partition(":")
     if algorithm != "sha256":
         digest = pooch.file_hash(str(goal), alg="sha256")
-    if archive.known_hash is None and say is not None:
-        say(f"{archive.name}: SHA-256 {digest}; nobody published one, so nothing vouches for it")
+    if archive.known_hash is None and on_message is not None:
+        on_message(
+            f"{archive.name}: SHA-256 {digest}; nobody published one, so nothing vouches for it"
+        )
     verified = archive.known_hash is not None
     return Fetched(path=goal, sha256=digest, size=goal.stat().st_size, verified=verified)
 
@@ -146,10 +148,15 @@ class _Resuming:
         self,
         archive: Archive,
         folder: Path,
-        tick: Tick | None,
-        say: Callable[[str], None] | None,
+        on_progress: OnProgress | None,
+        on_message: Callable[[str], None] | None,
     ) -> None:
-        self.archive, self.folder, self._tick, self._say = archive, folder, tick, say
+        self.archive, self.folder, self._on_progress, self._on_message = (
+            archive,
+            folder,
+            on_progress,
+            on_message,
+        )
         self.partial = folder / f"{archive.name}.partial"
 
     def __call__(self, url: str, output_file: str, _pooch: object) -> None:
@@ -194,8 +201,8 @@ class _Resuming:
         return self.folder / self.archive.name
 
     def _tell(self, text: str) -> None:
-        if self._say is not None:
-            self._say(text)
+        if self._on_message is not None:
+            self._on_message(text)
 
     def _save(self, answer: requests.Response, have: int, told: int | None) -> None:
         """Write the body behind the ``have`` bytes that are there.
@@ -218,8 +225,8 @@ class _Resuming:
                     check_room(self.folder, UNPACKED * done, self.archive.name)
                 if total is not None and done > total:
                     break
-                if self._tick is not None:
-                    self._tick(stage, done // 10**6, (total or done + 10**6) // 10**6)
+                if self._on_progress is not None:
+                    self._on_progress(stage, done // 10**6, (total or done + 10**6) // 10**6)
         if total is not None and done > total:
             self.partial.unlink()
             raise InputError(

@@ -65,7 +65,7 @@ class Progress:
         if self._bars is not None:
             self._bars.stop()
 
-    def say(self, text: str) -> None:
+    def on_message(self, text: str) -> None:
         """Print a line above the bars."""
         text = safe(text)
         if self._bars is not None:
@@ -73,7 +73,7 @@ class Progress:
         else:
             print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is where it is printed
 
-    def tick(self, stage: str, done: int, total: int, note: str = "") -> None:
+    def on_progress(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Show how much of a stage is done."""
         stage, note = safe(stage), safe(note)
         if self._bars is not None:
@@ -89,4 +89,4 @@ class Progress:
         self._shown[stage] = now
         rate = (done - first) / max(now - begun, 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-        self.say(f"{stage}: {done}/{total} ({rate:.1f}/s{left}) {note}".rstrip())
+        self.on_message(f"{stage}: {done}/{total} ({rate:.1f}/s{left}) {note}".rstrip())

@@ -134,7 +134,7 @@ def list_rows(
     *,
     only: Training | None = None,
     workers: int = 1,
-    tick: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Listing:
     """List a corpus, check every header, cut or segment, and choose recordings if a limit is set.
 
@@ -145,7 +145,7 @@ def list_rows(
         noise: class -> recordings, for a corpus that is mixed here.
         only: recordings to take; the others are skipped and counted.
         workers: processes that check headers.
-        tick: called with (headers checked, headers in all).
+        on_progress: called with (headers checked, headers in all).
 
     Raises:
         CorpusError: the corpus gives nothing, gives an id twice, or has a name that is not UTF-8.
@@ -178,7 +178,7 @@ def list_rows(
     _check_clips(corpus, home, clips)
     clips = _limit(clips, recipe, label_names[0])
     infos = _probe_all(
-        home, sorted({clip.path for clip in clips if clip.mixture is None}), workers, tick
+        home, sorted({clip.path for clip in clips if clip.mixture is None}), workers, on_progress
     )
     rows: list[Row] = []
     for clip in clips:
@@ -282,7 +282,7 @@ def _limit(clips: list[Clip], recipe: Recipe, main: str) -> list[Clip]:
 
 
 def _probe_all(
-    home: Path, paths: Sequence[str], workers: int, tick: Callable[[int, int], None] | None
+    home: Path, paths: Sequence[str], workers: int, on_progress: Callable[[int, int], None] | None
 ) -> dict[str, tuple[AudioInfo | str, int]]:
     """Header of each file, or the reason why it is none; and its size."""
     found: dict[str, tuple[AudioInfo | str, int]] = {}
@@ -290,8 +290,8 @@ def _probe_all(
 
     def keep(task: tuple[Path, Sequence[str]], infos: list[tuple[AudioInfo | str, int]]) -> None:
         found.update(zip(task[1], infos, strict=True))
-        if tick is not None:
-            tick(len(found), len(paths))
+        if on_progress is not None:
+            on_progress(len(found), len(paths))
 
     begun = time.perf_counter()
     for number, task in enumerate(tasks):

@@ -76,11 +76,11 @@ from antigram.pipeline.storage.mapped import is_whole
 from antigram.pipeline.storage.publish import discard, publish, recover, work_folder
 from antigram.pipeline.table import csv_table
 
-__all__ = ["Prepared", "Tick", "prepare"]
+__all__ = ["OnProgress", "Prepared", "prepare"]
 
 _FILES_A_TASK = 64
 # Called with a stage's name, how much of it is done, and how much there is.
-Tick = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def prepare(
     workers: int = 1,
     max_rejected: int = 0,
     check_all: bool = False,
-    tick: Tick | None = None,
-    say: Callable[[str], None] | None = None,
+    on_progress: OnProgress | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> Prepared:
     """Make the feature store ``target``, or leave it alone if it is there with the same recipe.
 
@@ -165,8 +165,8 @@ def prepare(
         max_rejected: recordings and segments that may be unusable; with more of them nothing is
             published.
         check_all: hold all recordings against their checksums.
-        tick: told of progress.
-        say: told what the adapter chose and what has changed, in lines for the user.
+        on_progress: told of progress.
+        on_message: told what the adapter chose and what has changed, in lines for the user.
 
     Returns:
         The opened store.
@@ -177,7 +177,7 @@ def prepare(
     begun = time.perf_counter()
     recover(target)
     Workers.warm_up("antigram.pipeline.features.rendering")  # imports while the corpus is listed
-    tell, inform = tick or (lambda *_: None), say or (lambda _: None)
+    on_progress, inform = on_progress or (lambda *_: None), on_message or (lambda _: None)
     listing = list_rows(
         corpus,
         home,
@@ -185,7 +185,7 @@ def prepare(
         noise,
         only=only,
         workers=workers,
-        tick=lambda done, all_: tell("headers", done, all_),
+        on_progress=lambda done, all_: on_progress("headers", done, all_),
     )
     for note in listing.notes:
         inform(note)
@@ -199,8 +199,8 @@ def prepare(
             home,
             paths_of(listing.rows),
             read_all=check_all,
-            tick=lambda done, all_: tell("recordings compared", done, all_),
-            say=inform,
+            on_progress=lambda done, all_: on_progress("recordings compared", done, all_),
+            on_message=inform,
         )
         if not checked.changed:
             rejected = [Reject(**r) for r in there.root["rejected"]]
@@ -225,7 +225,9 @@ def prepare(
     ):
         # What this process has to do is done while the others work.
         early = aside.submit(split_rows, corpus, listing.rows, recipe, listing.main)
-        rendered, computed = _render_all(pool, context, listing, partial, tell, check_all=check_all)
+        rendered, computed = _render_all(
+            pool, context, listing, partial, on_progress, check_all=check_all
+        )
         sources = joined((note.sources for _, note in rendered.blocks.values()), home)
         _tell_of_changes(sources, listing, inform)
         _check_rejected(corpus, rendered.rejected, max_rejected, partial)
@@ -238,7 +240,7 @@ def prepare(
         scale = mean_std(rendered.results, split, recipe, home)
         check_range(rendered.rows, rendered.results, recipe, scale, home)
         small = aside.submit(_small_arrays, corpus, listing, rendered, recipe, split, bank)
-        chunks = _normalise_all(pool, home, partial, rendered, recipe, scale, tell)
+        chunks = _normalise_all(pool, home, partial, rendered, recipe, scale, on_progress)
         store = partial / "store"
         fingerprint = _finish(
             pool, store, corpus, recipe, listing, rendered, scale, chunks, small.result()
@@ -337,7 +339,7 @@ def _render_all(
     context: Context,
     listing: Listing,
     partial: Path,
-    tell: Tick,
+    on_progress: OnProgress,
     *,
     check_all: bool,
 ) -> tuple[_Rendered, int]:
@@ -368,7 +370,7 @@ def _render_all(
             if index in spent or block_is_whole(note.block, context.raw, row_bytes):
                 found[index] = note
         done = sum(len(blocks[i]) for i in found)
-        tell("features", done, len(listing.rows))
+        on_progress("features", done, len(listing.rows))
         tasks = (
             (i, rows, elsewhere)
             for i, (rows, elsewhere) in enumerate(zip(blocks, shared_paths(blocks), strict=True))
@@ -389,7 +391,7 @@ def _render_all(
             found[index] = BlockNote(*made)
             journal.append(found[index].to_json())
             computed += len(rows)
-            tell("features", done + computed, len(listing.rows))
+            on_progress("features", done + computed, len(listing.rows))
     all_rows = {index: (rows, found[index]) for index, rows in enumerate(blocks)}
     rendered = _Rendered([], [], [], list(listing.rejected), all_rows)
     for rows, note in all_rows.values():
@@ -411,7 +413,7 @@ def _normalise_all(
     rendered: _Rendered,
     recipe: Recipe,
     scale: tuple[float, float],
-    tell: Tick,
+    on_progress: OnProgress,
 ) -> list[Written]:
     """Second pass: chunks of the store; raw blocks are deleted once no chunk needs them."""
     spec = _features_spec(recipe, len(rendered.rows))
@@ -439,7 +441,7 @@ def _normalise_all(
             for index, note in kept.items()
             if note.identity == identity and index < spec.chunks
         }
-        tell("normalise", len(done), spec.chunks)
+        on_progress("normalise", len(done), spec.chunks)
         tasks = (
             (partial / "store", spec, index, taken, *scale)
             for index, taken in enumerate(pieces)
@@ -453,7 +455,7 @@ def _normalise_all(
             journal.append(ChunkNote(index, spec.rows, identity, written, indices).to_json())
             for block in spent:
                 block.path(partial / "raw").unlink(missing_ok=True)
-            tell("normalise", len(done), spec.chunks)
+            on_progress("normalise", len(done), spec.chunks)
     return [done[index] for index in range(spec.chunks)]
 
 

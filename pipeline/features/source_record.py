@@ -125,8 +125,8 @@ def check_sources(
     paths: Sequence[str],
     *,
     read_all: bool = False,
-    tick: Callable[[int, int], None] = lambda *_: None,
-    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> Checked:
     """Hold a store's recordings against its record; times that are out of date are set right.
 
@@ -136,8 +136,8 @@ def check_sources(
         home: the corpus's folder.
         paths: the recordings that it is made of.
         read_all: read all of them, and not only those whose size or time differs.
-        tick: called with (recordings read, those to be read).
-        say: told why nothing can be known.
+        on_progress: called with (recordings read, those to be read).
+        on_message: told why nothing can be known.
     """
     record = path_of(store)
     try:
@@ -147,12 +147,12 @@ def check_sources(
         noted, read_all, why = None, True, str(error)
     if noted is None:
         if read_all:
-            say(
+            on_message(
                 f"{store}: whether its recordings were edited cannot be known: {why}. Delete the "
                 "store to have it made again, with a record."
             )
         return Checked(known=False, files=len(paths))
-    compared = compare(home, noted, read_all=read_all, tick=tick)
+    compared = compare(home, noted, read_all=read_all, on_progress=on_progress)
     known = {source.path for source in noted}
     changed = sorted({s.path for s in compared.changed} | {p for p in paths if p not in known})
     if compared.read and not changed:

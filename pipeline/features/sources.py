@@ -169,7 +169,7 @@ def compare(
     noted: Iterable[Source],
     *,
     read_all: bool = False,
-    tick: Callable[[int, int], None] = lambda *_: None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Compared:
     """Look at recordings, and read those whose size or time differs from what was noted.
 
@@ -177,7 +177,7 @@ def compare(
         home: the corpus's folder.
         noted: what they were.
         read_all: read all of them.
-        tick: called with (recordings read, those to be read).
+        on_progress: called with (recordings read, those to be read).
     """
     noted = set(noted)
     sums = {source.version: source.crc32c for source in noted if source.crc32c is not None}
@@ -194,7 +194,7 @@ def compare(
         for first in range(0, len(paths), _AHEAD):
             part = paths[first : first + _AHEAD]
             now |= zip(part, threads.map(lambda path: _now(home, path), part), strict=True)
-            tick(len(now), len(paths))
+            on_progress(len(now), len(paths))
     for source in differ:
         found = now[source.path]
         if found.crc32c == sums.get(source.version) and (found.size < 0) == (source.size < 0):

@@ -31,7 +31,7 @@ from antigram.pipeline.storage.root import has_parts
 __all__ = ["export_file", "import_file", "verify_export"]
 
 _EXPORT_AGAIN = "Export it again."
-Tick = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 _MOST_ATTRIBUTE = 60_000  # bytes: what every HDF5 library takes
 _NAME = re.compile(r"[A-Za-z0-9_.+@ -]+")
 
@@ -42,13 +42,13 @@ def _groups(path: Path) -> list[Path]:
     return [path, *layers]
 
 
-def export_file(path: Path, goal: Path, tick: Tick = lambda *_: None) -> int:
+def export_file(path: Path, goal: Path, on_progress: OnProgress = lambda *_: None) -> int:
     """Write a store or cache as one HDF5 file, whole or not at all.
 
     Args:
         path: the store or cache.
         goal: ``FILE.h5``; replaced if it is there.
-        tick: told of progress.
+        on_progress: told of progress.
 
     Returns:
         Bytes of the file.
@@ -84,7 +84,7 @@ def export_file(path: Path, goal: Path, tick: Tick = lambda *_: None) -> int:
                     array = MappedArray(folder, name, manifest.crcs(name), "Nothing was exported.")
                     for part in _copy(file, prefix + name, array):
                         done += part
-                        tick("exported", min(done, size), size)
+                        on_progress("exported", min(done, size), size)
                 for document in (*manifest.metadata, f"{FOLDER}/zarr.json"):
                     raw = np.frombuffer(read_bytes(folder / document), np.uint8)
                     file.create_dataset(f"zarr/{prefix}{document}", data=raw)
@@ -129,13 +129,13 @@ def _copy(file: Any, name: str, array: MappedArray) -> Iterator[int]:  # noqa: A
         yield rows.nbytes
 
 
-def import_file(source: Path, goal: Path, tick: Tick = lambda *_: None) -> bool:
+def import_file(source: Path, goal: Path, on_progress: OnProgress = lambda *_: None) -> bool:
     """Make a store or cache from an exported file, every chunk held against its checksum.
 
     Args:
         source: from `export_file`.
         goal: ``NAME.zarr``; replaced, once the new one is whole, if it is another's.
-        tick: told of progress.
+        on_progress: told of progress.
 
     Returns:
         Whether it was made; False if the very same is there.
@@ -160,7 +160,7 @@ def import_file(source: Path, goal: Path, tick: Tick = lambda *_: None) -> bool:
             with place.open("wb") as out:
                 out.write(raw)
         for prefix in prefixes:
-            _import_group(source / prefix, partial / prefix, tick)
+            _import_group(source / prefix, partial / prefix, on_progress)
         for prefix in prefixes:
             for problem in verify_group(partial / prefix, content=False):
                 raise DamagedError(f"{source}: {problem.path.name}: {problem.problem}")
@@ -211,14 +211,14 @@ def verify_export(source: Path) -> Iterator[Problem]:
         yield Problem(source, str(error).removeprefix(f"{source}: "))
 
 
-def _import_group(source: Path, folder: Path, tick: Tick) -> None:
+def _import_group(source: Path, folder: Path, on_progress: OnProgress) -> None:
     manifest = read_manifest(source)
     manifest.check_metadata(source, _EXPORT_AGAIN)
     for name in manifest.arrays:
         array = MappedArray(source, name, manifest.crcs(name), _EXPORT_AGAIN)
         for index in range(array.spec.chunks):
             write_chunk(folder, array.spec, index, array.raw_chunk(index), flush=False)
-            tick(f"imported {name}", index + 1, array.spec.chunks)
+            on_progress(f"imported {name}", index + 1, array.spec.chunks)
 
 
 def _is_same(goal: Path, documents: dict[str, bytes]) -> bool:

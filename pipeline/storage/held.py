@@ -14,15 +14,15 @@ class Held:
 
     Args:
         arrays: all of whose chunks are mapped at once.
-        say: told of what happened to their files.
+        on_message: told of what happened to their files.
 
     Raises:
         DamagedError: a chunk is missing, or of another size.
         InputError: the process may not map so many files.
     """
 
-    def __init__(self, arrays: Iterable[MappedArray], say: Callable[[str], None]) -> None:
-        self._arrays, self._say = tuple(arrays), say
+    def __init__(self, arrays: Iterable[MappedArray], on_message: Callable[[str], None]) -> None:
+        self._arrays, self._on_message = tuple(arrays), on_message
         for array in self._arrays:
             array.hold()
 
@@ -34,4 +34,4 @@ class Held:
         """
         for array in self._arrays:
             for line in array.look():
-                self._say(line)
+                self._on_message(line)

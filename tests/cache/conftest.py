@@ -14,7 +14,7 @@ from antigram.cache.plan import plan_layers
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
 from tests.model.conftest import _one_thread  # noqa: F401 - for these tests, too
-from tests.model.tiny import CPU, make_store, save_frozen, write_corpus
+from tests.model.tiny import CPU, make_store, save_teacher, write_corpus
 
 ARCH = Arch("vgg16", 2)
 LAYERS = (1, 5, 13)
@@ -42,22 +42,22 @@ def other_store(corpus):
 
 
 @pytest.fixture(scope="session")
-def frozen(corpus, store):
-    return save_frozen(corpus.parent / "frozen.pt", ARCH, store)
+def teacher(corpus, store):
+    return save_teacher(corpus.parent / "frozen.pt", ARCH, store)
 
 
 @pytest.fixture(scope="session")
 def other_frozen(corpus, store):
-    return save_frozen(corpus.parent / "other.pt", ARCH, store, seed=12)
+    return save_teacher(corpus.parent / "other.pt", ARCH, store, seed=12)
 
 
 @pytest.fixture
-def build(store, frozen, tmp_path):
+def build(store, teacher, tmp_path):
     """Build a cache, and return what that took."""
 
     def run(name="grams", *, of=None, net=None, batch_clips=4, dtype="float16", **spec):
         given = TapSpec(arch=ARCH, **{"layers": LAYERS, **spec})
-        of, net = of or store, net or frozen
+        of, net = of or store, net or teacher
         return build_cache(
             of,
             net,

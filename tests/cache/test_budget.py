@@ -48,8 +48,8 @@ def step_of(arm, layer, store, real_cache, nets):
     spec = TapSpec(arch=ARCH, layers=(layer,))
     net = Vgg(ARCH, 3).to(memory_format=torch.channels_last)
     if arm == "released":
-        frozen = Vgg(ARCH, 0).to(memory_format=torch.channels_last)
-        return net, None, ReleasedStep(net, frozen, layer)
+        teacher = Vgg(ARCH, 0).to(memory_format=torch.channels_last)
+        return net, None, ReleasedStep(net, teacher, layer)
     sources = None
     if arm == "online":
         live = {str(n): LiveGrams(Vgg(ARCH, 0), spec) for n in range(nets)}
@@ -134,10 +134,10 @@ def test_equation_4_counts_the_frozen_net_and_maps_and_grams_of_both(store, plan
     found = budget(store, ARCH, {5: plans[5]}, classes=3, batch_clips=2)
     # E: the convolutions of VGG16 at width 4. Layer 5: 16 channels, maps halved twice.
     widths = [1, 4, 4, 8, 8, 16, 16, 16, 32, 32, 32, 32, 32, 32]
-    frozen = sum(9 * a * b + b for a, b in pairwise(widths))
+    teacher = sum(9 * a * b + b for a, b in pairwise(widths))
     frames, freqs = store.shape
     maps = 2 * 16 * (frames // 4) * (freqs // 4)
-    assert found["layers"]["5"]["paper_eq4_bytes"] == 4 * (frozen + 2 * (2 * 16 * 16 + maps))
+    assert found["layers"]["5"]["paper_eq4_bytes"] == 4 * (teacher + 2 * (2 * 16 * 16 + maps))
 
 
 def test_nothing_without_data_is_left_for_later_calls(store, plans):

@@ -22,16 +22,19 @@ CONV = {1: 0, 5: 10, 13: 28}
 SILENT = 5
 
 
-def maps_in_float64(frozen, store, layer):
+def maps_in_float64(teacher, store, layer):
     """Maps after the layer's ReLU, from torchvision-like modules in float64."""
     channels, x = 1, torch.from_numpy(store.features.read()).double()[:, None]
     pools = {4, 9, 16, 23, 30}
     for place in range(CONV[layer] + 2):
-        weight = frozen.state.get(f"features.{place}.weight")
+        weight = teacher.state.get(f"features.{place}.weight")
         if weight is not None:
             conv = nn.Conv2d(channels, len(weight), 3, padding=1, dtype=torch.float64)
             conv.load_state_dict(
-                {"weight": weight.double(), "bias": frozen.state[f"features.{place}.bias"].double()}
+                {
+                    "weight": weight.double(),
+                    "bias": teacher.state[f"features.{place}.bias"].double(),
+                }
             )
             channels, x = len(weight), conv(x)
         else:
@@ -40,7 +43,7 @@ def maps_in_float64(frozen, store, layer):
 
 
 @pytest.mark.parametrize(("dtype", "eps"), [("float32", 1e-6), ("float16", 2.0**-11)])
-def test_any_zarr_reader_finds_the_numbers_of_the_formula(build, frozen, store, dtype, eps):
+def test_any_zarr_reader_finds_the_numbers_of_the_formula(build, teacher, store, dtype, eps):
     built = build(dtype=dtype)
     group = zarr.open_group(built.path, mode="r")
     assert sorted(name for name, _ in group.groups()) == [
@@ -50,7 +53,7 @@ def test_any_zarr_reader_finds_the_numbers_of_the_formula(build, frozen, store, 
         "manifest",
     ]
     for layer in LAYERS:
-        maps = maps_in_float64(frozen, store, layer)
+        maps = maps_in_float64(teacher, store, layer)
         inner = group[f"layer{layer:02d}"]
         rows = inner["gram"][:]
         assert rows.dtype == dtype
@@ -68,11 +71,11 @@ def test_any_zarr_reader_finds_the_numbers_of_the_formula(build, frozen, store, 
             np.testing.assert_allclose(rows[clip], want, rtol=eps, atol=allowed)
 
 
-def test_another_aggregation_is_stored_as_a_map(build, frozen, store):
+def test_another_aggregation_is_stored_as_a_map(build, teacher, store):
     built = build(aggregation="max", layers=(5,), dtype="float32")
     inner = zarr.open_group(built.path, mode="r")["layer05"]
     assert sorted(name for name, _ in inner.arrays()) == ["map", "norm", "row_norm"]
-    maps = maps_in_float64(frozen, store, 5)
+    maps = maps_in_float64(teacher, store, 5)
     for clip in range(15):
         want = aggregate_loops(maps[clip], "max")
         norm = np.linalg.norm(want)
@@ -267,10 +270,10 @@ def test_a_damaged_cache_is_made_again(build):
     assert content_of(build().path) == want
 
 
-def test_a_codec_that_cannot_hold_the_aggregation_is_refused(store, frozen):
+def test_a_codec_that_cannot_hold_the_aggregation_is_refused(store, teacher):
     spec = TapSpec(arch=ARCH, layers=(5,), aggregation="mean")
     with pytest.raises(InputError, match="--codec packed: the aggregation mean is stored as a map"):
-        plan_layers(store, frozen, spec, codec="packed", dtype="float16")
+        plan_layers(store, teacher, spec, codec="packed", dtype="float16")
 
 
 def test_the_cache_of_a_store_that_was_made_last_is_chosen(build, store, other_store):

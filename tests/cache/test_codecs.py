@@ -1,4 +1,4 @@
-"""Caches of all 13 layers of a VGG16 in every codec, held against the frozen net in float64."""
+"""Caches of all 13 layers of a VGG16 in every codec, held against the teacher in float64."""
 
 from itertools import product
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from antigram.model.nets.vgg import tap_shape
 from antigram.pipeline.errors import InputError
 from antigram.studies.verify import verify_cache
 from tests.cache.conftest import content_of, maps_of
-from tests.model.tiny import CPU, save_frozen
+from tests.model.tiny import CPU, save_teacher
 from tests.reference.gram_loops import gram_loops
 
 ARCH = Arch("vgg16", 4)
@@ -36,21 +36,21 @@ ENERGY = 0.9999  # what lowrank keeps unless asked otherwise
 @pytest.fixture(scope="module")
 def nets(corpus, store):
     folder = corpus.parent
-    return [save_frozen(folder / f"wide{n}.pt", ARCH, store, seed=n) for n in (21, 22)]
+    return [save_teacher(folder / f"wide{n}.pt", ARCH, store, seed=n) for n in (21, 22)]
 
 
 @pytest.fixture(scope="module")
 def whole(nets, store):
     """In float64: cosines of the two nets' Grams (layer -> clip), the frozen ones and their norms;
-    and in float32 the maps of the second, as a net in training has them."""
+    and in float32 the maps of the second, as a student has them."""
     x = torch.from_numpy(store.features.read())[:, None]
     wide = [maps_of(net.net().double(), x.double(), ALL, "relu") for net in nets]
     cosines, grams = {}, {}
     for layer in ALL:
-        frozen, other = (np.stack([gram_loops(m) for m in w[layer].numpy()]) for w in wide)
-        norms = [np.linalg.norm(g, axis=(1, 2)) for g in (frozen, other)]
-        cosines[layer] = (frozen * other).sum((1, 2)) / norms[0] / norms[1]
-        grams[layer] = frozen
+        teacher, other = (np.stack([gram_loops(m) for m in w[layer].numpy()]) for w in wide)
+        norms = [np.linalg.norm(g, axis=(1, 2)) for g in (teacher, other)]
+        cosines[layer] = (teacher * other).sum((1, 2)) / norms[0] / norms[1]
+        grams[layer] = teacher
     own = maps_of(nets[1].net(), x, ALL, "relu")
     return SimpleNamespace(cosines=cosines, grams=grams, own=own)
 
@@ -179,7 +179,7 @@ def test_any_zarr_reader_opens_the_arrays_of_a_codec(codec, dtype, caches, whole
 @pytest.mark.parametrize("width", [4, 16])
 def test_auto_takes_the_factor_exactly_where_it_is_smaller(width, store, corpus):
     arch = Arch("vgg16", width)
-    net = save_frozen(corpus.parent / f"auto{width}.pt", arch, store)
+    net = save_teacher(corpus.parent / f"auto{width}.pt", arch, store)
     plans = plan_layers(store, net, TapSpec(arch=arch, layers=ALL), codec="auto")
     found = {layer: plan.key.codec for layer, plan in plans.items()}
     shapes = {layer: tap_shape(arch, layer, "relu", store.shape) for layer in ALL}
@@ -193,7 +193,7 @@ def test_auto_takes_the_factor_exactly_where_it_is_smaller(width, store, corpus)
 
 def test_a_cache_by_auto_mixes_codecs_and_is_read_as_one(store, corpus, tmp_path):
     arch = Arch("vgg16", 16)
-    net = save_frozen(corpus.parent / "auto.pt", arch, store)
+    net = save_teacher(corpus.parent / "auto.pt", arch, store)
     plans = plan_layers(store, net, TapSpec(arch=arch, layers=(8, 13)), codec="auto")
     path = tmp_path / "grams" / "auto.zarr"
     build_cache(store, net, plans, path, made_from={}, device=CPU)

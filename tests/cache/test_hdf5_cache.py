@@ -37,7 +37,7 @@ VALUES = {"packed": "gram", "factor": "factor", "lowrank": "vectors", "map": "ma
 
 
 @pytest.fixture
-def make(store, frozen, tmp_path):
+def make(store, teacher, tmp_path):
     """Build a cache of one codec, and export it: ``(folder, file)``."""
 
     def run(kind="packed", layers=(5, 13)):
@@ -45,10 +45,10 @@ def make(store, frozen, tmp_path):
         spec = TapSpec(arch=ARCH, layers=layers, aggregation=aggregation)
         chosen = "auto" if codec == "map" else codec
         rank = 2 if codec == "lowrank" else None
-        plans = plan_layers(store, frozen, spec, codec=chosen, dtype=dtype, rank=rank)
+        plans = plan_layers(store, teacher, spec, codec=chosen, dtype=dtype, rank=rank)
         folder, file = tmp_path / "grams" / "whole.zarr", tmp_path / "whole.h5"
         made_from = {"store": store.name, "checkpoint": "frozen"}
-        build_cache(store, frozen, plans, folder, made_from=made_from, batch_clips=4, device=CPU)
+        build_cache(store, teacher, plans, folder, made_from=made_from, batch_clips=4, device=CPU)
         export_file(folder, file)
         return folder, file
 
@@ -415,7 +415,7 @@ def test_recompute_finds_a_good_cache_good(shell):
 
 def test_recompute_with_another_net_is_refused(shell, other_frozen, corpus):
     asked = ["--recompute", 3, "--ckpt", corpus.parent / "other.pt", "--device", "cpu"]
-    shell.refused(2, "made from another frozen net", "verify", "whole", *asked)
+    shell.refused(2, "made from another teacher", "verify", "whole", *asked)
 
 
 def test_an_imported_cache_is_good_when_it_is_recomputed(shell):

@@ -21,7 +21,7 @@ from antigram.cache.build import build_cache
 from antigram.cache.grams import GramCache
 from antigram.cache.plan import plan_layers
 from antigram.model.loss.sources import TapSpec
-from antigram.model.training.checkpoint import load_frozen
+from antigram.model.training.checkpoint import open_teacher
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.chunks import crc32c
 from antigram.studies.verify import verify_cache
@@ -72,7 +72,7 @@ for line in sys.stdin:
 
 
 def build(store, checkpoint, target, layers=LAYERS):
-    store, net = FeatureStore(Path(store)), load_frozen(Path(checkpoint))
+    store, net = FeatureStore(Path(store)), open_teacher(Path(checkpoint))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", ROWS)
         plans = plan_layers(store, net, TapSpec(arch=ARCH, layers=layers))
@@ -122,8 +122,8 @@ class Builders:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(corpus, frozen):
-    assert frozen.arch == ARCH
+def checkpoint(corpus, teacher):
+    assert teacher.arch == ARCH
     return corpus.parent / "frozen.pt"
 
 

@@ -80,12 +80,12 @@ def test_work_on_one_layer_is_kept_when_another_is_built(build, monkeypatch):
 
 
 @pytest.fixture
-def lowrank(store, frozen, tmp_path):
+def lowrank(store, teacher, tmp_path):
     def run(name):
         spec = TapSpec(arch=ARCH, layers=(1,))
-        plans = plan_layers(store, frozen, spec, codec="lowrank", dtype="float32", energy=0.9)
+        plans = plan_layers(store, teacher, spec, codec="lowrank", dtype="float32", energy=0.9)
         path = tmp_path / "grams" / f"{name}.zarr"
-        return build_cache(store, frozen, plans, path, made_from={}, batch_clips=4, device=CPU)
+        return build_cache(store, teacher, plans, path, made_from={}, batch_clips=4, device=CPU)
 
     return run
 

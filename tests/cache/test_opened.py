@@ -66,7 +66,7 @@ def run(own, tmp_path):
         )
         ended = []
 
-        def tell(epoch, done, of, known):
+        def on_progress(epoch, done, of, known):
             if "loss" not in known:
                 ended.append(epoch)
             then(epoch, done if "loss" in known else 0)
@@ -78,8 +78,8 @@ def run(own, tmp_path):
             config,
             tmp_path / name,
             device=CPU,
-            tell=tell,
-            say=(said if said is not None else []).append,
+            on_progress=on_progress,
+            on_message=(said if said is not None else []).append,
         )
         assert ended == list(range(1, epochs + 1))
         return result

@@ -49,19 +49,19 @@ def build_at(path, store, net, *, codec="packed", dtype="float16", layers=(1, 5)
 
 
 @pytest.fixture
-def make(store, frozen, tmp_path):
+def make(store, teacher, tmp_path):
     """Build a cache of layers 1 and 5 in a codec, or mend the one that is there."""
 
-    def run(name="grams", *, net=frozen, **asked):
+    def run(name="grams", *, net=teacher, **asked):
         return build_at(tmp_path / "grams" / f"{name}.zarr", store, net, **asked)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def built(store, frozen, other_frozen, tmp_path_factory):
-    """(codec, which) -> a cache of the frozen net or an ``older`` one of another: made once."""
-    folder, nets = tmp_path_factory.mktemp("repair"), {"grams": frozen, "older": other_frozen}
+def built(store, teacher, other_frozen, tmp_path_factory):
+    """(codec, which) -> a cache of the teacher or an ``older`` one of another: made once."""
+    folder, nets = tmp_path_factory.mktemp("repair"), {"grams": teacher, "older": other_frozen}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", 4)
         return {
@@ -332,58 +332,58 @@ REPLACED = {
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("codec", ARRAYS)
 def test_content_that_was_replaced_with_its_checksums_is_found_by_the_net(
-    codec, dtype, what, make, store, frozen
+    codec, dtype, what, make, store, teacher
 ):
     path = make(codec=codec, dtype=dtype).path
     array, change = REPLACED[what]
     rewrite(path, 5, {array or ARRAYS[codec][0]: change})
-    problems = list(recompute(path, store, frozen, 15, CPU))
+    problems = list(recompute(path, store, teacher, 15, CPU))
     assert {p.path for p in problems} == {path / "layer05"}
     assert [store.clip_ids[6] in p.problem for p in problems] == [True]
 
 
 @pytest.mark.parametrize("rows", ["as they are", "of another clip"])
 def test_an_energy_that_was_replaced_with_its_checksums_is_found_by_the_net(
-    rows, copy, store, frozen
+    rows, copy, store, teacher
 ):
     path = copy("lowrank")
     changes = {"energy": put(6, np.zeros_like)}
     if rows != "as they are":  # the lower the energy, the more is a row allowed to differ
         changes["vectors"] = put(6, 12)
     rewrite(path, 5, changes)
-    assert [store.clip_ids[6] in p.problem for p in recompute(path, store, frozen, 15, CPU)] == [
+    assert [store.clip_ids[6] in p.problem for p in recompute(path, store, teacher, 15, CPU)] == [
         True
     ]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("codec", ARRAYS)
-def test_the_net_finds_nothing_in_a_good_cache(codec, dtype, make, store, frozen):
+def test_the_net_finds_nothing_in_a_good_cache(codec, dtype, make, store, teacher):
     path = make(codec=codec, dtype=dtype).path
-    assert not list(recompute(path, store, frozen, 15, CPU))
+    assert not list(recompute(path, store, teacher, 15, CPU))
     rewrite(path, 5, {})
-    assert not list(recompute(path, store, frozen, 15, CPU))
+    assert not list(recompute(path, store, teacher, 15, CPU))
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "max", "compmul"])
-def test_the_net_finds_nothing_in_a_good_cache_of_maps(aggregation, make, store, frozen):
+def test_the_net_finds_nothing_in_a_good_cache_of_maps(aggregation, make, store, teacher):
     path = make(codec="auto", aggregation=aggregation, dtype="float32").path
-    assert not list(recompute(path, store, frozen, 15, CPU))
+    assert not list(recompute(path, store, teacher, 15, CPU))
 
 
-def test_no_more_clips_are_drawn_than_were_asked_for(make, store, frozen):
+def test_no_more_clips_are_drawn_than_were_asked_for(make, store, teacher):
     path = make(layers=(5,)).path
     rewrite(path, 5, {"norm": lambda rows: 2 * rows})
-    assert [len(list(recompute(path, store, frozen, n, CPU))) for n in (1, 4, 99)] == [1, 4, 15]
+    assert [len(list(recompute(path, store, teacher, n, CPU))) for n in (1, 4, 99)] == [1, 4, 15]
 
 
 def test_a_cache_of_another_store_or_net_cannot_be_recomputed(
-    copy, store, other_store, frozen, other_frozen
+    copy, store, other_store, teacher, other_frozen
 ):
     path = copy()
     with pytest.raises(InputError, match="layer 1 was made from another store"):
-        list(recompute(path, other_store, frozen, 4, CPU))
-    with pytest.raises(InputError, match="layer 1 was made from another frozen net"):
+        list(recompute(path, other_store, teacher, 4, CPU))
+    with pytest.raises(InputError, match="layer 1 was made from another teacher"):
         list(recompute(path, store, other_frozen, 4, CPU))
 
 

@@ -24,10 +24,10 @@ ROWS = np.arange(15)
 
 
 @pytest.fixture
-def caches(store, frozen, other_frozen, tmp_path):
+def caches(store, teacher, other_frozen, tmp_path):
     """Two caches, with one codec each."""
     found = {}
-    for name, net, codec in (("one", frozen, "packed"), ("two", other_frozen, "factor")):
+    for name, net, codec in (("one", teacher, "packed"), ("two", other_frozen, "factor")):
         path = tmp_path / f"{name}.zarr"
         spec = TapSpec(arch=ARCH, layers=LAYERS)
         plans = plan_layers(store, net, spec, codec=codec)
@@ -54,7 +54,7 @@ def test_a_training_on_held_data_gives_the_same_numbers_to_the_bit(caches, store
             tmp_path / str(budget),
             device=CPU,
             device_memory=budget,
-            say=said.append,
+            on_message=said.append,
         )
         assert result["data_on_device"] == bool(budget)
         found[budget] = [

@@ -22,9 +22,9 @@ CLIPS = np.array([9, 2, 14, 2, 0])
 
 
 @pytest.fixture(params=["live", "float32", "float16"])
-def source(request, build, frozen, store):
+def source(request, build, teacher, store):
     if request.param == "live":
-        return LiveGrams(frozen.net(), TapSpec(arch=ARCH, layers=LAYERS))
+        return LiveGrams(teacher.net(), TapSpec(arch=ARCH, layers=LAYERS))
     return GramCache(build(dtype=request.param).path, store)
 
 
@@ -48,9 +48,9 @@ class TestEverySource:
             assert found.norm.shape == found.row_norm.shape == (5,)
             assert not found.data.requires_grad
 
-    def test_rows_are_the_grams_of_the_clips_asked_for_in_their_order(self, rows, frozen, store):
+    def test_rows_are_the_grams_of_the_clips_asked_for_in_their_order(self, rows, teacher, store):
         x = torch.from_numpy(store.features.read()[CLIPS])[:, None].double()
-        maps = maps_of(frozen.net().double(), x, LAYERS, "relu")
+        maps = maps_of(teacher.net().double(), x, LAYERS, "relu")
         for layer in LAYERS:
             for place in range(len(CLIPS)):
                 matrix = gram_loops(maps[layer][place].numpy())
@@ -127,13 +127,13 @@ TOLERANCE = {name: {"float32": 1e-5} if name == "compmul" else BOTH for name in 
 
 @pytest.mark.parametrize(("aggregation", "tap"), ALLOWED)
 def test_a_step_with_a_cache_is_that_with_the_live_net(
-    aggregation, tap, build, frozen, store, monkeypatch
+    aggregation, tap, build, teacher, store, monkeypatch
 ):
     monkeypatch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", 15)
     # What enters layer 1 is the input, which is negative in places: nothing for compmul.
     layers = LAYERS[1:] if (aggregation, tap) == ("compmul", "released") else LAYERS
     spec = {"layers": layers, "tap": tap, "aggregation": aggregation}
-    live = LiveGrams(frozen.net(), TapSpec(arch=ARCH, **spec))
+    live = LiveGrams(teacher.net(), TapSpec(arch=ARCH, **spec))
     cached = {
         GramCache(build(dtype, dtype=dtype, **spec).path, store): allowed
         for dtype, allowed in TOLERANCE[aggregation].items()
@@ -151,9 +151,9 @@ def test_a_step_with_a_cache_is_that_with_the_live_net(
 
 @pytest.mark.parametrize(("dtype", "allowed"), [("float32", 1e-6), ("float16", 1e-4)])
 def test_two_epochs_with_a_cache_are_those_with_the_live_net(
-    dtype, allowed, build, frozen, store, tmp_path
+    dtype, allowed, build, teacher, store, tmp_path
 ):
-    live = LiveGrams(frozen.net(), TapSpec(arch=ARCH, layers=LAYERS))
+    live = LiveGrams(teacher.net(), TapSpec(arch=ARCH, layers=LAYERS))
     runs = {}
     for mode, source in (("online", live), ("cached", GramCache(build(dtype=dtype).path, store))):
         config = config_of(mode, LAYERS, batch_clips=4)

@@ -33,20 +33,20 @@ def loss_of(step, store, sources):
         return float(step(batch, Sums(getattr(step, "names", ()), CPU)))
 
 
-def sources_in(precision, build, frozen, store, monkeypatch):
+def sources_in(precision, build, teacher, store, monkeypatch):
     """A live net, and a cache that the same net made in a precision."""
     monkeypatch.setattr(
         "tests.cache.conftest.plan_layers", partial(plan_layers, precision=precision)
     )
     cached = GramCache(build(precision, dtype="float32", batch_clips=15).path, store)
-    return LiveGrams(frozen.net(), TapSpec(arch=ARCH, layers=LAYERS)), cached
+    return LiveGrams(teacher.net(), TapSpec(arch=ARCH, layers=LAYERS)), cached
 
 
 def test_a_live_teacher_of_a_bf16_training_is_that_of_a_bf16_cache(
-    build, frozen, store, monkeypatch
+    build, teacher, store, monkeypatch
 ):
     monkeypatch.setattr("antigram.cache.plan._ROWS_PER_CHUNK", 15)
-    live, cached = sources_in("bf16", build, frozen, store, monkeypatch)
+    live, cached = sources_in("bf16", build, teacher, store, monkeypatch)
     assert {layer.key.precision for layer in cached.layers.values()} == {"bf16"}
     found = []
     for mode, source in (("online", live), ("cached", cached)):
@@ -57,12 +57,12 @@ def test_a_live_teacher_of_a_bf16_training_is_that_of_a_bf16_cache(
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
-def test_the_released_loss_and_the_released_step_have_one_precision(frozen, store):
+def test_the_released_loss_and_the_released_step_have_one_precision(teacher, store):
     config = config_of("online", layers=(5,), loss="released", precision="bf16")
     net = build_student(config, 3, None).eval()
-    sources = Sources({"": LiveGrams(frozen.net(), TapSpec(arch=ARCH, layers=(5,)))})
+    sources = Sources({"": LiveGrams(teacher.net(), TapSpec(arch=ARCH, layers=(5,)))})
     one = loss_of(Step(net, sources, config, CPU), store, sources)
-    two = loss_of(ReleasedStep(net, frozen.net().eval(), 5, "bf16"), store, None)
+    two = loss_of(ReleasedStep(net, teacher.net().eval(), 5, "bf16"), store, None)
     assert one == pytest.approx(two, rel=1e-6)
 
 
@@ -91,7 +91,7 @@ def test_a_cache_read_for_a_cpu_touches_no_gpu_that_is_there(build, store, tmp_p
     ],
 )
 def test_a_loss_without_a_gradient_is_warned_of_when_it_is_asked_for(
-    aggregation, similarity, says, corpus, frozen, store, tmp_path
+    aggregation, similarity, says, corpus, teacher, store, tmp_path
 ):
     asked = Options(
         mode="online",

@@ -229,7 +229,7 @@ def test_a_flipped_bit_in_a_stores_metadata_is_never_read_as_something_else(copi
         file.write_bytes(raw)
 
 
-def test_compmul_of_the_negative_input_is_refused(store, frozen, corpus, tmp_path):
+def test_compmul_of_the_negative_input_is_refused(store, teacher, corpus, tmp_path):
     copy_store(store.path, tmp_path / "features" / "tiny.zarr")
     asked = "--layer 1 --tap released --aggregation compmul --data tiny --device cpu".split()
     result = CliRunner().invoke(

@@ -34,7 +34,9 @@ def made(store, tmp_path_factory):
     for seed, prefix in ((0, ""), (1, "other-")):
         train_baseline(settings(seed=seed), store, home / f"{prefix}finished")
         with pytest.raises(KeyboardInterrupt):
-            train_baseline(settings(seed=seed), store, home / f"{prefix}stopped", tell=stop_at(2))
+            train_baseline(
+                settings(seed=seed), store, home / f"{prefix}stopped", on_progress=stop_at(2)
+            )
     return home
 
 
@@ -99,7 +101,7 @@ def test_a_file_that_the_run_did_not_write_is_named(run):
 def test_events_of_tensorboard_are_vouched_for_once_the_run_has_ended(store, tmp_path):
     folder = tmp_path / "runs" / "run"
     with pytest.raises(KeyboardInterrupt):
-        train_baseline(settings(), store, folder, tell=stop_at(2))
+        train_baseline(settings(), store, folder, on_progress=stop_at(2))
     events = folder / "events.out.tfevents.1.host"
     events.write_bytes(b"records")
     assert not found_in(folder)  # TensorBoard may be writing them

@@ -35,21 +35,21 @@ def views(store):
 
 
 @pytest.fixture
-def build_views(store, frozen, tmp_path, views):
+def build_views(store, teacher, tmp_path, views):
     def run(name="views", *, count=None, layers=LAYERS, **asked):
         given = views if count is None else Views.for_shape(store.shape, count=count, seed=0)
         spec = TapSpec(arch=ARCH, layers=layers)
         path = tmp_path / "grams" / f"{name}.zarr"
-        plans = plan_layers(store, frozen, spec, views=given, **asked)
-        return build_cache(store, frozen, plans, path, made_from={}, batch_clips=4, device=CPU)
+        plans = plan_layers(store, teacher, spec, views=given, **asked)
+        return build_cache(store, teacher, plans, path, made_from={}, batch_clips=4, device=CPU)
 
     return run
 
 
-def live_rows(frozen, x, layer):
+def live_rows(teacher, x, layer):
     found = {}
     with torch.no_grad():
-        frozen.net().eval().run_features(
+        teacher.net().eval().run_features(
             torch.from_numpy(x)[:, None], [layer], "relu", found.__setitem__, stop=True
         )
     return encode_rows(found[layer], "gram", torch.float32)
@@ -59,7 +59,7 @@ def live_rows(frozen, x, layer):
     ("codec", "more"), [("packed", {}), ("factor", {}), ("lowrank", {"rank": 2})]
 )
 def test_a_row_is_the_gram_of_the_view_whose_numbers_stand_beside_it(
-    codec, more, build_views, store, frozen, views
+    codec, more, build_views, store, teacher, views
 ):
     cache = GramCache(build_views(codec=codec, dtype="float32", **more).path, store)
     clips = np.array([14, 3, 8, 3])
@@ -76,7 +76,7 @@ def test_a_row_is_the_gram_of_the_view_whose_numbers_stand_beside_it(
             np.testing.assert_array_equal(params, drawn)
             x = store.features.read()[clips].astype(np.float32)
             apply_views(x, params, store.silence)
-            want = live_rows(frozen, x, layer)
+            want = live_rows(teacher, x, layer)
             found = cache.read(clips, epoch)[layer]
             allowed = 1e-5
             if codec == "lowrank":
@@ -103,13 +103,13 @@ def test_only_clips_of_the_training_split_are_augmented(build_views, store):
 
 @pytest.mark.parametrize(("dtype", "allowed"), [("float32", 1e-5), ("float16", 1e-4)])
 def test_a_training_on_views_is_the_live_one_on_the_same_views(
-    dtype, allowed, build_views, store, frozen, views, tmp_path
+    dtype, allowed, build_views, store, teacher, views, tmp_path
 ):
     spec = TapSpec(arch=ARCH, layers=LAYERS)
     sources = {
-        "online": LiveGrams(frozen.net(), spec),
+        "online": LiveGrams(teacher.net(), spec),
         "cached": GramCache(build_views(dtype=dtype).path, store),
-        "plain": LiveGrams(frozen.net(), spec),
+        "plain": LiveGrams(teacher.net(), spec),
     }
     runs = {}
     for name, source in sources.items():
@@ -157,10 +157,10 @@ def test_a_build_of_views_killed_and_finished_has_the_same_bytes(build_views, mo
     assert 0 < again.computed < 15
 
 
-def test_verify_and_recompute_know_views(build_views, store, frozen):
+def test_verify_and_recompute_know_views(build_views, store, teacher):
     built = build_views()
     assert not list(verify_cache(built.path, [store.path]))
-    assert not list(recompute(built.path, store, frozen, 15, CPU))
+    assert not list(recompute(built.path, store, teacher, 15, CPU))
     file = built.path / "layer05" / "views" / "c" / "0" / "0" / "0"
     raw = bytearray(file.read_bytes())
     raw[5] ^= 1
@@ -176,10 +176,10 @@ def test_another_number_of_views_is_another_cache(build_views):
     assert len(prints) == 3
 
 
-def test_the_size_told_before_is_that_on_disk(build_views, store, frozen, views):
+def test_the_size_told_before_is_that_on_disk(build_views, store, teacher, views):
     spec = TapSpec(arch=ARCH, layers=(5,))
-    plans = plan_layers(store, frozen, spec, views=views)
-    told = estimate(plans, store, frozen, batch_clips=4, device=CPU)["layers"]["5"]
+    plans = plan_layers(store, teacher, spec, views=views)
+    told = estimate(plans, store, teacher, batch_clips=4, device=CPU)["layers"]["5"]
     layer = build_views(layers=(5,)).layers[5]
     described = layer.describe()
     assert told["bytes_per_clip"] == described["bytes_per_clip"]
@@ -197,10 +197,10 @@ def test_sources_with_other_views_do_not_go_together(build_views, store):
         Sources({"one": one, "two": two})
 
 
-def test_layers_of_one_cache_hold_the_same_views(build_views, store, frozen, tmp_path):
+def test_layers_of_one_cache_hold_the_same_views(build_views, store, teacher, tmp_path):
     path = build_views("mixed", layers=(5,)).path
-    plans = plan_layers(store, frozen, TapSpec(arch=ARCH, layers=(1,)))
-    build_cache(store, frozen, plans, path, made_from={}, device=CPU)
+    plans = plan_layers(store, teacher, TapSpec(arch=ARCH, layers=(1,)))
+    build_cache(store, teacher, plans, path, made_from={}, device=CPU)
     with pytest.raises(StaleError, match="views"):
         GramCache(path, store)
     assert GramCache(path, store, [5]).views is not None
@@ -220,11 +220,11 @@ def test_an_exported_cache_gives_the_same_views(build_views, store, tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, -1, 129])
-def test_a_number_of_views_that_no_cache_has_is_refused(count, store, frozen):
+def test_a_number_of_views_that_no_cache_has_is_refused(count, store, teacher):
     with pytest.raises(InputError, match="views"):
         plan_layers(
             store,
-            frozen,
+            teacher,
             TapSpec(arch=ARCH, layers=(5,)),
             views=Views.for_shape(store.shape, count=count, seed=0),
         )

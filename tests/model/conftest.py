@@ -1,4 +1,4 @@
-"""A store of 42 one-second clips in three classes, and a frozen net, made once a session."""
+"""A store of 42 one-second clips in three classes, and a teacher, made once a session."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.training.train import TrainConfig
-from tests.model.tiny import checkpoint_of, make_store, save_frozen, write_corpus
+from tests.model.tiny import checkpoint_of, make_store, save_teacher, write_corpus
 
 ARCH = Arch("vgg11", 2)
 
@@ -32,8 +32,8 @@ def store(corpus):
 
 
 @pytest.fixture(scope="session")
-def frozen(store):
-    return save_frozen(store.path.parent.parent / "frozen.pt", ARCH, store)
+def teacher(store):
+    return save_teacher(store.path.parent.parent / "frozen.pt", ARCH, store)
 
 
 @pytest.fixture

@@ -52,13 +52,13 @@ def killed_before(change: int, folder: Path):
 
 
 def stop_at(epoch: int):
-    """For `train`'s tell: Ctrl-C at the first step of an epoch."""
+    """For `train`'s on_progress: Ctrl-C at the first step of an epoch."""
 
-    def tell(now, _done, _steps, known):
+    def on_progress(now, _done, _steps, known):
         if now == epoch and "clips_per_second" in known:
             raise KeyboardInterrupt
 
-    return tell
+    return on_progress
 
 
 def train_baseline(config, store, folder: Path, **options):

@@ -14,7 +14,7 @@ from antigram.model.training.checkpoint import load_checkpoint
 from antigram.model.training.train import build_student, train
 from tests.model.conftest import ARCH
 from tests.model.test_curves import page_of
-from tests.model.tiny import CPU, metrics, save_frozen
+from tests.model.tiny import CPU, metrics, save_teacher
 
 LAYERS = {"emo": (3, 5), "speaker": (5,)}
 
@@ -23,7 +23,7 @@ LAYERS = {"emo": (3, 5), "speaker": (5,)}
 def teachers(store, tmp_path_factory):
     home = tmp_path_factory.mktemp("teachers")
     return {
-        name: save_frozen(home / f"{name}.pt", ARCH, store, seed=seed)
+        name: save_teacher(home / f"{name}.pt", ARCH, store, seed=seed)
         for seed, name in enumerate(LAYERS, 21)
     }
 
@@ -33,7 +33,13 @@ def run(store, teachers, config, tmp_path):
     """Train with two teachers; returns settings, folder, result, metrics and what was said."""
 
     def run(
-        name="run", *, resume=False, tell=lambda *_: None, layers=None, save_every_s=10.0, **changes
+        name="run",
+        *,
+        resume=False,
+        on_progress=lambda *_: None,
+        layers=None,
+        save_every_s=10.0,
+        **changes,
     ):
         layers = layers or LAYERS
         given = config("online", layers=(3, 5), **{"dropout": 0.0, **changes})
@@ -50,9 +56,9 @@ def run(store, teachers, config, tmp_path):
             tmp_path / name,
             device=CPU,
             resume=resume,
-            tell=tell,
+            on_progress=on_progress,
             save_every_s=save_every_s,
-            say=said.append,
+            on_message=said.append,
         )
         return given, tmp_path / name, result, metrics(tmp_path / name), said
 
@@ -154,7 +160,7 @@ def test_a_resumed_run_keeps_what_was_measured_before_the_first_step(run, when):
     fields = ("at_initial", "at_best", "gradient_ratio", "notes")
     result = run("whole", save_every_s=0)[2]
     with pytest.raises(Killed):
-        run("killed", tell=kill, save_every_s=0)
+        run("killed", on_progress=kill, save_every_s=0)
     again = run("killed", resume=True, save_every_s=0)[2]
     assert [again[field] for field in fields] == [result[field] for field in fields]
     assert None not in [again[field] for field in fields]

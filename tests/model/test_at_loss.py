@@ -16,16 +16,16 @@ BOTH = pytest.mark.parametrize("similarity", ["cos2", "mse-sigmoid"])
 
 def pair(shape, rng, similarity):
     # mse-sigmoid is steep: of maps that lie closer its gradient is not 0 in float32.
-    student, frozen = rng.uniform(0.05, 1, (2, *shape))
+    student, teacher = rng.uniform(0.05, 1, (2, *shape))
     if similarity == "mse-sigmoid":
-        frozen = student + 0.02 * (frozen - 0.5)
-    return student.astype(np.float32), frozen.astype(np.float32)
+        teacher = student + 0.02 * (teacher - 0.5)
+    return student.astype(np.float32), teacher.astype(np.float32)
 
 
-def total(student, frozen, aggregation, similarity):
+def total(student, teacher, aggregation, similarity):
     return sum(
         similarity_loops(one, two, aggregation, similarity)
-        for one, two in zip(student, frozen, strict=True)
+        for one, two in zip(student, teacher, strict=True)
     )
 
 
@@ -33,12 +33,12 @@ def total(student, frozen, aggregation, similarity):
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_loss_matches_loops(shape, aggregation, similarity, rng):
-    student, frozen = pair(shape, rng, similarity)
-    rows = encode_rows(torch.from_numpy(frozen), aggregation, torch.float32)
+    student, teacher = pair(shape, rng, similarity)
+    rows = encode_rows(torch.from_numpy(teacher), aggregation, torch.float32)
     got = at_loss(torch.from_numpy(student), rows, aggregation, similarity)
     want = [
         similarity_loops(one, two, aggregation, similarity)
-        for one, two in zip(student, frozen, strict=True)
+        for one, two in zip(student, teacher, strict=True)
     ]
     assert got.shape == (shape[0],)
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
@@ -48,16 +48,16 @@ def test_loss_matches_loops(shape, aggregation, similarity, rng):
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gradient_matches_finite_differences_of_loops(shape, aggregation, similarity, rng):
-    student, frozen = pair(shape, rng, similarity)
-    rows = encode_rows(torch.from_numpy(frozen), aggregation, torch.float32)
+    student, teacher = pair(shape, rng, similarity)
+    rows = encode_rows(torch.from_numpy(teacher), aggregation, torch.float32)
     leaf = torch.from_numpy(student).requires_grad_()
     at_loss(leaf, rows, aggregation, similarity).sum().backward()
     gradient, wide = leaf.grad.double().numpy(), student.astype(np.float64)
     step, scale = 1e-7, np.linalg.norm(gradient)
     along = gradient / scale if scale > 1e-4 else np.zeros_like(gradient)
     for direction in (along, *rng.standard_normal((2, *shape))):
-        ahead = total(wide + step * direction, frozen, aggregation, similarity)
-        behind = total(wide - step * direction, frozen, aggregation, similarity)
+        ahead = total(wide + step * direction, teacher, aggregation, similarity)
+        behind = total(wide - step * direction, teacher, aggregation, similarity)
         want = (ahead - behind) / (2 * step)
         assert np.vdot(gradient, direction) == pytest.approx(
             want, rel=2e-4, abs=2e-4 * scale + 1e-6
@@ -94,14 +94,14 @@ def test_mse_sigmoid_of_a_net_with_itself_is_minus_a_half(rng):
 def test_a_silent_clip_gives_0_and_no_gradient_and_leaves_its_neighbour_alone(
     aggregation, side, dtype, rng
 ):
-    student, frozen = rng.uniform(0.1, 1, (2, 2, 6, 5, 4)).astype(np.float32)
-    rows = encode_rows(torch.from_numpy(frozen), aggregation, dtype)
+    student, teacher = rng.uniform(0.1, 1, (2, 2, 6, 5, 4)).astype(np.float32)
+    rows = encode_rows(torch.from_numpy(teacher), aggregation, dtype)
     alone = at_loss(torch.from_numpy(student), rows, aggregation)
     if side != "frozen":
         student[0] = 0
     if side != "student":
-        frozen[0] = 0
-    rows = encode_rows(torch.from_numpy(frozen), aggregation, dtype)
+        teacher[0] = 0
+    rows = encode_rows(torch.from_numpy(teacher), aggregation, dtype)
     leaf = torch.from_numpy(student).requires_grad_()
     loss = at_loss(leaf, rows, aggregation)
     loss.sum().backward()
@@ -123,8 +123,8 @@ def test_a_dead_layer_has_a_finite_gradient_in_front_of_its_relu(similarity):
 @pytest.mark.parametrize("scale", [1e-10, 1e-12, 1e-15, 1e-20])
 @pytest.mark.parametrize("codec", ["packed", "factor", "lowrank"])
 def test_a_layer_that_is_all_but_dead_cannot_blow_up_the_loss(codec, scale, rng):
-    student, frozen = rng.uniform(0, 1, (2, 2, 16, 12, 9)).astype(np.float32)
-    rows = encode_rows(torch.from_numpy(frozen), "gram", torch.float16, codec, rank=4)
+    student, teacher = rng.uniform(0, 1, (2, 2, 16, 12, 9)).astype(np.float32)
+    rows = encode_rows(torch.from_numpy(teacher), "gram", torch.float16, codec, rank=4)
     student[0] *= np.float32(scale)
     leaf = torch.from_numpy(student).requires_grad_()
     total, means = compare(leaf, [Stack.of([rows])], torch.ones(1), "gram")
@@ -140,11 +140,11 @@ def test_a_layer_that_is_all_but_dead_cannot_blow_up_the_loss(codec, scale, rng)
 @pytest.mark.parametrize("scale", [1e6, 1e3, 1e-3, 1e-6])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=["f16", "f32"])
 def test_cosine_does_not_depend_on_the_scale_of_either_net(scale, dtype, rng):
-    student, frozen = rng.uniform(0, 1, (2, 2, 16, 12, 9))
+    student, teacher = rng.uniform(0, 1, (2, 2, 16, 12, 9))
     small, large = (
         at_loss(
             torch.from_numpy((k * student).astype(np.float32)),
-            encode_rows(torch.from_numpy((k * frozen).astype(np.float32)), "gram", dtype),
+            encode_rows(torch.from_numpy((k * teacher).astype(np.float32)), "gram", dtype),
             "gram",
         )
         for k in (1, scale)
@@ -153,10 +153,10 @@ def test_cosine_does_not_depend_on_the_scale_of_either_net(scale, dtype, rng):
 
 
 def test_the_norm_counts_for_mse_sigmoid_and_not_for_the_cosine(rng):
-    student, frozen = (
+    student, teacher = (
         torch.from_numpy(m) for m in rng.uniform(0, 0.3, (2, 1, 4, 3, 3)).astype(np.float32)
     )
-    near, far = (encode_rows(k * frozen, "gram", torch.float32) for k in (1, 2))
+    near, far = (encode_rows(k * teacher, "gram", torch.float32) for k in (1, 2))
     torch.testing.assert_close(at_loss(student, near, "gram"), at_loss(student, far, "gram"))
     apart = at_loss(student, near, "gram", "mse-sigmoid") - at_loss(
         student, far, "gram", "mse-sigmoid"
@@ -165,28 +165,28 @@ def test_the_norm_counts_for_mse_sigmoid_and_not_for_the_cosine(rng):
 
 
 def test_loss_is_the_same_under_autocast(rng):
-    student, frozen = (
+    student, teacher = (
         torch.from_numpy(m) for m in rng.uniform(0, 1, (2, 2, 8, 5, 7)).astype(np.float32)
     )
-    rows = encode_rows(frozen, "gram", torch.float32)
+    rows = encode_rows(teacher, "gram", torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        inside, released = at_loss(student, rows, "gram"), released_loss(student, frozen)
+        inside, released = at_loss(student, rows, "gram"), released_loss(student, teacher)
     assert torch.equal(inside, at_loss(student, rows, "gram"))
-    assert torch.equal(released, released_loss(student, frozen))
+    assert torch.equal(released, released_loss(student, teacher))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_released_loss_matches_loops(shape, rng):
-    student, frozen = np.maximum(rng.standard_normal((2, *shape), dtype=np.float32), 0) + 0.01
+    student, teacher = np.maximum(rng.standard_normal((2, *shape), dtype=np.float32), 0) + 0.01
     leaf = torch.from_numpy(student).requires_grad_()
-    got = released_loss(leaf, torch.from_numpy(frozen))
-    assert got.item() == pytest.approx(released_loops(student, frozen), rel=0, abs=2e-6)
+    got = released_loss(leaf, torch.from_numpy(teacher))
+    assert got.item() == pytest.approx(released_loops(student, teacher), rel=0, abs=2e-6)
     got.backward()
     wide, step = student.astype(np.float64), 1e-5
     direction = rng.standard_normal(shape)
     want = (
-        released_loops(wide + step * direction, frozen)
-        - released_loops(wide - step * direction, frozen)
+        released_loops(wide + step * direction, teacher)
+        - released_loops(wide - step * direction, teacher)
     ) / (2 * step)
     along = float(np.vdot(leaf.grad.double().numpy(), direction))
     assert along == pytest.approx(want, rel=1e-3, abs=1e-5)

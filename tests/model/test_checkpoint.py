@@ -8,8 +8,8 @@ from antigram.model.nets.arch import ARCHS, Arch
 from antigram.model.nets.vgg import Vgg, extractor_digest
 from antigram.model.training.checkpoint import (
     load_checkpoint,
-    load_frozen,
     load_tensors,
+    open_teacher,
     save_tensors,
 )
 from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
@@ -57,12 +57,12 @@ def test_it_holds_the_fields_of_the_format_and_plain_types_only(saved):
 
 def test_the_frozen_part_is_the_convolutions_and_draws_no_random_number(saved, checkpoint):
     before = torch.get_rng_state()
-    frozen = load_frozen(saved())
-    net = frozen.net()
+    teacher = open_teacher(saved())
+    net = teacher.net()
     assert torch.equal(torch.get_rng_state(), before)
-    assert frozen.note == ""
-    assert frozen.arch == ARCH
-    assert all(name.startswith("features.") for name in frozen.state)
+    assert teacher.note == ""
+    assert teacher.arch == ARCH
+    assert all(name.startswith("features.") for name in teacher.state)
     assert not net.training
     digest = extractor_digest(checkpoint.state_dict, net, 8, "relu")
     assert extractor_digest(net.state_dict(), net, 8, "relu") == digest
@@ -99,7 +99,7 @@ def write_bare_pickle(path, mark):
     path.write_bytes(pickle.dumps(Bomb(mark)))
 
 
-@pytest.mark.parametrize("load", [load_tensors, load_checkpoint, load_frozen])
+@pytest.mark.parametrize("load", [load_tensors, load_checkpoint, open_teacher])
 @pytest.mark.parametrize("write", [write_bomb, write_bare_pickle])
 def test_a_file_that_would_run_code_is_refused_and_does_not_run(load, write, tmp_path):
     path, mark = tmp_path / "net.pt", tmp_path / "ran"
@@ -109,7 +109,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(load, write, tmp
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("load", [load_checkpoint, load_frozen])
+@pytest.mark.parametrize("load", [load_checkpoint, open_teacher])
 @pytest.mark.parametrize("raw", [b"", b"layer: 5\n", b"\x80\x04", bytes(range(256)) * 9])
 def test_a_file_that_is_no_checkpoint_is_refused(load, raw, tmp_path):
     path = tmp_path / "net.pt"
@@ -159,7 +159,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused(change, message, saved):
         load_checkpoint(saved(**change))
 
 
-@pytest.mark.parametrize("load", [load_checkpoint, load_frozen])
+@pytest.mark.parametrize("load", [load_checkpoint, open_teacher])
 def test_wrong_tensors_are_refused_by_name(load, checkpoint, saved):
     state, name = checkpoint.state_dict, "features.3.bias"
     for wrong, message in (
@@ -173,14 +173,14 @@ def test_wrong_tensors_are_refused_by_name(load, checkpoint, saved):
         load(saved(state_dict={**state, "features.1.running_mean": torch.zeros(2)}))
 
 
-@pytest.mark.parametrize("load", [load_checkpoint, load_frozen])
+@pytest.mark.parametrize("load", [load_checkpoint, open_teacher])
 def test_a_newer_version_is_refused_as_such(load, saved):
     with pytest.raises(StoredDataError, match="version 2, this antigram reads up to 1") as caught:
         load(saved(format_version=2))
     assert not isinstance(caught.value, InputError)
 
 
-@pytest.mark.parametrize("load", [load_checkpoint, load_frozen])
+@pytest.mark.parametrize("load", [load_checkpoint, open_teacher])
 def test_a_newer_recipe_is_refused_as_such(load, saved, checkpoint):
     recipe = {**checkpoint.recipe.to_json(), "version": "prepare/99"}
     with pytest.raises(StoredDataError, match="prepare/99"):
@@ -197,25 +197,25 @@ def test_three_input_channels_of_a_plain_state_dict_are_summed_to_one(tmp_path):
         if name.startswith("features.")
     }
     torch.save({**state, "classifier.6.bias": torch.zeros(1000)}, path)
-    frozen = load_frozen(path)
-    assert frozen.arch == Arch("vgg11", 64)
-    assert "vgg11 of width 64" in frozen.note
-    assert "three input channels were summed to one" in frozen.note
+    teacher = open_teacher(path)
+    assert teacher.arch == Arch("vgg11", 64)
+    assert "vgg11 of width 64" in teacher.note
+    assert "three input channels were summed to one" in teacher.note
     x = torch.randn(1, 1, 12, 12)
     colour = torch.nn.functional.conv2d(
         x.expand(-1, 3, -1, -1), state["features.0.weight"], state["features.0.bias"], padding=1
     )
-    torch.testing.assert_close(frozen.net().features[0](x), colour, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(teacher.net().features[0](x), colour, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_a_plain_state_dict_of_one_channel_says_by_itself_which_vgg_it_is(name, tmp_path):
     state = Vgg(Arch(name, 2), 5).state_dict()
     torch.save(state, tmp_path / "plain.pt")
-    frozen = load_frozen(tmp_path / "plain.pt")
-    assert frozen.arch == Arch(name, 2)
-    assert torch.equal(frozen.state["features.0.weight"], state["features.0.weight"])
-    assert "summed" not in frozen.note
+    teacher = open_teacher(tmp_path / "plain.pt")
+    assert teacher.arch == Arch(name, 2)
+    assert torch.equal(teacher.state["features.0.weight"], state["features.0.weight"])
+    assert "summed" not in teacher.note
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_plain_state_dict_of_one_channel_says_by_itself_which_vgg_it_is(name, 
 def test_tensors_that_are_no_vgg_are_refused(content, tmp_path):
     torch.save(content, tmp_path / "odd.pt")
     with pytest.raises(InputError, match=r"odd\.pt: "):
-        load_frozen(tmp_path / "odd.pt")
+        open_teacher(tmp_path / "odd.pt")
 
 
 def test_a_plain_state_dict_is_no_checkpoint_to_predict_with(tmp_path):

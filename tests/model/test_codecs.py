@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from antigram.model.loss.at_loss import Own, at_loss
+from antigram.model.loss.at_loss import StudentMaps, at_loss
 from antigram.model.loss.codecs import Rows, encode_rows, exact_codec, packed_size, row_shape
 from antigram.model.loss.gram import self_product
 from antigram.pipeline.errors import InputError
@@ -27,27 +27,27 @@ every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 @pytest.fixture
 def pair(rng, shape):
-    """Maps of the net in training and of the frozen one, as after a ReLU; no clip is silent."""
+    """Maps of the student and of the frozen one, as after a ReLU; no clip is silent."""
     maps = np.maximum(rng.standard_normal((2, *shape)) + 0.5, 0).astype(np.float32)
     maps[:, :, 0, 0, 0] = 1
     return maps
 
 
-def rows_of(frozen, codec, dtype=torch.float32, rank=None):
-    return encode_rows(torch.as_tensor(frozen), "gram", dtype, codec, rank)
+def rows_of(teacher, codec, dtype=torch.float32, rank=None):
+    return encode_rows(torch.as_tensor(teacher), "gram", dtype, codec, rank)
 
 
-def cosines(student, frozen):
-    both = zip(student, frozen, strict=True)
+def cosines(student, teacher):
+    both = zip(student, teacher, strict=True)
     return np.array([cosine_loops(gram_loops(a).ravel(), gram_loops(b).ravel()) for a, b in both])
 
 
-def gradient_of_the_formula(student, frozen):
+def gradient_of_the_formula(student, teacher):
     """d cos^2 / d maps by autograd in float64, each Gram written out."""
     own = torch.from_numpy(student).double().requires_grad_()
     grams = [
         torch.einsum("bip,bjp->bij", m.flatten(2), m.flatten(2)).flatten(1)
-        for m in (own, torch.from_numpy(frozen).double())
+        for m in (own, torch.from_numpy(teacher).double())
     ]
     cosine = (grams[0] * grams[1]).sum(1) / (grams[0].norm(dim=1) * grams[1].norm(dim=1))
     cosine.square().sum().backward()
@@ -78,21 +78,21 @@ def allowed(codec, dtype):
 @every_dtype
 @every_codec
 def test_the_cosine_is_that_of_the_maps(codec, dtype, pair):
-    student, frozen = pair
-    loss = at_loss(torch.from_numpy(student), rows_of(frozen, codec, dtype), "gram")
+    student, teacher = pair
+    loss = at_loss(torch.from_numpy(student), rows_of(teacher, codec, dtype), "gram")
     assert loss.dtype == torch.float32
     got = loss.double().sqrt().numpy()
-    np.testing.assert_allclose(got, cosines(student, frozen), rtol=0, atol=allowed(codec, dtype))
+    np.testing.assert_allclose(got, cosines(student, teacher), rtol=0, atol=allowed(codec, dtype))
 
 
 @every_shape
 @every_dtype
 @every_codec
 def test_the_gradient_points_where_that_of_the_formula_does(codec, dtype, pair):
-    student, frozen = pair
+    student, teacher = pair
     leaf = torch.from_numpy(student).requires_grad_()
-    at_loss(leaf, rows_of(frozen, codec, dtype), "gram").sum().backward()
-    got, want = leaf.grad.double().flatten(1), gradient_of_the_formula(student, frozen).flatten(1)
+    at_loss(leaf, rows_of(teacher, codec, dtype), "gram").sum().backward()
+    got, want = leaf.grad.double().flatten(1), gradient_of_the_formula(student, teacher).flatten(1)
     assert torch.isfinite(got).all()
     if student.shape[1] == 1:  # cosine 1 whatever the maps
         assert want.abs().max() < 1e-12
@@ -107,23 +107,23 @@ def test_the_gradient_points_where_that_of_the_formula_does(codec, dtype, pair):
 @every_dtype
 @pytest.mark.parametrize("shape", [(3, 12, 5, 7), (3, 12, 3, 4), (3, 40, 3, 5)], ids=str)
 def test_a_low_rank_changes_the_cosine_by_no_more_than_its_bound(rank, dtype, pair):
-    student, frozen = pair
-    rows = rows_of(frozen, "lowrank", dtype, rank)
+    student, teacher = pair
+    rows = rows_of(teacher, "lowrank", dtype, rank)
     got = at_loss(torch.from_numpy(student), rows, "gram").double().sqrt().numpy()
-    energy = np.array([best_of_rank(clip, rank)[1] for clip in frozen])
+    energy = np.array([best_of_rank(clip, rank)[1] for clip in teacher])
     assert (energy < 0.9999).all()
     bound = np.sqrt(2 - 2 * np.sqrt(energy))
-    assert (np.abs(got - cosines(student, frozen)) <= bound + allowed("lowrank", dtype)).all()
+    assert (np.abs(got - cosines(student, teacher)) <= bound + allowed("lowrank", dtype)).all()
 
 
 @pytest.mark.parametrize("rank", [1, 3, 12])
 @pytest.mark.parametrize("shape", [(3, 12, 5, 7), (3, 12, 3, 4), (3, 40, 3, 5)], ids=str)
 @every_dtype
 def test_low_rank_vectors_make_the_best_matrix_of_that_rank(rank, dtype, pair):
-    _, frozen = pair
-    rows = rows_of(frozen, "lowrank", dtype, rank)
-    assert rows.data.shape == (3, *row_shape("lowrank", frozen.shape[1], 0, rank))
-    for clip, maps in enumerate(frozen):
+    _, teacher = pair
+    rows = rows_of(teacher, "lowrank", dtype, rank)
+    assert rows.data.shape == (3, *row_shape("lowrank", teacher.shape[1], 0, rank))
+    for clip, maps in enumerate(teacher):
         want, energy = best_of_rank(maps, rank)
         vectors = rows.data[clip].double().numpy()
         # Entries of the vectors are at most 1 and rounded by eps/2: seen 4e-7 and 3.3e-4.
@@ -137,9 +137,9 @@ def test_low_rank_vectors_make_the_best_matrix_of_that_rank(rank, dtype, pair):
 
 @pytest.mark.parametrize("shape", [(3, 40, 3, 5), (2, 16, 1, 1), (3, 8, 5, 7)], ids=str)
 def test_a_rank_beyond_the_positions_is_padded_with_zeros(shape, pair):
-    _, frozen = pair
+    _, teacher = pair
     channels, most = shape[1], min(shape[1], shape[2] * shape[3])
-    full, padded = (rows_of(frozen, "lowrank", rank=rank) for rank in (most, channels + 3))
+    full, padded = (rows_of(teacher, "lowrank", rank=rank) for rank in (most, channels + 3))
     assert padded.data.shape[2] == channels + 3
     assert not padded.data[:, :, most:].any()
     assert torch.equal(padded.data[:, :, :most], full.data)
@@ -162,13 +162,13 @@ def test_energy_grows_with_the_rank(rng):
 def test_zero_maps_give_0_without_a_gradient_and_leave_their_neighbour_alone(
     shape, codec, dtype, side, pair
 ):
-    student, frozen = pair
-    alone = at_loss(torch.from_numpy(student), rows_of(frozen, codec, dtype), "gram")[1]
+    student, teacher = pair
+    alone = at_loss(torch.from_numpy(student), rows_of(teacher, codec, dtype), "gram")[1]
     if side != "frozen":
         student[0] = 0
     if side != "student":
-        frozen[0] = 0
-    rows = rows_of(frozen, codec, dtype)
+        teacher[0] = 0
+    rows = rows_of(teacher, codec, dtype)
     for found in (rows.data, rows.norm, rows.row_norm):
         assert torch.isfinite(found).all()
     leaf = torch.from_numpy(student).requires_grad_()
@@ -199,12 +199,12 @@ def test_the_gradient_of_a_self_product_is_right(shape):
 def test_mse_sigmoid_is_the_same_from_every_codec(codec, shape, rng):
     # It is steep: of maps that lie closer its gradient is not 0 in float32.
     student = rng.uniform(0.05, 1, shape)
-    frozen = student + 0.02 * (rng.uniform(0.05, 1, shape) - 0.5)
-    student, frozen = student.astype(np.float32), frozen.astype(np.float32)
-    got = at_loss(torch.from_numpy(student), rows_of(frozen, codec), "gram", "mse-sigmoid")
+    teacher = student + 0.02 * (rng.uniform(0.05, 1, shape) - 0.5)
+    student, teacher = student.astype(np.float32), teacher.astype(np.float32)
+    got = at_loss(torch.from_numpy(student), rows_of(teacher, codec), "gram", "mse-sigmoid")
     want = [
         similarity_loops(one, two, "gram", "mse-sigmoid")
-        for one, two in zip(student, frozen, strict=True)
+        for one, two in zip(student, teacher, strict=True)
     ]
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)  # seen: 3e-5, whatever the codec
 
@@ -215,9 +215,9 @@ def test_mse_sigmoid_is_the_same_from_every_codec(codec, shape, rng):
 def test_maps_in_channels_last_give_what_contiguous_ones_give(codec, dtype, pair):
     found = []
     for order in (torch.contiguous_format, torch.channels_last):
-        student, frozen = (torch.from_numpy(m).to(memory_format=order) for m in pair)
+        student, teacher = (torch.from_numpy(m).to(memory_format=order) for m in pair)
         leaf = student.requires_grad_()
-        loss = at_loss(leaf, rows_of(frozen, codec, dtype), "gram")
+        loss = at_loss(leaf, rows_of(teacher, codec, dtype), "gram")
         loss.sum().backward()
         found.append((loss.detach(), leaf.grad))
     # Sums run in another order, and a float16 value may fall to its other neighbour.
@@ -228,26 +228,26 @@ def test_maps_in_channels_last_give_what_contiguous_ones_give(codec, dtype, pair
 
 @every_shape
 def test_one_side_serves_rows_of_every_codec_in_any_order(pair):
-    student, frozen = pair
-    want = cosines(student, frozen)
+    student, teacher = pair
+    want = cosines(student, teacher)
     for order in (CODECS, CODECS[::-1]):
-        own = Own(torch.from_numpy(student))
+        own = StudentMaps(torch.from_numpy(student))
         for codec in order:
-            got = at_loss(own, rows_of(frozen, codec), "gram").double().sqrt().numpy()
+            got = at_loss(own, rows_of(teacher, codec), "gram").double().sqrt().numpy()
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-5, err_msg=codec)
 
 
 @every_shape
 @every_codec
 def test_a_row_stands_for_the_gram_divided_by_its_norm(codec, pair):
-    _, frozen = pair
-    rows = rows_of(frozen, codec)
+    _, teacher = pair
+    rows = rows_of(teacher, codec)
     assert rows.codec == codec
-    for clip, maps in enumerate(frozen):
+    for clip, maps in enumerate(teacher):
         matrix = gram_loops(maps)
         norm = np.linalg.norm(matrix)
         assert float(rows.norm[clip]) == pytest.approx(norm, rel=1e-6)
-        got = rows.matrices(frozen.shape[1])[clip].double().numpy()
+        got = rows.matrices(teacher.shape[1])[clip].double().numpy()
         np.testing.assert_allclose(got, matrix / norm, rtol=0, atol=1e-6)
         assert float(rows.row_norm[clip]) == pytest.approx(np.linalg.norm(got), rel=1e-5)
 
@@ -292,9 +292,9 @@ def test_a_map_cannot_be_held_as_a_gram_nor_a_gram_as_a_map(codec):
 @every_codec
 @every_dtype
 def test_the_cosine_does_not_depend_on_the_scale_of_the_frozen_maps(codec, dtype, scale, rng):
-    student, frozen = rng.uniform(0, 1, (2, 2, 16, 3, 4)).astype(np.float32)
-    rows = rows_of(np.float32(scale) * frozen, codec, dtype)
+    student, teacher = rng.uniform(0, 1, (2, 2, 16, 3, 4)).astype(np.float32)
+    rows = rows_of(np.float32(scale) * teacher, codec, dtype)
     assert isinstance(rows, Rows)
     assert torch.isfinite(rows.data).all()
     got = at_loss(torch.from_numpy(student), rows, "gram").double().sqrt().numpy()
-    np.testing.assert_allclose(got, cosines(student, frozen), rtol=0, atol=allowed(codec, dtype))
+    np.testing.assert_allclose(got, cosines(student, teacher), rtol=0, atol=allowed(codec, dtype))

@@ -16,8 +16,8 @@ import torch
 from antigram.model.nets.arch import Arch
 from antigram.model.training.checkpoint import (
     load_checkpoint,
-    load_frozen,
     load_tensors,
+    open_teacher,
     save_tensors,
 )
 from antigram.pipeline.errors import DamagedError, InputError
@@ -87,7 +87,7 @@ def test_a_flipped_bit_in_a_weight_is_refused_and_names_the_record(sealed, saved
     raw = bytearray(saved.read_bytes())
     raw[place_of(saved, "/data/0")] ^= 4
     saved.write_bytes(raw)
-    for load in (load_tensors, load_frozen, load_checkpoint):
+    for load in (load_tensors, open_teacher, load_checkpoint):
         with pytest.raises(DamagedError, match=r"net\.pt: damaged: record \w+/data/0: .*CRC"):
             load(saved)
     (problem,) = problems_of(saved)
@@ -99,7 +99,7 @@ def test_an_archive_that_was_cut_off_or_lost_its_head_is_damaged(saved):
     for part in (*(raw[: int(share * len(raw))] for share in (0.02, 0.5, 0.999)), b"xx" + raw[2:]):
         saved.write_bytes(part)
         with pytest.raises(DamagedError, match=r"net\.pt: damaged"):
-            load_frozen(saved)
+            open_teacher(saved)
         assert problems_of(saved)
 
 
@@ -148,7 +148,7 @@ def test_a_pickle_of_bytes_that_takes_megabytes_is_refused_first(bomb, saved):
     path = remade(saved, "/data.pkl", lambda _: pickle.dumps({"a": bomb}, 2))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match=r"remade\.pt: not a checkpoint that can be read safely"):
-        load_frozen(path)
+        open_teacher(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
     assert problems_of(path)
 
@@ -165,7 +165,7 @@ def test_records_that_unpack_to_more_than_is_there_are_refused_before_memory_is_
             new.writestr(info.filename, bytes(128 << 20) if big else old.read(info))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match="compressed"):
-        load_frozen(path)
+        open_teacher(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KB
 
 
@@ -211,7 +211,7 @@ def test_odd_weights_are_refused_by_name(kind, what, checkpoint, tmp_path):
     plain = what == "state dict"
     torch.save(state if plain else {**content, "state_dict": state}, tmp_path / "odd.pt")
     with pytest.raises(InputError, match=r"odd\.pt: ") as refused:
-        (load_checkpoint if what == "checkpoint" else load_frozen)(tmp_path / "odd.pt")
+        (load_checkpoint if what == "checkpoint" else open_teacher)(tmp_path / "odd.pt")
     assert "\n" not in str(refused.value)
 
 
@@ -223,7 +223,7 @@ def test_a_teachers_half_and_double_weights_are_converted_and_that_is_said(
     state = {k: v.to(dtype) for k, v in checkpoint.state_dict.items()}
     content = state if plain else {**checkpoint.to_plain(), "state_dict": state}
     torch.save(content, tmp_path / "half.pt")
-    found = load_frozen(tmp_path / "half.pt")
+    found = open_teacher(tmp_path / "half.pt")
     assert f"its {str(dtype)[6:]} weights were converted to float32" in found.note
     assert list(found.state) == [name for name in state if name.startswith("features.")]
     for name, tensor in found.state.items():
@@ -356,12 +356,12 @@ def test_verify_takes_a_checkpoint_and_does_without_torch(saved):
 def test_verify_says_that_the_first_format_of_torch_save_has_no_checksums(checkpoint, tmp_path):
     path = tmp_path / "first.pth"
     torch.save(checkpoint.state_dict, path, _use_new_zipfile_serialization=False)
-    assert load_frozen(path).arch == ARCH
+    assert open_teacher(path).arch == ARCH
     with pytest.raises(InputError, match="no checksums"):
         problems_of(path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DamagedError, match="unexpected EOF"):
-        load_frozen(path)
+        open_teacher(path)
 
 
 @pytest.mark.slow

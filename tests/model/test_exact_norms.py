@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from antigram.model.loss.at_loss import Own, at_loss, at_losses
+from antigram.model.loss.at_loss import StudentMaps, at_loss, at_losses
 from antigram.model.loss.codecs import Stack, encode_rows
 
 EPS = np.finfo(np.float32).eps
@@ -17,7 +17,7 @@ def maps(rng):
 
 
 def test_the_norm_of_a_triangle_of_512_channels_is_exact(maps):
-    own = Own(maps)
+    own = StudentMaps(maps)
     whole = (own.gram.double() ** 2).sum((1, 2)).sqrt()
     assert own.packed.shape == (3, 512 * 513 // 2)  # the norm is then taken of it
     np.testing.assert_allclose(own.norm.double(), whole, rtol=2 * EPS)  # seen: 0.3 eps
@@ -33,7 +33,7 @@ def test_a_wide_net_compared_with_itself_gives_1(codec, maps):
 def test_grams_whose_squares_leave_float32_are_compared(rng):
     maps = torch.from_numpy(rng.uniform(0, 1, (2, 6, 3, 5)).astype(np.float32))
     rows = encode_rows(maps.flip(1), "gram", torch.float32, "packed")
-    want = at_losses(Own(maps), Stack.of([rows]))
-    got = at_losses(Own(maps * 2.0**33), Stack.of([rows]))
+    want = at_losses(StudentMaps(maps), Stack.of([rows]))
+    got = at_losses(StudentMaps(maps * 2.0**33), Stack.of([rows]))
     np.testing.assert_allclose(got, want, rtol=4 * EPS)
     assert want.min() > 0.1

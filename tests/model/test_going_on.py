@@ -86,7 +86,7 @@ def test_a_run_stopped_by_patience_goes_on_when_it_is_raised(go):
     folder = go(patience=1, _keep_resume=True, **still)
     assert len(numbers_of(folder)) == 2
     said = []
-    go(patience=1, _resume=True, _say=said.append, **{**still, "epochs": 20})
+    go(patience=1, _resume=True, _on_message=said.append, **{**still, "epochs": 20})
     assert len(numbers_of(folder)) == 2
     assert any("nothing to train" in line and "--patience" in line for line in said)
     go(patience=2, _resume=True, **still)

@@ -27,7 +27,7 @@ def run(store, config, tmp_path):
         given = config("online" if grams else "baseline", layers=(3,) if grams else (), **changes)
         net = build_student(given, len(on.classes[given.task]), None)
         said = []
-        result = train(net, on, grams, given, tmp_path / name, device=CPU, say=said.append)
+        result = train(net, on, grams, given, tmp_path / name, device=CPU, on_message=said.append)
         return said, result
 
     return run

@@ -61,8 +61,8 @@ def go(store, folder):
         lr=1e-3,
         batch_clips=3,
     )
-    frozen = build_student(TrainConfig(mode="baseline", task="label", arch=ARCH, seed=9), 3, None)
-    grams = LiveGrams(frozen, TapSpec(arch=ARCH, layers=(3,)))
+    teacher = build_student(TrainConfig(mode="baseline", task="label", arch=ARCH, seed=9), 3, None)
+    grams = LiveGrams(teacher, TapSpec(arch=ARCH, layers=(3,)))
     return train(
         build_student(config, 3, None),
         store,

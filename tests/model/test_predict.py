@@ -70,7 +70,7 @@ def test_progress_counts_files_that_are_left_out_too(store, tmp_path, rng):
             files,
             device=CPU,
             skip_unreadable=True,
-            tick=lambda *now: told.append(now),
+            on_progress=lambda *now: told.append(now),
         )
     )
     assert [isinstance(one, Unreadable) for one in found] == [False, True, False]

@@ -40,11 +40,19 @@ def test_stopped_at_any_step_a_run_ends_in_the_same_numbers(
         torch.manual_seed(5)
         return LiveGrams(build_student(config("baseline", seed=9), 3, None), spec)
 
-    def go(run, tell=lambda *_: None, *, resume=False):
+    def go(run, on_progress=lambda *_: None, *, resume=False):
         net = build_student(settings, 3, None)
         grams = sources() if mode == "online" else None
         return train(
-            net, store, grams, settings, run, device=CPU, tell=tell, resume=resume, save_every_s=0
+            net,
+            store,
+            grams,
+            settings,
+            run,
+            device=CPU,
+            on_progress=on_progress,
+            resume=resume,
+            save_every_s=0,
         )
 
     if mode not in whole_runs:

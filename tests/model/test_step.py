@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from antigram.model.loss.at_loss import Own, at_loss, at_losses
+from antigram.model.loss.at_loss import StudentMaps, at_loss, at_losses
 from antigram.model.loss.codecs import Stack, encode_rows
 from antigram.model.loss.gram import aggregate
 from antigram.model.loss.sources import Sources, TapSpec
@@ -60,14 +60,14 @@ def sources(request, batch):
     found = {}
     for seed, (name, layers) in enumerate(request.param.items()):
         torch.manual_seed(seed)
-        frozen, rows = Vgg(ARCH, 0), {}
+        teacher, rows = Vgg(ARCH, 0), {}
 
         def on_tap(layer, maps, layers=layers, rows=rows):
             codec, dtype = layers[layer]
             rows[layer] = encode_rows(maps, "gram", dtype, codec, rank=2)
 
         with torch.no_grad():
-            frozen.run_features(batch.x, layers, "relu", on_tap)
+            teacher.run_features(batch.x, layers, "relu", on_tap)
         found[name] = Given(rows)
     return Sources(found)
 
@@ -153,11 +153,11 @@ def test_a_batch_compared_in_parts_is_the_batch(sources, batch, last, precision,
 
 @pytest.mark.parametrize("codec", ["packed", "factor", "lowrank", "map"])
 def test_a_net_in_a_stack_has_the_loss_it_has_alone(codec, rng):
-    maps, *frozen = torch.from_numpy(rng.uniform(0, 1, (4, 3, 20, 3, 4)).astype(np.float32))
+    maps, *teacher = torch.from_numpy(rng.uniform(0, 1, (4, 3, 20, 3, 4)).astype(np.float32))
     aggregation = "mean" if codec == "map" else "gram"
-    rows = [encode_rows(f, aggregation, torch.float16, codec, rank=3) for f in frozen]
+    rows = [encode_rows(f, aggregation, torch.float16, codec, rank=3) for f in teacher]
     for similarity in ("cos2", "mse-sigmoid"):
-        own = Own(maps if aggregation == "gram" else aggregate(maps, aggregation))
+        own = StudentMaps(maps if aggregation == "gram" else aggregate(maps, aggregation))
         got = at_losses(own, Stack.of(rows), similarity)
         assert got.shape == (3, 3)
         for net, each in enumerate(rows):
@@ -166,16 +166,16 @@ def test_a_net_in_a_stack_has_the_loss_it_has_alone(codec, rng):
 
 
 def test_a_stack_keeps_the_nets_apart(rng):
-    frozen = torch.from_numpy(rng.uniform(0, 1, (2, 3, 6, 2, 2)).astype(np.float32))
+    teacher = torch.from_numpy(rng.uniform(0, 1, (2, 3, 6, 2, 2)).astype(np.float32))
     for codec in ("packed", "factor", "lowrank"):
-        rows = [encode_rows(f, "gram", torch.float32, codec, rank=4) for f in frozen]
+        rows = [encode_rows(f, "gram", torch.float32, codec, rank=4) for f in teacher]
         stack = Stack.of(rows)
         assert stack.nets == 2
         for net, each in enumerate(rows):
             want = each.matrices(6)
             np.testing.assert_allclose(stack.norm[:, net], each.norm)
             np.testing.assert_allclose(stack.row_norm[:, net], each.row_norm)
-            packed = encode_rows(frozen[net], "gram", torch.float32, "packed").data
+            packed = encode_rows(teacher[net], "gram", torch.float32, "packed").data
             np.testing.assert_allclose(stack.packed()[:, net], packed, rtol=0, atol=1e-6)
             if codec != "packed":
                 vectors = stack.vectors()[:, net]

@@ -34,10 +34,10 @@ def test_all_modes_begin_with_the_same_weights(config):
 
 
 @pytest.mark.parametrize("mode", ["wi", "frozen"])
-def test_initial_weights_fill_the_convolutions_and_nothing_else(mode, config, frozen):
-    net = build_student(config(mode, layers=(3,)), 3, frozen.state)
+def test_initial_weights_fill_the_convolutions_and_nothing_else(mode, config, teacher):
+    net = build_student(config(mode, layers=(3,)), 3, teacher.state)
     drawn = build_student(config(), 3, None).state_dict()
-    assert states_equal(conv_state(net.state_dict()), frozen.state)
+    assert states_equal(conv_state(net.state_dict()), teacher.state)
     for name, tensor in net.state_dict().items():
         if name.startswith("classifier."):
             assert torch.equal(tensor, drawn[name])
@@ -46,18 +46,18 @@ def test_initial_weights_fill_the_convolutions_and_nothing_else(mode, config, fr
     assert "features.8.weight" in trainable
 
 
-def test_training_the_student_does_not_change_the_weights_it_began_with(config, frozen):
-    before = {name: tensor.clone() for name, tensor in frozen.state.items()}
-    net = build_student(config("wi"), 3, frozen.state)
+def test_training_the_student_does_not_change_the_weights_it_began_with(config, teacher):
+    before = {name: tensor.clone() for name, tensor in teacher.state.items()}
+    net = build_student(config("wi"), 3, teacher.state)
     with torch.no_grad():
         for tensor in net.parameters():
             tensor.add_(1)
-    assert states_equal(frozen.state, before)
+    assert states_equal(teacher.state, before)
 
 
-def test_initial_weights_of_another_shape_are_refused_by_name(config, frozen):
+def test_initial_weights_of_another_shape_are_refused_by_name(config, teacher):
     with pytest.raises(InputError, match=r"features\.0\.weight is \(2, 1, 3, 3\), the net's is"):
-        build_student(config("wi", arch=Arch("vgg11", 4)), 3, frozen.state)
+        build_student(config("wi", arch=Arch("vgg11", 4)), 3, teacher.state)
     with pytest.raises(InputError, match=r"features\.\d+\.weight is .*missing"):
         build_student(config("wi"), 3, Vgg(Arch("vgg19", 2), 0).state_dict())
 

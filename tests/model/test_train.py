@@ -20,17 +20,17 @@ NUMBERS = ("loss", "ce", "at", "accuracy")
 
 
 @pytest.fixture
-def run_mode(store, frozen, config, tmp_path):
+def run_mode(store, teacher, config, tmp_path):
     """Train in a mode and return its settings, folder, result and metrics."""
 
-    def run(mode="baseline", *, name="run", on=store, resume=False, tell=None, **changes):
+    def run(mode="baseline", *, name="run", on=store, resume=False, on_progress=None, **changes):
         layers = (3,) if mode in ("frozen", "online") else ()
         given = config(mode, **{"layers": layers, **changes})
         spec = TapSpec(arch=ARCH, layers=layers, tap=given.tap, aggregation=given.aggregation)
-        grams = LiveGrams(frozen.net(), spec) if mode == "online" else None
-        init = frozen.state if mode in ("wi", "frozen") else None
+        grams = LiveGrams(teacher.net(), spec) if mode == "online" else None
+        init = teacher.state if mode in ("wi", "frozen") else None
         net = build_student(given, 3, init)
-        extra = {"tell": tell} if tell else {}
+        extra = {"on_progress": on_progress} if on_progress else {}
         folder = tmp_path / name
         result = train(net, on, grams, given, folder, device=CPU, resume=resume, **extra)
         return given, folder, result, metrics(folder)
@@ -119,8 +119,8 @@ class Counting(LiveGrams):
         return super().rows(read, x)
 
 
-def test_the_last_short_batch_is_trained_on(store, frozen, config, tmp_path):
-    grams = Counting(frozen.net(), TapSpec(arch=ARCH, layers=(3,)))
+def test_the_last_short_batch_is_trained_on(store, teacher, config, tmp_path):
+    grams = Counting(teacher.net(), TapSpec(arch=ARCH, layers=(3,)))
     given = config("online", layers=(3,), epochs=1)
     net = build_student(given, 3, None)
     result = train(net, store, grams, given, tmp_path / "run", device=CPU)
@@ -184,7 +184,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(mode, when, run_m
 
     _, whole, result, entries = run_mode(mode, name="whole", epochs=3)
     with pytest.raises(Killed):
-        run_mode(mode, name="killed", epochs=3, tell=kill)
+        run_mode(mode, name="killed", epochs=3, on_progress=kill)
     torch.manual_seed(12345)
     _, folder, again, repeated = run_mode(mode, name="killed", epochs=3, resume=True)
     for one, two in zip(entries, repeated, strict=True):
@@ -235,8 +235,8 @@ def test_the_released_loss_runs_online_and_weighs_beta_squared(run_mode):
     assert found["loss"] == pytest.approx(found["ce"] + 0.25 * found["at"], rel=1e-9)
 
 
-def test_a_training_leaves_the_frozen_net_as_it_was(store, frozen, config, tmp_path):
-    net = frozen.net()
+def test_a_training_leaves_the_frozen_net_as_it_was(store, teacher, config, tmp_path):
+    net = teacher.net()
     before = extractor_digest(net.state_dict(), net, 8, "relu")
     grams = LiveGrams(net, TapSpec(arch=ARCH, layers=(3, 8)))
     given = config("online", layers=(3, 8), epochs=1)
@@ -251,14 +251,14 @@ def test_all_modes_see_the_same_batches_and_masks(run_mode):
     assert plain[0]["train"]["ce"] == with_at[0]["train"]["ce"]
 
 
-def test_frozen_layers_do_not_move_and_the_others_do(run_mode, frozen):
+def test_frozen_layers_do_not_move_and_the_others_do(run_mode, teacher):
     _, folder, *_ = run_mode("frozen", epochs=1)
     state = load_checkpoint(folder / "best.pt").state_dict
     for place in (0, 3, 6):
         assert torch.equal(
-            state[f"features.{place}.weight"], frozen.state[f"features.{place}.weight"]
+            state[f"features.{place}.weight"], teacher.state[f"features.{place}.weight"]
         )
-    assert not torch.equal(state["features.8.weight"], frozen.state["features.8.weight"])
+    assert not torch.equal(state["features.8.weight"], teacher.state["features.8.weight"])
 
 
 def test_a_split_without_clips_is_refused(run_mode, store):

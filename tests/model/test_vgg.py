@@ -217,17 +217,17 @@ def test_digest_depends_on_dtype_and_shape_but_not_on_the_memory_format():
 def test_freezing_stops_the_layers_up_to_and_including_the_one_named(layer):
     net = net_of(Arch("vgg11", 1), classes=2)
     net.freeze_up_to(layer)
-    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    teacher = {name for name, p in net.named_parameters() if not p.requires_grad}
     places = CONVS["vgg11"][:layer]
-    assert frozen == {f"features.{i}.{kind}" for i in places for kind in ("weight", "bias")}
+    assert teacher == {f"features.{i}.{kind}" for i in places for kind in ("weight", "bias")}
 
 
 def test_a_frozen_net_runs_without_gradients_or_random_numbers_and_stays_as_it_is():
     arch = Arch("vgg11", 2)
-    frozen, student = net_of(arch, seed=1), net_of(arch, classes=3)
-    before = extractor_digest(frozen.state_dict(), frozen, 8, "relu")
+    teacher, student = net_of(arch, seed=1), net_of(arch, classes=3)
+    before = extractor_digest(teacher.state_dict(), teacher, 8, "relu")
     rng_before = torch.get_rng_state()
-    grams = LiveGrams(frozen.train(), TapSpec(arch=arch, layers=(2, 8)))
+    grams = LiveGrams(teacher.train(), TapSpec(arch=arch, layers=(2, 8)))
     x = torch.ones(2, 1, 64, 64, requires_grad=True)
     rows = grams.rows(grams.read([0, 1]), x)
     assert torch.equal(torch.get_rng_state(), rng_before)
@@ -241,7 +241,7 @@ def test_a_frozen_net_runs_without_gradients_or_random_numbers_and_stays_as_it_i
     adam.step()
     assert x.grad is not None
     assert all(p.grad is None and not p.requires_grad for p in grams.net.parameters())
-    assert extractor_digest(frozen.state_dict(), frozen, 8, "relu") == before
+    assert extractor_digest(teacher.state_dict(), teacher, 8, "relu") == before
 
 
 @pytest.mark.parametrize(

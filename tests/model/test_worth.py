@@ -19,7 +19,7 @@ def run(store, config, tmp_path):
     def run(name="run", **changes):
         given, said = config(**{"epochs": 1, **changes}), []
         net = build_student(given, 3, None)
-        result = train(net, store, None, given, tmp_path / name, device=CPU, say=said.append)
+        result = train(net, store, None, given, tmp_path / name, device=CPU, on_message=said.append)
         return tmp_path / name, result, said
 
     return run

@@ -13,7 +13,7 @@ import torch
 
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
-from antigram.model.training.checkpoint import Checkpoint, Frozen, load_frozen, save_tensors
+from antigram.model.training.checkpoint import Checkpoint, Teacher, open_teacher, save_tensors
 from antigram.pipeline.corpora import CORPORA
 from antigram.pipeline.features.preparation import prepare
 from antigram.pipeline.features.recipe import Recipe
@@ -88,9 +88,9 @@ def sharp(arch: Arch, store: FeatureStore, **changes) -> Checkpoint:
     return replace(found, **changes)
 
 
-def save_frozen(path: Path, arch: Arch, store: FeatureStore, *, seed=11) -> Frozen:
+def save_teacher(path: Path, arch: Arch, store: FeatureStore, *, seed=11) -> Teacher:
     save_tensors(path, checkpoint_of(arch, store, seed=seed).to_plain())
-    return load_frozen(path)
+    return open_teacher(path)
 
 
 def flip(path: Path, place: int = -9, bit: int = 1) -> None:

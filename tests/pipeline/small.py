@@ -9,7 +9,7 @@ import pytest
 
 from antigram.pipeline.audio.noise import NoiseBank, noise_files
 from antigram.pipeline.corpora import GSC
-from antigram.pipeline.features.preparation import Prepared, Tick, prepare
+from antigram.pipeline.features.preparation import OnProgress, Prepared, prepare
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.storage import chunks
 
@@ -27,8 +27,8 @@ def prepare_gsc(
     workers: int = 1,
     noise_home: Path | None = None,
     max_rejected: int = 0,
-    tick: Tick | None = None,
-    say: Callable[[str], None] | None = None,
+    on_progress: OnProgress | None = None,
+    on_message: Callable[[str], None] | None = None,
     check_all: bool = False,
     **changes,
 ) -> Prepared:
@@ -47,8 +47,8 @@ def prepare_gsc(
             noise=noise,
             workers=workers,
             max_rejected=max_rejected,
-            tick=tick,
-            say=say,
+            on_progress=on_progress,
+            on_message=on_message,
             **({"check_all": True} if check_all else {}),
         )
 

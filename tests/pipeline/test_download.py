@@ -47,8 +47,8 @@ def test_a_corpus_is_fetched_checked_and_found(server, target, words, gsc_home):
         "gsc",
         target,
         sources={"gsc": [archive]},
-        say=said.append,
-        tick=lambda *t: ticks.append(t),
+        on_message=said.append,
+        on_progress=lambda *t: ticks.append(t),
     )
     assert done.to_json() == {
         "corpus": "gsc",
@@ -66,7 +66,7 @@ def test_a_corpus_is_fetched_checked_and_found(server, target, words, gsc_home):
     assert not any("vouches" in line for line in said)
     assert all(0 <= done <= total for _, done, total in ticks)
 
-    again = download("gsc", target, sources={"gsc": [archive]}, say=said.append)
+    again = download("gsc", target, sources={"gsc": [archive]}, on_message=said.append)
     assert again.left_alone
     assert "nothing to do" in said[-1]
     assert server.asked == [("words.tar.gz", None)]
@@ -93,7 +93,7 @@ def test_a_spoiled_archive_is_fetched_again(server, target, words):
 def test_without_a_published_hash_nothing_is_vouched_for(server, target, words):
     said = []
     archive = server.archive("words.tar.gz", words)
-    done = download("gsc", target, sources={"gsc": [archive]}, say=said.append)
+    done = download("gsc", target, sources={"gsc": [archive]}, on_message=said.append)
     assert done.to_json()["verified"] is False
     digest = hashlib.sha256(words).hexdigest()
     assert any("nothing vouches" in line and digest in line for line in said)
@@ -119,7 +119,7 @@ def test_an_interruption_publishes_nothing(server, target, stage):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        download("gsc", target, sources=sources, tick=interrupt)
+        download("gsc", target, sources=sources, on_progress=interrupt)
     assert there(target) == ["archives"]
     download("gsc", target, sources=sources)
     assert len(list((target / "zero").iterdir())) == 200

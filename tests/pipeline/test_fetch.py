@@ -41,7 +41,7 @@ def test_a_cut_transfer_goes_on(server, folder, known):
     assert left(folder) == ["a.tar.gz.partial"]
     assert (folder / "a.tar.gz.partial").stat().st_size == half
     server.cut = None
-    done = fetch(archive, folder, say=said.append)
+    done = fetch(archive, folder, on_message=said.append)
     assert server.asked == [("a.tar.gz", None), ("a.tar.gz", f"bytes={half}-")]
     assert (done.sha256, done.size, done.verified) == (DIGEST, len(DATA), known)
     assert any("going on after" in line for line in said)
@@ -54,7 +54,7 @@ def test_a_server_without_ranges_is_asked_for_all(server, folder):
     with pytest.raises(InputError, match="Run again"):
         fetch(archive, folder)
     server.cut = None
-    assert fetch(archive, folder, say=said.append).sha256 == DIGEST
+    assert fetch(archive, folder, on_message=said.append).sha256 == DIGEST
     assert any("does not resume" in line for line in said)
 
 
@@ -109,7 +109,7 @@ def test_no_server_is_one_line(server, folder):
 def test_a_server_that_tells_no_size(server, folder):
     server.sized = False
     ticks = []
-    done = fetch(server.archive("a.tar.gz", DATA), folder, tick=lambda *t: ticks.append(t))
+    done = fetch(server.archive("a.tar.gz", DATA), folder, on_progress=lambda *t: ticks.append(t))
     assert done.sha256 == DIGEST
     assert all(done < total for _, done, total in ticks)
 

@@ -28,11 +28,13 @@ def home(tmp_path_factory) -> Path:
     return folder
 
 
-def prepared(home: Path, table: str | bytes, target: Path, say=None, **asked: str) -> Prepared:
+def prepared(
+    home: Path, table: str | bytes, target: Path, on_message=None, **asked: str
+) -> Prepared:
     raw = table if isinstance(table, bytes) else table.encode()
     (home / "metadata.csv").write_bytes(raw)
     corpus, recipe = recipe_for(FOLDER, {"seconds": 0.1, **asked})
-    more = {} if say is None else {"say": say}
+    more = {} if on_message is None else {"on_message": on_message}
     return prepare(corpus, home, recipe, target / "features" / "x.zarr", **more)
 
 

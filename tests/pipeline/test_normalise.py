@@ -18,11 +18,11 @@ from tests.pipeline.small import ROW_BYTES, bytes_of, flip, gsc_recipe, prepare_
 def at_the_beginning(act):
     """A `Tick` that does something once all is rendered and nothing is normalised."""
 
-    def tick(stage, done, _total):
+    def on_progress(stage, done, _total):
         if stage == "normalise" and done == 0:
             act()
 
-    return tick
+    return on_progress
 
 
 def damaged(block):
@@ -44,8 +44,8 @@ def test_a_raw_block_that_is_not_as_it_was_written_is_rendered_again(
 ):
     target = tmp_path / "gsc.zarr"
     raw = tmp_path / ".gsc.zarr.partial" / "raw"
-    tick = at_the_beginning(lambda: damage(raw / "00000002.f32"))
-    store = prepare_gsc(gsc_home, target, dtype=dtype, tick=tick).store
+    on_progress = at_the_beginning(lambda: damage(raw / "00000002.f32"))
+    store = prepare_gsc(gsc_home, target, dtype=dtype, on_progress=on_progress).store
     if dtype == "float32":
         assert bytes_of(target) == bytes_of(clean.store.path)
     np.testing.assert_array_equal(
@@ -60,13 +60,13 @@ def test_a_recording_that_changes_between_the_two_passes_is_noticed_where_it_is_
     home = Path(shutil.copytree(gsc_home, tmp_path / "gsc"))
     raw = tmp_path / ".gsc.zarr.partial" / "raw"
 
-    def tick(stage, done, _total):
+    def on_progress(stage, done, _total):
         if (stage, done) == ("normalise", before):
             (raw / "00000005.f32").unlink()
             trees.wav(home / "zero" / "0000ab03_nohash_1.wav", trees.sound(999))
 
     with pytest.raises(InputError, match="recordings changed while they were read"):
-        prepare_gsc(home, tmp_path / "gsc.zarr", tick=tick)
+        prepare_gsc(home, tmp_path / "gsc.zarr", on_progress=on_progress)
     assert not (tmp_path / "gsc.zarr").exists()
     again = prepare_gsc(home, tmp_path / "gsc.zarr").store.path  # goes on from what is there now
     assert bytes_of(again) == bytes_of(prepare_gsc(home, tmp_path / "b.zarr").store.path)
@@ -104,12 +104,12 @@ def test_raw_blocks_go_as_soon_as_no_chunk_needs_them(rejected, gsc_home, tmp_pa
         trees.wav(home / "one" / "0000ab00_nohash_0.wav", np.full(16_000, np.nan), subtype="FLOAT")
     partial, seen = tmp_path / ".gsc.zarr.partial", []
 
-    def tick(stage, done, total):
+    def on_progress(stage, done, total):
         if stage == "normalise":
             raw = len(list((partial / "raw").glob("*.f32")))
             seen.append((done, raw, total))
 
-    prepare_gsc(home, tmp_path / "gsc.zarr", tick=tick, max_rejected=rejected)
+    prepare_gsc(home, tmp_path / "gsc.zarr", on_progress=on_progress, max_rejected=rejected)
     assert [done for done, _, _ in seen] == list(range(7))
     for done, raw, total in seen:
         # Tasks that run ahead: two of them with one worker; theirs come back in order.

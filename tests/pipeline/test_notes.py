@@ -52,7 +52,7 @@ def test_entries_of_a_journal_that_cannot_be_understood_are_made_again(
 ):
     target, journal = tmp_path / "gsc.zarr", tmp_path / ".gsc.zarr.partial" / name
     with pytest.raises(Stopped):
-        prepare_gsc(gsc_home, target, tick=stop_at("normalise", 3))
+        prepare_gsc(gsc_home, target, on_progress=stop_at("normalise", 3))
     kept = len(Journal.read(journal))
     garbage = [line(json.dumps(entry).encode()) for entry in GARBAGE[name]]
     journal.write_bytes(b"".join(garbage) + journal.read_bytes() + b"".join(garbage))
@@ -65,7 +65,7 @@ def test_entries_of_a_journal_that_cannot_be_understood_are_made_again(
 def test_notes_that_are_none_are_made_again(name, content, clean, gsc_home, tmp_path):
     target, note = tmp_path / "gsc.zarr", tmp_path / ".gsc.zarr.partial" / name
     with pytest.raises(Stopped):
-        prepare_gsc(gsc_home, target, tick=stop_at("normalise", 3))
+        prepare_gsc(gsc_home, target, on_progress=stop_at("normalise", 3))
     note.unlink()
     note.write_bytes(content) if content is not None else (note / "inner").mkdir(parents=True)
     prepare_gsc(gsc_home, target)

@@ -129,11 +129,11 @@ class Stopped(Exception):
 
 
 def stop_at(stage: str, at_least: int):
-    def tick(now: str, done: int, _total: int) -> None:
+    def on_progress(now: str, done: int, _total: int) -> None:
         if now == stage and done >= at_least:
             raise Stopped
 
-    return tick
+    return on_progress
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -148,7 +148,11 @@ def test_resumed_after_an_exception_it_ends_in_the_same_bytes(
     target = tmp_path / "gsc-high.zarr"
     with pytest.raises(Stopped):
         prepare_gsc(
-            gsc_home, target, noise_home=noise_home, workers=workers, tick=stop_at(stage, at_least)
+            gsc_home,
+            target,
+            noise_home=noise_home,
+            workers=workers,
+            on_progress=stop_at(stage, at_least),
         )
     assert not target.exists()
     done = 24 if stage == "normalise" else at_least if stage == "features" else 0
@@ -165,7 +169,9 @@ def test_interrupted_again_and_again_it_still_ends_in_the_same_bytes(
     target = tmp_path / "gsc-high.zarr"
     for stage, at_least in (("features", 4), ("features", 12), ("normalise", 2), ("normalise", 5)):
         with pytest.raises(Stopped):
-            prepare_gsc(gsc_home, target, noise_home=noise_home, tick=stop_at(stage, at_least))
+            prepare_gsc(
+                gsc_home, target, noise_home=noise_home, on_progress=stop_at(stage, at_least)
+            )
     prepare_gsc(gsc_home, target, noise_home=noise_home)
     assert bytes_of(target) == bytes_of(noisy.store.path)
 
@@ -192,7 +198,7 @@ def test_an_exception_before_the_swap_leaves_a_store_to_be_finished(
 def test_a_raw_block_damaged_by_a_crash_is_made_again(noisy, gsc_home, noise_home, tmp_path):
     target = tmp_path / "gsc-high.zarr"
     with pytest.raises(Stopped):
-        prepare_gsc(gsc_home, target, noise_home=noise_home, tick=stop_at("features", 12))
+        prepare_gsc(gsc_home, target, noise_home=noise_home, on_progress=stop_at("features", 12))
     raw = sorted((tmp_path / ".gsc-high.zarr.partial" / "raw").glob("*.f32"))
     raw[0].write_bytes(bytes(raw[0].stat().st_size))  # as after a power cut: the size is right
     raw[1].unlink()
@@ -203,6 +209,6 @@ def test_a_raw_block_damaged_by_a_crash_is_made_again(noisy, gsc_home, noise_hom
 def test_what_another_recipe_left_unfinished_is_not_used(clean, gsc_home, noise_home, tmp_path):
     target = tmp_path / "gsc.zarr"
     with pytest.raises(Stopped):
-        prepare_gsc(gsc_home, target, noise_home=noise_home, tick=stop_at("normalise", 3))
+        prepare_gsc(gsc_home, target, noise_home=noise_home, on_progress=stop_at("normalise", 3))
     assert prepare_gsc(gsc_home, target).computed == 24
     assert bytes_of(target) == bytes_of(clean.store.path)

@@ -192,7 +192,7 @@ def test_a_damaged_record_is_never_used(home, tmp_path, rng):
     for damage in damages:
         record.write_bytes(damage)
         said = []
-        done = prepare_gsc(home, store.path, say=said.append)
+        done = prepare_gsc(home, store.path, on_message=said.append)
         assert done.left_alone
         assert not done.sources.known
         assert "not as it was written" in said[-1]
@@ -209,7 +209,7 @@ def test_an_edit_between_an_interrupt_and_the_next_run_is_not_mixed_with_what_wa
 ):
     target = tmp_path / "a.zarr"
     with pytest.raises(Stopped):
-        prepare_gsc(home, target, tick=stop_at(stage, at_least))
+        prepare_gsc(home, target, on_progress=stop_at(stage, at_least))
     change(home / ONE)
     resumed = prepare_gsc(home, target, check_all=change is edit_and_hide)
     assert bytes_of(target) == (bytes_of(clean.store.path) if change is age else edited(ONE))
@@ -224,7 +224,7 @@ def test_a_recording_of_a_test_clip_that_is_edited_leaves_no_old_chunk(
     clip_ids, target = clean.store.clip_ids, tmp_path / "a.zarr"
     row = int(clean.store.rows("test")[0])
     with pytest.raises(Stopped):
-        prepare_gsc(home, target, tick=stop_at("normalise", 6))
+        prepare_gsc(home, target, on_progress=stop_at("normalise", 6))
     edit(home / f"{clip_ids[row]}.wav")
     store = prepare_gsc(home, target).store
     assert store.mean == clean.store.mean
@@ -253,7 +253,7 @@ def long_ones(tmp_path, monkeypatch) -> Path:
 def test_a_long_recording_that_is_edited_between_two_of_its_blocks_is_refused(long_ones, tmp_path):
     target, done_at = tmp_path / "a.zarr", []
 
-    def tick(stage, done, _total):
+    def on_progress(stage, done, _total):
         if stage == "features" and done >= 4 and not done_at:
             done_at.append(done)
             edit(long_ones / "a" / "x.wav")
@@ -261,7 +261,7 @@ def test_a_long_recording_that_is_edited_between_two_of_its_blocks_is_refused(lo
 
     with pytest.raises(ValueError, match=r"recordings changed while they were read \((a/x|b/y)"):
         # Of the last blocks at least some were not begun: two tasks wait for a worker at most.
-        prepare_folder(long_ones, target, tick=tick)
+        prepare_folder(long_ones, target, on_progress=on_progress)
     assert not target.exists()
     prepare_folder(long_ones, target)
     assert bytes_of(target) == bytes_of(prepare_folder(long_ones, tmp_path / "b.zarr").store.path)
@@ -343,20 +343,20 @@ def test_killed_before_it_is_published_the_store_that_is_made_again_is_still_mad
 
 
 def test_a_recording_that_changes_after_it_was_listed_is_told_of_and_read_anew(home, tmp_path):
-    def tick(stage, done, total):
+    def on_progress(stage, done, total):
         if stage == "headers" and done == total:
             trees.wav(home / ONE, trees.sound(7, 15_000))
 
     target, said = tmp_path / "a.zarr", []
     with pytest.raises(ValueError, match="1 unusable"):  # it has become shorter
-        prepare_gsc(home, target, tick=tick)
+        prepare_gsc(home, target, on_progress=on_progress)
     trees.wav(home / ONE, trees.sound(7, 12_000))
 
     def grow(stage, done, total):
         if stage == "headers" and done == total:
             trees.wav(home / ONE, trees.sound(7, 16_000))
 
-    prepare_gsc(home, target, tick=grow, say=said.append)
+    prepare_gsc(home, target, on_progress=grow, on_message=said.append)
     assert f"1 recordings changed after they were listed ({ONE})" in said[-1]
     prepare_gsc(home, target)
     assert bytes_of(target) == bytes_of(prepare_gsc(home, tmp_path / "b.zarr").store.path)

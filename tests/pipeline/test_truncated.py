@@ -166,5 +166,5 @@ def test_a_recording_that_shrank_after_it_was_listed_is_a_reject(tmp_path):
             written(home / "a" / "0.wav", "WAV", "PCM_16", seconds=0.5)
 
     recipe = Recipe(corpus="folder", longer="segment")
-    done = prepare(FOLDER, home, recipe, tmp_path / "x.zarr", max_rejected=9, tick=shrink)
+    done = prepare(FOLDER, home, recipe, tmp_path / "x.zarr", max_rejected=9, on_progress=shrink)
     assert [one["source"] for one in done.store.root["rejected"]] == ["a/0.wav#0", "a/0.wav#1"]

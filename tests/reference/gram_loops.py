@@ -52,9 +52,9 @@ def cosine_loops(one, two):
     return math.fsum(one * two) / norms if norms else 0.0
 
 
-def similarity_loops(student, frozen, aggregation, similarity):
+def similarity_loops(student, teacher, aggregation, similarity):
     """AT loss of one clip before beta, from the maps of both nets."""
-    own, theirs = of_clip(student, aggregation), of_clip(frozen, aggregation)
+    own, theirs = of_clip(student, aggregation), of_clip(teacher, aggregation)
     if similarity == "cos2":
         return cosine_loops(own, theirs) ** 2
     scale = 1000 / student.size if aggregation == "gram" else 1.0
@@ -71,8 +71,8 @@ def released_gram_loops(maps):
     return gram_loops(folded) / maps.size / 0.001
 
 
-def released_loops(student, frozen):
+def released_loops(student, teacher):
     """Loss of the released code before beta: row by row, mean of absolute values, squared."""
-    ours, theirs = released_gram_loops(student), released_gram_loops(frozen)
+    ours, theirs = released_gram_loops(student), released_gram_loops(teacher)
     rows = [abs(cosine_loops(one, two)) for one, two in zip(ours, theirs, strict=True)]
     return (sum(rows) / len(rows)) ** 2

@@ -40,9 +40,9 @@ class Member:
 
 
 @pytest.fixture
-def build(store, frozen, monkeypatch):
+def build(store, teacher, monkeypatch):
     monkeypatch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", ROWS)
-    plans = plan_layers(store, frozen, TapSpec(arch=ARCH, layers=(3, 5)))
+    plans = plan_layers(store, teacher, TapSpec(arch=ARCH, layers=(3, 5)))
 
     def run(target, *, size=1, ticks=lambda _: lambda *_: None):
         barrier, found = threading.Barrier(size), {}
@@ -51,14 +51,14 @@ def build(store, frozen, monkeypatch):
             try:
                 return build_cache(
                     store,
-                    frozen,
+                    teacher,
                     plans,
                     target,
                     made_from={},
                     batch_clips=ROWS,
                     device=CPU,
-                    tick=ticks(rank),
-                    team=Member(rank, barrier, found),
+                    on_progress=ticks(rank),
+                    distributed=Member(rank, barrier, found),
                 )
             except Stopped:
                 barrier.abort()
@@ -87,12 +87,12 @@ def test_what_a_team_had_done_is_not_done_again_by_one_or_by_a_team(rank, size, 
     def stopping(own):
         calls = []
 
-        def tick(*_):
+        def on_progress(*_):
             calls.append(0)
             if own == rank and len(calls) == 2:
                 raise Stopped
 
-        return tick
+        return on_progress
 
     jobs = build(tmp_path / "team.zarr", size=2, ticks=stopping)
     with pytest.raises(Stopped):

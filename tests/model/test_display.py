@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import antigram.model.training.display
-from antigram.model.training.display import Watch
+from antigram.model.training.display import TrainingDisplay
 
 STEP = {"loss": 1.25, "clips_per_second": 410.4, "data_wait": 0.0125, "memory_mb": 2140.2}
 EPOCH = {
@@ -52,12 +52,12 @@ def test_a_terminal_shows_a_row_for_each_epoch_and_is_left_as_it_was(terminal, c
     screen = terminal()
 
     def interrupted():
-        with Watch(epochs=3) as watch:
-            watch.tell(1, 1, 2, STEP)
+        with TrainingDisplay(epochs=3) as display:
+            display.on_progress(1, 1, 2, STEP)
             clock[0] += 10
-            watch.tell(1, 2, 2, STEP)
-            watch.tell(1, 2, 2, EPOCH)
-            watch.say("data: 0.10 GB, on the device")
+            display.on_progress(1, 2, 2, STEP)
+            display.on_progress(1, 2, 2, EPOCH)
+            display.on_message("data: 0.10 GB, on the device")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -72,11 +72,11 @@ def test_a_terminal_shows_a_row_for_each_epoch_and_is_left_as_it_was(terminal, c
 
 def test_a_step_says_how_fast_it_goes_and_how_long_the_rest_takes(terminal, clock):
     terminal()
-    with Watch(epochs=3) as watch:
-        watch.tell(1, 1, 5, STEP)
+    with TrainingDisplay(epochs=3) as display:
+        display.on_progress(1, 1, 5, STEP)
         clock[0] += 60
-        watch.tell(1, 2, 5, STEP)
-        line = str(watch._now)
+        display.on_progress(1, 2, 5, STEP)
+        line = str(display._now)
     assert "epoch 1: 2/5" in line
     assert "loss 1.25  410 segments/s  data wait 1.2%  2140 MB" in line
     # 60 s a step: 3 steps of this epoch and 10 of the next two.
@@ -85,21 +85,21 @@ def test_a_step_says_how_fast_it_goes_and_how_long_the_rest_takes(terminal, cloc
 
 def test_the_time_left_counts_epochs_as_long_as_the_last_one_was(terminal, clock):
     terminal()
-    with Watch(epochs=4) as watch:
-        watch.tell(1, 1, 2, STEP)
+    with TrainingDisplay(epochs=4) as display:
+        display.on_progress(1, 1, 2, STEP)
         clock[0] += 600
-        watch.tell(1, 2, 2, EPOCH)
-        watch.tell(2, 1, 2, STEP)
+        display.on_progress(1, 2, 2, EPOCH)
+        display.on_progress(2, 1, 2, STEP)
         clock[0] += 5
-        watch.tell(2, 2, 2, STEP)
-        assert "0 h 20 min left" in str(watch._now)
+        display.on_progress(2, 2, 2, STEP)
+        assert "0 h 20 min left" in str(display._now)
 
 
 def test_elsewhere_an_epoch_is_a_line(capsys, monkeypatch, clock):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    with Watch(epochs=2) as watch:
-        watch.tell(1, 1, 1, STEP)
-        watch.tell(1, 1, 1, EPOCH)
+    with TrainingDisplay(epochs=2) as display:
+        display.on_progress(1, 1, 1, STEP)
+        display.on_progress(1, 1, 1, EPOCH)
     del clock
     out, err = capsys.readouterr()
     assert out == ""
@@ -110,8 +110,8 @@ def test_elsewhere_an_epoch_is_a_line(capsys, monkeypatch, clock):
 
 def test_the_best_epoch_stands_out(terminal):
     terminal()
-    with Watch(epochs=9) as watch:
+    with TrainingDisplay(epochs=9) as display:
         for epoch, loss in enumerate((1.4, 1.1, 1.3), 1):
-            watch.tell(epoch, 1, 1, {**EPOCH, "validation loss": loss})
-        table = watch._view().renderables[0]
+            display.on_progress(epoch, 1, 1, {**EPOCH, "validation loss": loss})
+        table = display._view().renderables[0]
     assert [row.style for row in table.rows] == [None, "bold", None]
