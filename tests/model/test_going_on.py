@@ -38,7 +38,7 @@ def made(store, tmp_path_factory):
     trained(store, home / "whole", **ONCE)
     for seed, name in ((0, "stopped"), (1, "other")):
         with pytest.raises(KeyboardInterrupt):
-            trained(store, home / name, **ONCE, seed=seed, _tell=stop_at(2))
+            trained(store, home / name, **ONCE, seed=seed, _on_progress=stop_at(2))
     return home
 
 
