@@ -1,4 +1,4 @@
-"""Adapters of gsc, iemocap and fsdd against the traps of CORPORA.md."""
+"""Adapters of gsc, iemocap and fsdd against the traps that docs/corpora.md names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""METHOD.md's formulas as loops in float64: no torch, nothing shared with the product.
+"""The formulas of docs/method.md as loops in float64: no torch, nothing shared with the product.
 
 ``maps`` are one clip's ``(channel, frame, freq)``; a batch has one more axis in front.
 """

@@ -1,4 +1,4 @@
-"""What a row of a feature store is, from METHOD's definition: scipy alone, float64."""
+"""What a row of a feature store is, from the definition in docs/method.md: scipy alone, float64."""
 
 from __future__ import annotations
 
