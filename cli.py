@@ -259,7 +259,6 @@ def prepare(
     """
     from antigram.pipeline.audio.noise import NoiseBank, noise_files
     from antigram.pipeline.corpora import find_corpus
-    from antigram.pipeline.corpora.presets import preset_for
     from antigram.pipeline.corpus import CorpusError, locate
     from antigram.pipeline.execution.progress import Progress
     from antigram.pipeline.features.naming import recipe_for, store_name
@@ -269,7 +268,8 @@ def prepare(
     from antigram.pipeline.workspace import locked
 
     given = {key: value for key, value in asked.items() if value is not None}
-    adapter, recipe = recipe_for(find_corpus(corpus), {**preset_for(corpus, preset), **given})
+    adapter = find_corpus(corpus)
+    adapter, recipe = recipe_for(adapter, {**adapter.preset(preset), **given})
     only = None
     if within is not None:
         only = training_of(FeatureStore(common.workspace.store(within, common.on_message)))
@@ -277,17 +277,16 @@ def prepare(
     workspace, cores = common.workspace, workers or len(os.sched_getaffinity(0))
     with Progress() as progress:
         candidates = workspace.corpus_candidates(corpus, source)
-        if corpus == "demo" and source is None and not any(p.is_dir() for p in candidates):
-            from antigram.pipeline.corpora.synth import synthesise
-
-            synthesise(candidates[-1], workers=cores, on_progress=progress.on_progress)
+        missing = source is None and not any(path.is_dir() for path in candidates)
+        if adapter.synthesise is not None and missing:
+            adapter.synthesise(candidates[-1], workers=cores, on_progress=progress.on_progress)
         home = locate(adapter, candidates)
         progress.on_message(f"{corpus}: {home}")
         recordings = None
         if recipe.noise != "none":
             places = workspace.corpus_candidates("ms-snsd", noise_source)
-            if corpus in ("demo", "ms-snsd") and noise_source is None:
-                places = [home]  # they come with noise of their own
+            if adapter.has_noise and noise_source is None:
+                places = [home]
             folder, recordings = noise_files(places)
             progress.on_message(f"noise: {len(recordings)} classes in {folder}")
             recipe = replace(recipe, noise_files=NoiseBank.digest_of(recordings))
@@ -332,7 +331,7 @@ def prepare(
 @app.command()
 @_common
 def corpora(common: Context) -> None:
-    """The corpora: tasks, licences, presets, where each is looked for and whether it is there."""
+    """The corpora: labels, licence, citation, presets, and whether each is there."""
     from antigram.studies.status import describe_corpora
 
     found = describe_corpora(common.workspace)
@@ -344,6 +343,7 @@ def corpora(common: Context) -> None:
             f"{entry['seconds']:g} s; {entry['licence']}",
             f"  {there}",
             f"  {entry['how_to_get']}",
+            f"  cite: {entry['citation']}",
         ]
         lines += [f"  --preset {name}: {each}" for name, each in entry["presets"].items()]
     common.answer({"corpora": found}, "\n".join(lines))
@@ -355,13 +355,15 @@ def corpora(common: Context) -> None:
 @_common
 def download(common: Context, corpus: str, subset: str | None) -> None:
     """Fetch CORPUS, check it, and unpack it to where `prepare` finds it; resumes after a cut."""
+    from antigram.pipeline.corpora import find_corpus
     from antigram.pipeline.download.corpora import download as run
     from antigram.pipeline.execution.progress import Progress
 
+    adapter = find_corpus(corpus)
     with Progress() as progress:
         target = common.workspace.root / "corpora" / corpus
         done = run(
-            corpus,
+            adapter,
             target,
             subset=subset,
             on_progress=progress.on_progress,

@@ -1,7 +1,9 @@
 """What a corpus adapter gives: a `Corpus` that lists `Clip`s. No decoding, no download.
 
-An adapter is one file in `pipeline/corpora/`. It says where the recordings lie and what is known
-about each; cutting, mixing, splitting and storing are the same for all corpora and live elsewhere.
+An adapter is one file in `pipeline/corpora/` with all that is known of a corpus: its labels and
+licence, how to cite it, which archives hold it, the settings it was used with, and what is known of
+each recording. Fetching, cutting, mixing, splitting and storing are the same for all corpora and
+live elsewhere. docs/add-a-corpus.md shows how to write one.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from antigram.pipeline.errors import InputError
 
 __all__ = [
+    "Archive",
     "Clip",
     "Corpus",
     "CorpusError",
@@ -136,6 +139,28 @@ Found = Clip | Skipped | Rejected | Note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """A file that the publisher of a corpus offers for download, and what is known about it.
+
+    Size and hash are copied from the publisher, or from a source named beside them; a hash that was
+    computed from what came proves nothing.
+
+    Attributes:
+        url: its address, with ``https://``.
+        name: what the file is called here; its suffix, .zip or .tar.gz, tells what it must be.
+        size: bytes; None if nobody published it.
+        known_hash: ``sha256:...`` or ``md5:...``; None if nobody published one.
+        subset: folder of the corpus that it holds; empty where the corpus has no subsets.
+    """
+
+    url: str
+    name: str
+    size: int | None = None
+    known_hash: str | None = None
+    subset: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
     """One corpus: facts, and how to list it.
 
@@ -147,7 +172,14 @@ class Corpus:
         longer: what becomes of a recording longer than that: its start is kept, or it is segmented.
         official: whether the publisher gives a split.
         licence: SPDX name, or one line.
+        citation: authors, year, title, where it was published and its DOI, on one line.
         how_to_get: one line for the user who has it not.
+        homepage: address of the publisher's page; empty if there is none.
+        archives: what ``download`` fetches: all of them, or those of one subset (of the first
+            archive's, if none is named). Empty if they may not be had without asking.
+        presets: name -> fields of the recipe and options of this corpus, for ``--preset NAME``. An
+            option given beside a preset wins. ``paper`` is the setting of Guizzo, Weyde and
+            Tarroni (2021).
         is_home: whether a folder is the corpus's own folder.
         list_clips: the corpus's own folder and the options given -> clips and what was skipped.
         options: options this corpus understands, with their defaults. They enter the recipe, but
@@ -155,7 +187,10 @@ class Corpus:
         resolve: turns an option's text into its canonical form, or raises CorpusError.
         adapt: the corpus as it is with some options, where labels or lengths depend on them.
         noise: level that is mixed in if none is asked for.
-        list_mixtures: in its place for a corpus that is mixed from two.
+        has_noise: whether its folder also holds ``noise_train``, in MS-SNSD's layout.
+        list_mixtures: in place of ``list_clips``, for a corpus that is mixed from two.
+        synthesise: makes the corpus in a folder, for one that is not published; takes the folder,
+            ``workers`` and ``on_progress``.
     """
 
     name: str
@@ -163,16 +198,35 @@ class Corpus:
     seconds: float
     longer: Literal["cut", "segment"]
     licence: str
+    citation: str
     how_to_get: str
     is_home: Callable[[Path], bool]
     list_clips: Callable[[Path, Mapping[str, str]], Iterable[Found]] | None = None
     overlap: float = 0.0
     official: bool = False
+    homepage: str = ""
+    archives: tuple[Archive, ...] = ()
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     resolve: Callable[[str, str], str] = lambda _name, value: value
     adapt: Callable[[Corpus, Mapping[str, str]], Corpus] = lambda corpus, _options: corpus
     noise: str = "none"
+    has_noise: bool = False
     list_mixtures: Callable[[MixtureRequest], Iterable[Found]] | None = None
+    synthesise: Callable[..., None] | None = None
+
+    def preset(self, name: str | None) -> Mapping[str, Any]:
+        """Settings of a preset; none if no name is given.
+
+        Raises:
+            InputError: the corpus has no such preset.
+        """
+        if name is None:
+            return {}
+        if name not in self.presets:
+            known = ", ".join(self.presets) or "none"
+            raise InputError(f"preset {name!r} is not known: {self.name} has {known}")
+        return self.presets[name]
 
 
 def locate(corpus: Corpus, candidates: Iterable[Path]) -> Path:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from antigram.cache.layer import CacheLayer, layers_of, open_root
 from antigram.model.training.worth import score_text
 from antigram.pipeline.corpora import CORPORA
-from antigram.pipeline.corpora.presets import PRESETS
 from antigram.pipeline.corpus import CorpusError, locate
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
@@ -142,8 +142,11 @@ def describe_corpora(workspace: Workspace) -> list[dict[str, Any]]:
                 "noise": corpus.noise,
                 "options": dict(corpus.options),
                 "licence": corpus.licence,
+                "citation": corpus.citation,
+                "homepage": corpus.homepage,
                 "how_to_get": corpus.how_to_get,
-                "presets": {k: dict(v) for k, v in PRESETS.get(corpus.name, {}).items()},
+                "archives": [asdict(archive) for archive in corpus.archives],
+                "presets": {k: dict(v) for k, v in corpus.presets.items()},
                 "looked_in": [str(candidate) for candidate in candidates],
                 "path": path,
             }

@@ -3,7 +3,8 @@
 Source: https://github.com/abdulkaderghandoura/arabic-speech-commands-dataset; CC BY 4.0.
 Layout: ``dataset/<word>/<speaker, 8 digits>_NO_<take>.wav`` (``.flac`` in copies that were encoded
 without loss), ``background_noise/``, and ``train.csv``, ``val.csv``, ``test.csv`` (``file,class``),
-whose paths end in ``.wav``. A copy may hold some of the words only.
+whose paths end in ``.wav``. A copy may hold some of the words only; recordings of the others are
+counted as skipped, and one that is missing from a word that is there is rejected.
 Labels: ``word`` (40), ``speaker`` (30).
 Split: the authors' three lists, 18, 6 and 6 speakers: none is in two of them.
 """
@@ -15,7 +16,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from antigram.pipeline.corpora.text import read_text
-from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Found, Skipped, Split
+from antigram.pipeline.corpus import (
+    Archive,
+    Clip,
+    Corpus,
+    CorpusError,
+    Found,
+    Rejected,
+    Skipped,
+    Split,
+)
 
 __all__ = ["ASC"]
 
@@ -41,8 +51,10 @@ def _splits(home: Path) -> dict[str, Split]:
 
 def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Found]:
     splits = _splits(home)
+    words = sorted(p for p in (home / "dataset").iterdir() if p.is_dir())
+    missing = set(splits)
     hidden = 0
-    for folder in sorted(p for p in (home / "dataset").iterdir() if p.is_dir()):
+    for folder in words:
         for file in sorted(folder.iterdir()):
             if file.name.startswith("."):
                 hidden += 1
@@ -52,12 +64,21 @@ def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Found]:
             key = f"{folder.name}/{file.stem}"
             if key not in splits:
                 raise CorpusError(f"asc: {file} is in none of {', '.join(_LISTS)}")
+            missing.discard(key)
             yield Clip(
                 id=key,
                 path=f"dataset/{folder.name}/{file.name}",
                 labels={"word": folder.name, "speaker": name["speaker"]},
                 split=splits[key],
             )
+    there = {folder.name for folder in words}
+    for key in sorted(missing):
+        if key.partition("/")[0] in there:
+            yield Rejected(
+                f"dataset/{key}", f"named in {', '.join(_LISTS)}, and there is no such file"
+            )
+    if absent := sum(key.partition("/")[0] not in there for key in missing):
+        yield Skipped("listed recording of a word that is not there", absent)
     if hidden:
         yield Skipped("hidden file", hidden)
 
@@ -73,8 +94,21 @@ ASC = Corpus(
     longer="cut",
     official=True,
     licence="CC-BY-4.0",
+    citation="Ghandoura, A., Hjabo, F., Al Dakkak, O. (2021). Building and Benchmarking an Arabic "
+    "Speech Commands Dataset for Small-Footprint Keyword Spotting. Engineering Applications of "
+    "Artificial Intelligence 102, 104267. doi:10.1016/j.engappai.2021.104267.",
     how_to_get="Arabic Speech Commands: github.com/abdulkaderghandoura/arabic-speech-commands-"
     "dataset.",
+    homepage="https://doi.org/10.5281/zenodo.4662481",
+    archives=(
+        # The state whose layout is described above. GitHub makes the file anew when it is asked
+        # for, tells no size and promises no bytes.
+        Archive(
+            url="https://github.com/abdulkaderghandoura/arabic-speech-commands-dataset/archive/"
+            "72f3438.zip",
+            name="arabic-speech-commands-dataset-72f3438.zip",
+        ),
+    ),
     is_home=_is_home,
     list_clips=_clips,
 )

@@ -1,7 +1,7 @@
 """The demo's corpus: spoken digits synthesised on this machine by espeak-ng.
 
-Source: `pipeline.corpora.synth`; 20 voices x 10 digits x 4 prosodies, 22,050 Hz WAV, free of
-rights.
+Source: `antigram.pipeline.corpora.synth`; 20 voices x 10 digits x 4 prosodies, 22,050 Hz WAV, free
+of rights.
 Layout: ``speech/<digit>_<voice>_<prosody>_<take>.wav``, and noise in ``noise_train``.
 Labels: ``word`` (10), ``speaker`` (the voice, 20), ``emotion`` (the prosody: pitch, range, rate and
 volume; 4).
@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from antigram.pipeline.corpora.synth import synthesise
 from antigram.pipeline.corpus import Clip, Corpus, CorpusError, wav_names
 
 __all__ = ["DEMO"]
@@ -34,7 +35,10 @@ DEMO = Corpus(
     seconds=1.0,
     longer="cut",
     licence="CC0-1.0",
+    citation="Speech synthesised by espeak-ng, https://github.com/espeak-ng/espeak-ng.",
     how_to_get="`antigram prepare demo` synthesises it; that needs `pip install espeakng-loader`.",
     is_home=lambda folder: (folder / "speech").is_dir() and (folder / "noise_train").is_dir(),
     list_clips=_clips,
+    has_noise=True,
+    synthesise=synthesise,
 )

@@ -246,7 +246,9 @@ FOLDER = Corpus(
     longer="segment",
     official=True,
     licence="yours",
-    how_to_get="It holds a directory for each class, or a metadata.csv (file_name, label, ...).",
+    citation="Your own recordings.",
+    how_to_get="It is your own recordings, `antigram prepare folder --source DIR`: DIR holds a "
+    "directory for each class, or a metadata.csv (file_name, label, ...).",
     # Only ever the folder itself: below it, each class would look like a corpus.
     is_home=lambda folder: (
         is_named(folder / "metadata.csv")

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from antigram.pipeline.corpora.text import check_file
-from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Skipped
+from antigram.pipeline.corpus import Archive, Clip, Corpus, CorpusError, Skipped
 from antigram.pipeline.storage.regular import is_named
 
 __all__ = ["GOOD_SOUNDS", "goodness"]
@@ -108,7 +108,20 @@ GOOD_SOUNDS = Corpus(
     seconds=6.0,
     longer="cut",
     licence="CC-BY-NC-4.0 (stated differently by different sources)",
+    citation="Romani Picas, O., Parra Rodriguez, H., Dabiri, D., Tokuda, H., Hariya, W., Oishi, "
+    "K., Serra, X. (2015). A Real-Time System for Measuring Sound Goodness in Instrumental Sounds. "
+    "138th Convention of the Audio Engineering Society.",
     how_to_get="Good-Sounds: zenodo.org/records/820937.",
+    homepage="https://zenodo.org/records/820937",
+    archives=(
+        # MD5: mirdata, mirdata/datasets/good_sounds.py; Zenodo publishes MD5s.
+        Archive(
+            url="https://zenodo.org/records/820937/files/good-sounds.zip?download=1",
+            name="good-sounds.zip",
+            known_hash="md5:2137bbb2d32c1d60aa51e1301225f541",
+        ),
+    ),
+    presets={"paper": {"balance": True}},
     is_home=lambda folder: is_named(folder / "database.sqlite"),
     list_clips=_clips,
 )

@@ -15,7 +15,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from antigram.pipeline.corpora.text import read_text
-from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split, wav_names
+from antigram.pipeline.corpus import (
+    Archive,
+    Clip,
+    Corpus,
+    CorpusError,
+    Skipped,
+    Split,
+    wav_names,
+)
 from antigram.pipeline.storage.regular import is_named
 
 __all__ = ["GSC"]
@@ -88,9 +96,24 @@ GSC = Corpus(
     longer="cut",
     official=True,
     licence="CC-BY-4.0",
+    citation="Warden, P. (2018). Speech Commands: A Dataset for Limited-Vocabulary Speech "
+    "Recognition. arXiv:1804.03209.",
     how_to_get="Google Speech Commands v0.02 (2.4 GB): download.tensorflow.org/data.",
+    homepage="https://arxiv.org/abs/1804.03209",
+    archives=(
+        # Size, SHA-256: tensorflow/datasets, tensorflow_datasets/url_checksums/speech_commands.txt;
+        # the same hash and this address, which has TLS: torchaudio's speechcommands.py.
+        Archive(
+            url="https://storage.googleapis.com/download.tensorflow.org/data/"
+            "speech_commands_v0.02.tar.gz",
+            name="speech_commands_v0.02.tar.gz",
+            size=2428923189,
+            known_hash="sha256:af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
+        ),
+    ),
     is_home=_is_home,
     list_clips=_clips,
+    presets={"paper": {"words": "digits", "limit_per_class": 1000}},
     options={"words": "digits"},
     resolve=_words,
 )

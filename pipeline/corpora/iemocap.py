@@ -87,7 +87,14 @@ IEMOCAP = Corpus(
     overlap=0.5,
     longer="segment",
     licence="by agreement with USC; research only",
-    how_to_get="IEMOCAP needs a signed form: sail.usc.edu/iemocap.",
+    citation="Busso, C., Bulut, M., Lee, C.-C., Kazemzadeh, A., Mower, E., Kim, S., Chang, J. N., "
+    "Lee, S., Narayanan, S. S. (2008). IEMOCAP: Interactive emotional dyadic motion capture "
+    "database. Language Resources and Evaluation 42, 335-359. doi:10.1007/s10579-008-9076-6.",
+    how_to_get="IEMOCAP is given by agreement only: send USC the signed form of "
+    "sail.usc.edu/iemocap/iemocap_release.htm, then `antigram prepare iemocap --source DIR`.",
+    homepage="https://sail.usc.edu/iemocap/",
+    # Windows of 4 s for emotion; with --seconds 1, for words, they do not overlap.
+    presets={"paper": {"last_window": "end"}},
     is_home=lambda folder: any(folder.glob("Session[1-5]/sentences/wav")),
     list_clips=_clips,
 )

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from antigram.pipeline.corpora.text import check_file, read_text
-from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Skipped, Split
+from antigram.pipeline.corpus import Archive, Clip, Corpus, CorpusError, Skipped, Split
 
 __all__ = ["LIBRISPEECH"]
 
@@ -36,6 +36,27 @@ _SUBSETS: dict[str, Split] = {
     "dev-other": "validation",
     "test-clean": "test",
     "test-other": "test",
+}
+# Size, SHA-256: tensorflow/datasets, tensorflow_datasets/url_checksums/librispeech.txt; the same
+# hashes in pytorch/audio, torchaudio/datasets/librispeech.py. The first is what `download` fetches
+# if no subset is named.
+_PUBLISHED = {
+    "train-clean-100": (
+        6387309499,
+        "d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2",
+    ),
+    "dev-clean": (337926286, "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3"),
+    "dev-other": (314305928, "12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365"),
+    "test-clean": (346663984, "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23"),
+    "test-other": (328757843, "d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29"),
+    "train-clean-360": (
+        23049477885,
+        "146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf",
+    ),
+    "train-other-500": (
+        30593501606,
+        "ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2",
+    ),
 }
 _UTTERANCE = re.compile(r"(?P<speaker>\d+)-(?P<chapter>\d+)-\d{4}")
 _ALIGNED = re.compile(r'(?P<utterance>\S+) "(?P<words>[^"]*)" "(?P<ends>[^"]*)"')
@@ -208,7 +229,21 @@ LIBRISPEECH = Corpus(
     longer="cut",
     official=True,
     licence="CC-BY-4.0",
+    citation="Panayotov, V., Chen, G., Povey, D., Khudanpur, S. (2015). Librispeech: an ASR corpus "
+    "based on public domain audio books. ICASSP, 5206-5210. doi:10.1109/ICASSP.2015.7178964.",
     how_to_get="LibriSpeech: openslr.org/12; words: github.com/CorentinJ/librispeech-alignments.",
+    homepage="https://www.openslr.org/12",
+    archives=tuple(
+        Archive(
+            url=f"https://www.openslr.org/resources/12/{subset}.tar.gz",
+            name=f"librispeech-{subset}.tar.gz",
+            size=size,
+            known_hash=f"sha256:{digest}",
+            subset=subset,
+        )
+        for subset, (size, digest) in _PUBLISHED.items()
+    ),
+    presets={"paper": {"unit": "word", "words": "1000", "subset": "train-clean-100"}},
     is_home=lambda folder: any(
         (top / subset).is_dir() for top in (folder, folder / "split") for subset in _SUBSETS
     ),

@@ -20,6 +20,7 @@ from pathlib import Path
 from antigram.pipeline.audio.decoding import AudioError, probe
 from antigram.pipeline.audio.noise import SNR_LEVELS, noise_files
 from antigram.pipeline.corpus import (
+    Archive,
     Clip,
     Corpus,
     CorpusError,
@@ -141,10 +142,24 @@ MS_SNSD = Corpus(
     seconds=_FRAGMENT_S,
     longer="segment",
     licence="MIT; clean and noise audio: CC0, CC-BY-SA-3.0 and others",
+    citation="Reddy, C. K. A., Beyrami, E., Pool, J., Cutler, R., Srinivasan, S., Gehrke, J. "
+    "(2019). A Scalable Noisy Speech Dataset and Online Subjective Test Framework. Interspeech, "
+    "1816-1820. doi:10.21437/Interspeech.2019-3087.",
     how_to_get="MS-SNSD: github.com/microsoft/MS-SNSD.",
+    homepage="https://github.com/microsoft/MS-SNSD",
+    archives=(
+        # GitHub makes the file anew when it is asked for, tells no size and does not resume. The
+        # repository has no releases: this is what it holds today.
+        Archive(
+            url="https://github.com/microsoft/MS-SNSD/archive/refs/heads/master.zip",
+            name="MS-SNSD-master.zip",
+        ),
+    ),
+    presets={"paper": {"hours": "20", "noise": "low"}},
     is_home=_is_home,
     options={"hours": "1"},
     resolve=_resolve,
     noise="low",
+    has_noise=True,
     list_mixtures=_mixtures,
 )

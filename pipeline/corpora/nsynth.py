@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from antigram.pipeline.corpora.text import read_text
-from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Split
+from antigram.pipeline.corpus import Archive, Clip, Corpus, CorpusError, Split
 from antigram.pipeline.storage.regular import is_named
 
 __all__ = ["NSYNTH"]
@@ -61,7 +61,22 @@ NSYNTH = Corpus(
     longer="cut",
     official=True,
     licence="CC-BY-4.0",
+    citation="Engel, J., Resnick, C., Roberts, A., Dieleman, S., Norouzi, M., Eck, D., Simonyan, "
+    "K. (2017). Neural Audio Synthesis of Musical Notes with WaveNet Autoencoders. ICML, "
+    "1068-1077. arXiv:1704.01279.",
     how_to_get="NSynth, json/wav version: magenta.tensorflow.org/datasets/nsynth.",
+    homepage="https://magenta.tensorflow.org/datasets/nsynth",
+    # tensorflow_datasets has hashes of the TFRecords only. The same bucket as
+    # download.magenta.tensorflow.org, with TLS.
+    archives=tuple(
+        Archive(
+            url="https://storage.googleapis.com/magentadata/datasets/nsynth/"
+            f"{folder}.jsonwav.tar.gz",
+            name=f"{folder}.jsonwav.tar.gz",
+        )
+        for folder in _FOLDERS
+    ),
+    presets={"paper": {"limit": 59_400, "split": "official"}},
     is_home=lambda folder: any(is_named(folder / name / "examples.json") for name in _FOLDERS),
     list_clips=_clips,
 )

@@ -19,11 +19,12 @@ import pooch
 import requests
 import urllib3
 
+from antigram.pipeline.corpus import Archive
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.files import size_text
 from antigram.pipeline.workspace import locked
 
-__all__ = ["UNPACKED", "Archive", "Fetched", "check_room", "fetch"]
+__all__ = ["UNPACKED", "Fetched", "check_room", "fetch"]
 
 UNPACKED = 2  # how many times its size an archive of recordings takes when unpacked, at most
 _CHUNK = 1 << 20
@@ -33,23 +34,6 @@ _SPAN = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _MAGIC = {".zip": b"PK\x03\x04", ".gz": b"\x1f\x8b"}
 
 OnProgress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Archive:
-    """Something to fetch, and what is known about it.
-
-    Attributes:
-        url: where it is.
-        name: what the file is called here; its suffix tells what it must be.
-        size: bytes; None if nobody published it.
-        known_hash: ``sha256:...`` or ``md5:...``; None if nobody published one.
-    """
-
-    url: str
-    name: str
-    size: int | None = None
-    known_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,15 +5,17 @@ from collections import Counter
 import pytest
 
 from antigram.pipeline.corpora.asc import ASC
-from antigram.pipeline.corpus import CorpusError, Skipped, locate
+from antigram.pipeline.corpus import Clip, CorpusError, Rejected, Skipped, locate
 from antigram.pipeline.features.listing import list_rows
 from antigram.pipeline.features.recipe import Recipe
 from tests.pipeline import trees
 
+tree = trees.asc
+
 
 @pytest.fixture
 def home(tmp_path):
-    return trees.asc(tmp_path / "arabic-speech-commands-dataset")
+    return tree(tmp_path / "arabic-speech-commands-dataset")
 
 
 def listed(home):
@@ -21,7 +23,7 @@ def listed(home):
 
 
 def test_speakers_are_in_the_split_of_the_authors_lists(home):
-    clips = {clip.id: clip for clip in listed(home) if not isinstance(clip, Skipped)}
+    clips = {clip.id: clip for clip in listed(home) if isinstance(clip, Clip)}
     assert len(clips) == 16
     assert clips["two/00000003_NO_02"].labels == {"word": "two", "speaker": "00000003"}
     splits = {clip.labels["speaker"]: clip.split for clip in clips.values()}
@@ -35,8 +37,19 @@ def test_speakers_are_in_the_split_of_the_authors_lists(home):
 
 
 def test_hidden_files_are_counted_and_background_noise_is_no_word(home):
-    assert [c for c in listed(home) if isinstance(c, Skipped)] == [Skipped("hidden file", 1)]
+    assert Skipped("hidden file", 1) in listed(home)
     assert not any("background" in getattr(clip, "id", "") for clip in listed(home))
+
+
+def test_listed_recordings_of_absent_words_are_counted_and_those_of_a_word_there_rejected(home):
+    absent = Skipped("listed recording of a word that is not there", 3)
+    assert absent in listed(home)
+    assert not any(isinstance(found, Rejected) for found in listed(home))
+    (home / "dataset/two/00000004_NO_02.flac").unlink()
+    rejected = [found for found in listed(home) if isinstance(found, Rejected)]
+    assert [found.path for found in rejected] == ["dataset/two/00000004_NO_02"]
+    assert "no such file" in rejected[0].reason
+    assert absent in listed(home)
 
 
 def test_it_is_found_in_the_folder_above(home):
@@ -81,3 +94,4 @@ def test_the_digits_of_the_real_corpus(corpora):
         "test": 600,
     }
     assert found.rejected == ()
+    assert found.skipped == {"listed recording of a word that is not there": 9000}

@@ -184,6 +184,7 @@ def stretches(home, *, longer):
         seconds=1.0,
         longer=longer,
         licence="CC0-1.0",
+        citation="",
         how_to_get="",
         is_home=lambda _: True,
         list_clips=lambda _home, _options: clips,

@@ -7,7 +7,7 @@ import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from antigram.pipeline.download.fetch import Archive
+from antigram.pipeline.corpus import Archive
 
 HTML = b"<!DOCTYPE html><html><body>Too many requests</body></html>"
 

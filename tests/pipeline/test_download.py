@@ -4,13 +4,13 @@ import hashlib
 import io
 import shutil
 import tarfile
+from dataclasses import replace
 
 import pytest
 
-import antigram.pipeline.download.corpora
-from antigram.pipeline.corpora import CORPORA
+from antigram.pipeline.corpora import CORPORA, find_corpus
 from antigram.pipeline.corpus import locate
-from antigram.pipeline.download.corpora import SOURCES, download
+from antigram.pipeline.download.corpora import download
 from antigram.pipeline.errors import InputError
 from tests.pipeline import trees
 from tests.pipeline.loopback import Server, tar_gz, zipped
@@ -36,6 +36,11 @@ def words(tmp_path_factory):
     return tar_gz(trees.gsc(tmp_path_factory.mktemp("tree")), "./")
 
 
+def holding(name, *archives):
+    """The corpus as if its publisher offered these archives."""
+    return replace(CORPORA[name], archives=archives)
+
+
 def there(target):
     """What is beside the target, less the lock."""
     return sorted(p.name for p in target.parent.iterdir() if not p.name.endswith(".lock"))
@@ -44,9 +49,8 @@ def there(target):
 def test_a_corpus_is_fetched_checked_and_found(server, target, words, gsc_home):
     archive, said, ticks = server.whole("words.tar.gz", words), [], []
     done = download(
-        "gsc",
+        holding("gsc", archive),
         target,
-        sources={"gsc": [archive]},
         on_message=said.append,
         on_progress=lambda *t: ticks.append(t),
     )
@@ -66,7 +70,7 @@ def test_a_corpus_is_fetched_checked_and_found(server, target, words, gsc_home):
     assert not any("vouches" in line for line in said)
     assert all(0 <= done <= total for _, done, total in ticks)
 
-    again = download("gsc", target, sources={"gsc": [archive]}, on_message=said.append)
+    again = download(holding("gsc", archive), target, on_message=said.append)
     assert again.left_alone
     assert "nothing to do" in said[-1]
     assert server.asked == [("words.tar.gz", None)]
@@ -77,7 +81,7 @@ def test_a_whole_archive_is_not_fetched_again(server, target, words):
     kept = target.parent / "archives" / "words.tar.gz"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(words)
-    assert download("gsc", target, sources={"gsc": [archive]}).archives[0].verified
+    assert download(holding("gsc", archive), target).archives[0].verified
     assert server.asked == []
 
 
@@ -86,14 +90,14 @@ def test_a_spoiled_archive_is_fetched_again(server, target, words):
     kept = target.parent / "archives" / "words.tar.gz"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(words[:-1] + b"x")
-    download("gsc", target, sources={"gsc": [archive]})
+    download(holding("gsc", archive), target)
     assert kept.read_bytes() == words
 
 
 def test_without_a_published_hash_nothing_is_vouched_for(server, target, words):
     said = []
     archive = server.archive("words.tar.gz", words)
-    done = download("gsc", target, sources={"gsc": [archive]}, on_message=said.append)
+    done = download(holding("gsc", archive), target, on_message=said.append)
     assert done.to_json()["verified"] is False
     digest = hashlib.sha256(words).hexdigest()
     assert any("nothing vouches" in line and digest in line for line in said)
@@ -101,7 +105,7 @@ def test_without_a_published_hash_nothing_is_vouched_for(server, target, words):
     md5 = "md5:" + hashlib.md5(words, usedforsecurity=False).hexdigest()
     other = target.with_name("other")
     archive = server.archive("2.tar.gz", words, known_hash=md5)
-    done = download("gsc", other, sources={"gsc": [archive]})
+    done = download(holding("gsc", archive), other)
     assert done.archives[0].verified
     assert done.archives[0].sha256 == digest
 
@@ -112,16 +116,16 @@ def test_an_interruption_publishes_nothing(server, target, stage):
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for n in range(200):
             tar.addfile(tarfile.TarInfo(f"zero/{n:08x}_nohash_0.wav"))
-    sources = {"gsc": [server.whole("words.tar.gz", buffer.getvalue())]}
+    served = holding("gsc", server.whole("words.tar.gz", buffer.getvalue()))
 
     def interrupt(now, *_):
         if now.startswith(stage):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        download("gsc", target, sources=sources, on_progress=interrupt)
+        download(served, target, on_progress=interrupt)
     assert there(target) == ["archives"]
-    download("gsc", target, sources=sources)
+    download(served, target)
     assert len(list((target / "zero").iterdir())) == 200
     assert len(server.asked) == 1  # all of it came in the first piece, and was kept
 
@@ -131,30 +135,30 @@ def test_a_strange_archive_publishes_nothing(server, target):
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         tar.addfile(tarfile.TarInfo("zero.txt"))
     with pytest.raises(InputError, match="no gsc as antigram knows it"):
-        download("gsc", target, sources={"gsc": [server.whole("a.tar.gz", buffer.getvalue())]})
+        download(holding("gsc", server.whole("a.tar.gz", buffer.getvalue())), target)
     link = tarfile.TarInfo("zero")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc"
     with tarfile.open(fileobj=(buffer := io.BytesIO()), mode="w:gz") as tar:
         tar.addfile(link)
     with pytest.raises(InputError, match="a symbolic link"):
-        download("gsc", target, sources={"gsc": [server.whole("b.tar.gz", buffer.getvalue())]})
+        download(holding("gsc", server.whole("b.tar.gz", buffer.getvalue())), target)
     assert there(target) == ["archives"]
 
 
 def test_what_is_in_the_way_is_left_alone(server, target, words):
-    sources = {"gsc": [server.whole("words.tar.gz", words)]}
+    served = holding("gsc", server.whole("words.tar.gz", words))
     target.mkdir(parents=True)
     (target / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="holds no gsc"):
-        download("gsc", target, sources=sources)
+        download(served, target)
     assert (target / "mine.txt").read_text() == "mine"
     (target / "mine.txt").unlink()  # an empty folder is no hindrance
-    download("gsc", target, sources=sources)
+    download(served, target)
     assert locate(CORPORA["gsc"], [target]) == target
 
 
 def test_subsets_of_librispeech_are_added(server, tmp_path):
-    target, sources = tmp_path / "librispeech", {}
+    target, archives = tmp_path / "librispeech", []
     for subset in ("train-clean-100", "dev-clean"):
         tree = tmp_path / subset
         path = tree / "LibriSpeech" / subset / "19" / "198" / "19-198-0000.flac"
@@ -162,11 +166,12 @@ def test_subsets_of_librispeech_are_added(server, tmp_path):
         path.write_bytes(b"fLaC")
         (tree / "LibriSpeech" / "README.TXT").write_text("the same in all")
         archive = server.whole(f"{subset}.tar.gz", tar_gz(tree / "LibriSpeech", "LibriSpeech"))
-        sources[f"librispeech/{subset}"] = [archive]
-    download("librispeech", target, sources=sources)
+        archives.append(replace(archive, subset=subset))
+    served = holding("librispeech", *archives)
+    download(served, target)
     assert [p.name for p in target.glob("LibriSpeech/*-*")] == ["train-clean-100"]
     for _ in range(2):
-        done = download("librispeech", target, subset="dev-clean", sources=sources)
+        done = download(served, target, subset="dev-clean")
     assert done.left_alone
     home = target / "LibriSpeech"
     assert {p.name for p in home.iterdir()} == {"train-clean-100", "dev-clean", "README.TXT"}
@@ -183,11 +188,10 @@ def test_archives_with_a_top_folder_and_in_several_parts(server, tmp_path, noise
         (folder / "audio").mkdir(parents=True)
         (folder / "examples.json").write_text("{}")
         parts.append(server.archive(f"{split}.tar.gz", tar_gz(folder, folder.name)))
-    sources = {"fsdd": [repository], "nsynth": parts, "ms-snsd": [noise]}
-    for name in sources:
+    for name, archives in {"fsdd": [repository], "nsynth": parts, "ms-snsd": [noise]}.items():
         target = tmp_path / "corpora" / name
-        done = download(name, target, sources=sources)
-        assert len(done.to_json()["sha256"]) == len(sources[name])
+        done = download(holding(name, *archives), target)
+        assert len(done.to_json()["sha256"]) == len(archives)
         assert locate(CORPORA[name], [target]).is_relative_to(target)
 
 
@@ -204,26 +208,14 @@ def test_archives_with_a_top_folder_and_in_several_parts(server, tmp_path, noise
 )
 def test_what_cannot_be_downloaded_is_said(tmp_path, name, subset, said):
     with pytest.raises(InputError, match=said):
-        download(name, tmp_path / name, subset=subset)
+        download(find_corpus(name), tmp_path / name, subset=subset)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_table_is_sound():
-    names = [archive.name for archives in SOURCES.values() for archive in archives]
-    assert len(set(names)) == len(names)
-    for key, archives in SOURCES.items():
-        assert key.partition("/")[0] in CORPORA
-        for archive in archives:
-            assert archive.url.startswith("https://")
-            assert archive.name.endswith((".zip", ".tar.gz"))
-            algorithm, _, digest = (archive.known_hash or "md5:" + "0" * 32).partition(":")
-            assert len(bytes.fromhex(digest)) == {"sha256": 32, "md5": 16}[algorithm]
 
 
 def test_the_command(server, words, tmp_path, capsys, monkeypatch):
     shell = Shell(tmp_path, capsys, monkeypatch)
-    sources = {"gsc": (server.whole("words.tar.gz", words),)}
-    monkeypatch.setattr(antigram.pipeline.download.corpora, "SOURCES", sources)
+    served = holding("gsc", server.whole("words.tar.gz", words))
+    monkeypatch.setitem(CORPORA, "gsc", served)
     found = shell.json("download", "gsc")
     assert found["path"] == "workspace/corpora/gsc"
     assert (found["bytes"], found["verified"]) == (len(words), True)
@@ -242,5 +234,5 @@ def test_room_is_checked_before_anything_is_asked_for(server, target, words, mon
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(InputError, match=r"[GM]B are free.*Make room"):
-        download("gsc", target, sources={"gsc": [server.whole("words.tar.gz", words)]})
+        download(holding("gsc", server.whole("words.tar.gz", words)), target)
     assert server.asked == []

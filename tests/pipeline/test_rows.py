@@ -24,6 +24,7 @@ def corpus_of(clips: list[Clip | Skipped], longer="segment") -> Corpus:
         seconds=1.0,
         longer=longer,
         licence="CC0-1.0",
+        citation="",
         how_to_get="",
         is_home=lambda _: True,
         list_clips=lambda _home, _options: clips,

@@ -136,6 +136,3 @@ def noise(home: Path) -> Path:
         wav(home / "noise_train" / f"{name}.wav", sound(50 + n, 3 * RATE))
     wav(home / "noise_train" / "Munching_1.wav", sound(60, 5_000))
     return home
-
-
-TREES = {"gsc": gsc, "iemocap": iemocap, "fsdd": fsdd, "asc": asc, "folder": folder, "demo": demo}

@@ -79,12 +79,3 @@ def good_sounds(home: Path) -> Path:
     link.commit()
     link.close()
     return home
-
-
-ALL_TREES = {
-    **trees.TREES,
-    "ms-snsd": ms_snsd,
-    "librispeech": librispeech,
-    "nsynth": nsynth,
-    "good-sounds": good_sounds,
-}

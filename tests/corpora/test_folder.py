@@ -16,6 +16,8 @@ from antigram.pipeline.storage.manifest import verify_group
 from tests.pipeline import trees
 from tests.pipeline.trees import sound, wav
 
+tree = trees.folder
+
 METADATA = """\ufefffile_name,split,mood,singer
 a.wav,train,calm,ann
 sub/b.wav,validation,wild,
@@ -44,7 +46,7 @@ def table(tmp_path) -> Path:
 
 
 def test_a_directory_is_a_class_however_deep_its_files_lie(tmp_path):
-    clips = listed(trees.folder(tmp_path))
+    clips = listed(tree(tmp_path))
     assert len(clips) == 10
     assert {c.labels["label"] for c in clips.values()} == {"cat", "dog", "owl"}
     assert clips["cat/deeper/cat_3.flac"].labels == {"label": "cat"}
@@ -52,7 +54,7 @@ def test_a_directory_is_a_class_however_deep_its_files_lie(tmp_path):
 
 
 def test_hidden_files_and_texts_are_counted_as_skipped(tmp_path):
-    found = list(FOLDER.list_clips(trees.folder(tmp_path), {}))
+    found = list(FOLDER.list_clips(tree(tmp_path), {}))
     assert sum(s.count for s in found if not isinstance(s, Clip)) == 2
 
 
@@ -62,7 +64,7 @@ def test_hidden_files_and_texts_are_counted_as_skipped(tmp_path):
 )
 def test_directories_called_as_splits_are_the_official_split(names, tmp_path):
     for name in names:
-        trees.folder(tmp_path / name)
+        tree(tmp_path / name)
     clips = listed(tmp_path)
     assert len(clips) == 30
     splits = dict(zip(names, ("train", "validation", "test"), strict=True))
@@ -156,9 +158,9 @@ def test_any_label_column_makes_a_whole_store_or_is_refused_by_name(column, tabl
         assert list(verify_group(target)) == []
 
 
-def test_a_label_column_called_noise_does_not_clash_with_the_noise(table, noise_home, tmp_path):
+def test_a_label_column_called_noise_does_not_clash_with_the_noise(table, tmp_path):
     (table / "metadata.csv").write_text("file_name,mood,noise\na.wav,x,car\nc.wav,y,bus\n")
-    found = noise_files([noise_home])[1]
+    found = noise_files([trees.noise(tmp_path / "ms-snsd")])[1]
     identity = NoiseBank.digest_of(found)
     with pytest.raises(InputError, match="noise"):
         prepared(table, tmp_path / "x.zarr", found, noise="high", noise_files=identity)

@@ -1,0 +1,41 @@
+"""What an adapter lists, in the forms in which tests look at it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from antigram.pipeline.audio.noise import noise_files
+from antigram.pipeline.corpora import CORPORA
+from antigram.pipeline.corpus import Clip, Corpus, Skipped, locate
+from antigram.pipeline.features.listing import Listing, list_rows
+from antigram.pipeline.features.naming import recipe_for
+
+
+def clips_of(corpus: Corpus, home: Path, **options: str) -> tuple[dict[str, Clip], Counter[str]]:
+    """Clips by id, and how many things were skipped for which reason."""
+    found = list(corpus.list_clips(home, {**corpus.options, **options}))
+    skipped: Counter[str] = Counter()
+    for each in found:
+        if isinstance(each, Skipped):
+            skipped[each.reason] += each.count
+    return {clip.id: clip for clip in found if isinstance(clip, Clip)}, skipped
+
+
+def rows_of(corpus: Corpus, home: Path, **asked: object) -> Listing:
+    """Rows of a corpus, as the command line asks for them."""
+    corpus, recipe = recipe_for(corpus, asked)
+    noise = noise_files([home])[1] if corpus.list_mixtures else None
+    home = home / "clean_train" if corpus.list_mixtures else home
+    return list_rows(corpus, home, recipe, noise)
+
+
+def real_rows(corpora: Path, name: str, **asked: object) -> Listing:
+    """Rows of a corpus among the real recordings."""
+    corpus = CORPORA[name]
+    return rows_of(corpus, locate(corpus, [corpora / name]), **asked)
+
+
+def labels_of(listing: Listing, label: str) -> Counter[str | None]:
+    """How many rows each class of a label has; None: rows without that label."""
+    return Counter(dict(row.labels).get(label) for row in listing.rows)
