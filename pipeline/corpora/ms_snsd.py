@@ -19,6 +19,7 @@ from pathlib import Path
 
 from antigram.pipeline.audio.decoding import AudioError, probe
 from antigram.pipeline.audio.noise import SNR_LEVELS, noise_files
+from antigram.pipeline.audio.windows import window_starts
 from antigram.pipeline.corpus import (
     Archive,
     Clip,
@@ -30,7 +31,6 @@ from antigram.pipeline.corpus import (
     Skipped,
 )
 from antigram.pipeline.draw import draw
-from antigram.pipeline.features.listing import window_starts
 
 __all__ = ["MS_SNSD"]
 

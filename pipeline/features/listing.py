@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from antigram.pipeline.audio.decoding import AudioError, AudioInfo, probe
+from antigram.pipeline.audio.windows import window_starts
 from antigram.pipeline.corpus import (
     Clip,
     Corpus,
@@ -34,7 +35,7 @@ from antigram.pipeline.features.split import SPLITS, assign
 from antigram.pipeline.features.within import Training
 from antigram.pipeline.storage.hashing import digest
 
-__all__ = ["Listing", "Reject", "Row", "list_rows", "segments_of", "split_rows", "window_starts"]
+__all__ = ["Listing", "Reject", "Row", "list_rows", "segments_of", "split_rows"]
 
 _UNSAFE = frozenset("/\\") | {chr(code) for code in range(32)}
 _HEADERS_A_TASK = 512
@@ -89,24 +90,6 @@ class Listing:
     def main(self) -> str:
         """The label that the corpus is mostly used for."""
         return self.label_names[0]
-
-
-def window_starts(
-    count: int, window: int, hop: int, last_window: str = "pad"
-) -> tuple[list[int], bool]:
-    """Starts of the windows that cover ``count`` samples, and whether a last piece was left out.
-
-    Windows follow each other by ``hop`` until the recording is covered. With ``pad`` a last piece
-    that fills less than half a window is left out, unless it is the only one; with ``end`` the last
-    window is moved back so that it ends with the recording.
-    """
-    starts = [0]
-    while starts[-1] + window < count:
-        starts.append(starts[-1] + hop)
-    if last_window == "end":
-        return [*starts[:-1], max(0, min(starts[-1], count - window))], False
-    short = len(starts) > 1 and 2 * (count - starts[-1]) < window
-    return (starts[:-1] if short else starts), short
 
 
 def segments_of(count: int, recipe: Recipe) -> tuple[list[tuple[int, int]], bool]:

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from antigram.pipeline.audio.windows import window_starts
 from antigram.pipeline.corpora import FOLDER, GSC
 from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Skipped
 from antigram.pipeline.errors import InputError
-from antigram.pipeline.features.listing import SHORT_PIECE, list_rows, split_rows, window_starts
+from antigram.pipeline.features.listing import SHORT_PIECE, list_rows, split_rows
 from antigram.pipeline.features.recipe import Recipe
 from tests.pipeline.small import gsc_recipe
 from tests.pipeline.trees import RATE, sound, wav
