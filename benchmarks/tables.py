@@ -200,7 +200,7 @@ def readme_with(text: str) -> str:
     """README's text, its section of measurements made anew."""
     head, _, rest = text.partition(_BEGIN)
     _, _, tail = rest.partition(_END)
-    return head + _BEGIN + _steps("train_step-cpu") + _demo() + _END + tail
+    return head + _BEGIN + _steps("train_step-cpu") + _END + tail
 
 
 def main() -> None:

@@ -135,14 +135,14 @@ class GramCache:
 
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         store: FeatureStore,
         layers: Sequence[int] | None = None,
         wanted: Mapping[str, object] | None = None,
         *,
         device: torch.device | None = None,
     ) -> None:
-        self.path = path
+        self.path = path = Path(path)
         root = open_root(path)
         numbers = layers_of(path) if layers is None else sorted(set(layers))
         if not numbers:

@@ -1,4 +1,4 @@
-"""README's "Your own recordings", its commands run as they stand there."""
+"""README's "Your own recordings in 15 minutes", its commands run as they stand there."""
 
 import csv
 import os
@@ -21,7 +21,7 @@ SMALL = {"train": ["--arch", "vgg11", "--width", "1", "--epochs", "1"]}
 def commands_of_the_readme():
     """Commands of the section, as typed, less what runs them."""
     text = (ROOT / "README.md").read_text()
-    section = text.partition("## Your own recordings")[2].partition("\n## ")[0]
+    section = text.partition("## Your own recordings in 15 minutes")[2].partition("\n## ")[0]
     return [
         shlex.split(line.partition("  #")[0])[2:]
         for line in re.findall(r"^    (python cli\.py .*)$", section, re.MULTILINE)
@@ -61,6 +61,12 @@ def walk(shell, small):
     return answers
 
 
+def python_of_the_readme():
+    """The example under "From Python", as it stands there."""
+    section = (ROOT / "README.md").read_text().partition("## From Python")[2].partition("\n## ")[0]
+    return "\n".join(line.strip() for line in re.findall(r"^    (.*)$", section, re.MULTILINE))
+
+
 def recordings(store, split):
     return {name.rpartition("#")[0] for name in np.array(store.clip_ids)[store.rows(split)]}
 
@@ -81,6 +87,12 @@ def test_the_commands_for_own_recordings_run_and_no_teacher_hears_a_test_speaker
     # Every speaker of the teacher's validation is one that it was trained on.
     seen = [set(speakers.labels("speaker")[speakers.rows(s)]) for s in ("train", "validation")]
     assert seen[1] <= seen[0]
+    example, names = python_of_the_readme(), {}
+    assert "torch.rand(13, 256, 31, 32" in example  # of the real VGG16
+    exec(example.replace("256, 31, 32", "8, 31, 32"), names)  # noqa: S102 - the README's own
+    assert names["maps"].shape[1] == names["cache"].layers[5].channels
+    assert names["x"].shape == (13, 126, 129)
+    assert 0 <= names["penalty"].item() <= 1
 
 
 def test_recordings_of_another_folder_are_not_within_a_store(shell):

@@ -232,11 +232,34 @@ def at_loss(
 
     Returns:
         ``(batch,)`` float32.
+
+    Raises:
+        InputError: maps are not 4-D, or rows are of other segments or of another number of
+            channels or positions.
     """
     with torch.autocast(rows.data.device.type, enabled=False):
         if isinstance(own, Tensor):
+            if own.ndim != 4 or 0 in own.shape:
+                raise InputError(
+                    f"at_loss: maps are {tuple(own.shape)}, wanted (batch, channel, frame, freq)"
+                )
             own = StudentMaps(own if aggregation == "gram" else aggregate(own, aggregation))
+        _check_rows(own, rows)
         return at_losses(own, Stack.of([rows]), similarity)[:, 0]
+
+
+def _check_rows(own: StudentMaps, rows: Rows) -> None:
+    wanted = {
+        "packed": (packed_size(own.channels),),
+        "factor": (own.channels, own.positions),
+        "lowrank": (own.channels, *rows.data.shape[2:]),
+        "map": (own.positions,),
+    }[rows.codec]
+    if tuple(rows.data.shape) != (len(own.values), *wanted):
+        raise InputError(
+            f"at_loss: rows of codec {rows.codec} are {tuple(rows.data.shape)}, these maps need "
+            f"{(len(own.values), *wanted)}: the same segments, and a layer of the same size"
+        )
 
 
 class _Compare(torch.autograd.Function):

@@ -68,8 +68,8 @@ class FeatureStore:
         StoredDataError: damaged, incomplete or of a newer version.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = path = Path(path)
         self.root = read_root(path, FORMAT, VERSION, "feature store")
         if self.root.get("complete") is not True:
             raise DamagedError(f"{path}: not complete; run the same `antigram prepare` again")

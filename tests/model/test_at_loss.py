@@ -231,3 +231,19 @@ def test_combinations_without_a_meaning_are_refused():
         check_combination("compmul", "conv", "cos2")
     check_combination("compmul", "relu", "mse-sigmoid")
     check_combination("gram", "conv", "cos2")
+
+
+@pytest.mark.parametrize(
+    ("shape", "codec", "rows", "match"),
+    [
+        ((3, 4, 5), "packed", (3, 10), r"maps are \(3, 4, 5\), wanted \(batch, channel"),
+        ((3, 4, 5, 2), "packed", (3, 36), r"are \(3, 36\), these maps need \(3, 10\)"),
+        ((3, 4, 5, 2), "factor", (3, 4, 11), r"these maps need \(3, 4, 10\)"),
+        ((3, 4, 5, 2), "lowrank", (3, 8, 2), r"these maps need \(3, 4, 2\)"),
+        ((2, 4, 5, 2), "packed", (3, 10), r"these maps need \(2, 10\): the same segments"),
+    ],
+)
+def test_rows_that_do_not_fit_the_maps_are_refused(shape, codec, rows, match):
+    one = torch.ones(rows[0])
+    with pytest.raises(InputError, match=match):
+        at_loss(torch.ones(shape), Rows(codec, torch.ones(rows), one, one))
