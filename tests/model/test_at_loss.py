@@ -4,7 +4,7 @@ import torch
 
 from antigram.model.choices import AGGREGATIONS
 from antigram.model.loss.at_loss import at_loss, check_combination, compare, released_loss
-from antigram.model.loss.codecs import Stack, encode_rows
+from antigram.model.loss.codecs import Rows, Stack, encode_rows
 from antigram.model.loss.sources import TapSpec, check_shapes
 from antigram.model.nets.arch import Arch
 from antigram.pipeline.errors import InputError
