@@ -17,12 +17,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 import click
 
 from antigram.model.choices import (
     AGGREGATIONS,
+    ARCHS,
     CODECS,
     DTYPES,
     LOSSES,
@@ -30,8 +31,14 @@ from antigram.model.choices import (
     PRECISIONS,
     SIMILARITIES,
     TAPS,
+    Aggregation,
+    ArchName,
+    Codec,
+    Dtype,
+    Precision,
+    Tap,
 )
-from antigram.model.nets.arch import ARCHS
+from antigram.pipeline.choices import LastWindow, Noise, SnrMode, Split
 from antigram.pipeline.execution.terminal import safe, safe_json
 
 if TYPE_CHECKING:
@@ -175,7 +182,7 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 @click.option("--preset", help="paper: the paper's setting; options given beside it win.")
 @click.option(
     "--noise",
-    type=click.Choice(("none", "low", "high")),
+    type=click.Choice(get_args(Noise)),
     help="SNR 20 to 40 dB (low), 0 to 10 dB (high); default: none (ms-snsd: low).",
 )
 @click.option(
@@ -183,14 +190,14 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 )
 @click.option(
     "--snr-mode",
-    type=click.Choice(("exact", "released")),
+    type=click.Choice(get_args(SnrMode)),
     help="exact (default), or released: half the SNR in dB, as in the paper's code.",
 )
 @click.option("--seconds", type=_SECONDS, help="Length of a segment; default: the corpus's.")
 @click.option("--overlap", type=_SHARE, help="Share of a segment that the next repeats.")
 @click.option(
     "--last-window",
-    type=click.Choice(("pad", "end")),
+    type=click.Choice(get_args(LastWindow)),
     help="Zero-pad a recording's last segment (default), or let it end with the recording.",
 )
 @click.option("--split", help="random (default), official or by:LABEL.")
@@ -407,13 +414,13 @@ def cache_grams(
     ckpt: Path,
     layers: tuple[str, ...],
     data: str | None,
-    tap: str,
-    aggregation: str,
-    codec: str,
-    dtype: str | None,
+    tap: Tap,
+    aggregation: Aggregation,
+    codec: Codec | Literal["auto"],
+    dtype: Dtype | None,
     energy: float | None,
     rank: int | None,
-    precision: str,
+    precision: Precision,
     views: int | None,
     seed: int,
     batch_size: int,
@@ -453,7 +460,7 @@ def cache_grams(
         dtype=dtype,
         energy=energy,
         rank=rank,
-        precision="float32" if precision == "32" else precision,
+        precision=precision,
         views=None if views is None else Views.for_shape(store.shape, count=views, seed=seed),
     )
     default = f"{store.name}--{ckpt.stem}"
@@ -524,16 +531,16 @@ def plan(
     data: str | None,
     task: str | None,
     ckpt: Path | None,
-    arch: str | None,
+    arch: ArchName | None,
     width: int | None,
-    tap: str,
-    aggregation: str,
-    codec: str,
+    tap: Tap,
+    aggregation: Aggregation,
+    codec: Codec | Literal["auto"],
     rank: int | None,
-    dtype: str,
+    dtype: Dtype,
     nets: int,
     batch_size: int,
-    precision: str,
+    precision: Precision,
 ) -> None:
     """What a training would take: device memory and FLOPs of a step, and the cache's size."""
     from antigram.cache.plan import plan_layers
@@ -789,7 +796,7 @@ def train(
 @click.option("--data", help="The store; default: the only one, or the one prepared last.")
 @click.option(
     "--split",
-    type=click.Choice(("train", "validation", "test")),
+    type=click.Choice(get_args(Split)),
     default="test",
     show_default=True,
 )

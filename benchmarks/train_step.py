@@ -160,8 +160,7 @@ def measure(
     teacher = [teacher_net(seed, arch) for seed in range(1, nets + 1)]
     spec = TapSpec(arch=arch, layers=(layer,))
     # The teacher in the precision of the training, in all arms.
-    of_teacher = "float32" if asked.precision == "32" else asked.precision
-    plans = plan_layers(store, teacher[0], spec, precision=of_teacher)
+    plans = plan_layers(store, teacher[0], spec, precision=asked.precision)
     targets = {}
     for number, net in enumerate(teacher):
         target = folder / f"net{number}.zarr"

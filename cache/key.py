@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from antigram.model.choices import Aggregation, Codec, Dtype, Precision, Tap
 from antigram.model.nets.arch import Arch
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.errors import DamagedError, StaleError
@@ -17,6 +18,7 @@ __all__ = ["CacheKey", "layer_name"]
 
 # Bump when the code makes other numbers from the same fields.
 VERSION = "grams/1"
+_STORED_32 = "float32"  # as the format spells the precision that is 32 elsewhere
 
 
 def layer_name(layer: int) -> str:
@@ -39,7 +41,7 @@ class CacheKey:
         dtype: of the stored rows.
         energy: that the pilot's clips keep under ``lowrank``; None for other codecs, or by rank.
         rank: of ``lowrank``, where it was asked for.
-        precision: of the arithmetic: float32, tf32 or bf16.
+        precision: of the arithmetic: 32, tf32 or bf16.
         version: of the code.
         views: how clips are augmented; None if they are taken as they are.
     """
@@ -48,19 +50,21 @@ class CacheKey:
     arch: Arch
     features: str
     layer: int
-    tap: str
-    aggregation: str
-    codec: str
-    dtype: str
+    tap: Tap
+    aggregation: Aggregation
+    codec: Codec
+    dtype: Dtype
     energy: float | None = None
     rank: int | None = None
-    precision: str = "float32"
+    precision: Precision = "32"
     version: str = VERSION
     views: Views | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, for the layer's attributes; without ``views`` if there are none."""
         plain = asdict(self)
+        if self.precision == "32":
+            plain["precision"] = _STORED_32
         if self.views is None:
             del plain["views"]
         return plain
@@ -79,7 +83,9 @@ class CacheKey:
                 "again"
             )
         views = Views.from_json(stored["views"]) if "views" in stored else None
-        return cls(**{**stored, "arch": Arch(**stored["arch"]), "views": views})
+        precision = "32" if stored["precision"] == _STORED_32 else stored["precision"]
+        own = {"arch": Arch(**stored["arch"]), "precision": precision, "views": views}
+        return cls(**{**stored, **own})
 
     def require(self, where: str, wanted: Mapping[str, object]) -> None:
         """Refuse rows that were made from something else than what a run needs.

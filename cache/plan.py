@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from antigram.cache.key import CacheKey
 from antigram.cache.layer import ARRAY_OF
-from antigram.model.choices import CODECS
+from antigram.model.choices import CODECS, DTYPES, Codec, Dtype, precision_of
 from antigram.model.loss.codecs import exact_codec, row_shape
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.vgg import Vgg, extractor_digest, tap_shape
 from antigram.model.training.checkpoint import Teacher
-from antigram.model.training.step_limiter import set_precision
+from antigram.model.training.precision import autocast, set_precision
 from antigram.pipeline.audio.augmentation import COLUMNS, Views
+from antigram.pipeline.choices import check_choice
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.chunks import ArraySpec
@@ -85,11 +86,11 @@ def plan_layers(
     teacher: Teacher,
     spec: TapSpec,
     *,
-    codec: str = "auto",
-    dtype: str = "float16",
+    codec: Codec | Literal["auto"] = "auto",
+    dtype: Dtype = "float16",
     energy: float | None = None,
     rank: int | None = None,
-    precision: str = "float32",
+    precision: str = "32",
     views: Views | None = None,
 ) -> dict[int, LayerPlan]:
     """Key and size of each layer, before anything is computed.
@@ -102,7 +103,7 @@ def plan_layers(
         dtype: float16 or float32, of the stored values.
         energy: for ``lowrank``: share of ||G||^2 that the pilot's clips are to keep.
         rank: for ``lowrank``, in its place.
-        precision: of the net's arithmetic: float32, tf32 or bf16.
+        precision: of the net's arithmetic: 32 (or float32), tf32 or bf16.
         views: how clips are augmented, and how many views of each are kept.
 
     Raises:
@@ -110,10 +111,8 @@ def plan_layers(
     """
     if views is not None and not 1 <= views.count <= _ROWS_PER_CHUNK:
         raise InputError(f"--views {views.count}: wanted 1 to {_ROWS_PER_CHUNK} views of a clip")
-    if precision not in ("float32", "tf32", "bf16"):
-        raise InputError(f"--precision {precision!r}: wanted 32, tf32 or bf16")
-    if codec not in ("auto", *CODECS):
-        raise InputError(f"--codec {codec!r}: wanted auto, packed, factor or lowrank")
+    check_choice("codec", codec, ("auto", *CODECS))
+    check_choice("dtype", dtype, DTYPES)
     if spec.aggregation != "gram" and codec not in ("auto", "map"):
         raise InputError(
             f"--codec {codec}: the aggregation {spec.aggregation} is stored as a map; "
@@ -150,7 +149,7 @@ def plan_layers(
             dtype=dtype,
             energy=energy,
             rank=rank,
-            precision=precision,
+            precision=precision_of(precision),
             views=views,
         )
         plans[layer] = LayerPlan(key, channels, positions, rank)
@@ -162,6 +161,7 @@ def teacher_net(teacher: Teacher, key: CacheKey, device: torch.device) -> Vgg:
     net = teacher.net().to(device).to(memory_format=torch.channels_last)
     net.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
     net.set_tap(key.tap)
+    # With bf16 the network runs in bfloat16, and Grams are multiplied in full float32.
     set_precision("tf32" if key.precision == "tf32" else "32")
     return net
 
@@ -177,10 +177,9 @@ def run_taps(
 ) -> None:
     """Run the net over clips (clip, frame, freq), batch by batch, up to the deepest layer."""
     by_layer = {plan.key.layer: plan for plan in plans}
-    half = plans[0].key.precision == "bf16"
     for start in range(0, len(x), batch_clips):
         batch = torch.from_numpy(x[start : start + batch_clips])[:, None].to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+        with autocast(device, plans[0].key.precision):
             net.run_features(
                 batch,
                 list(by_layer),

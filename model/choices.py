@@ -1,12 +1,17 @@
 """The values that settings of a training and of a cache may take. No torch.
 
-The command line offers them, the library checks against them.
+Each list is written once, as a `Literal`: see `pipeline.choices`.
 """
 
 from __future__ import annotations
 
+from typing import Literal, cast, get_args
+
+from antigram.pipeline.choices import Dtype, check_choice
+
 __all__ = [
     "AGGREGATIONS",
+    "ARCHS",
     "CODECS",
     "DTYPES",
     "LOSSES",
@@ -14,13 +19,46 @@ __all__ = [
     "PRECISIONS",
     "SIMILARITIES",
     "TAPS",
+    "Aggregation",
+    "ArchName",
+    "Codec",
+    "Dtype",
+    "Loss",
+    "Mode",
+    "Precision",
+    "Similarity",
+    "Tap",
+    "precision_of",
 ]
 
-MODES = ("baseline", "wi", "frozen", "online", "cached")
-TAPS = ("relu", "conv", "released")
-AGGREGATIONS = ("gram", "mean", "sum", "max", "compmul")
-SIMILARITIES = ("cos2", "mse-sigmoid")
-LOSSES = ("paper", "released")
-PRECISIONS = ("32", "tf32", "bf16")
-CODECS = ("packed", "factor", "lowrank", "map")
-DTYPES = ("float16", "float32")
+Mode = Literal["baseline", "wi", "frozen", "online", "cached"]
+ArchName = Literal["vgg11", "vgg13", "vgg16", "vgg19"]
+Tap = Literal["relu", "conv", "released"]
+Aggregation = Literal["gram", "mean", "sum", "max", "compmul"]
+Similarity = Literal["cos2", "mse-sigmoid"]
+Loss = Literal["paper", "released"]
+Precision = Literal["32", "tf32", "bf16"]
+Codec = Literal["packed", "factor", "lowrank", "map"]
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+ARCHS: tuple[ArchName, ...] = get_args(ArchName)
+TAPS: tuple[Tap, ...] = get_args(Tap)
+AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
+SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
+LOSSES: tuple[Loss, ...] = get_args(Loss)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+CODECS: tuple[Codec, ...] = get_args(Codec)
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+
+
+def precision_of(name: str) -> Precision:
+    """Precision that a name stands for: its own, or ``float32`` for ``32``.
+
+    A cache's key is stored with ``float32``; everywhere else, that precision is called ``32``.
+
+    Raises:
+        InputError: there is no such precision.
+    """
+    name = "32" if name == "float32" else name
+    check_choice("precision", name, PRECISIONS)
+    return cast("Precision", name)

@@ -12,8 +12,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from antigram.pipeline.choices import Longer, Noise, Split
 from antigram.pipeline.errors import InputError
 
 __all__ = [
@@ -32,8 +33,6 @@ __all__ = [
     "wav_files",
     "wav_names",
 ]
-
-Split = Literal["train", "validation", "test"]
 
 
 class CorpusError(InputError):
@@ -114,7 +113,7 @@ class MixtureRequest:
 
     clean: Path
     noise: Mapping[str, int]
-    level: str
+    level: Noise
     seed: int
     sample_rate: int
     options: Mapping[str, str]
@@ -196,7 +195,7 @@ class Corpus:
     name: str
     labels: tuple[str, ...]
     seconds: float
-    longer: Literal["cut", "segment"]
+    longer: Longer
     licence: str
     citation: str
     how_to_get: str
@@ -210,7 +209,7 @@ class Corpus:
     options: Mapping[str, str] = field(default_factory=dict)
     resolve: Callable[[str, str], str] = lambda _name, value: value
     adapt: Callable[[Corpus, Mapping[str, str]], Corpus] = lambda corpus, _options: corpus
-    noise: str = "none"
+    noise: Noise = "none"
     has_noise: bool = False
     list_mixtures: Callable[[MixtureRequest], Iterable[Found]] | None = None
     synthesise: Callable[..., None] | None = None

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from antigram.model.choices import AGGREGATIONS, TAPS
+from antigram.model.choices import Aggregation, ArchName, Mode, Tap
 from antigram.model.nets.arch import Arch
 from antigram.model.training.config import TrainConfig
+from antigram.pipeline.choices import check_choices
 from antigram.pipeline.errors import InputError
 
 __all__ = ["Options", "check_options"]
@@ -23,16 +24,16 @@ class Options:
     file without its ending, which also stands for the cache that was made with it.
     """
 
-    mode: str
+    mode: Mode
     data: str | None = None
     task: str | None = None
     ckpts: Sequence[Path] = ()
     caches: Sequence[str] = ()
     layers: Sequence[str] = ()
     betas: Sequence[str] = ()
-    tap: str | None = None
-    aggregation: str | None = None
-    arch: str | None = None
+    tap: Tap | None = None
+    aggregation: Aggregation | None = None
+    arch: ArchName | None = None
     width: int | None = None
     augment: bool = False
     views: int | None = None
@@ -48,12 +49,7 @@ def check_options(asked: Options, rest: Mapping[str, Any]) -> None:
     Raises:
         InputError: naming the option.
     """
-    for name, value, known in (
-        ("--tap", asked.tap, TAPS),
-        ("--aggregation", asked.aggregation, AGGREGATIONS),
-    ):
-        if value is not None and value not in known:
-            raise InputError(f"{name} {value!r}: wanted {', '.join(known)}")
+    check_choices(asked)
     arch = Arch(asked.arch or "vgg16", 64 if asked.width is None else asked.width)
     layers = (1,) if asked.layers else ()  # numbers are checked against the net, which is not read
     TrainConfig(mode=asked.mode, task=asked.task or "", arch=arch, layers=layers, **rest)

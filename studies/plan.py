@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from antigram.cache.estimate import break_even_epochs
 from antigram.cache.plan import LayerPlan
+from antigram.model.choices import Precision
 from antigram.model.loss.codecs import Rows, forget_tables
 from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec
 from antigram.model.nets.arch import Arch
@@ -39,7 +40,8 @@ from antigram.pipeline.storage.mapped import MappedArray
 
 __all__ = ["ARMS", "StepCost", "bare_net", "budget", "step_cost"]
 
-ARMS = ("baseline", "cached", "online", "released")
+Arm = Literal["baseline", "cached", "online", "released"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
 _CPU = torch.device("cpu")  # autocast knows no fake device; sizes are those on any
 _BLOCK = 512  # bytes: torch's GPU allocator gives out multiples
 _ADAM_STATES = 2
@@ -100,7 +102,7 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def step_cost(
-    arm: str,
+    arm: Arm,
     arch: Arch,
     plans: Mapping[int, LayerPlan],
     shape: tuple[int, int],
@@ -108,7 +110,7 @@ def step_cost(
     classes: int,
     batch_clips: int = 13,
     nets: int = 1,
-    precision: str = "32",
+    precision: Precision = "32",
 ) -> StepCost:
     """Cost of a training step.
 
@@ -246,7 +248,7 @@ def budget(
     classes: int,
     batch_clips: int = 13,
     nets: int = 1,
-    precision: str = "32",
+    precision: Precision = "32",
 ) -> dict[str, Any]:
     """Costs of all arms for each layer alone, and of a cache.
 
@@ -256,7 +258,7 @@ def budget(
         bytes_per_clip, bytes, break_even_epochs}. Memory in bytes.
     """
 
-    def cost(arm: str, chosen: Mapping[int, LayerPlan]) -> StepCost:
+    def cost(arm: Arm, chosen: Mapping[int, LayerPlan]) -> StepCost:
         return step_cost(
             arm,
             arch,

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from antigram.model.choices import SIMILARITIES
+from antigram.model.choices import SIMILARITIES, Aggregation, Similarity, Tap
 from antigram.model.loss.codecs import Rows, Stack, pack, packed_size, unpack
 from antigram.model.loss.gram import aggregate, exact_norm, flat, self_product
+from antigram.pipeline.choices import check_choice
 from antigram.pipeline.errors import InputError
 
 __all__ = [
@@ -38,15 +39,14 @@ _FLAT_FROM = {"sum": (7, "no"), "gram": (5, "hardly any"), "mean": (1, "hardly a
 
 
 def check_combination(
-    aggregation: str, tap: str, similarity: str, layers: Collection[int] = ()
+    aggregation: Aggregation, tap: Tap, similarity: Similarity, layers: Collection[int] = ()
 ) -> None:
     """Refuse what has no meaning.
 
     Raises:
         InputError: ``compmul`` on maps that may be negative, or an unknown similarity.
     """
-    if similarity not in SIMILARITIES:
-        raise InputError(f"--similarity {similarity!r}: wanted {', '.join(SIMILARITIES)}")
+    check_choice("similarity", similarity, SIMILARITIES)
     # What enters layer 1 is the normalised spectrogram itself.
     if aggregation == "compmul" and (tap == "conv" or (tap == "released" and 1 in layers)):
         raise InputError(
@@ -55,7 +55,9 @@ def check_combination(
         )
 
 
-def flat_layers_note(aggregation: str, similarity: str, layers: Collection[int]) -> str:
+def flat_layers_note(
+    aggregation: Aggregation, similarity: Similarity, layers: Collection[int]
+) -> str:
     """Warning that a loss has next to no gradient at some layers; empty if it has."""
     first, size = _FLAT_FROM.get(aggregation, (0, ""))
     flat_ones = [n for n in sorted(layers) if n >= first]
@@ -187,7 +189,7 @@ class StudentMaps:
         return products.reshape(*products.shape[:2], stack.nets, -1).sum((1, 3))
 
 
-def at_losses(own: StudentMaps, stack: Stack, similarity: str = "cos2") -> Tensor:
+def at_losses(own: StudentMaps, stack: Stack, similarity: Similarity = "cos2") -> Tensor:
     """Similarity of a net's maps to those of several teachers, for each clip.
 
     Args:
@@ -220,7 +222,10 @@ def at_losses(own: StudentMaps, stack: Stack, similarity: str = "cos2") -> Tenso
 
 
 def at_loss(
-    own: StudentMaps | Tensor, rows: Rows, aggregation: str = "gram", similarity: str = "cos2"
+    own: StudentMaps | Tensor,
+    rows: Rows,
+    aggregation: Aggregation = "gram",
+    similarity: Similarity = "cos2",
 ) -> Tensor:
     """Similarity of a net's maps to the rows of one teacher: `at_losses` of it alone.
 
@@ -275,7 +280,7 @@ class _Compare(torch.autograd.Function):
         maps: Tensor,
         stacks: Sequence[Stack],
         weights: Tensor,
-        similarity: str,
+        similarity: Similarity,
     ) -> tuple[Tensor, Tensor]:
         wanted = ctx.needs_input_grad[0]
         ctx.parts = _parts(maps, stacks, similarity)
@@ -323,7 +328,7 @@ class _Compare(torch.autograd.Function):
         return found[0] if len(found) == 1 else torch.cat(found), None, None, None
 
 
-def _parts(maps: Tensor, stacks: Sequence[Stack], similarity: str) -> list[slice]:
+def _parts(maps: Tensor, stacks: Sequence[Stack], similarity: Similarity) -> list[slice]:
     """Slices of a batch, whose comparison takes no more than 64 MiB beside what is there."""
     own = StudentMaps(maps[:1])
     floats = 2 * sum(stack.data[0].numel() for stack in stacks)
@@ -340,8 +345,8 @@ def compare(
     maps: Tensor,
     stacks: Sequence[Stack],
     weights: Tensor,
-    aggregation: str,
-    similarity: str = "cos2",
+    aggregation: Aggregation,
+    similarity: Similarity = "cos2",
 ) -> tuple[Tensor, Tensor]:
     """Loss of a layer: `at_losses` of all its stacks, averaged over the clips, weighted, added up.
 

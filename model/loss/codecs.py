@@ -22,6 +22,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from antigram.model.choices import Aggregation, Codec
 from antigram.model.loss.gram import aggregate, exact_norm, flat, gram, self_product
 from antigram.pipeline.errors import InputError
 
@@ -51,7 +52,7 @@ class Rows:
         energy: (batch,) float32, share of ||G||^2 that a ``lowrank`` row keeps; else None.
     """
 
-    codec: str
+    codec: Codec
     data: Tensor
     norm: Tensor
     row_norm: Tensor
@@ -83,7 +84,7 @@ class Stack:
         row_norm: (batch, net) float32.
     """
 
-    codec: str
+    codec: Codec
     data: Tensor
     norm: Tensor
     row_norm: Tensor
@@ -135,7 +136,7 @@ def packed_size(channels: int) -> int:
     return channels * (channels + 1) // 2
 
 
-def exact_codec(aggregation: str, channels: int, positions: int) -> str:
+def exact_codec(aggregation: Aggregation, channels: int, positions: int) -> Codec:
     """The smaller of the codecs that lose nothing."""
     if aggregation != "gram":
         return "map"
@@ -143,7 +144,7 @@ def exact_codec(aggregation: str, channels: int, positions: int) -> str:
 
 
 def row_shape(
-    codec: str, channels: int, positions: int, rank: int | None = None
+    codec: Codec, channels: int, positions: int, rank: int | None = None
 ) -> tuple[int, ...]:
     """Shape of a row's values."""
     shapes: dict[str, tuple[int, ...]] = {
@@ -194,16 +195,16 @@ def unpack(rows: Tensor, channels: int) -> Tensor:
 
 def encode_rows(
     maps: Tensor,
-    aggregation: str,
+    aggregation: Aggregation,
     dtype: torch.dtype,
-    codec: str | None = None,
+    codec: Codec | None = None,
     rank: int | None = None,
 ) -> Rows:
     """Turn a teacher's maps into rows, as a cache stores them.
 
     Args:
         maps: ``(batch, channel, frame, freq)``.
-        aggregation: one of `AGGREGATIONS`.
+        aggregation: gram, mean, sum, max or compmul.
         dtype: float16 or float32, of the stored values.
         codec: form of the rows; None is ``packed``, or ``map`` where there is no Gram.
         rank: of ``lowrank``.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from antigram.model.choices import AGGREGATIONS
+from antigram.model.choices import AGGREGATIONS, Aggregation
 from antigram.pipeline.errors import InputError
 
 __all__ = [
@@ -90,7 +90,7 @@ def gram(maps: Tensor) -> Tensor:
         return self_product(flat(maps))
 
 
-def aggregate(maps: Tensor, aggregation: str) -> Tensor:
+def aggregate(maps: Tensor, aggregation: Aggregation) -> Tensor:
     """Aggregate each clip's maps over the channels (paper, 5.5).
 
     Args:
@@ -117,4 +117,4 @@ def aggregate(maps: Tensor, aggregation: str) -> Tensor:
             # The product as a sum of logarithms: 512 factors near 0.98 do not underflow either
             # way, but the gradient of a product divides by each factor.
             return torch.exp(COMPMUL_POWER * torch.log(rows + COMPMUL_EPS).sum(1))
-    raise InputError(f"--aggregation {aggregation!r}: wanted {', '.join(AGGREGATIONS)}")
+    raise InputError(f"aggregation is {aggregation!r}; wanted: {', '.join(AGGREGATIONS)}")

@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from antigram.model.choices import Aggregation, Tap
 from antigram.model.loss.codecs import Rows, Stack, encode_rows, exact_codec
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg, extractor_digest, tap_shape
 from antigram.pipeline.audio.augmentation import Views
+from antigram.pipeline.choices import check_choices
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.mapped import MappedArray
 
@@ -27,8 +29,11 @@ class TapSpec:
 
     arch: Arch
     layers: tuple[int, ...]
-    tap: str = "relu"
-    aggregation: str = "gram"
+    tap: Tap = "relu"
+    aggregation: Aggregation = "gram"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 # Layer -> which sources, by their places in the run, and their rows.

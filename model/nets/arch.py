@@ -8,20 +8,21 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from antigram.model.choices import ARCHS, ArchName
+from antigram.pipeline.choices import check_choice
 from antigram.pipeline.errors import InputError
 
-__all__ = ["ARCHS", "Arch", "archs_by_layers"]
+__all__ = ["Arch", "archs_by_layers"]
 
 # Convolutions in each block; a pooling stands behind every block (Simonyan and Zisserman 2015,
 # table 1, columns A, B, D and E).
-_BLOCKS = {
+_BLOCKS: dict[ArchName, tuple[int, ...]] = {
     "vgg11": (1, 1, 2, 2, 2),
     "vgg13": (2, 2, 2, 2, 2),
     "vgg16": (2, 2, 3, 3, 3),
     "vgg19": (2, 2, 4, 4, 4),
 }
 _CHANNELS = (64, 128, 256, 512, 512)  # of the blocks
-ARCHS = tuple(_BLOCKS)
 FULL_WIDTH = 64  # channels of the first block of a real VGG
 
 
@@ -34,12 +35,11 @@ class Arch:
         width: channels of the first block; 64 is the real one. All else is scaled along.
     """
 
-    name: str = "vgg16"
+    name: ArchName = "vgg16"
     width: int = FULL_WIDTH
 
     def __post_init__(self) -> None:
-        if self.name not in _BLOCKS:
-            raise InputError(f"--arch {self.name!r}: wanted {', '.join(ARCHS)}")
+        check_choice("arch", self.name, ARCHS)
         if not 1 <= self.width <= 1024:
             raise InputError(f"--width {self.width}: wanted 1 to 1024; 64 is the real VGG")
 
@@ -70,6 +70,6 @@ class Arch:
         return tuple(sorted(set(layers)))
 
 
-def archs_by_layers() -> dict[int, str]:
+def archs_by_layers() -> dict[int, ArchName]:
     """Number of convolution layers -> name of the VGG that has as many."""
     return {Arch(name).layers: name for name in ARCHS}

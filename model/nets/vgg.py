@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from antigram.model.choices import TAPS
+from antigram.model.choices import TAPS, Tap
 from antigram.model.nets.arch import FULL_WIDTH, Arch
-from antigram.pipeline.errors import InputError
+from antigram.pipeline.choices import check_choice
 
 __all__ = [
     "Vgg",
@@ -69,24 +69,23 @@ class Vgg(nn.Module):
         """Index in ``features`` of convolution layer 1, 2, ..."""
         return [i for i, module in enumerate(self.features) if isinstance(module, nn.Conv2d)]
 
-    def _tap_end(self, layer: int, tap: str) -> int:
+    def _tap_end(self, layer: int, tap: Tap) -> int:
         """How many modules of ``features`` run before the tap of a layer."""
         return self.conv_places[layer - 1] + {"relu": 2, "conv": 1, "released": 0}[tap]
 
-    def set_tap(self, tap: str) -> None:
+    def set_tap(self, tap: Tap) -> None:
         """Make the maps of a tap outlive the next module.
 
         torchvision's ReLUs work in place: after a tap before the ReLU they would overwrite the
         maps that the Gram's gradient needs.
         """
-        if tap not in TAPS:
-            raise InputError(f"--tap {tap!r}: wanted {', '.join(TAPS)}")
+        check_choice("tap", tap, TAPS)
         for module in self.features:
             if isinstance(module, nn.ReLU):
                 module.inplace = tap != "conv"
 
     def run_features(
-        self, x: Tensor, layers: Collection[int], tap: str, on_tap: OnTap, *, stop: bool = False
+        self, x: Tensor, layers: Collection[int], tap: Tap, on_tap: OnTap, *, stop: bool = False
     ) -> Tensor:
         """Run the convolution part in slices, calling ``on_tap`` at each layer asked for.
 
@@ -114,7 +113,7 @@ class Vgg(nn.Module):
         self,
         x: Tensor,
         layers: Collection[int] = (),
-        tap: str = "relu",
+        tap: Tap = "relu",
         on_tap: OnTap = lambda _layer, _maps: None,
     ) -> Tensor:
         """Logits ``(batch, class)`` of ``(batch, 1, frame, freq)``; taps as in `run_features`."""
@@ -147,7 +146,7 @@ def _features(blocks: Sequence[int | str]) -> nn.Sequential:
     return nn.Sequential(*modules)
 
 
-def tap_shape(arch: Arch, layer: int, tap: str, shape: tuple[int, int]) -> tuple[int, int]:
+def tap_shape(arch: Arch, layer: int, tap: Tap, shape: tuple[int, int]) -> tuple[int, int]:
     """Channels and positions of a layer's maps at a tap, for a clip of (frame, freq)."""
     with torch.device("meta"):
         net = Vgg(arch, 0)
@@ -171,7 +170,7 @@ def conv_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def extractor_digest(state: Mapping[str, Tensor], net: Vgg, layer: int, tap: str) -> str:
+def extractor_digest(state: Mapping[str, Tensor], net: Vgg, layer: int, tap: Tap) -> str:
     """SHA-256 over name, dtype, shape and little-endian bytes of the tensors up to a tap."""
     total = hashlib.sha256()
     for place in range(net._tap_end(layer, tap)):

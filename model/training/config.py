@@ -6,9 +6,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from antigram.model.choices import LOSSES, MODES, PRECISIONS
+from antigram.model.choices import Aggregation, Loss, Mode, Precision, Similarity, Tap
 from antigram.model.nets.arch import Arch
 from antigram.pipeline.audio.augmentation import Views
+from antigram.pipeline.choices import check_choices
 from antigram.pipeline.draw import check_seed
 from antigram.pipeline.errors import InputError
 
@@ -24,34 +25,28 @@ class TrainConfig:
     how training clips are augmented.
     """
 
-    mode: str
+    mode: Mode
     task: str
     arch: Arch
     layers: tuple[int, ...] = ()
     beta: float = 1.0
     betas: tuple[tuple[str, float], ...] = ()
-    aggregation: str = "gram"
-    tap: str = "relu"
-    similarity: str = "cos2"
-    loss: str = "paper"
+    aggregation: Aggregation = "gram"
+    tap: Tap = "relu"
+    similarity: Similarity = "cos2"
+    loss: Loss = "paper"
     epochs: int = 50
     patience: int = 5
     batch_clips: int = 13
     lr: float = 5e-4
     dropout: float = 0.5
     seed: int = 0
-    precision: str = "32"
+    precision: Precision = "32"
     max_steps: int = 0
     views: Views | None = None
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("--mode", self.mode, MODES),
-            ("--loss", self.loss, LOSSES),
-            ("--precision", self.precision, PRECISIONS),
-        ):
-            if value not in known:
-                raise InputError(f"{name} {value!r}: wanted {', '.join(known)}")
+        check_choices(self)
         for option, number, least in (
             ("--epochs", self.epochs, 1),
             ("--patience", self.patience, 1),

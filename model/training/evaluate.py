@@ -19,7 +19,7 @@ from antigram.model.training.batches import Batches
 from antigram.model.training.chance import chance, majority
 from antigram.model.training.checkpoint import Checkpoint
 from antigram.model.training.decide import finite_rows, log_probabilities, segments_at_once
-from antigram.model.training.step_limiter import set_precision
+from antigram.model.training.precision import set_precision
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.held import Held

@@ -15,7 +15,7 @@ from antigram.model.nets.vgg import Vgg
 from antigram.model.training.chance import chance
 from antigram.model.training.checkpoint import Checkpoint
 from antigram.model.training.decide import average, finite_rows, log_probabilities, segments_at_once
-from antigram.model.training.step_limiter import set_precision
+from antigram.model.training.precision import set_precision
 from antigram.model.training.worth import accuracies_text
 from antigram.pipeline.audio.decoding import AudioError, probe, read
 from antigram.pipeline.audio.stft import stft

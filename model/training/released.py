@@ -6,13 +6,14 @@ into the channels of its Gram.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
+from antigram.model.choices import Precision
 from antigram.model.loss.at_loss import released_loss
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.batches import Batch
+from antigram.model.training.precision import autocast
 
 __all__ = ["ReleasedStep"]
 
@@ -27,14 +28,14 @@ class ReleasedStep:
         precision: of the forward passes, of the teacher too: as `Step` has it.
     """
 
-    def __init__(self, net: Vgg, teacher: Vgg, layer: int, precision: str = "32") -> None:
+    def __init__(self, net: Vgg, teacher: Vgg, layer: int, precision: Precision = "32") -> None:
         self.net, self.teacher, self.layer = net, teacher, layer
-        self.half = precision == "bf16"
+        self.precision: Precision = precision
 
     def __call__(self, batch: Batch, _sums: object) -> Tensor:
         """Loss of a batch."""
         maps: list[Tensor] = []
-        with torch.autocast(batch.x.device.type, dtype=torch.bfloat16, enabled=self.half):
+        with autocast(batch.x.device, self.precision):
             logits = self.net(batch.x)
             for each in (self.teacher, self.net):
                 each.run_features(

@@ -18,6 +18,7 @@ from antigram.model.training.at_effect import Probe
 from antigram.model.training.batches import Batch
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.distributed import DistributedContext
+from antigram.model.training.precision import autocast
 from antigram.pipeline.errors import InputError
 
 __all__ = ["Step", "Sums"]
@@ -118,7 +119,7 @@ class Step:
         teacher: dict[int, Tensor] = {}
         stacks: Stacks = {}  # given up layer by layer
         # A live teacher runs as `antigram cache-grams` of the same --precision runs it.
-        with self._precision():
+        with autocast(self.device, config.precision):
             if config.loss == "released":
                 teacher = self._released_maps(batch)
             elif sources is not None:
@@ -152,7 +153,7 @@ class Step:
                 probe.tap(layer, maps, members, means, lambda *given: loss_of(*given)[0])
             at = at + means if members == self._all else at.index_add(0, places, means)
 
-        with self._precision():
+        with autocast(self.device, config.precision):
             forward = self.forward if self.net.training else self.net
             logits = forward(batch.x, self.layers, config.tap, on_tap)
         ce = functional.cross_entropy(logits.float(), batch.y)
@@ -163,10 +164,6 @@ class Step:
             probe.end(ce, len(batch.y) if batch.weight else 0)
         loss = sum(losses, start=ce)
         return loss if batch.weight == 1 else loss * batch.weight
-
-    def _precision(self) -> torch.autocast:
-        half = self.config.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
 
     def _of(self, members: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Places of some sources, on the device, and their weights."""

@@ -1,4 +1,4 @@
-"""How a device is used: in which precision, and how far the host runs ahead of it."""
+"""How far the host runs ahead of a device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import deque
 
 import torch
 
-__all__ = ["StepLimiter", "set_precision"]
+__all__ = ["StepLimiter"]
 
 _AHEAD = 2  # steps; more hide no more, and make a loader look late that is in time
 
@@ -31,10 +31,3 @@ class StepLimiter:
         self._steps.append(event)
         if len(self._steps) > _AHEAD:
             self._steps.popleft().synchronize()
-
-
-def set_precision(precision: str) -> None:
-    """Let matrix products and convolutions use TF32, or have full float32: ``32``."""
-    full = precision == "32"
-    torch.backends.cuda.matmul.allow_tf32 = not full
-    torch.backends.cudnn.allow_tf32 = not full

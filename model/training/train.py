@@ -26,11 +26,12 @@ from antigram.model.training.config import TrainConfig
 from antigram.model.training.distributed import DistributedContext
 from antigram.model.training.evaluate import Scores, evaluate
 from antigram.model.training.guards import UNTRAINED, LossGuard, check_classes
+from antigram.model.training.precision import set_precision
 from antigram.model.training.resident import budget_for
 from antigram.model.training.resume import BEST, LAST, RESULT, State, start
 from antigram.model.training.run_files import RunFiles
 from antigram.model.training.step import Step, Sums
-from antigram.model.training.step_limiter import StepLimiter, set_precision
+from antigram.model.training.step_limiter import StepLimiter
 from antigram.model.training.streams import weights_seed
 from antigram.model.training.tensorboard import TensorBoardLogger
 from antigram.model.training.worth import score, student_note

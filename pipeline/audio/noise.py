@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antigram.pipeline.audio.decoding import AudioError, probe, read
+from antigram.pipeline.choices import Noise, SnrMode
 from antigram.pipeline.corpus import CorpusError, wav_files
 from antigram.pipeline.draw import draw
 from antigram.pipeline.storage.regular import open_regular
@@ -225,8 +226,8 @@ def mix_noise(
     bank: NoiseBank,
     samples: NDArray[np.float32],
     *,
-    level: str,
-    snr_mode: str,
+    level: Noise,
+    snr_mode: SnrMode,
     seed: int,
     clip_id: str,
 ) -> Mixed:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from antigram.pipeline.choices import LastWindow
+
 __all__ = ["window_starts"]
 
 
 def window_starts(
-    count: int, window: int, hop: int, last_window: str = "pad"
+    count: int, window: int, hop: int, last_window: LastWindow = "pad"
 ) -> tuple[list[int], bool]:
     """Starts of the windows that cover ``count`` samples, and whether a last piece was left out.
 

@@ -10,6 +10,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from antigram.pipeline.choices import (
+    Dtype,
+    LastWindow,
+    Longer,
+    Noise,
+    SnrMode,
+    Window,
+    check_choices,
+    choices_of,
+)
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.storage.hashing import digest
 
@@ -22,11 +32,6 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "bool": bool,
     "Mapping[str, str]": Mapping,
 }
-# Those of scipy.signal that need no number beside their name.
-_WINDOWS = tuple(
-    "barthann bartlett blackman blackmanharris bohman boxcar cosine exponential flattop hamming "
-    "hann lanczos nuttall parzen taylor triang tukey".split()
-)
 _MOST_BYTES = 1 << 32  # of a segment; an hour at 48 kHz takes a third
 # Bump when the code makes other numbers from the same fields.
 VERSION = "prepare/1"
@@ -66,26 +71,27 @@ class Recipe:
     options: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 1.0
     overlap: float = 0.0
-    longer: str = "cut"
-    noise: str = "none"
-    snr_mode: str = "exact"
+    longer: Longer = "cut"
+    noise: Noise = "none"
+    snr_mode: SnrMode = "exact"
     noise_files: str = ""
     split: str = "random"
     seed: int = 0
     limit_per_class: int = 0
     limit: int = 0
     balance: bool = False
-    last_window: str = "pad"
-    dtype: str = "float32"
+    last_window: LastWindow = "pad"
+    dtype: Dtype = "float32"
     sample_rate: int = 16_000
     n_fft: int = 256
     hop: int = 128
-    window: str = "hamming"
+    window: Window = "hamming"
     resampler: str = "soxr-HQ"
     version: str = VERSION
     within: str = ""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         self._check_types()
         if not 0 < self.seconds <= 3600:
             raise InputError(
@@ -101,15 +107,6 @@ class Recipe:
         for number in (self.limit_per_class, self.limit):
             if number < 0:
                 raise InputError(f"a limit is {number}; wanted: 0 (all recordings) or more")
-        for name, known in (
-            ("longer", ("cut", "segment")),
-            ("noise", ("none", "low", "high")),
-            ("last_window", ("pad", "end")),
-            ("snr_mode", ("exact", "released")),
-            ("dtype", ("float32", "float16")),
-        ):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} is {getattr(self, name)!r}; wanted: {', '.join(known)}")
         if self.split not in ("random", "official") and not self.split.startswith("by:"):
             raise InputError(f"split is {self.split!r}; wanted: random, official or by:LABEL")
         self._check_size()
@@ -117,6 +114,8 @@ class Recipe:
     def _check_types(self) -> None:
         """Refuse what is of another type, or out of the range that a library would crash at."""
         for f in fields(self):
+            if f.name in choices_of(Recipe):
+                continue
             value, kind = getattr(self, f.name), _TYPES[str(f.type)]
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
                 raise InputError(f"{f.name} is {value!r}; wanted {str(f.type).partition('[')[0]}")
@@ -129,8 +128,6 @@ class Recipe:
         ):
             if not least <= getattr(self, name) <= most:
                 raise InputError(f"{name} is {getattr(self, name)}; wanted {least} to {most}")
-        if self.window not in _WINDOWS:
-            raise InputError(f"window is {self.window!r}; wanted: {', '.join(_WINDOWS)}")
 
     def _check_size(self) -> None:
         """Refuse segments that no memory holds."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import get_args
 
+from antigram.pipeline.choices import Split
 from antigram.pipeline.draw import draw
 
 __all__ = ["FRACTIONS", "SPLITS", "assign"]
 
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[str, ...] = get_args(Split)
 FRACTIONS = (0.7, 0.2, 0.1)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from antigram.pipeline.choices import check_choice
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.split import SPLITS
@@ -195,8 +196,7 @@ class FeatureStore:
         Raises:
             InputError: no such split or label.
         """
-        if split not in SPLITS:
-            raise InputError(f"split {split!r}: wanted {', '.join(SPLITS)}")
+        check_choice("split", split, SPLITS)
         chosen = self.split == SPLITS.index(split)
         if label is not None:
             chosen &= self.labels(label) >= 0

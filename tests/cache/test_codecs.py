@@ -254,7 +254,7 @@ def test_a_rank_asked_for_is_the_one_stored(rank, make, whole):
         ({"codec": "lowrank", "energy": -0.5}, "--energy -0.5: wanted a share"),
         ({"codec": "lowrank", "energy": 1.0001}, "--energy 1.0001: wanted a share"),
         ({"codec": "lowrank", "energy": float("nan")}, "--energy nan: wanted a share"),
-        ({"codec": "square"}, "--codec 'square': wanted auto, packed, factor or lowrank"),
+        ({"codec": "square"}, "codec is 'square'; wanted: auto, packed, factor, lowrank"),
         ({"codec": "map"}, "--codec map: holds the other aggregations"),
     ],
     ids=str,

@@ -5,6 +5,7 @@ import pytest
 from antigram.cache.grams import GramCache
 from antigram.cache.key import CacheKey, layer_name
 from antigram.cache.layer import CacheLayer
+from antigram.model.choices import PRECISIONS, precision_of
 from antigram.model.nets.arch import Arch
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.errors import DamagedError, InputError, StaleError
@@ -66,7 +67,16 @@ def test_every_field_survives_the_disk(name):
     key = replace(KEY, **{name: OTHER[name]})
     assert CacheKey.from_json(key.to_json()) == key != KEY
     without = {} if key.views else {"views": None}
-    assert asdict(key) == {**key.to_json(), **without}
+    spelled = {} if name == "precision" else {"precision": "32"}
+    assert asdict(key) == {**key.to_json(), **without, **spelled}
+
+
+def test_the_precision_is_stored_as_before_and_has_one_spelling_otherwise():
+    assert KEY.precision == "32"
+    assert KEY.to_json()["precision"] == "float32"
+    assert [precision_of(name) for name in ("32", "float32", "tf32", "bf16")] == ["32", *PRECISIONS]
+    with pytest.raises(InputError, match="precision is '16'; wanted: 32, tf32, bf16"):
+        precision_of("16")
 
 
 def test_a_stored_key_with_other_fields_is_damaged():

@@ -225,7 +225,7 @@ def test_a_layer_the_student_lacks_is_refused():
 
 
 def test_combinations_without_a_meaning_are_refused():
-    with pytest.raises(InputError, match="'l2': wanted cos2, mse-sigmoid"):
+    with pytest.raises(InputError, match="'l2'; wanted: cos2, mse-sigmoid"):
         check_combination("gram", "relu", "l2")
     with pytest.raises(InputError, match="compmul needs values >= 0"):
         check_combination("compmul", "conv", "cos2")

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torchvision import models
 
-from antigram.model.nets.arch import ARCHS, Arch
+from antigram.model.choices import ARCHS
+from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg, extractor_digest
 from antigram.model.training.checkpoint import (
     load_checkpoint,

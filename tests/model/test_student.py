@@ -65,9 +65,12 @@ def test_initial_weights_of_another_shape_are_refused_by_name(config, teacher):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mode": "live"}, "--mode 'live': wanted baseline, wi, frozen, online, cached"),
-        ({"loss": "other"}, "--loss 'other'"),
-        ({"precision": "16"}, "--precision '16': wanted 32, tf32, bf16"),
+        ({"mode": "live"}, "mode is 'live'; wanted: baseline, wi, frozen, online, cached"),
+        ({"loss": "other"}, "loss is 'other'; wanted: paper, released"),
+        ({"tap": "pool"}, "tap is 'pool'; wanted: relu, conv, released"),
+        ({"aggregation": "median"}, "aggregation is 'median'; wanted: gram, mean"),
+        ({"similarity": "l2"}, "similarity is 'l2'; wanted: cos2, mse-sigmoid"),
+        ({"precision": "16"}, "precision is '16'; wanted: 32, tf32, bf16"),
         ({"epochs": 0}, "--epochs 0: wanted at least 1"),
         ({"patience": 0}, "--patience 0"),
         ({"batch_clips": 0}, "--batch-size 0"),

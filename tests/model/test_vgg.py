@@ -10,12 +10,12 @@ from torch import nn
 from torchvision import models
 from torchvision.models.vgg import make_layers
 
-from antigram.model.choices import TAPS
+from antigram.model.choices import ARCHS, TAPS
 from antigram.model.loss.at_loss import at_loss
 from antigram.model.loss.codecs import encode_rows
 from antigram.model.loss.sources import LiveGrams, TapSpec
 from antigram.model.nets import vgg
-from antigram.model.nets.arch import ARCHS, Arch, archs_by_layers
+from antigram.model.nets.arch import Arch, archs_by_layers
 from antigram.model.nets.vgg import Vgg, extractor_digest, tap_shape
 from antigram.pipeline.errors import InputError
 
@@ -247,11 +247,11 @@ def test_a_frozen_net_runs_without_gradients_or_random_numbers_and_stays_as_it_i
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: Arch("vgg12"), "--arch 'vgg12': wanted vgg11, vgg13, vgg16, vgg19"),
+        (lambda: Arch("vgg12"), "arch is 'vgg12'; wanted: vgg11, vgg13, vgg16, vgg19"),
         (lambda: Arch("vgg16", 0), "--width 0: wanted 1 to 1024"),
         (lambda: Arch("vgg11").check_layers([1, 9]), "--layer 9: vgg11 has .* 1 to 8"),
         (lambda: Arch("vgg16").check_layers([0]), "--layer 0: vgg16 has .* 1 to 13"),
-        (lambda: Vgg(Arch("vgg11", 1), 0).set_tap("pool"), "--tap 'pool': wanted relu, conv"),
+        (lambda: Vgg(Arch("vgg11", 1), 0).set_tap("pool"), "tap is 'pool'; wanted: relu, conv"),
     ],
 )
 def test_what_no_vgg_has_is_refused(made, message):

@@ -52,7 +52,7 @@ def test_rows_without_a_label_are_left_out_of_its_task(noisy):
 def test_unknown_labels_and_splits_are_refused(clean):
     with pytest.raises(InputError, match="no label 'singer'; it has word, speaker"):
         clean.store.labels("singer")
-    with pytest.raises(InputError, match="wanted train, validation, test"):
+    with pytest.raises(InputError, match="wanted: train, validation, test"):
         clean.store.rows("dev")
 
 
