@@ -717,7 +717,6 @@ def train(
 
     import torch
 
-    from antigram.model.training.display import TrainingDisplay
     from antigram.model.training.distributed import distributed_context
     from antigram.model.training.guards import load_teacher
     from antigram.model.training.resume import keep_ends
@@ -728,6 +727,7 @@ def train(
     from antigram.pipeline.execution.process import keep_freed_memory
     from antigram.pipeline.workspace import claimed_run
     from antigram.studies.curves import draw_run
+    from antigram.studies.display import TrainingDisplay
     from antigram.studies.job import resolve
 
     place = _device(device)

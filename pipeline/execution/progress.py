@@ -1,21 +1,18 @@
-"""Progress on stderr: a bar with rate and time left, or plain lines where there is no terminal."""
+"""Progress on stderr: bars on a terminal, plain lines elsewhere; both with rate and time left."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bars
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from antigram.pipeline.execution.terminal import safe
@@ -23,37 +20,49 @@ from antigram.pipeline.execution.terminal import safe
 __all__ = ["Progress"]
 
 _EVERY_S = 5.0  # between two plain lines of one stage
+_BAR = 20  # characters
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f}/s" if task.speed else "")
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """How far a stage of work is.
+
+    Attributes:
+        done: units of ``total`` that are done.
+        pace: ``2.1/s, 12 s left``.
+        note: more about it.
+    """
+
+    done: int
+    total: int
+    pace: str
+    note: str
+
+    def line(self, name: str) -> str:
+        return f"{name}: {self.done}/{self.total} ({self.pace}) {self.note}".rstrip()
 
 
 class Progress:
     """Shows stages of work; a context manager, so that the terminal is left as it was.
 
-    Its method `tick` is what the library's functions call.
+    Its method `on_progress` is what the library's functions call.
+
+    Args:
+        above: makes what a terminal shows above the bars, each time that it is drawn.
     """
 
-    def __init__(self) -> None:
-        self._bars: Bars | None = None
-        self._tasks: dict[str, int] = {}
-        self._begun: dict[str, tuple[float, int]] = {}
-        self._shown: dict[str, float] = {}
+    def __init__(self, above: Callable[[], RenderableType] | None = None) -> None:
+        self._above = above
+        self._live: Live | None = None
+        self._stages: dict[str, _Stage] = {}
+        self._begun: dict[str, tuple[float, int]] = {}  # when, and what was done by then
+        self._printed: dict[str, float] = {}
+        self._last_s: float | None = None  # how long the stage took that ended last
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                _Rate(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            self._bars = Bars(*columns, console=Console(stderr=True))
-            self._bars.start()
+            self._live = Live(console=Console(stderr=True), get_renderable=self._view)
+            self._live.start()
         return self
 
     def __exit__(
@@ -62,31 +71,80 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a terminal, which shows bars."""
+        return self._live is not None
 
     def on_message(self, text: str) -> None:
-        """Print a line above the bars."""
+        """Print a line, above the bars."""
         text = safe(text)
-        if self._bars is not None:
-            self._bars.console.print(text, markup=False, highlight=False)
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is where it is printed
 
-    def on_progress(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Show how much of a stage is done."""
-        stage, note = safe(stage), safe(note)
-        if self._bars is not None:
-            if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
-            self._bars.update(self._tasks[stage], completed=done, total=total, note=note)  # type: ignore[arg-type]
-            return
-        now = time.monotonic()
+    def on_progress(
+        self, stage: str, done: int, total: int, note: str = "", *, further: int | None = None
+    ) -> None:
+        """Show how much of a stage is done.
+
+        Args:
+            stage: its name.
+            done: units of work.
+            total: units that it has.
+            note: more about it.
+            further: up to how many stages like this one follow; the time left is then that of all
+                of them, each taken to be as long as the one that ended last.
+        """
+        stage, now = safe(stage), time.monotonic()
         begun, first = self._begun.setdefault(stage, (now, done))
-        last = self._shown.get(stage, begun)
-        if now - last < _EVERY_S and (done < total or self._shown.get(stage) is None):
-            return
-        self._shown[stage] = now
         rate = (done - first) / max(now - begun, 1e-9)
-        left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-        self.on_message(f"{stage}: {done}/{total} ({rate:.1f}/s{left}) {note}".rstrip())
+        pace = f"{rate:.1f}/s{self._left(done, total, rate, further)}"
+        self._stages[stage] = shown = _Stage(done, total, pace, safe(note))
+        if self._live is not None:
+            return  # it draws itself
+        last = self._printed.get(stage, begun)
+        if now - last < _EVERY_S and (done < total or stage not in self._printed):
+            return
+        self._printed[stage] = now
+        self.on_message(shown.line(stage))
+
+    def end(self, stage: str) -> float:
+        """Take a stage's bar away; returns how many seconds it took."""
+        stage = safe(stage)
+        self._stages.pop(stage, None)
+        self._printed.pop(stage, None)
+        begun, _ = self._begun.pop(stage, (time.monotonic(), 0))
+        self._last_s = time.monotonic() - begun
+        return self._last_s
+
+    def lines(self) -> list[str]:
+        """What is known of each stage, as a plain line says it."""
+        return [stage.line(name) for name, stage in list(self._stages.items())]
+
+    def _left(self, done: int, total: int, rate: float, further: int | None) -> str:
+        known = None if further is None else self._last_s
+        each = known or (total / rate if rate else 0)
+        stages = (further or 0) + 1 - done / max(total, 1)
+        if not each or (done >= total and not further):
+            return ""
+        return f", {'at most ' * (further is not None)}{_duration(each * stages)} left"
+
+    def _view(self) -> RenderableType:
+        bars = Table.grid(padding=(0, 1))
+        for name, stage in list(self._stages.items()):  # a copy: Live draws in a thread of its own
+            bar = ProgressBar(max(stage.total, 1), stage.done, width=_BAR)
+            bars.add_row(bar, Text(stage.line(name)))
+        return bars if self._above is None else Group(self._above(), bars)
+
+
+def _duration(seconds: float) -> str:
+    """``48 s``, or from two minutes on ``0 h 02 min``."""
+    if seconds < 120:
+        return f"{max(0.0, seconds):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"

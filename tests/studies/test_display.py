@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-import antigram.model.training.display
-from antigram.model.training.display import TrainingDisplay
+import antigram.pipeline.execution.progress
+from antigram.studies.display import TrainingDisplay
 
 STEP = {"loss": 1.25, "clips_per_second": 410.4, "data_wait": 0.0125, "memory_mb": 2140.2}
 EPOCH = {
@@ -30,7 +30,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch):
     """A clock that stands until it is set."""
     now = [1000.0]
-    monkeypatch.setattr(antigram.model.training.display.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(antigram.pipeline.execution.progress.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -76,7 +76,7 @@ def test_a_step_says_how_fast_it_goes_and_how_long_the_rest_takes(terminal, cloc
         display.on_progress(1, 1, 5, STEP)
         clock[0] += 60
         display.on_progress(1, 2, 5, STEP)
-        line = str(display._now)
+        (line,) = display._progress.lines()
     assert "epoch 1: 2/5" in line
     assert "loss 1.25  410 segments/s  data wait 1.2%  2140 MB" in line
     # 60 s a step: 3 steps of this epoch and 10 of the next two.
@@ -92,7 +92,8 @@ def test_the_time_left_counts_epochs_as_long_as_the_last_one_was(terminal, clock
         display.on_progress(2, 1, 2, STEP)
         clock[0] += 5
         display.on_progress(2, 2, 2, STEP)
-        assert "0 h 20 min left" in str(display._now)
+        (line,) = display._progress.lines()
+    assert "at most 0 h 20 min left" in line
 
 
 def test_elsewhere_an_epoch_is_a_line(capsys, monkeypatch, clock):
@@ -113,5 +114,5 @@ def test_the_best_epoch_stands_out(terminal):
     with TrainingDisplay(epochs=9) as display:
         for epoch, loss in enumerate((1.4, 1.1, 1.3), 1):
             display.on_progress(epoch, 1, 1, {**EPOCH, "validation loss": loss})
-        table = display._view().renderables[0]
+        table = display._table()
     assert [row.style for row in table.rows] == [None, "bold", None]
