@@ -44,16 +44,16 @@ from antigram.pipeline.execution.process import versions
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.chunks import (
     CRC_BYTES,
-    Journal,
     Written,
     array_digest,
     chunk_path,
     encode,
     write_chunk,
-    write_text,
 )
+from antigram.pipeline.storage.durable import write_text
 from antigram.pipeline.storage.files import map_file, remove, size_text
 from antigram.pipeline.storage.hashing import canonical_json
+from antigram.pipeline.storage.journal import Journal
 from antigram.pipeline.storage.manifest import (
     create_arrays,
     create_group,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from antigram.pipeline.audio.decoding import SUFFIXES
 from antigram.pipeline.errors import InputError
-from antigram.pipeline.storage.chunks import whole_file
+from antigram.pipeline.storage.durable import atomic_file
 
 __all__ = ["check_target", "csv_table", "plain_cell", "plain_text"]
 
@@ -56,7 +56,7 @@ def csv_table(path: Path, header: Iterable[str]) -> Iterator[Callable[[Iterable[
     Yields:
         What adds a row; cells of text are guarded by `plain_cell`.
     """
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="")
         rows = csv.writer(text)
 

@@ -12,7 +12,7 @@ import jinja2
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from antigram.pipeline.storage.chunks import write_text
+from antigram.pipeline.storage.durable import write_text
 
 __all__ = ["curves_svg", "read_metrics", "report_page", "write_report"]
 

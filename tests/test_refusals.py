@@ -134,12 +134,13 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch, error):
 
 
 def test_a_full_disk_names_the_file_that_did_not_fit(tmp_path, monkeypatch):
-    from antigram.pipeline.storage.chunks import Journal, write_durably
+    from antigram.pipeline.storage.durable import write_durably
+    from antigram.pipeline.storage.journal import Journal
 
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("antigram.pipeline.storage.chunks.os.fsync", full)
+    monkeypatch.setattr("antigram.pipeline.storage.durable.os.fsync", full)
     with pytest.raises(OSError, match="No space left") as raised:
         write_durably(tmp_path / "zarr.json", b"{}")
     assert raised.value.filename == str(tmp_path / "zarr.json")

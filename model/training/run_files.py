@@ -23,7 +23,8 @@ import numpy as np
 
 from antigram.pipeline.errors import DamagedError, StoredDataError
 from antigram.pipeline.storage.archive import Sink
-from antigram.pipeline.storage.chunks import crc32c, whole_file, write_text
+from antigram.pipeline.storage.chunks import crc32c
+from antigram.pipeline.storage.durable import atomic_file, write_text
 from antigram.pipeline.storage.hashing import canonical_json, digest
 from antigram.pipeline.storage.manifest import Problem
 from antigram.pipeline.storage.publish import leftovers_of, recover
@@ -168,7 +169,7 @@ class RunFiles:
 
     def write(self, name: str, write: Callable[[Sink], object]) -> None:
         """Write a file so that it is there as a whole or not at all, and vouch for it."""
-        with whole_file(self.folder / name) as file:
+        with atomic_file(self.folder / name) as file:
             summed = _Summed(file)
             write(summed)
             self._announce(name, summed.state())

@@ -13,7 +13,7 @@ import torch
 
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.storage.archive import Seal, Sink, check_archive
-from antigram.pipeline.storage.chunks import whole_file
+from antigram.pipeline.storage.durable import atomic_file
 from antigram.pipeline.storage.files import named, size_text
 
 __all__ = ["FORMAT", "load_tensors", "save_tensors", "write_tensors"]
@@ -52,7 +52,7 @@ class _Remembers:
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
     """`write_tensors` to a file, atomically."""
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         write_tensors(file, content)
 
 

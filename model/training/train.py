@@ -39,7 +39,7 @@ from antigram.pipeline.errors import InputError
 from antigram.pipeline.execution.process import versions
 from antigram.pipeline.features.split import SPLITS
 from antigram.pipeline.features.store import FeatureStore
-from antigram.pipeline.storage.files import check_replaceable
+from antigram.pipeline.storage.durable import atomic_path
 from antigram.pipeline.storage.held import Held
 from antigram.pipeline.storage.publish import work_folder
 
@@ -427,11 +427,7 @@ def _result(
 
 
 def copy_best(run: Path, target: Path) -> None:
-    """Copy the best weights to where the user wants them, whole or not at all."""
-    check_replaceable(target)
-    beside = work_folder(target)  # one name: what is left by a kill, the next copy replaces
-    try:
+    """Copy the best weights to where the user wants them, atomically."""
+    # One name: what a kill leaves, the next copy replaces.
+    with atomic_path(target, work_folder(target), flush=False) as beside:
         shutil.copyfile(run / "best.pt", beside)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from antigram.pipeline.corpus import Archive, Corpus, CorpusError, locate
 from antigram.pipeline.download.extract import Limits, unpacked
 from antigram.pipeline.download.fetch import UNPACKED, Fetched, check_room, fetch
 from antigram.pipeline.errors import InputError
-from antigram.pipeline.storage.chunks import fsync_folder
+from antigram.pipeline.storage.durable import fsync_folder
 from antigram.pipeline.workspace import locked
 
 __all__ = ["Downloaded", "download"]

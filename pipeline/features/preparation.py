@@ -54,18 +54,11 @@ from antigram.pipeline.features.split import SPLITS
 from antigram.pipeline.features.store import FORMAT, VERSION, FeatureStore, store_fingerprint
 from antigram.pipeline.features.summary import Summary, lengths_of, summarise
 from antigram.pipeline.features.within import Training
-from antigram.pipeline.storage.chunks import (
-    STRING,
-    ArraySpec,
-    Journal,
-    Written,
-    encode,
-    flush_filesystem,
-    rows_per_chunk,
-    write_text,
-)
+from antigram.pipeline.storage.chunks import STRING, ArraySpec, Written, encode, rows_per_chunk
+from antigram.pipeline.storage.durable import flush_filesystem, write_text
 from antigram.pipeline.storage.files import remove, size_of, size_text
 from antigram.pipeline.storage.hashing import canonical_json, digest
+from antigram.pipeline.storage.journal import Journal
 from antigram.pipeline.storage.manifest import (
     create_arrays,
     create_group,

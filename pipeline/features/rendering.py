@@ -34,12 +34,11 @@ from antigram.pipeline.storage.chunks import (
     CRC_BYTES,
     ArraySpec,
     Written,
-    begin_writeback,
     chunk_path,
     crc32c,
-    whole_file,
     write_chunk,
 )
+from antigram.pipeline.storage.durable import atomic_file, begin_writeback
 from antigram.pipeline.storage.files import map_file, named
 
 __all__ = [
@@ -150,7 +149,7 @@ def render_block(
     reading = Reading(context.home, frozenset(elsewhere))
     goal = RawBlock(index, len(rows), crc).path(context.raw)
     out = np.empty((_AT_ONCE, *context.recipe.shape), np.float32)
-    with whole_file(goal, flush=False) as file:
+    with atomic_file(goal, flush=False) as file:
         for first in range(0, len(rows), _AT_ONCE):
             group = rows[first : first + _AT_ONCE]
             part = out[: len(group)]
@@ -302,7 +301,7 @@ def normalise_chunk(
     goal, crc, sha = chunk_path(store, spec, index), 0, sha256()
     goal.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with whole_file(goal, flush=False) as file:
+        with atomic_file(goal, flush=False) as file:
             for data in _normalised(spec, index, pieces, mean, std):
                 crc = crc32c(data, crc)
                 sha.update(data.data)

@@ -24,7 +24,8 @@ import numpy as np
 
 from antigram.pipeline.errors import DamagedError
 from antigram.pipeline.features.sources import Source, compare
-from antigram.pipeline.storage.chunks import CRC_BYTES, crc32c, fsync_folder, write_durably
+from antigram.pipeline.storage.chunks import CRC_BYTES, crc32c
+from antigram.pipeline.storage.durable import fsync_folder, write_durably
 from antigram.pipeline.storage.hashing import canonical_json
 
 __all__ = ["Checked", "adopt_sources", "check_sources", "path_of", "read_sources", "write_sources"]

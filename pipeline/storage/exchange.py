@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -14,13 +13,8 @@ from typing import Any
 import numpy as np
 
 from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
-from antigram.pipeline.storage.chunks import (
-    STRING,
-    array_digest,
-    flush_filesystem,
-    fsync_folder,
-    write_chunk,
-)
+from antigram.pipeline.storage.chunks import STRING, array_digest, write_chunk
+from antigram.pipeline.storage.durable import atomic_path, flush_filesystem
 from antigram.pipeline.storage.files import size_text
 from antigram.pipeline.storage.hdf5 import FORMAT, SUFFIX, VERSION, inside, read_bytes
 from antigram.pipeline.storage.manifest import FOLDER, Problem, read_manifest, verify_group
@@ -69,33 +63,27 @@ def export_file(path: Path, goal: Path, on_progress: OnProgress = lambda *_: Non
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if size > (free := shutil.disk_usage(goal.absolute().parent).free):
         raise InputError(f"--to {goal}: {size_text(size)} wanted, {size_text(free)} free")
-    beside = work_folder(goal)
     done = 0
-    try:
-        with h5py.File(beside, "w", libver="latest") as file:
-            # Fixed lengths: HDF5 keeps variable ones in a heap without a checksum, and a flipped
-            # bit there makes the library loop for ever.
-            file.attrs["format"], file.attrs["format_version"] = np.bytes_(FORMAT), VERSION
-            for folder in _groups(path):
-                prefix = "" if folder == path else f"{folder.name}/"
-                manifest = read_manifest(folder)
-                manifest.check_metadata(folder, "Nothing was exported.")
-                for name in manifest.arrays:
-                    array = MappedArray(folder, name, manifest.crcs(name), "Nothing was exported.")
-                    for part in _copy(file, prefix + name, array):
-                        done += part
-                        on_progress("exported", min(done, size), size)
-                for document in (*manifest.metadata, f"{FOLDER}/zarr.json"):
-                    raw = np.frombuffer(read_bytes(folder / document), np.uint8)
-                    file.create_dataset(f"zarr/{prefix}{document}", data=raw)
-                    _note(file, PurePosixPath(prefix + document).parent, raw.tobytes())
-        with beside.open("rb") as written:
-            os.fsync(written.fileno())
-        beside.replace(goal)
-        fsync_folder(goal.absolute().parent)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with (
+        atomic_path(goal, work_folder(goal)) as beside,
+        h5py.File(beside, "w", libver="latest") as file,
+    ):
+        # Fixed lengths: HDF5 keeps variable ones in a heap without a checksum, and a flipped
+        # bit there makes the library loop for ever.
+        file.attrs["format"], file.attrs["format_version"] = np.bytes_(FORMAT), VERSION
+        for folder in _groups(path):
+            prefix = "" if folder == path else f"{folder.name}/"
+            manifest = read_manifest(folder)
+            manifest.check_metadata(folder, "Nothing was exported.")
+            for name in manifest.arrays:
+                array = MappedArray(folder, name, manifest.crcs(name), "Nothing was exported.")
+                for part in _copy(file, prefix + name, array):
+                    done += part
+                    on_progress("exported", min(done, size), size)
+            for document in (*manifest.metadata, f"{FOLDER}/zarr.json"):
+                raw = np.frombuffer(read_bytes(folder / document), np.uint8)
+                file.create_dataset(f"zarr/{prefix}{document}", data=raw)
+                _note(file, PurePosixPath(prefix + document).parent, raw.tobytes())
     return goal.stat().st_size
 
 

@@ -22,14 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from antigram.pipeline.errors import DamagedError
-from antigram.pipeline.storage.chunks import (
-    CRC_BYTES,
-    ArraySpec,
-    Written,
-    array_digest,
-    crc32c,
-    write_text,
-)
+from antigram.pipeline.storage.chunks import CRC_BYTES, ArraySpec, Written, array_digest, crc32c
+from antigram.pipeline.storage.durable import write_text
 from antigram.pipeline.storage.files import map_file
 from antigram.pipeline.storage.hashing import canonical_json, digest
 from antigram.pipeline.storage.hdf5 import read_bytes

@@ -13,7 +13,7 @@ run, a corpus) lie, hidden:
   leftover as long as there is such a store;
 * ``.NAME.lock``: the lock of the process that makes NAME (`pipeline.workspace.locked`).
 
-A single file is written as ``FILE.*.partial`` beside its goal (`pipeline.storage.chunks`).
+A single file is written as ``FILE.*.partial`` beside its goal (`pipeline.storage.durable`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from antigram.pipeline.errors import InputError
-from antigram.pipeline.storage.chunks import PARTIAL, fsync_folder
+from antigram.pipeline.storage.durable import PARTIAL, fsync_folder
 from antigram.pipeline.storage.files import check_replaceable, remove
 from antigram.pipeline.storage.manifest import drop_strangers
 

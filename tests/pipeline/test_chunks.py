@@ -9,18 +9,17 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antigram.pipeline.storage import chunks
 from antigram.pipeline.storage.chunks import (
     STRING,
     ArraySpec,
-    Journal,
     chunk_path,
     crc32c,
     encode,
     rows_per_chunk,
-    whole_file,
     write_chunk,
 )
+from antigram.pipeline.storage.durable import atomic_file
+from antigram.pipeline.storage.journal import Journal
 from antigram.pipeline.storage.manifest import create_arrays, create_group, write_manifest
 from tests.pipeline.small import flip
 
@@ -129,7 +128,7 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one_and_nothing_beside(tm
     path.write_bytes(b"old")
 
     def fail():
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             file.write(b"half of the new")
             raise KeyboardInterrupt
 
@@ -142,7 +141,7 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one_and_nothing_beside(tm
 def test_a_file_is_flushed_to_disk_before_it_is_renamed(tmp_path, monkeypatch):
     done: list[str] = []
     fsync, replace = os.fsync, type(tmp_path).replace
-    monkeypatch.setattr(chunks.os, "fsync", lambda fd: (done.append("fsync"), fsync(fd))[1])
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append("fsync"), fsync(fd))[1])
     monkeypatch.setattr(
         type(tmp_path), "replace", lambda one, two: (done.append("rename"), replace(one, two))[1]
     )

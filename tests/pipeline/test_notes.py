@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from antigram.pipeline.storage.chunks import Journal, crc32c
+from antigram.pipeline.storage.chunks import crc32c
+from antigram.pipeline.storage.journal import Journal
 from tests.pipeline.small import bytes_of, names_in, prepare_gsc
 from tests.pipeline.test_prepare_broken import Stopped, stop_at
 
