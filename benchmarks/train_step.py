@@ -40,6 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from antigram.cache.build import build_cache
 from antigram.cache.grams import GramCache
 from antigram.cache.plan import plan_layers
+from antigram.model.choices import PRECISIONS
 from antigram.model.loss.sources import LiveGrams, Sources, TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
@@ -293,7 +294,7 @@ def main() -> None:
     parser.add_argument("--layers", default="1,5,8,13")
     parser.add_argument("--nets", default="1", help="numbers of teachers, as 1,2,4")
     parser.add_argument("--batch", default="13", help="clips in a batch, as 13,128")
-    parser.add_argument("--precision", default="32", choices=("32", "tf32", "bf16"))
+    parser.add_argument("--precision", default="32", choices=PRECISIONS)
     parser.add_argument("--device-memory", default="0", help="0, auto or 0,auto")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--clips", type=int, default=130)
