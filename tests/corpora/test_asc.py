@@ -1,6 +1,9 @@
 """Arabic Speech Commands: names, the authors' lists, FLAC copies."""
 
+from __future__ import annotations
+
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -8,9 +11,26 @@ from antigram.pipeline.corpora.asc import ASC
 from antigram.pipeline.corpus import Clip, CorpusError, Rejected, Skipped, locate
 from antigram.pipeline.features.listing import list_rows
 from antigram.pipeline.features.recipe import Recipe
-from tests.pipeline import trees
+from tests.pipeline.trees import MAC_RUBBISH, sound, wav
 
-tree = trees.asc
+
+def tree(home: Path) -> Path:
+    """Two words by four speakers, one of them FLAC; the lists end in .wav all the same."""
+    lists = {"train": ["file,class"], "val": ["file,class"], "test": ["file,class"]}
+    for number, word in enumerate(("one", "two")):
+        for speaker, split in enumerate(("train", "train", "val", "test"), 1):
+            for take in (1, 2):
+                name = f"{speaker:08d}_NO_{take:02d}"
+                suffix, subtype = (".flac", "PCM_16") if speaker == 4 else (".wav", "PCM_16")
+                y = sound(40 * number + 10 * speaker + take)
+                wav(home / "dataset" / word / f"{name}{suffix}", y, subtype=subtype)
+                lists[split].append(f"dataset/{word}/{name}.wav,{word}")
+    for split, lines in lists.items():
+        lines.append(f"dataset/backward/{split}_NO_01.wav,backward")  # a word that is not there
+        (home / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    (home / "dataset" / "one" / "._00000001_NO_01.wav").write_bytes(MAC_RUBBISH)
+    wav(home / "background_noise" / "boiler.wav", sound(99))
+    return home
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What every adapter owes, on a tree in its corpus's own layout: that of ``tree`` in its test file.
 
-The template is held to it, too: copied under another name, as docs/add-a-corpus.md says.
+The template is held to it, too: copied by the commands of docs/add-a-corpus.md.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import shutil
+import subprocess
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import antigram.pipeline.corpora.TEMPLATE as template
 from antigram.pipeline.audio.noise import noise_files
 from antigram.pipeline.corpora import CORPORA, find_corpus
 from antigram.pipeline.corpus import Clip, Corpus, CorpusError, MixtureRequest, locate
@@ -23,29 +24,36 @@ from antigram.pipeline.features.naming import recipe_for
 from tests.corpora.listing import rows_of
 from tests.pipeline import trees
 
-COPY = "birds"
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
+COPY = "birds"  # as in docs/add-a-corpus.md; not registered, unless somebody has just followed it
 
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory) -> Corpus:
-    """The template's copy, with its name replaced."""
-    text = Path(template.__file__).read_text()
-    path = tmp_path_factory.mktemp("copied") / f"{COPY}.py"
-    path.write_text(text.replace("TEMPLATE", COPY.upper()).replace("template", COPY))
+    """The template's copy, made by the page's own commands."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for path in ("pipeline/corpora/TEMPLATE.py", "tests/corpora/test_template.py"):
+        (checkout / path).parent.mkdir(parents=True)
+        shutil.copy(ROOT / path, checkout / path)
+    page = (ROOT / "docs" / "add-a-corpus.md").read_text()
+    commands = re.search(r"```sh\n(sed .*?)```", page, re.DOTALL)[1]
+    subprocess.run(["sh", "-ec", commands], cwd=checkout, check=True)
+    test = (checkout / "tests" / "corpora" / f"test_{COPY}.py").read_text()
+    assert "from antigram.pipeline.corpora.birds import BIRDS\n" in test
+    path = checkout / "pipeline" / "corpora" / f"{COPY}.py"
     spec = importlib.util.spec_from_file_location(COPY, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.BIRDS
 
 
-@pytest.fixture(params=[*CORPORA, COPY])
+@pytest.fixture(params=dict.fromkeys([*CORPORA, COPY]))
 def corpus(request) -> Corpus:
-    return request.getfixturevalue("copied") if request.param == COPY else CORPORA[request.param]
+    return CORPORA.get(request.param) or request.getfixturevalue("copied")
 
 
 def module_of(name: str) -> str:
-    return f"test_{'template' if name == COPY else name.replace('-', '_')}"
+    return f"test_{name.replace('-', '_') if name in CORPORA else 'template'}"
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +119,14 @@ def test_ids_do_not_hold_the_place_where_the_corpus_lies(corpus, homes):
 
 
 def test_labels_are_those_announced_and_never_empty(corpus, homes):
-    for clip in listed(corpus, homes(corpus.name)):
+    clips = listed(corpus, homes(corpus.name))
+    for clip in clips:
         assert clip.labels
         assert all(clip.labels.values())
         if corpus.labels:
             assert set(clip.labels) <= set(corpus.labels)
-            assert corpus.labels[0] in clip.labels
+    if corpus.labels:  # preparation leaves out clips whose main label is not known
+        assert any(corpus.labels[0] in clip.labels for clip in clips)
 
 
 def test_an_official_split_is_whole_where_it_is_promised(corpus, homes):
@@ -159,7 +169,7 @@ def test_a_corpus_that_is_not_there_says_where_it_looked_and_how_to_get_it(corpu
 
 
 def test_a_corpus_has_a_test_file_of_its_own(corpus):
-    path = TESTS / f"{module_of(corpus.name)}.py"
+    path = ROOT / "tests" / "corpora" / f"{module_of(corpus.name)}.py"
     assert path.is_file(), f"{corpus.name}: write {path}, with a function tree(home)"
     assert re.search(r"^def tree\(|^tree = ", path.read_text(), re.MULTILINE)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from antigram.pipeline.corpora.demo import DEMO
@@ -10,7 +12,16 @@ from tests.corpora.listing import clips_of
 from tests.pipeline import trees
 from tests.pipeline.trees import sound, wav
 
-tree = trees.demo
+
+def tree(home: Path) -> Path:
+    """Two words by two voices in two prosodies, and the noise that comes with them."""
+    for word in ("one", "two"):
+        for voice in ("en-us+m1", "en-gb-x-rp+f2"):
+            for emotion in ("neutral", "sad"):
+                y = sound(len(word + voice + emotion), 12_000)
+                wav(home / "speech" / f"{word}_{voice}_{emotion}_0.wav", y, rate=22_050)
+    trees.noise(home)
+    return home
 
 
 def test_a_name_gives_word_voice_and_prosody(tmp_path):

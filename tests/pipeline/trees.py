@@ -53,25 +53,6 @@ def fsdd(home: Path) -> Path:
     return home
 
 
-def asc(home: Path) -> Path:
-    """Two words by four speakers, one of them FLAC; the lists end in .wav all the same."""
-    lists = {"train": ["file,class"], "val": ["file,class"], "test": ["file,class"]}
-    for number, word in enumerate(("one", "two")):
-        for speaker, split in enumerate(("train", "train", "val", "test"), 1):
-            for take in (1, 2):
-                name = f"{speaker:08d}_NO_{take:02d}"
-                suffix, subtype = (".flac", "PCM_16") if speaker == 4 else (".wav", "PCM_16")
-                y = sound(40 * number + 10 * speaker + take)
-                wav(home / "dataset" / word / f"{name}{suffix}", y, subtype=subtype)
-                lists[split].append(f"dataset/{word}/{name}.wav,{word}")
-    for split, lines in lists.items():
-        lines.append(f"dataset/backward/{split}_NO_01.wav,backward")  # a word that is not there
-        (home / f"{split}.csv").write_text("\n".join(lines) + "\n")
-    (home / "dataset" / "one" / "._00000001_NO_01.wav").write_bytes(MAC_RUBBISH)
-    wav(home / "background_noise" / "boiler.wav", sound(99))
-    return home
-
-
 # One dialogue a session; the marker-wearer's letter is not the speaker's.
 _EMOTIONS = ("neu", "hap", "sad", "ang", "exc", "fru", "xxx")
 
@@ -115,16 +96,6 @@ def folder(home: Path) -> Path:
     (home / "dog" / "._dog_0.wav").write_bytes(MAC_RUBBISH)
     (home / "dog" / "notes.txt").write_text("woof\n")
     (home / ".cache").mkdir()
-    return home
-
-
-def demo(home: Path) -> Path:
-    for word in ("one", "two"):
-        for voice in ("en-us+m1", "en-gb-x-rp+f2"):
-            for emotion in ("neutral", "sad"):
-                y = sound(len(word + voice + emotion), 12_000)
-                wav(home / "speech" / f"{word}_{voice}_{emotion}_0.wav", y, rate=22_050)
-    noise(home)
     return home
 
 
