@@ -272,7 +272,6 @@ def prepare(
     from antigram.pipeline.features.preparation import prepare as run
     from antigram.pipeline.features.store import FeatureStore
     from antigram.pipeline.features.within import training_of
-    from antigram.pipeline.workspace import locked
 
     given = {key: value for key, value in asked.items() if value is not None}
     adapter = find_corpus(corpus)
@@ -303,20 +302,19 @@ def prepare(
         elif clean_source is not None:
             raise CorpusError(f"--clean-source: {corpus} is not mixed from clean speech")
         target = workspace.features / f"{_plain(name or store_name(adapter, recipe))}.zarr"
-        with locked(target, "preparing"):
-            done = run(
-                adapter,
-                home,
-                recipe,
-                target,
-                noise=recordings,
-                only=only,
-                workers=cores,
-                max_rejected=max_rejected,
-                check_all=check_sources,
-                on_progress=progress.on_progress,
-                on_message=progress.on_message,
-            )
+        done = run(
+            adapter,
+            home,
+            recipe,
+            target,
+            noise=recordings,
+            only=only,
+            workers=cores,
+            max_rejected=max_rejected,
+            check_all=check_sources,
+            on_progress=progress.on_progress,
+            on_message=progress.on_message,
+        )
     content = done.to_json()
     counts = ", ".join(
         f"{n} {split} segments of {content['recordings'][split]} recordings"
@@ -439,7 +437,6 @@ def cache_grams(
     from antigram.pipeline.audio.augmentation import Views
     from antigram.pipeline.execution.progress import Progress
     from antigram.pipeline.features.store import FeatureStore
-    from antigram.pipeline.workspace import locked
     from antigram.studies.job import layer_numbers
 
     teacher = load_teacher(ckpt, common.on_message)
@@ -475,8 +472,6 @@ def cache_grams(
     with ExitStack() as held:
         distributed = held.enter_context(distributed_context(place))
         progress = held.enter_context(Progress())
-        if distributed.leads:
-            held.enter_context(locked(target, "building"))
         built = build_cache(
             store,
             teacher,

@@ -157,8 +157,8 @@ def test_a_lock_that_goes_while_another_process_opens_it_is_no_lock(tmp_path):
     (tmp_path / "n").write_text("0")
     code = (
         "import sys, time, pathlib\n"
-        "from pipeline.errors import InputError\n"
-        "from pipeline.workspace import locked\n"
+        "from antigram.pipeline.errors import InputError\n"
+        "from antigram.pipeline.workspace import locked\n"
         "count, left = pathlib.Path(sys.argv[1]), 20\n"
         "while left:\n"
         "    try:\n"

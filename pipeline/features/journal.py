@@ -11,11 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
+from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.rendering import RawBlock, RowResult
 from antigram.pipeline.features.sources import Source, compare
 from antigram.pipeline.storage.chunks import Written
+from antigram.pipeline.storage.mapped import is_whole
 
-__all__ = ["BlockNote", "ChunkNote", "still_true", "understood"]
+__all__ = ["BlockNote", "ChunkNote", "intact_chunks", "still_true", "understood"]
 
 Entry = Mapping[str, Any]
 Note = TypeVar("Note")
@@ -125,6 +129,19 @@ def understood(entries: Iterable[Entry], read: Callable[[Entry], Note]) -> Itera
         except ValueError:
             continue
         yield note
+
+
+def intact_chunks(
+    partial: Path, recipe: Recipe, entries: Iterable[Mapping[str, Any]]
+) -> dict[int, ChunkNote]:
+    """Notes of the chunks that are there as they were written: a power cut may lose a rename."""
+    size = math.prod(recipe.shape) * np.dtype(recipe.dtype).itemsize
+    whole = {}
+    for note in understood(entries, ChunkNote.from_json):
+        path = partial / "store" / "features" / "c" / str(note.chunk) / "0" / "0"
+        if is_whole(path, note.rows * size, note.written.crc32c):
+            whole[note.chunk] = note
+    return whole
 
 
 def _source(value: object) -> Source:

@@ -6,13 +6,14 @@ import torch
 import zarr
 from torch import nn
 
-import antigram.cache.build
+import antigram.cache.layer_writer
 import antigram.cache.work
 from antigram.cache.grams import GramCache
 from antigram.cache.layer import CacheLayer, choose_cache, layers_of
 from antigram.cache.plan import plan_layers
 from antigram.model.loss.sources import TapSpec
 from antigram.pipeline.errors import InputError
+from antigram.pipeline.workspace import locked
 from antigram.studies.verify import verify_cache
 from tests.cache.conftest import ARCH, LAYERS, content_of
 from tests.reference.gram_loops import aggregate_loops, gram_loops, packed_loops
@@ -129,13 +130,13 @@ def test_another_batch_size_makes_no_other_cache(build):
 
 def test_adding_a_layer_computes_only_that_layer(build, monkeypatch):
     before = content_of(build(layers=(5,)).path)
-    calls, real = [], antigram.cache.build.write_chunk
+    calls, real = [], antigram.cache.layer_writer.write_chunk
 
     def counted(folder, *rest):
         calls.append(folder.name)
         return real(folder, *rest)
 
-    monkeypatch.setattr(antigram.cache.build, "write_chunk", counted)
+    monkeypatch.setattr(antigram.cache.layer_writer, "write_chunk", counted)
     built = build(layers=(1, 5))
     assert set(calls) == {"layer01"}
     assert layers_of(built.path) == [1, 5]
@@ -186,7 +187,7 @@ def whole(build):
 
 def fail_at(monkeypatch, name, call):
     """Make a function of the builder die at its n-th call and all that follow; list the calls."""
-    where = antigram.cache.work if name == "publish" else antigram.cache.build
+    where = antigram.cache.work if name == "publish" else antigram.cache.layer_writer
     real, calls = getattr(where, name), []
 
     def dying(*args):
@@ -288,3 +289,12 @@ def test_a_cache_that_does_not_fit_on_the_disk_is_refused_before_it_begins(build
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(InputError, match=r"0\.0 MB free, the cache takes"):
         build()
+
+
+def test_a_cache_that_another_process_builds_is_refused(build, tmp_path):
+    with (
+        locked(tmp_path / "grams" / "grams.zarr", "building"),
+        pytest.raises(InputError, match="another process is building it"),
+    ):
+        build()
+    assert build().computed == 15

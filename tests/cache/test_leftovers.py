@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import antigram.cache.build
+import antigram.cache.layer_writer
 from antigram.cache.build import build_cache
 from antigram.cache.layer import layers_of
 from antigram.cache.plan import plan_layers
@@ -69,7 +69,10 @@ def test_work_on_one_layer_is_kept_when_another_is_built(build, monkeypatch):
     calls = []
     with monkeypatch.context() as patch:
         dying(
-            patch, antigram.cache.build, "write_chunk", lambda *_: calls.append(1) or len(calls) > 6
+            patch,
+            antigram.cache.layer_writer,
+            "write_chunk",
+            lambda *_: calls.append(1) or len(calls) > 6,
         )
         with pytest.raises(Killed):
             build(layers=(5,))
@@ -125,7 +128,10 @@ def test_notes_of_a_layer_that_cannot_be_understood_are_made_again(lowrank, monk
     calls = []
     with monkeypatch.context() as patch:
         dying(
-            patch, antigram.cache.build, "write_chunk", lambda *_: calls.append(1) or len(calls) > 8
+            patch,
+            antigram.cache.layer_writer,
+            "write_chunk",
+            lambda *_: calls.append(1) or len(calls) > 8,
         )
         with pytest.raises(Killed):
             lowrank("grams")

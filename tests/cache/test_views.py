@@ -137,10 +137,10 @@ def test_a_training_on_views_is_the_live_one_on_the_same_views(
 
 
 def test_a_build_of_views_killed_and_finished_has_the_same_bytes(build_views, monkeypatch):
-    import antigram.cache.build
+    import antigram.cache.teacher_pass
 
     whole = content_of(build_views("whole").path)
-    real, calls = antigram.cache.build._write_all, []
+    real, calls = antigram.cache.teacher_pass._write_all, []
 
     def fail(*arguments):
         calls.append(arguments)
@@ -148,10 +148,10 @@ def test_a_build_of_views_killed_and_finished_has_the_same_bytes(build_views, mo
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(antigram.cache.build, "_write_all", fail)
+    monkeypatch.setattr(antigram.cache.teacher_pass, "_write_all", fail)
     with pytest.raises(KeyboardInterrupt):
         build_views("again")
-    monkeypatch.setattr(antigram.cache.build, "_write_all", real)
+    monkeypatch.setattr(antigram.cache.teacher_pass, "_write_all", real)
     again = build_views("again")
     assert content_of(again.path) == whole
     assert 0 < again.computed < 15

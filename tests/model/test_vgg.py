@@ -105,8 +105,8 @@ def test_a_seed_gives_the_weights_that_torchvisions_layers_gave(name, monkeypatc
 
 
 def test_the_commands_do_without_torchvision_whose_import_takes_a_second():
-    rooms = "model.training.train, antigram.model.training.predict, antigram.cache.build"
-    code = f"import sys, antigram.{rooms}; print('torchvision' in sys.modules)"
+    rooms = "antigram.model.training.train, antigram.model.training.predict, antigram.cache.build"
+    code = f"import sys, {rooms}; print('torchvision' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

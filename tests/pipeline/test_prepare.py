@@ -10,6 +10,7 @@ import zarr
 from antigram.pipeline.audio.noise import SNR_LEVELS, NoiseBank, mix_noise, noise_files
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.manifest import verify_group
+from antigram.pipeline.workspace import is_locked
 from tests.pipeline import trees
 from tests.pipeline.small import bytes_of, flip, names_in, prepare_gsc
 from tests.reference.scipy_features import magnitudes, padded
@@ -198,3 +199,17 @@ def test_the_numbers_of_prepare_json_are_those_of_the_store(noisy):
     assert told["classes"] == noisy.store.classes
     assert told["computed"] == 24
     assert told["rejected"] == []
+
+
+def test_a_store_that_python_prepares_is_locked(gsc_home, tmp_path):
+    target, seen = tmp_path / "x.zarr", []
+
+    def on_progress(*_):
+        if not seen:
+            seen.append(is_locked(target))
+            with pytest.raises(InputError, match="another process is preparing it"):
+                prepare_gsc(gsc_home, target)
+
+    prepare_gsc(gsc_home, target, on_progress=on_progress)
+    assert seen == [True]
+    assert names_in(tmp_path) == ["x.zarr"]

@@ -1,0 +1,175 @@
+"""Layers of a cache in the making: chunks written one by one, each noted once it is on disk.
+
+They are made in the folder beside the cache (`cache.work`); a layer is complete when its manifest
+is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from antigram.cache.key import layer_name
+from antigram.cache.layer import CacheLayer, layer_fingerprint
+from antigram.cache.plan import LayerPlan
+from antigram.cache.work import journals_of, note_of, note_path, noted
+from antigram.model.training.distributed import DistributedContext
+from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.pipeline.storage.chunks import (
+    CRC_BYTES,
+    Written,
+    array_digest,
+    chunk_path,
+    encode,
+    write_chunk,
+)
+from antigram.pipeline.storage.durable import write_text
+from antigram.pipeline.storage.files import map_file, remove
+from antigram.pipeline.storage.hashing import canonical_json
+from antigram.pipeline.storage.journal import Journal
+from antigram.pipeline.storage.manifest import (
+    create_arrays,
+    create_group,
+    read_manifest,
+    write_manifest,
+)
+from antigram.pipeline.storage.mapped import is_whole
+
+__all__ = ["LayerWriter", "open_writers"]
+
+
+class LayerWriter:
+    """One layer in the making: its chunks, and the journals of those that are done.
+
+    Each process of a team notes its chunks in a journal of its own; the first one's journal is
+    that of a build by one process, so that either can go on with what the other began.
+    """
+
+    def __init__(self, plan: LayerPlan, partial: Path, clips: int, rank: int) -> None:
+        self.plan = plan
+        self.specs = plan.specs(clips)
+        self.folder = partial / layer_name(plan.key.layer)
+        if rank == 0:
+            self._prepare(partial)
+        own = f".{rank}.jsonl" if rank else ".jsonl"
+        self.journal = Journal(self.folder.with_suffix(own))
+        self.done = {chunk for chunk, written in self._noted() if self._is_whole(chunk, written)}
+
+    def _prepare(self, partial: Path) -> None:
+        """Keep what an interrupted build of the same layer has done; clear away another's."""
+        plan = self.plan
+        staged = partial / "root" / self.folder.name
+        if staged.is_dir() and not self.folder.exists():
+            staged.rename(self.folder)  # killed while it was being published
+        note, text = note_path(partial, plan.key.layer), canonical_json(note_of(plan))
+        if not note.is_file() or note.read_bytes() != text.encode() or not self.folder.is_dir():
+            for path in (note, self.folder, *journals_of(self.folder)):
+                remove(path)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(note, text)
+
+    def _noted(self) -> Iterator[tuple[int, dict[str, Written]]]:
+        """Chunks that the journals note, and what was written; what cannot be understood is not."""
+        for path in journals_of(self.folder):
+            for entry in Journal.read(path):
+                chunk, written = entry.get("chunk"), entry.get("written")
+                if not isinstance(chunk, int) or not isinstance(written, dict):
+                    continue
+                try:
+                    found = {s.name: Written.from_json(written.get(s.name)) for s in self.specs}
+                except ValueError:
+                    continue
+                if chunk in range(self.specs[0].chunks):
+                    yield chunk, found
+
+    def adopt(self, old: CacheLayer) -> None:
+        """Take over the whole chunks of a damaged layer; they are linked, not copied."""
+        crcs = {spec.name: read_manifest(old.folder).crcs(spec.name) for spec in self.specs}
+        for index in set(range(self.specs[0].chunks)) - self.done:
+            written = {}
+            for spec in self.specs:
+                path = chunk_path(old.folder, spec, index)
+                if not is_whole(path, spec.rows * spec.row_bytes, crcs[spec.name][index]):
+                    break
+                goal = chunk_path(self.folder, spec, index)
+                goal.parent.mkdir(parents=True, exist_ok=True)
+                goal.unlink(missing_ok=True)
+                try:
+                    goal.hardlink_to(path)
+                except OSError:  # a file system without links
+                    shutil.copyfile(path, goal)
+                content = sha256(map_file(path)[:-CRC_BYTES].data).hexdigest()
+                written[spec.name] = asdict(Written(crcs[spec.name][index], content))
+            else:
+                self.journal.append({"chunk": index, "written": written})
+                self.done.add(index)
+
+    def _is_whole(self, chunk: int, written: Mapping[str, Written]) -> bool:
+        """Whether a chunk that the journal notes is there: a power cut may lose a rename."""
+        return all(
+            is_whole(
+                chunk_path(self.folder, spec, chunk),
+                spec.rows * spec.row_bytes,
+                written[spec.name].crc32c,
+            )
+            for spec in self.specs
+        )
+
+    def write(self, index: int, arrays: tuple[NDArray[Any], ...]) -> None:
+        """Write a chunk of each array, flush them to disk, and note it."""
+        written = {
+            spec.name: asdict(write_chunk(self.folder, spec, index, encode(spec, index, values)))
+            for spec, values in zip(self.specs, arrays, strict=True)
+        }
+        self.journal.append({"chunk": index, "written": written})
+        self.done.add(index)
+
+    def finish(self) -> None:
+        """Write metadata and manifest; the group is then complete."""
+        noted = dict(self._noted())
+        arrays = {
+            spec.name: [noted[i][spec.name] for i in range(spec.chunks)] for spec in self.specs
+        }
+        plan = self.plan
+        attributes = {
+            "complete": True,
+            "key": plan.key.to_json(),
+            "channels": plan.channels,
+            "positions": plan.positions,
+            "pilot": dict(plan.pilot),
+        }
+        content = {
+            name: array_digest([w.sha256 for w in chunks]) for name, chunks in arrays.items()
+        }
+        attributes["fingerprint"] = layer_fingerprint(attributes, content)
+        create_group(self.folder, {"antigram": attributes})
+        create_arrays(self.folder, self.specs)
+        write_manifest(self.folder, arrays)
+
+
+def open_writers(
+    plans: Mapping[int, LayerPlan],
+    partial: Path,
+    target: Path,
+    clips: int,
+    distributed: DistributedContext,
+) -> dict[int, LayerWriter]:
+    """Writers of the layers that are to be made; the first process clears the way for the rest."""
+    if distributed.leads:
+        writers = {n: LayerWriter(plan, partial, clips, 0) for n, plan in plans.items()}
+        for number, writer in writers.items():
+            with suppress(InputError, StoredDataError):  # not there, or of no use
+                if (old := CacheLayer(target, number)).key == writer.plan.key:
+                    writer.adopt(old)
+        distributed.wait()
+        return writers
+    distributed.wait()
+    known = {n: noted(plan, partial) or plan for n, plan in plans.items()}  # with its rank
+    return {n: LayerWriter(plan, partial, clips, distributed.rank) for n, plan in known.items()}

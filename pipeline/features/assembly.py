@@ -1,0 +1,151 @@
+"""What makes a store of its features: labels and other small arrays, metadata, manifest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from antigram.pipeline.audio.noise import NoiseBank
+from antigram.pipeline.corpus import Corpus
+from antigram.pipeline.execution.process import versions
+from antigram.pipeline.execution.workers import Workers
+from antigram.pipeline.features.listing import Listing
+from antigram.pipeline.features.normalisation import features_spec
+from antigram.pipeline.features.raw_blocks import Rendered
+from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.rendering import write_chunks
+from antigram.pipeline.features.store import FORMAT, VERSION, store_fingerprint
+from antigram.pipeline.features.summary import lengths_of
+from antigram.pipeline.storage.chunks import STRING, ArraySpec, Written, encode
+from antigram.pipeline.storage.manifest import create_arrays, create_group, write_manifest
+
+__all__ = ["SmallArrays", "finish_store", "small_arrays", "sort_classes"]
+
+_FILES_A_TASK = 64
+
+
+def sort_classes(names: Iterable[str]) -> list[str]:
+    """Order of a label's classes: by number where all are numbers, else by name."""
+    found = list(names)
+    number = all(name.isdecimal() for name in found)
+    return sorted(found, key=lambda name: (int(name), name) if number else (0, name))
+
+
+@dataclass(slots=True)
+class SmallArrays:
+    """The arrays of a store beside its features: their layout, their chunks, labels' classes."""
+
+    rows: int  # in a chunk
+    specs: list[ArraySpec] = field(default_factory=list)
+    chunks: list[tuple[ArraySpec, int, bytes]] = field(default_factory=list)
+    classes: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(
+        self,
+        name: str,
+        dtype: str,
+        values: NDArray[Any] | list[str],
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """An array, or text."""
+        spec = ArraySpec(name, (len(values),), dtype, self.rows, attributes or {})
+        self.specs.append(spec)
+        for index in range(spec.chunks):
+            data = encode(spec, index, values[spec.span(index)]).tobytes()
+            self.chunks.append((spec, index, data))
+
+    def add_label(self, name: str, values: Sequence[str]) -> None:
+        """A label: its classes as numbers, -1 for none."""
+        self.classes[name] = found = sort_classes(set(values) - {""})
+        index = {"": -1} | {value: i for i, value in enumerate(found)}
+        coded = np.array([index[value] for value in values], np.int32)
+        self.add(f"labels/{name}", "int32", coded, {"classes": found})
+
+
+def small_arrays(
+    corpus: Corpus,
+    listing: Listing,
+    rendered: Rendered,
+    recipe: Recipe,
+    split: Sequence[int],
+    bank: NoiseBank | None,
+) -> SmallArrays:
+    """Labels, split, names and origins of the rows that are stored, and their noise if any."""
+    small = SmallArrays(features_spec(recipe, len(rendered.rows)).rows)
+    labels = [dict(row.labels) for row in rendered.rows]
+    for name in listing.label_names:
+        small.add_label(name, [known.get(name, "") for known in labels])
+    if bank is not None and corpus.list_mixtures is None:
+        drawn = [bank.classes[r.noise] if r.noise >= 0 else "" for r in rendered.results]
+        small.add_label("noise", drawn)
+    if bank is not None:
+        snr = [math.nan if r.snr_db is None else r.snr_db for r in rendered.results]
+        small.add("snr_db", "float32", np.array(snr, np.float32))
+    small.add("split", "int8", np.array(split, np.int8))
+    small.add("clip_id", STRING, [row.clip_id for row in rendered.rows])
+    small.add("source", STRING, [row.source(recipe.sample_rate) for row in rendered.rows])
+    return small
+
+
+def finish_store(
+    pool: Workers,
+    store: Path,
+    corpus: Corpus,
+    recipe: Recipe,
+    listing: Listing,
+    rendered: Rendered,
+    scale: tuple[float, float],
+    written_features: Sequence[Written],
+    small: SmallArrays,
+) -> str:
+    """Write the small arrays, the metadata and the manifest: only then is the group a store.
+
+    Returns:
+        Its fingerprint.
+    """
+    features = features_spec(recipe, len(rendered.rows))
+    arrays = {"features": list(written_features)}
+    specs, chunks = [features, *small.specs], small.chunks
+    tasks = [(store, chunks[i : i + _FILES_A_TASK]) for i in range(0, len(chunks), _FILES_A_TASK)]
+    written = {
+        (spec.name, index): one
+        for (_, asked), group in pool.run(write_chunks, tasks)
+        for (spec, index, _), one in zip(asked, group, strict=True)
+    }
+    for spec in specs[1:]:
+        arrays[spec.name] = [written[spec.name, index] for index in range(spec.chunks)]
+
+    root = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "complete": True,
+        "recipe": recipe.to_json(),
+        "mean": scale[0],
+        "std": scale[1],
+        "corpus": corpus.name,
+        "main_label": listing.main,
+        "classes": small.classes,
+        "rejected": [asdict(reject) for reject in rendered.rejected],
+        "skipped": listing.skipped,
+        "silent": sum(result.silent for result in rendered.results),
+        "lengths": lengths_of(rendered.rows, recipe),
+        "listing": listing.identity,
+        "versions": versions(("antigram", "numpy", "scipy", "soundfile", "soxr", "zarr")),
+    }
+    create_group(store, {})
+    if any("/" in spec.name for spec in specs):
+        create_group(store / "labels", {})
+    create_arrays(store, specs)
+    create_group(store, {"antigram": root})
+    # The fingerprint needs the manifest's digests, and the manifest the root's checksum.
+    fingerprint = store_fingerprint(root, write_manifest(store, arrays))
+    root["fingerprint"] = fingerprint
+    create_group(store, {"antigram": root})
+    write_manifest(store, arrays)
+    return fingerprint

@@ -1,0 +1,101 @@
+"""Second pass of `prepare`: chunks of normalised features, made of the raw blocks of the first."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from antigram.pipeline.callbacks import OnProgress
+from antigram.pipeline.errors import StoredDataError
+from antigram.pipeline.execution.workers import Workers
+from antigram.pipeline.features.journal import ChunkNote, intact_chunks
+from antigram.pipeline.features.raw_blocks import Rendered, render_again
+from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.rendering import RawBlock, normalise_chunk
+from antigram.pipeline.storage.chunks import ArraySpec, Written, rows_per_chunk
+from antigram.pipeline.storage.hashing import digest
+from antigram.pipeline.storage.journal import Journal
+
+__all__ = ["features_spec", "normalise_all"]
+
+
+def features_spec(recipe: Recipe, rows: int) -> ArraySpec:
+    """Layout of the array ``features`` of so many rows."""
+    # The rows of a chunk follow from float32, so that both dtypes are cut alike.
+    per = rows_per_chunk(4 * math.prod(recipe.shape), rows)
+    return ArraySpec("features", (rows, *recipe.shape), recipe.dtype, per)
+
+
+def normalise_all(
+    pool: Workers,
+    home: Path,
+    partial: Path,
+    rendered: Rendered,
+    recipe: Recipe,
+    scale: tuple[float, float],
+    on_progress: OnProgress,
+) -> list[Written]:
+    """Second pass: chunks of the store; raw blocks are deleted once no chunk needs them."""
+    spec = features_spec(recipe, len(rendered.rows))
+    # What the chunks depend on beyond the job: which rows were rejected does not change while a
+    # job lasts, but a version of this code that cuts chunks otherwise would.
+    identity = digest([list(spec.shape), spec.rows, spec.dtype, *scale])
+    last_use: dict[int, int] = {}
+    pieces: list[list[tuple[RawBlock, list[int]]]] = []
+    for index in range(spec.chunks):
+        taken: list[tuple[RawBlock, list[int]]] = []
+        for block, row in rendered.places[spec.span(index)]:
+            if not taken or taken[-1][0] is not block:
+                taken.append((block, []))
+            taken[-1][1].append(row)
+            last_use[block.index] = index
+        pieces.append(taken)
+    users: dict[int, set[int]] = {}
+    for index, taken in enumerate(pieces):
+        for block, _ in taken:
+            users.setdefault(block.index, set()).add(index)
+    with Journal(partial / "chunks.jsonl") as journal:
+        kept = intact_chunks(partial, recipe, journal)
+        done = {
+            index: note.written
+            for index, note in kept.items()
+            if note.identity == identity and index < spec.chunks
+        }
+        on_progress("normalise", len(done), spec.chunks)
+        tasks = (
+            (partial / "store", spec, index, taken, *scale)
+            for index, taken in enumerate(pieces)
+            if index not in done
+        )
+        for task, outcome in pool.run(normalise_chunk, tasks):
+            index = task[2]
+            done[index] = written = _with_intact_blocks(pool, home, rendered, task, outcome)
+            spent = [block for block, _ in task[3] if users[block.index] <= done.keys()]
+            indices = [block.index for block in spent]
+            journal.append(ChunkNote(index, spec.rows, identity, written, indices).to_json())
+            for block in spent:
+                block.path(partial / "raw").unlink(missing_ok=True)
+            on_progress("normalise", len(done), spec.chunks)
+    return [done[index] for index in range(spec.chunks)]
+
+
+def _with_intact_blocks(
+    pool: Workers, home: Path, rendered: Rendered, task: tuple[Any, ...], outcome: object
+) -> Written:
+    """Outcome of a task of `normalise_chunk`; its raw blocks that are damaged are rendered again.
+
+    Raises:
+        InputError: the recordings have changed meanwhile.
+        StoredDataError: a block is damaged again, just after it was written.
+    """
+    for _ in range(1 + len(task[3])):
+        if isinstance(outcome, Written):
+            return outcome
+        if isinstance(outcome, RawBlock):
+            render_again(pool, home, task[0].parent, rendered, outcome.index)
+            outcome = pool.alone(normalise_chunk, *task)
+    raise StoredDataError(
+        f"{task[0]}: what was written beside it is not what is read from there. "
+        "Check the disk and the memory of this machine, then run again."
+    )
