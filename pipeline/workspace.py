@@ -15,7 +15,7 @@ from antigram.pipeline.storage.files import identity_at
 from antigram.pipeline.storage.hdf5 import SUFFIX
 from antigram.pipeline.storage.root import has_parts
 
-__all__ = ["Workspace", "claimed_run", "is_locked", "locked"]
+__all__ = ["Workspace", "claimed_run", "is_locked", "locked", "plain_name"]
 
 _LOCK_S = 0.1  # a lock's file that goes just when it is opened is opened anew
 
@@ -61,8 +61,8 @@ def claimed_run(runs: Path, name: str | None, default: str, *, resume: bool) -> 
     if resume:
         there = [runs / each for each in names if (runs / each).exists()]
         if not there:
-            hint = "; name one with --name" if name is None else ""
-            raise InputError(f"--resume: there is no run {names[0]} in {runs}{hint}")
+            hint = "; name one with `name`" if name is None else ""
+            raise InputError(f"`resume`: there is no run {names[0]} in {runs}{hint}")
         with locked(there[-1], "training"):
             yield there[-1]
         return
@@ -83,7 +83,7 @@ def _is_claimed(folder: Path, held: ExitStack, name: str | None) -> bool:
             return True
         held.close()
     if name is not None:
-        raise InputError(f"{folder}: a run of this name is there; choose another, or --resume it")
+        raise InputError(f"{folder}: a run of this name is there; choose another, or `resume` it")
     return False
 
 
@@ -106,6 +106,19 @@ def _made_ns(path: Path) -> int:
 
 def _lock_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.lock")
+
+
+def plain_name(name: str) -> str:
+    """Check that a name of a store, cache or run is one part of a path; leave its ending out.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not name or name.startswith((".", "-")) or "/" in name or "\\" in name:
+        raise InputError(f"`name` {name!r}: wanted a plain name, without slashes or a leading dot")
+    if not name.isprintable():
+        raise InputError(f"`name` {name!r}: holds characters that do not show; wanted a plain name")
+    return name.removesuffix(".zarr")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,33 +7,42 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import antigram
 from antigram.pipeline.errors import InputError
+from antigram.pipeline.workspace import Workspace
 from antigram.studies.report import curves_svg, read_metrics, write_report
 
-__all__ = ["run_demo", "table"]
+__all__ = ["antigram_command", "run_demo", "table"]
 
 LAYER = "5"
 
 
+def antigram_command() -> list[str]:
+    """How this very antigram is called in another process: of a checkout, or as it is installed."""
+    file = Path(antigram.__path__[0], "cli.py")
+    if (script := file.resolve()).parent != file.parent.resolve():  # a link, in a checkout
+        return [sys.executable, str(script)]
+    return [sys.executable, "-P", "-m", "antigram"]  # -P: not what the current folder has
+
+
 def run_demo(
-    command: Sequence[str],
-    workspace: Path,
-    report: Path,
+    workspace: Workspace,
+    report: Path = Path("report.html"),
     *,
-    width: int,
-    epochs: int,
-    seed: int,
-    on_message: Callable[[str], None],
+    width: int = 4,
+    epochs: int = 12,
+    seed: int = 0,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Prepare, train the orthogonal net, cache, train all arms, and write the report.
 
     Args:
-        command: how antigram is called.
         workspace: where everything goes.
         report: HTML file to write.
         width: of the nets; 64 is the real VGG16.
@@ -50,11 +59,13 @@ def run_demo(
     begun = time.perf_counter()
     stages: list[dict[str, Any]] = []
 
-    def antigram(*arguments: str) -> dict[str, Any]:
+    command = antigram_command()
+
+    def run(*arguments: str) -> dict[str, Any]:
         shown = "antigram " + " ".join(arguments)
         on_message(f"\n$ {shown}")
         start = time.perf_counter()
-        line = [*command, "--workspace", str(workspace), "--json", *arguments]
+        line = [*command, "--workspace", str(workspace.root), "--json", *arguments]
         done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise InputError(f"demo: `{shown}` ended with exit code {done.returncode}, see above")
@@ -62,23 +73,23 @@ def run_demo(
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
-    store = antigram("prepare", "demo", "--noise", "high", "--split", "by:speaker")
+    store = run("prepare", "demo", "--noise", "high", "--split", "by:speaker")
     data = store["name"]
-    net = workspace / "demo" / "emotion.pt"
+    net = workspace.root / "demo" / "emotion.pt"
     net.parent.mkdir(parents=True, exist_ok=True)
     common = ["--data", data, "--epochs", str(epochs), "--seed", str(seed)]
     shape = ["--arch", "vgg16", "--width", str(width)]
-    emotion = antigram(
+    emotion = run(
         *["train", "--mode", "baseline", "--task", "emotion", *common, *shape],
         *["--save", str(net)],
     )
-    grams = antigram("cache-grams", "--ckpt", str(net), "--layer", LAYER, "--data", data)
+    grams = run("cache-grams", "--ckpt", str(net), "--layer", LAYER, "--data", data)
     teacher = ["--ckpt", str(net)]
     arms = {
-        "baseline": antigram("train", "--mode", "baseline", *common, *shape),
-        "wi": antigram("train", "--mode", "wi", *common, *teacher),
-        "online": antigram("train", "--mode", "online", *common, *teacher, "--layer", LAYER),
-        "cached": antigram("train", "--mode", "cached", *common, "--cache", grams["name"]),
+        "baseline": run("train", "--mode", "baseline", *common, *shape),
+        "wi": run("train", "--mode", "wi", *common, *teacher),
+        "online": run("train", "--mode", "online", *common, *teacher, "--layer", LAYER),
+        "cached": run("train", "--mode", "cached", *common, "--cache", grams["name"]),
     }
     cached_layer = grams["layers"][LAYER]
     content = {

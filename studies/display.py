@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -24,11 +24,12 @@ class TrainingDisplay:
 
     Args:
         epochs: the most there can be.
+        wording: what becomes of a line before it is shown.
     """
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, wording: Callable[[str], str] = str) -> None:
         self.epochs = epochs
-        self._progress = Progress(above=self._table)
+        self._progress = Progress(above=self._table, wording=wording)
         self._done: list[tuple[int, float, Mapping[str, float]]] = []
 
     def __enter__(self) -> Self:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,22 +24,25 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from antigram.cache.estimate import break_even_epochs
-from antigram.cache.plan import LayerPlan
-from antigram.model.choices import Precision
+from antigram.cache.plan import LayerPlan, plan_layers
+from antigram.model.choices import Aggregation, ArchName, Codec, Dtype, Precision, Tap
 from antigram.model.loss.codecs import Rows, forget_tables
 from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.batches import Batch
-from antigram.model.training.checkpoint import Teacher
+from antigram.model.training.checkpoint import Teacher, open_teacher
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.released import ReleasedStep
 from antigram.model.training.step import Step, Sums
 from antigram.pipeline.audio.augmentation import Views
+from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.mapped import MappedArray
+from antigram.pipeline.workspace import Workspace
+from antigram.studies.job import layer_numbers
 
-__all__ = ["ARMS", "StepCost", "bare_net", "budget", "step_cost"]
+__all__ = ["ARMS", "StepCost", "bare_net", "budget", "plan", "step_cost"]
 
 Arm = Literal["baseline", "cached", "online", "released"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -238,6 +242,72 @@ class _Shapes:
             norms = torch.empty(2, self.clips, device=x.device)
             found[layer] = Rows(plan.key.codec, data, norms[0], norms[1])
         return found
+
+
+def plan(
+    workspace: Workspace,
+    layers: Sequence[str],
+    *,
+    data: str | None = None,
+    task: str | None = None,
+    ckpt: Path | None = None,
+    arch: ArchName | None = None,
+    width: int | None = None,
+    tap: Tap = "relu",
+    aggregation: Aggregation = "gram",
+    codec: Codec | Literal["auto"] = "auto",
+    rank: int | None = None,
+    dtype: Dtype = "float16",
+    nets: int = 1,
+    batch_clips: int = 13,
+    precision: Precision = "32",
+    on_message: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Tell what a training on a store would take; nothing is made.
+
+    Args:
+        workspace: where the store is looked up.
+        layers: numbers of convolution layers as text, or ``all``.
+        data: the store; default: the only one, or the one prepared last.
+        task: label to learn; default: the store's main one.
+        ckpt: the teacher, for its shape.
+        arch: of both nets; default: the teacher's, or vgg16.
+        width: of both nets; default: the teacher's, or 64.
+        tap: ``relu``, ``conv`` or ``released``.
+        aggregation: what is made of the maps.
+        codec: form of a cache's rows.
+        rank: of lowrank.
+        dtype: of a cache's rows.
+        nets: teachers.
+        batch_clips: segments in a batch.
+        precision: of the training.
+        on_message: told which defaults were taken, in lines for people.
+
+    Returns:
+        As `budget`.
+
+    Raises:
+        InputError: something is missing, unknown or does not fit.
+    """
+    if codec == "lowrank" and rank is None:
+        raise InputError("`codec=lowrank`: its rank is found by running the net; name a `rank`")
+    shape = open_teacher(ckpt).arch if ckpt is not None else Arch()
+    shape = Arch(arch or shape.name, shape.width if width is None else width)
+    store = FeatureStore(workspace.store(data, on_message))
+    task = task or store.main_label
+    store.labels(task)  # says at once if there is no such label
+    spec = TapSpec(
+        arch=shape, layers=layer_numbers(layers, shape), tap=tap, aggregation=aggregation
+    )
+    return budget(
+        store,
+        shape,
+        plan_layers(store, bare_net(shape), spec, codec=codec, dtype=dtype, rank=rank),
+        classes=len(store.classes[task]),
+        batch_clips=batch_clips,
+        nets=nets,
+        precision=precision,
+    )
 
 
 def budget(

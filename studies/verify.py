@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from antigram.cache.key import layer_name
 from antigram.cache.layer import CacheLayer, layers_of, open_root
-from antigram.model.training.run_files import has_manifest, verify_files
+from antigram.model.training.run_files import has_manifest, run_state, verify_files
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
-from antigram.pipeline.storage.archive import verify_archive
+from antigram.pipeline.storage.archive import SUFFIXES, verify_archive
 from antigram.pipeline.storage.exchange import verify_export
 from antigram.pipeline.storage.hdf5 import SUFFIX, read_bytes
 from antigram.pipeline.storage.manifest import Problem, verify_group
 from antigram.pipeline.storage.root import DOCUMENT, has_parts
+from antigram.pipeline.workspace import Workspace
 
-__all__ = ["check_kind", "kind_of", "verify", "verify_cache", "verify_run", "verify_store"]
+__all__ = [
+    "Verified",
+    "check_kind",
+    "kind_of",
+    "verified_json",
+    "verify",
+    "verify_cache",
+    "verify_named",
+    "verify_run",
+    "verify_store",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was read, and what is wrong with it."""
+
+    path: Path
+    kind: str  # as `kind_of` has it
+    problems: Sequence[Problem]
+
+    def line(self) -> str:
+        """For people: how much is wrong, and of an intact run how far it came."""
+        state = f"; {run_state(self.path)}" if self.kind == "run" and not self.problems else ""
+        worth = f"{len(self.problems)} problems" if self.problems else "whole"
+        return f"{self.kind} {self.path}: {worth}{state}"
 
 
 def kind_of(path: Path) -> str:
@@ -59,6 +87,10 @@ def verify(path: Path, stores: Sequence[Path] = ()) -> list[Problem]:
         InputError: the path is none of these.
     """
     check_kind(path)
+    return _problems(path, stores)
+
+
+def _problems(path: Path, stores: Sequence[Path]) -> list[Problem]:
     match kind_of(path):
         case "run":
             return list(verify_run(path))
@@ -70,6 +102,93 @@ def verify(path: Path, stores: Sequence[Path] = ()) -> list[Problem]:
             return list(verify_archive(path))
         case _:
             return list(verify_store(path))
+
+
+def verify_named(
+    workspace: Workspace,
+    names: Sequence[str] = (),
+    *,
+    recompute: int | None = None,
+    ckpt: Path | None = None,
+    data: str | None = None,
+    device: str = "auto",
+    on_verified: Callable[[Verified], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> list[Verified]:
+    """Read every byte of stores, caches and runs of a workspace, or of what is named.
+
+    Args:
+        workspace: whose.
+        names: of stores, caches and runs, or paths, also of ``FILE.pt`` and ``FILE.h5``; none: all
+            there are.
+        recompute: segments of each intact cache that the teacher is run on again, to compare.
+        ckpt: the teacher, for ``recompute``.
+        data: the store, for ``recompute``; default: the cache's.
+        device: where the teacher runs.
+        on_verified: told of each as it is done.
+        on_message: told which defaults were taken, in lines for people.
+
+    Raises:
+        InputError: nothing has such a name, or the teacher or store is another.
+    """
+    if recompute and ckpt is None:
+        raise InputError("`recompute` runs the teacher again: name it with `ckpt`")
+    stores = workspace.members(workspace.features)
+    done = []
+    for path in _chosen(workspace, names):
+        kind, problems = kind_of(path), _problems(path, stores)
+        if kind == "cache" and recompute and ckpt is not None and not problems:
+            problems = _recomputed(workspace, path, recompute, ckpt, data, device, on_message)
+        done.append(Verified(path, kind, problems))
+        on_verified(done[-1])
+    return done
+
+
+def verified_json(done: Sequence[Verified]) -> dict[str, Any]:
+    """Fields of ``verify --json``."""
+    problems = [problem for each in done for problem in each.problems]
+    return {
+        "ok": not problems,
+        "problems": [{"path": str(p.path), "problem": p.problem} for p in problems],
+        "checked": [str(each.path) for each in done],
+    }
+
+
+def _chosen(workspace: Workspace, names: Sequence[str]) -> list[Path]:
+    """Paths of what is named, or of all stores, caches and runs."""
+    every = [p for f in (workspace.features, workspace.grams) for p in sorted(f.glob("[!.]*.zarr"))]
+    every += sorted(p for p in workspace.runs.glob("[!.]*") if p.is_dir())
+    chosen = []
+    for name in names:
+        match = [p for p in every if name in (p.name, p.name.removesuffix(".zarr"))]
+        path = Path(name)
+        if path.is_dir() or (path.suffix in (SUFFIX, *SUFFIXES) and path.is_file()):
+            check_kind(path)
+            match = [path]
+        if not match:
+            known = ", ".join(p.name.removesuffix(".zarr") for p in every) or "nothing"
+            raise InputError(f"no store, cache or run is called {name!r}; there is {known}")
+        chosen += match
+    return chosen if names else every
+
+
+def _recomputed(
+    workspace: Workspace,
+    path: Path,
+    clips: int,
+    ckpt: Path,
+    data: str | None,
+    device: str,
+    on_message: Callable[[str], None],
+) -> list[Problem]:
+    """Problems that running the teacher again shows."""
+    from antigram.cache.recompute import recompute  # torch, which the rest needs not
+    from antigram.model.training.checkpoint import open_teacher
+    from antigram.model.training.device import named_device
+    from antigram.studies.job import store_for
+
+    store = FeatureStore(store_for(workspace, data, (str(path),), on_message))
+    return list(recompute(path, store, open_teacher(ckpt), clips, named_device(device)))
 
 
 def verify_store(path: Path) -> Iterator[Problem]:

@@ -379,7 +379,7 @@ def test_a_defect_of_ours_keeps_its_traceback(shell, monkeypatch):
     def broken(*_):
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("antigram.pipeline.corpora.find_corpus", broken)
+    monkeypatch.setattr("antigram.studies.preparing.find_corpus", broken)
     monkeypatch.setattr(sys, "argv", ["antigram", "prepare", "gsc"])
     with pytest.raises(RuntimeError, match="ours"):
         cli.main()
@@ -389,7 +389,7 @@ def test_an_interrupt_says_how_to_go_on(shell, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("antigram.pipeline.corpora.find_corpus", stopped)
+    monkeypatch.setattr("antigram.studies.preparing.find_corpus", stopped)
     code, _, err = shell("prepare", "gsc")
     assert code == 130
     assert "goes on" in err

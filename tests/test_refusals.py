@@ -11,6 +11,7 @@ import click
 import pytest
 
 from antigram import cli
+from antigram.studies.console import Beta, Device, Layer
 
 ROOT = Path(__file__).resolve().parents[1]
 # Runs a command and says which of the slow packages it has imported.
@@ -155,10 +156,10 @@ def test_a_full_disk_names_the_file_that_did_not_fit(tmp_path, monkeypatch):
 
 def test_patterns_of_options_take_what_they_should():
     for kind, good, bad in (
-        (cli.Layer(), ["5", "13", "all"], ["", "emo:5", "5.0", "\u0665", "five"]),
-        (cli.Layer(of_source=True), ["5", "emo:5", "a:b:all"], [":", "emo:", ":5x"]),
-        (cli.Beta(), ["1", "-0.5", "1e-3", ".5", "emo:2"], ["nan", "inf", "one", "emo:"]),
-        (cli.Device(), ["auto", "cpu", "cuda", "cuda:1"], ["cuda:", "gpu", "cuda:-1"]),
+        (Layer(), ["5", "13", "all"], ["", "emo:5", "5.0", "\u0665", "five"]),
+        (Layer(of_source=True), ["5", "emo:5", "a:b:all"], [":", "emo:", ":5x"]),
+        (Beta(), ["1", "-0.5", "1e-3", ".5", "emo:2"], ["nan", "inf", "one", "emo:"]),
+        (Device(), ["auto", "cpu", "cuda", "cuda:1"], ["cuda:", "gpu", "cuda:-1"]),
     ):
         for text in good:
             assert kind.convert(text, None, None) == text

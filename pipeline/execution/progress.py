@@ -49,10 +49,15 @@ class Progress:
 
     Args:
         above: makes what a terminal shows above the bars, each time that it is drawn.
+        wording: what becomes of a line before it is shown.
     """
 
-    def __init__(self, above: Callable[[], RenderableType] | None = None) -> None:
-        self._above = above
+    def __init__(
+        self,
+        above: Callable[[], RenderableType] | None = None,
+        wording: Callable[[str], str] = str,
+    ) -> None:
+        self._above, self._wording = above, wording
         self._live: Live | None = None
         self._stages: dict[str, _Stage] = {}
         self._begun: dict[str, tuple[float, int]] = {}  # when, and what was done by then
@@ -81,7 +86,7 @@ class Progress:
 
     def on_message(self, text: str) -> None:
         """Print a line, above the bars."""
-        text = safe(text)
+        text = safe(self._wording(text))
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:

@@ -1,0 +1,179 @@
+"""From a checkpoint and layers to a Gram cache of the workspace, or an estimate of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from antigram.cache.build import Built, OnProgress, build_cache
+from antigram.cache.estimate import estimate
+from antigram.cache.plan import LayerPlan, plan_layers
+from antigram.model.choices import Aggregation, Codec, Dtype, Precision, Tap
+from antigram.model.loss.at_loss import check_combination
+from antigram.model.loss.sources import TapSpec
+from antigram.model.training.checkpoint import Teacher
+from antigram.model.training.device import named_device
+from antigram.model.training.distributed import distributed_context
+from antigram.model.training.guards import load_teacher
+from antigram.pipeline.audio.augmentation import Views
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.workspace import Workspace, plain_name
+from antigram.studies.job import layer_numbers
+
+__all__ = ["CacheJob", "cache_grams", "estimate_grams", "plan_cache"]
+
+OnMessage = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheJob:
+    """A cache that can be built.
+
+    Attributes:
+        store: the features.
+        teacher: the net that runs over them.
+        plans: layer -> what is stored of it.
+        target: ``NAME.zarr``.
+        made_from: names of store and checkpoint, for people.
+    """
+
+    store: FeatureStore
+    teacher: Teacher
+    plans: Mapping[int, LayerPlan]
+    target: Path
+    made_from: Mapping[str, str]
+
+
+def plan_cache(
+    workspace: Workspace,
+    ckpt: Path,
+    layers: Sequence[str],
+    *,
+    data: str | None = None,
+    tap: Tap = "relu",
+    aggregation: Aggregation = "gram",
+    codec: Codec | Literal["auto"] = "auto",
+    dtype: Dtype | None = None,
+    energy: float | None = None,
+    rank: int | None = None,
+    precision: Precision = "32",
+    views: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    on_message: OnMessage = lambda _: None,
+) -> CacheJob:
+    """Find the store and the teacher, and check what is asked for against them.
+
+    Args:
+        workspace: where the cache goes and the store lies.
+        ckpt: checkpoint of the teacher.
+        layers: numbers of convolution layers as text, or ``all``.
+        data: the store; default: the only one, or the one prepared last.
+        tap: ``relu``, ``conv`` or ``released``.
+        aggregation: what is made of the maps.
+        codec: form of the rows; ``auto`` takes the smaller exact one.
+        dtype: of the rows; default: float16, with compmul float32.
+        energy: share of ||G||^2 that lowrank keeps.
+        rank: of lowrank, in place of ``energy``.
+        precision: of the teacher's computation.
+        views: augmented views of each training segment; default: none.
+        seed: of the views.
+        name: of the cache; default: STORE--CKPT.
+        on_message: told which defaults were taken, in lines for people.
+
+    Raises:
+        InputError: something is missing, unknown or does not fit.
+        StoredDataError: the store or the checkpoint is damaged.
+    """
+    teacher = load_teacher(ckpt, on_message)
+    store = FeatureStore(workspace.store(data, on_message))
+    numbers = layer_numbers(layers, teacher.arch)
+    check_combination(aggregation, tap, "cos2", numbers)
+    if aggregation == "compmul" and dtype == "float16":
+        on_message("compmul: its values differ so little that float16 costs 1 % of the gradient")
+    plans = plan_layers(
+        store,
+        teacher,
+        TapSpec(arch=teacher.arch, layers=numbers, tap=tap, aggregation=aggregation),
+        codec=codec,
+        dtype=dtype or ("float32" if aggregation == "compmul" else "float16"),
+        energy=energy,
+        rank=rank,
+        precision=precision,
+        views=None if views is None else Views.for_shape(store.shape, count=views, seed=seed),
+    )
+    target = workspace.grams / f"{plain_name(name or f'{store.name}--{ckpt.stem}')}.zarr"
+    return CacheJob(store, teacher, plans, target, {"store": store.name, "checkpoint": ckpt.stem})
+
+
+def cache_grams(
+    workspace: Workspace,
+    ckpt: Path,
+    layers: Sequence[str],
+    *,
+    batch_clips: int = 32,
+    device: str = "auto",
+    on_progress: OnProgress = lambda *_: None,
+    on_message: OnMessage = lambda _: None,
+    **asked: Any,  # noqa: ANN401 - as `plan_cache` declares them
+) -> Built:
+    """Run a teacher over a store once and keep its Gram matrices.
+
+    Args:
+        workspace: where the cache goes and the store lies.
+        ckpt: checkpoint of the teacher.
+        layers: numbers of convolution layers as text, or ``all``.
+        batch_clips: segments in a batch.
+        device: where the teacher runs.
+        on_progress: told a stage's name, how much of it is done, and how much there is.
+        on_message: told which defaults were taken, in lines for people.
+        asked: further arguments of `plan_cache`.
+
+    Raises:
+        InputError: something is missing, unknown or does not fit.
+        StoredDataError: the store or the checkpoint is damaged.
+        DistributedError: another process of a job of torchrun is gone.
+    """
+    job = plan_cache(workspace, ckpt, layers, on_message=on_message, **asked)
+    place = named_device(device)
+    with distributed_context(place) as distributed:
+        return build_cache(
+            job.store,
+            job.teacher,
+            job.plans,
+            job.target,
+            made_from=job.made_from,
+            batch_clips=batch_clips,
+            device=distributed.device(place),
+            on_progress=on_progress if distributed.leads else lambda *_: None,
+            distributed=distributed,
+        )
+
+
+def estimate_grams(
+    workspace: Workspace,
+    ckpt: Path,
+    layers: Sequence[str],
+    *,
+    batch_clips: int = 32,
+    device: str = "auto",
+    on_message: OnMessage = lambda _: None,
+    **asked: Any,  # noqa: ANN401 - as `plan_cache` declares them
+) -> dict[str, Any]:
+    """Tell what `cache_grams` with the same arguments would take; nothing is made.
+
+    Returns:
+        ``dry_run``, ``cache``, ``name``, ``device``, and what `cache.estimate` tells: bytes,
+        seconds and break-even.
+
+    Raises:
+        InputError: something is missing, unknown or does not fit.
+        StoredDataError: the store or the checkpoint is damaged.
+    """
+    job = plan_cache(workspace, ckpt, layers, on_message=on_message, **asked)
+    place = named_device(device)
+    found = estimate(job.plans, job.store, job.teacher, batch_clips=batch_clips, device=place)
+    names = {"cache": str(job.target), "name": job.target.name.removesuffix(".zarr")}
+    return {"dry_run": True, **names, "device": str(place), **found}

@@ -1,0 +1,178 @@
+"""What a command line is made of beside its commands: kinds of values, messages, failures.
+
+No option is named here, and nothing slow is imported.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from antigram.pipeline.errors import DistributedError, InputError, StoredDataError
+from antigram.pipeline.execution.terminal import safe, safe_json
+
+if TYPE_CHECKING:
+    from antigram.pipeline.workspace import Workspace
+    from antigram.studies.display import TrainingDisplay
+
+__all__ = ["App", "Beta", "Context", "Device", "Layer", "expected_failure"]
+
+_LEADS = os.environ.get("RANK", "0") == "0"  # torchrun's
+# Errors of the system that are no defect of ours even where it names no file.
+_SYSTEM_LIMITS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO)
+_LESS_MEMORY = (
+    "Free some, or take a smaller `batch_clips`, `width` or fewer `workers`; "
+    "`antigram plan` tells what a step takes."
+)
+_ARGUMENT = re.compile(r"`([a-z][a-z_]*)(?:=([^`]*))?`")
+
+
+class _Pattern(click.ParamType[str]):
+    """Text of one form."""
+
+    pattern: str
+    wanted: str
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - as click declares it
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str:
+        """Return the text as it is, if it has the form."""
+        if re.fullmatch(self.pattern, value, re.ASCII) is None:
+            self.fail(f"{value!r} is not {self.wanted}.", param, ctx)
+        return str(value)
+
+
+class Layer(_Pattern):
+    """``5`` or ``all``; with ``of_source`` also ``NAME:5``."""
+
+    name = "layer"
+    wanted = "the number of a convolution layer, or all"
+
+    def __init__(self, *, of_source: bool = False) -> None:
+        self.pattern = rf"{'(.+:)?' if of_source else ''}(\d{{1,3}}|all)"
+
+
+class Beta(_Pattern):
+    """``0.5`` or ``NAME:0.5``."""
+
+    name = "beta"
+    pattern = r"(.+:)?[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?"
+    wanted = "a number, or NAME:NUMBER"
+
+
+class Device(_Pattern):
+    """A device as torch names it, or ``auto``."""
+
+    name = "device"
+    pattern = r"auto|cpu|cuda(:\d{1,2})?"
+    wanted = "cpu, cuda, cuda:1 or auto"
+
+
+class App(click.Group):
+    """A group of commands, whose options the library's arguments stand for.
+
+    None of them takes empty text: that comes from an unset variable of the shell.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what is empty, name the option, and parse the rest."""
+        for before, text in zip(["", *args], args, strict=False):
+            is_option = text.startswith("--")
+            option, equals, value = text.partition("=") if is_option else (before, "=", text)
+            if equals and not value.strip():
+                name = option if option.startswith("-") else "an argument"
+                raise click.UsageError(f"{name} is empty; give a value, or leave it out.", ctx)
+        return super().parse_args(ctx, args)
+
+    def in_options(self, text: str) -> str:
+        """Name options where the library names arguments, which it does in backquotes.
+
+        With an option that is called ``--max-steps``, `` `max_steps` `` becomes its name, and
+        `` `max_steps=3` `` its name and value. What is no argument stays as it is.
+        """
+
+        def named(found: re.Match[str]) -> str:
+            option = options.get(found[1])
+            return found[0] if option is None else " ".join(filter(None, (option, found[2])))
+
+        params = [param for command in self.commands.values() for param in command.params]
+        options = {p.name: p.opts[-1] for p in params if isinstance(p, click.Option)}
+        return _ARGUMENT.sub(named, text)
+
+
+@dataclass(slots=True)
+class Context:
+    """What every command knows.
+
+    Attributes:
+        workspace: where everything lies.
+        json: whether the answer is JSON.
+        wording: what becomes of a line before it is shown.
+    """
+
+    workspace: Workspace
+    json: bool
+    wording: Callable[[str], str]
+
+    def on_message(self, text: str) -> None:
+        """Show a line on stderr; of a job of torchrun, the first process speaks for all."""
+        if _LEADS:
+            click.echo(safe(self.wording(text)), err=True)
+
+    @contextmanager
+    def progress(self) -> Iterator[dict[str, Any]]:
+        """Arguments ``on_progress`` and ``on_message`` of a library function, shown on stderr."""
+        from antigram.pipeline.execution.progress import Progress
+
+        with Progress(wording=self.wording) as shown:
+            both = {"on_progress": shown.on_progress, "on_message": shown.on_message}
+            yield both if _LEADS else dict.fromkeys(both, lambda *_: None)
+
+    def display(self, epochs: int) -> TrainingDisplay:
+        """What shows a training of at most so many epochs."""
+        from antigram.studies.display import TrainingDisplay
+
+        return TrainingDisplay(epochs, self.wording)
+
+    def answer(self, content: Mapping[str, Any], text: str) -> None:
+        """Print the result on stdout, as JSON or as text."""
+        if _LEADS:
+            click.echo(safe_json(content) if self.json else safe(text))
+
+
+def expected_failure(error: BaseException) -> tuple[str, int] | None:
+    """Message and exit code of a failure that is no defect of ours; None of a defect."""
+    match error:
+        case InputError():
+            return str(error), 2
+        case StoredDataError():
+            return str(error), 3
+        case DistributedError():
+            return str(error), 1
+        case click.exceptions.Abort() | KeyboardInterrupt():
+            return "interrupted; the same command goes on where it was (train: with `resume`)", 130
+        case click.UsageError(ctx=click.Context(command_path=command)):
+            return f"{error.format_message()} See `{command} --help`.", 2
+        case click.ClickException():
+            return f"{error.format_message()} See `antigram --help`.", 2
+        case OSError() if error.filename is not None or error.errno in _SYSTEM_LIMITS:
+            where = error.filename or "the workspace"
+            text = f"{where}: {error.strerror}. What is finished is kept; mend it and run again."
+            return text, 2
+        case MemoryError():
+            return f"out of memory{f' ({error})' if str(error) else ''}. {_LESS_MEMORY}", 2
+        case ImportError() if "failed to map segment" in str(error):  # the linker's words
+            return f"out of memory ({error}). {_LESS_MEMORY}", 2
+        case RuntimeError() if "can't allocate memory" in str(error):  # torch's, of the host
+            return f"out of memory. {_LESS_MEMORY}", 2
+    return None

@@ -1,0 +1,53 @@
+"""What a checkpoint is worth on a store of the workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from antigram.model.training.checkpoint import load_checkpoint
+from antigram.model.training.device import named_device
+from antigram.model.training.evaluate import Scores, evaluate_checkpoint
+from antigram.pipeline.choices import Split
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.workspace import Workspace
+
+__all__ = ["evaluate_file"]
+
+OnMessage = Callable[[str], None]
+
+
+def evaluate_file(
+    workspace: Workspace,
+    ckpt: Path,
+    *,
+    data: str | None = None,
+    split: Split = "test",
+    task: str | None = None,
+    device: str = "auto",
+    on_message: OnMessage = lambda _: None,
+) -> Scores:
+    """Score a checkpoint on a split of a store.
+
+    Args:
+        workspace: where the store is looked up.
+        ckpt: the checkpoint.
+        data: the store; default: the only one, or the one prepared last.
+        split: ``train``, ``validation`` or ``test``.
+        task: label of the store to score; default: the checkpoint's task.
+        device: where the net runs.
+        on_message: told which defaults were taken, in lines for people.
+
+    Raises:
+        InputError: something is missing or does not fit, or the split is empty.
+        StoredDataError: the store or the checkpoint is damaged.
+    """
+    checkpoint = load_checkpoint(ckpt)
+    store = FeatureStore(workspace.store(data, on_message))
+    scores = evaluate_checkpoint(
+        checkpoint, store, split, task=task, device=named_device(device), on_message=on_message
+    )
+    if not scores.segments.count:
+        raise InputError(f"{store.path}: no segment in the {split} split")
+    return scores
