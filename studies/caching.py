@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from antigram.cache.build import Built, OnProgress, build_cache
+from antigram.cache.build import Built, build_cache
 from antigram.cache.estimate import estimate
 from antigram.cache.plan import LayerPlan, plan_layers
 from antigram.model.choices import Aggregation, Codec, Dtype, Precision, Tap
@@ -25,6 +25,7 @@ from antigram.studies.job import layer_numbers
 __all__ = ["CacheJob", "cache_grams", "estimate_grams", "plan_cache"]
 
 OnMessage = Callable[[str], None]
+OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
