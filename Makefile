@@ -13,7 +13,9 @@ WHEELS := zarr numcodecs donfig google-crc32c h5py msgpack pyyaml packaging typi
 PLATFORMS := $(foreach n,28 27 24 17 12 5,--platform manylinux_2_$(n)_x86_64) \
 	--platform manylinux2014_x86_64 --platform manylinux1_x86_64
 
-.PHONY: setup demo test test-all check bench wheels bench-gpu clean
+DOCS_STAMP := $(VENV)/.antigram-docs
+
+.PHONY: setup demo test test-all check docs changelog bench wheels bench-gpu clean
 
 setup: $(STAMP)
 
@@ -29,7 +31,7 @@ demo: setup
 test: setup
 	$(MAKE) check
 
-test-all: setup
+test-all: $(DOCS_STAMP)
 	$(BIN)/python -m pytest -m "gpu or not gpu"
 
 check:
@@ -38,6 +40,19 @@ check:
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
+docs: $(DOCS_STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+# The section Unreleased, of the fragments in changes/; or, with VERSION, a release's, which uses
+# the fragments up.
+changelog: $(DOCS_STAMP)
+	sed -i '/^## Unreleased/,/^## [0-9]/{/^## [0-9]/!d}' CHANGELOG.md
+	$(BIN)/towncrier build $(if $(VERSION),--yes --version $(VERSION),--keep --version Unreleased --date main)
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
@@ -64,4 +79,4 @@ bench-gpu:
 		--name train_step-gpu-tf32-128
 
 clean:
-	rm -rf $(VENV) wheels .bench-site
+	rm -rf $(VENV) wheels .bench-site docs/_build
