@@ -100,8 +100,8 @@ def train_student(
     from antigram.model.training.resume import keep_ends
     from antigram.model.training.train import build_student, copy_best, train
     from antigram.pipeline.execution.process import keep_freed_memory
-    from antigram.studies.curves import draw_run
     from antigram.studies.job import resolve
+    from antigram.studies.report import draw_run
 
     place = named_device(device)
     if place.type == "cpu":

@@ -14,7 +14,7 @@ from antigram.model.nets.vgg import Vgg
 from antigram.model.training.checkpoint import load_tensors, write_tensors
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.distributed import DistributedContext
-from antigram.model.training.run_files import CONFIG, ENDS, RunFiles
+from antigram.model.training.run_files import CONFIG, DRAWN, ENDS, RunFiles
 from antigram.model.training.streams import FirstStreams, Streams
 from antigram.pipeline.errors import InputError, StoredDataError
 
@@ -22,7 +22,6 @@ __all__ = ["Start", "State", "keep_ends", "start"]
 
 FORMAT = {"format": "antigram/resume", "format_version": 1}
 METRICS, RESULT, LAST, BEST = "metrics.jsonl", "result.json", "last.pt", "best.pt"
-DRAWN = ("curves.png", "report.html")  # once there is a result
 
 
 @dataclass(slots=True)

@@ -31,6 +31,7 @@ from antigram.pipeline.storage.publish import leftovers_of, recover
 
 __all__ = [
     "CONFIG",
+    "DRAWN",
     "ENDS",
     "MANIFEST",
     "VERSION",
@@ -42,6 +43,7 @@ __all__ = [
 
 VERSION = 2  # of a run, as config.json has it; from 2 on there is a manifest
 CONFIG, MANIFEST = "config.json", "manifest.json"
+DRAWN = ("curves.png", "report.html")  # of a run that has its result
 FORMAT = {"format": "antigram/run-manifest", "format_version": 1}
 ENDS = ("epochs", "patience")  # when a training ends; changing them changes no epoch before
 _EVENTS = "events.out.tfevents.*"

@@ -14,7 +14,7 @@ from antigram.model.training.checkpoint import load_checkpoint
 from antigram.model.training.train import build_student, train
 from tests.model.conftest import ARCH
 from tests.model.tiny import CPU, metrics, save_teacher
-from tests.studies.test_curves import page_of
+from tests.studies.pages import page_of
 
 LAYERS = {"emo": (3, 5), "speaker": (5,)}
 

@@ -12,7 +12,7 @@ from antigram.model.training.checkpoint import load_checkpoint
 from antigram.model.training.train import build_student, copy_best, train
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.features.store import FeatureStore
-from antigram.studies.curves import draw_run
+from antigram.studies.report import draw_run
 from tests.model.conftest import ARCH
 from tests.model.tiny import CPU, copy_store, flip, metrics
 

@@ -11,7 +11,7 @@ from antigram.model.training.evaluate import Tally
 from antigram.model.training.train import build_student, copy_best, train
 from antigram.model.training.worth import accuracies_text, score, student_note, teacher_note
 from tests.model.tiny import CPU
-from tests.studies.test_curves import page_of
+from tests.studies.pages import page_of
 
 
 @pytest.fixture

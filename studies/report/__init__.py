@@ -1,0 +1,36 @@
+"""What was found, to read and to send on: one page and one drawer of curves serve all reports.
+
+``page`` holds the page and ``page.html`` its template, ``curves`` the drawer, ``run`` the report of
+one run.
+"""
+
+from antigram.studies.report.curves import Curves, draw_curves
+from antigram.studies.report.page import (
+    Confusion,
+    Figure,
+    Fold,
+    Page,
+    Part,
+    Picture,
+    Table,
+    page_html,
+    write_page,
+)
+from antigram.studies.report.run import draw_run, read_metrics, write_run_report
+
+__all__ = [
+    "Confusion",
+    "Curves",
+    "Figure",
+    "Fold",
+    "Page",
+    "Part",
+    "Picture",
+    "Table",
+    "draw_curves",
+    "draw_run",
+    "page_html",
+    "read_metrics",
+    "write_page",
+    "write_run_report",
+]
