@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -29,7 +29,7 @@ from antigram.model.choices import Aggregation, ArchName, Codec, Dtype, Precisio
 from antigram.model.loss.codecs import Rows, forget_tables
 from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec
 from antigram.model.nets.arch import Arch
-from antigram.model.nets.vgg import Vgg
+from antigram.model.nets.vgg import Vgg, channels_last
 from antigram.model.training.batches import Batch
 from antigram.model.training.checkpoint import Teacher, open_teacher
 from antigram.model.training.config import TrainConfig
@@ -130,7 +130,7 @@ def step_cost(
     """
     spec = _spec(arch, plans)
     with _fake_tensors(), _Alive() as alive:
-        net = _channels_last(Vgg(arch, classes))
+        net = channels_last(Vgg(arch, classes))
         config = TrainConfig(
             mode="baseline" if arm == "released" else arm,
             task="",
@@ -143,11 +143,11 @@ def step_cost(
         step: Step | ReleasedStep
         sources = None
         if arm == "released":
-            teacher = _channels_last(Vgg(arch, 0))
+            teacher = channels_last(Vgg(arch, 0))
             step = ReleasedStep(net, teacher, spec.layers[-1], precision)
         else:
             if arm == "online":
-                sources = Sources({str(n): _live(arch, spec) for n in range(nets)})
+                sources = Sources({str(n): LiveGrams(Vgg(arch, 0), spec) for n in range(nets)})
             elif arm == "cached":
                 rows = {str(n): _Shapes(spec, plans, batch_clips) for n in range(nets)}
                 sources = Sources(dict[str, GramSource](rows))
@@ -157,8 +157,8 @@ def step_cost(
             x = torch.empty(batch_clips, 1, *shape)
             y = torch.zeros(batch_clips, dtype=torch.int64)
             read: dict[str, Mapping[int, Rows]] = {str(n): {} for n in range(nets)}
-            stacks = sources.stacks(read, x) if sources is not None and arm == "cached" else None
-            return Batch(np.zeros(batch_clips, np.int64), x, y, read, stacks=stacks)
+            rows = sources.batch_rows(read, x) if sources is not None and arm == "cached" else None
+            return Batch(np.zeros(batch_clips, np.int64), x, y, read, rows=rows)
 
         batch, _next = made_batch(), made_batch()
         sums = Sums(sources.names if sources else (), _CPU)
@@ -187,24 +187,6 @@ def bare_net(arch: Arch) -> Teacher:
 def _spec(arch: Arch, plans: Mapping[int, LayerPlan]) -> TapSpec:
     key = next(iter(plans.values())).key
     return TapSpec(arch=arch, layers=tuple(sorted(plans)), tap=key.tap, aggregation=key.aggregation)
-
-
-def _live(arch: Arch, spec: TapSpec) -> LiveGrams:
-    """A teacher without data: cut off after the deepest layer, its digest left out."""
-    live = LiveGrams.__new__(LiveGrams)
-    live.spec, live.identity = spec, {}
-    live.net = _channels_last(Vgg(arch, 0).eval().requires_grad_(False))  # noqa: FBT003
-    live.net.set_tap(spec.tap)
-    return live
-
-
-def _channels_last(net: Vgg) -> Vgg:
-    """As the trainer lays it out; ``to`` exchanges tensors, which fake ones do not allow."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            weight = module.weight.detach().to(memory_format=torch.channels_last)
-            module.weight = nn.Parameter(weight, requires_grad=module.weight.requires_grad)
-    return net
 
 
 class _Shapes:

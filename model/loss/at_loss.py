@@ -124,46 +124,58 @@ class StudentMaps:
     hence the gradients written by hand.
 
     Args:
-        maps: ``(batch, channel, frame, freq)``, of which Grams are compared; or what `aggregate`
-            made of them, ``(batch, position)``, which is compared as it is.
+        maps: ``(batch, channel, frame, freq)``, or ``(batch, channel, position)``, of which Grams
+            are compared; or what `aggregate` made of them, ``(batch, position)``, which is compared
+            as it is.
+        gram: ``(batch, C, C)`` of these maps, where it is known; else it is made when asked for.
     """
 
-    def __init__(self, maps: Tensor) -> None:
+    def __init__(self, maps: Tensor, gram: Tensor | None = None) -> None:
         self.values = flat(maps) if maps.ndim == 4 else maps
         self.channels, self.positions = self.values.shape[-2], self.values.shape[-1]
+        self._gram = gram
+        self._packed: Tensor | None = None
+
+    @classmethod
+    def cut(cls, maps: Tensor) -> tuple[StudentMaps, Tensor]:
+        """Maps whose gradients begin where the fewest numbers are, and the tensor that these are.
+
+        It is the Gram, or else the values.
+        """
+        own = cls(maps)
+        if own.begins_at_gram:
+            leaf = own.gram.detach().requires_grad_()
+            return cls(own.values, leaf), leaf
+        leaf = own.values.detach().requires_grad_()
+        return cls(leaf), leaf
 
     @property
     def begins_at_gram(self) -> bool:
         """The Gram has fewer numbers than the maps."""
         return self.values.ndim == 3 and self.positions >= self.channels
 
-    def cut(self) -> Tensor:
-        """Let gradients begin where the fewest numbers are: at the Gram, or at the values."""
-        if self.begins_at_gram:
-            leaf = vars(self)["gram"] = self.gram.detach()
-        else:
-            leaf = self.values = self.values.detach()
-        return leaf.requires_grad_()
-
-    @cached_property
+    @property
     def gram(self) -> Tensor:
         """``(batch, C, C)``."""
-        return self_product(self.values)
+        if self._gram is None:
+            self._gram = self_product(self.values)
+        return self._gram
 
-    @cached_property
+    @property
     def packed(self) -> Tensor:
         """``(batch, C(C+1)/2)``: `gram` as a packed row, not divided by its norm."""
-        packed: Tensor = _Pack.apply(self.gram)
-        return packed
+        if self._packed is None:
+            self._packed = _Pack.apply(self.gram)
+        return self._packed
 
     @cached_property
     def norm(self) -> Tensor:
         """||G||, from the smallest that is there of G, its triangle and F^T F; or of the map."""
         if self.values.ndim == 2:
             rows = self.values
-        elif "packed" in vars(self):
-            rows = self.packed
-        elif "gram" in vars(self) or self.positions >= self.channels:
+        elif self._packed is not None:
+            rows = self._packed
+        elif self._gram is not None or self.positions >= self.channels:
             rows = self.gram.flatten(1)
         else:
             rows = self_product(self.values.mT).flatten(1)
@@ -287,9 +299,8 @@ class _Compare(torch.autograd.Function):
         totals, means = [], []
         slopes: list[Tensor] = []
         for part in ctx.parts:
-            own = StudentMaps(maps[part])
+            own, leaf = StudentMaps.cut(maps[part]) if wanted else (StudentMaps(maps[part]), None)
             with torch.set_grad_enabled(wanted):
-                leaf = own.cut() if wanted else None
                 found = [at_losses(own, stack.part(part), similarity).sum(0) for stack in stacks]
                 mean = (found[0] if len(found) == 1 else torch.cat(found)) / len(maps)
                 total = torch.dot(mean, weights)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -14,13 +15,13 @@ from torch import Tensor
 from antigram.model.choices import Aggregation, Tap
 from antigram.model.loss.codecs import Rows, Stack, encode_rows, exact_codec
 from antigram.model.nets.arch import Arch
-from antigram.model.nets.vgg import Vgg, extractor_digest, tap_shape
+from antigram.model.nets.vgg import Vgg, channels_last, extractor_digest, tap_shape
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.choices import check_choices
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.mapped import MappedArray
 
-__all__ = ["GramSource", "LiveGrams", "Sources", "Stacks", "TapSpec", "check_shapes"]
+__all__ = ["GramSource", "LiveGrams", "Sources", "TapSpec", "TeacherRows", "check_shapes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +37,46 @@ class TapSpec:
         check_choices(self)
 
 
-# Layer -> which sources, by their places in the run, and their rows.
-Stacks = dict[int, list[tuple[tuple[int, ...], Stack]]]
+# Some teachers, by their numbers in the run, and their rows, which are alike in form.
+Group = tuple[tuple[int, ...], Stack]
+
+
+class TeacherRows:
+    """Rows of one batch, of all teachers: each layer's can be taken once.
+
+    Whoever takes a layer's rows is then the only one that holds them. So a step frees them as soon
+    as they are compared, and none lives through the backward pass, in which a step's memory has
+    its peak.
+
+    Args:
+        layers: layer -> groups of teachers.
+    """
+
+    def __init__(self, layers: Mapping[int, Sequence[Group]]) -> None:
+        self._layers = dict(layers)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Those whose rows were not taken."""
+        return tuple(self._layers)
+
+    def take(self, layer: int) -> Sequence[Group]:
+        """Give up a layer's rows.
+
+        Raises:
+            LookupError: there are none, or they were taken.
+        """
+        if layer not in self._layers:
+            raise LookupError(
+                f"layer {layer}: no rows; a step takes those of its batch, which serves one step"
+            )
+        return self._layers.pop(layer)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that were not taken."""
+        for groups in self._layers.values():
+            for _, stack in groups:
+                yield from stack.tensors()
 
 
 class GramSource(Protocol):
@@ -45,15 +84,17 @@ class GramSource(Protocol):
 
     Attributes:
         spec: what is compared.
-        identity: digest of what each layer's rows come from; a resumed run must have the same.
         views: how the clips were augmented whose rows are stored; None if they were not.
         stored_bytes: what `keep_on` takes.
     """
 
     spec: TapSpec
-    identity: Mapping[str, str]
     views: Views | None
     stored_bytes: int
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Digest of what each layer's rows come from; a resumed run must have the same."""
 
     @property
     def arrays(self) -> Sequence[MappedArray]:
@@ -91,7 +132,7 @@ class LiveGrams:
     It runs in the precision that it is called in, under `torch.autocast` or not.
 
     Args:
-        net: frozen: put in eval mode, its gradients switched off.
+        net: the teacher; it is frozen: put in eval mode, its gradients switched off.
         spec: what is compared.
     """
 
@@ -102,12 +143,16 @@ class LiveGrams:
     def __init__(self, net: Vgg, spec: TapSpec) -> None:
         self.spec = spec
         # Channels last, as the student: its batches are then laid out for both.
-        net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # noqa: FBT003
-        self.net = net
+        self.net = channels_last(net.eval().requires_grad_(False))  # noqa: FBT003
         self.net.set_tap(spec.tap)
-        state = net.state_dict()
-        self.identity: Mapping[str, str] = {
-            str(layer): extractor_digest(state, net, layer, spec.tap) for layer in spec.layers
+
+    @cached_property
+    def identity(self) -> Mapping[str, str]:
+        """Digest of the teacher up to each layer: see `GramSource`."""
+        state = self.net.state_dict()
+        return {
+            str(layer): extractor_digest(state, self.net, layer, self.spec.tap)
+            for layer in self.spec.layers
         }
 
     def keep_on(self, device: torch.device) -> None:
@@ -209,21 +254,26 @@ class Sources:
         """No source needs more of a batch than what `read` gave."""
         return all(source.stored_bytes for source in self.members.values())
 
-    def stacks(self, read: Mapping[str, Mapping[int, Rows]], x: Tensor) -> Stacks:
-        """Rows of a batch, those alike in form together."""
+    def batch_rows(self, read: Mapping[str, Mapping[int, Rows]], x: Tensor) -> TeacherRows:
+        """Rows of a batch on the device of its features ``x``, those alike in form together."""
         alike: dict[int, dict[object, list[tuple[int, Rows]]]] = {}
-        for place, rows_of in enumerate(self.rows(read, x).values()):
+        for number, rows_of in enumerate(self.rows(read, x).values()):
             for layer, rows in rows_of.items():
                 form = rows.codec, rows.data.dtype, rows.data.shape
-                alike.setdefault(layer, {}).setdefault(form, []).append((place, rows))
+                alike.setdefault(layer, {}).setdefault(form, []).append((number, rows))
         with torch.autocast(x.device.type, enabled=False):  # it cannot stack float16 on a CPU
-            return {
-                layer: [
-                    (tuple(place for place, _ in group), Stack.of([rows for _, rows in group]))
-                    for group in forms.values()
-                ]
-                for layer, forms in alike.items()
-            }
+            return TeacherRows(
+                {
+                    layer: [
+                        (
+                            tuple(number for number, _ in group),
+                            Stack.of([rows for _, rows in group]),
+                        )
+                        for group in forms.values()
+                    ]
+                    for layer, forms in alike.items()
+                }
+            )
 
 
 def check_shapes(student: Arch, spec: TapSpec, shape: tuple[int, int]) -> None:

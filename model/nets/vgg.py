@@ -16,6 +16,7 @@ from antigram.pipeline.choices import check_choice
 
 __all__ = [
     "Vgg",
+    "channels_last",
     "conv_state",
     "extractor_digest",
     "tap_shape",
@@ -125,6 +126,19 @@ class Vgg(nn.Module):
         """Stop the gradients of convolution layers 1 to ``layer``."""
         for module in self.features[: self._tap_end(layer, "conv")]:
             module.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+
+
+def channels_last(net: Vgg) -> Vgg:
+    """Lay out a network's convolution weights channels last; it is returned.
+
+    New parameters take the place of the old ones, as tensors without data cannot be laid out in
+    place: an optimiser that holds the old ones no longer learns.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            weight = module.weight.detach().to(memory_format=torch.channels_last)
+            module.weight = nn.Parameter(weight, requires_grad=module.weight.requires_grad)
+    return net
 
 
 def _features(blocks: Sequence[int | str]) -> nn.Sequential:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 import time
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from antigram.model.loss.sources import GramSource, Sources, Stacks
+from antigram.model.loss.sources import GramSource, Sources, TeacherRows
 from antigram.model.training.resident import bytes_of, on_device
 from antigram.pipeline.audio.augmentation import Views, apply_views
 from antigram.pipeline.features.store import FeatureStore
@@ -36,8 +35,8 @@ class Batch:
         read: what the Gram source has stored for them, in host memory.
         weight: of the loss, so that the mean over a team's shares is that over the clips; 0 if
             these clips stand for no share.
-        stacks: all that the step needs of the sources, on the device; None if a live net is among
-            them.
+        rows: of the teachers, on the device, which a step takes from here, so that the batch serves
+            one step; None if a live net is among them: the step then asks the sources.
     """
 
     clips: NDArray[np.int64]
@@ -45,7 +44,7 @@ class Batch:
     y: Tensor
     read: Any
     weight: float = 1.0
-    stacks: Stacks | None = None
+    rows: TeacherRows | None = None
 
 
 class _Loaded(NamedTuple):
@@ -161,10 +160,10 @@ class Batches:
         if self.resident:
             x = self._features.index_select(0, x).float()[:, None]
         y = loaded.y.to(self.device, non_blocking=True)
-        stacks = None
+        rows = None
         if isinstance(self.grams, Sources) and self.grams.stored:
-            stacks = self.grams.stacks(loaded.read, x)
-        return Batch(loaded.clips, x, y, loaded.read, loaded.weight, stacks)
+            rows = self.grams.batch_rows(loaded.read, x)
+        return Batch(loaded.clips, x, y, loaded.read, loaded.weight, rows)
 
     def _move_ahead(self, loaded: Iterator[_Loaded]) -> Iterator[Batch]:
         """Copy each batch to the GPU while the one before it is in use, in a stream beside."""
@@ -187,9 +186,7 @@ class Batches:
         """Let the net's stream wait for a copy, and the copy's memory for the net."""
         stream = torch.cuda.current_stream(self.device)
         stream.wait_event(copied)
-        groups = itertools.chain.from_iterable((batch.stacks or {}).values())
-        parts = itertools.chain.from_iterable(stack.tensors() for _, stack in groups)
-        for tensor in (batch.x, batch.y, *parts):
+        for tensor in (batch.x, batch.y, *(batch.rows.tensors() if batch.rows else ())):
             tensor.record_stream(stream)
         return batch
 

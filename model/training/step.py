@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from antigram.model.loss.at_loss import compare, released_loss
-from antigram.model.loss.sources import LiveGrams, Sources, Stacks
+from antigram.model.loss.sources import LiveGrams, Sources, TeacherRows
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.at_effect import Probe
 from antigram.model.training.batches import Batch
@@ -109,7 +109,7 @@ class Step:
         """Return the batch's mean loss, and add its clips' losses to the sums.
 
         Args:
-            batch: the segments.
+            batch: the segments; the teachers' rows in it are taken, layer by layer.
             sums: of the pass.
             probe: looks at the forward pass, and changes nothing.
         """
@@ -117,14 +117,15 @@ class Step:
         at = torch.zeros(len(self.names), device=self.device)  # means by source, before beta
         losses: list[Tensor] = []
         teacher: dict[int, Tensor] = {}
-        stacks: Stacks = {}  # given up layer by layer
+        rows: TeacherRows | None = None
         # A live teacher runs as `antigram cache-grams` of the same --precision runs it.
         with autocast(self.device, config.precision):
             if config.loss == "released":
                 teacher = self._released_maps(batch)
             elif sources is not None:
-                made = batch.stacks
-                stacks = sources.stacks(batch.read, batch.x) if made is None else made
+                rows = batch.rows
+                if rows is None:
+                    rows = sources.batch_rows(batch.read, batch.x)
 
         def on_tap(layer: int, maps: Tensor) -> None:
             nonlocal at
@@ -139,13 +140,15 @@ class Step:
 
                     probe.tap(layer, maps, self._all, loss.detach(), released)
                 return
-            groups = stacks.pop(layer)  # so that rows are freed before the backward pass
-            members = tuple(itertools.chain.from_iterable(places for places, _ in groups))
+            if rows is None:
+                raise LookupError(f"layer {layer}: tapped, and no teacher is compared there")
+            groups = rows.take(layer)  # gone with this function, before the backward pass
+            members = tuple(itertools.chain.from_iterable(numbers for numbers, _ in groups))
             places, weights = self._of(members)
-            rows = [stack for _, stack in groups]
+            stacks = [stack for _, stack in groups]
 
             def loss_of(maps: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-                return compare(maps, rows, weights, config.aggregation, config.similarity)
+                return compare(maps, stacks, weights, config.aggregation, config.similarity)
 
             loss, means = loss_of(maps, weights)
             losses.append(loss)

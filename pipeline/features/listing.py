@@ -5,16 +5,15 @@ Nothing is decoded here, so a listing of 100,000 files takes seconds and its mis
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from antigram.pipeline.audio.decoding import AudioError, AudioInfo, probe
+from antigram.pipeline.audio.decoding import AudioInfo
 from antigram.pipeline.audio.windows import window_starts
 from antigram.pipeline.corpus import (
     Clip,
@@ -29,7 +28,7 @@ from antigram.pipeline.corpus import (
 )
 from antigram.pipeline.draw import draw
 from antigram.pipeline.errors import InputError
-from antigram.pipeline.execution.workers import Workers
+from antigram.pipeline.features.headers import probe_all
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.split import SPLITS, assign
 from antigram.pipeline.features.within import Training
@@ -38,8 +37,6 @@ from antigram.pipeline.storage.hashing import digest
 __all__ = ["Listing", "Reject", "Row", "list_rows", "segments_of", "split_rows"]
 
 _UNSAFE = frozenset("/\\") | {chr(code) for code in range(32)}
-_HEADERS_A_TASK = 512
-_WORTH_WORKERS_S = 0.3  # of reading headers: less is done before the processes have started
 SHORT_PIECE = "piece shorter than half a window"
 
 
@@ -149,7 +146,9 @@ def list_rows(
     if not clips:
         raise _nothing(corpus, home, skipped)
     if only is not None:
-        clips = only.of(corpus, home, clips, skipped)
+        clips, left = only.of(corpus, home, clips)
+        if left.count:
+            skipped[left.reason] += left.count
     label_names = corpus.labels or tuple(dict.fromkeys(k for clip in clips for k in clip.labels))
     _check_label_names(corpus, home, label_names, recipe)
     labelled = [clip for clip in clips if clip.labels.get(label_names[0])]
@@ -160,19 +159,19 @@ def list_rows(
         raise _nothing(corpus, home, skipped)
     _check_clips(corpus, home, clips)
     clips = _limit(clips, recipe, label_names[0])
-    infos = _probe_all(
+    infos = probe_all(
         home, sorted({clip.path for clip in clips if clip.mixture is None}), workers, on_progress
     )
     rows: list[Row] = []
     for clip in clips:
-        if clip.mixture is not None:
-            rows += _rows_of_mixture(clip, clip.mixture, recipe, skipped)
-            continue
-        info = infos[clip.path][0]
-        if isinstance(info, str):
-            rejected.append(Reject(clip.path, info))
-        else:
-            rows += _rows_of(clip, info, recipe, skipped, rejected)
+        info = None if clip.mixture is not None else infos[clip.path][0]
+        for row in _rows_of(clip, info, recipe):
+            if isinstance(row, Skipped):
+                skipped[row.reason] += row.count
+            elif isinstance(row, Reject):
+                rejected.append(row)
+            else:
+                rows.append(row)
     rows.sort(key=lambda row: row.clip_id)
     identity = digest(
         [
@@ -264,58 +263,37 @@ def _limit(clips: list[Clip], recipe: Recipe, main: str) -> list[Clip]:
     return sorted(kept, key=lambda clip: clip.id)
 
 
-def _probe_all(
-    home: Path, paths: Sequence[str], workers: int, on_progress: Callable[[int, int], None] | None
-) -> dict[str, tuple[AudioInfo | str, int]]:
-    """Header of each file, or the reason why it is none; and its size."""
-    found: dict[str, tuple[AudioInfo | str, int]] = {}
-    tasks = [(home, paths[i : i + _HEADERS_A_TASK]) for i in range(0, len(paths), _HEADERS_A_TASK)]
-
-    def keep(task: tuple[Path, Sequence[str]], infos: list[tuple[AudioInfo | str, int]]) -> None:
-        found.update(zip(task[1], infos, strict=True))
-        if on_progress is not None:
-            on_progress(len(found), len(paths))
-
-    begun = time.perf_counter()
-    for number, task in enumerate(tasks):
-        keep(task, _probe_block(*task))
-        left = (time.perf_counter() - begun) * (len(tasks) - number - 1) / (number + 1)
-        if workers > 1 and left > _WORTH_WORKERS_S:
-            # Twice the cores, as some wait for the disk.
-            with Workers(2 * workers, None, None, "antigram.pipeline.features.rendering") as pool:
-                for done, infos in pool.run(_probe_block, tasks[number + 1 :]):
-                    keep(done, infos)
-            break
-    return found
-
-
-def _probe_block(home: Path, paths: Sequence[str]) -> list[tuple[AudioInfo | str, int]]:
-    found: list[tuple[AudioInfo | str, int]] = []
-    folder = str(home)
-    for path in paths:
-        try:
-            info = probe(f"{folder}/{path}")  # as text: a Path takes as long as the probing
-        except AudioError as error:
-            found.append((str(error), -1))
-        else:
-            found.append((info, info.bytes))
-    return found
-
-
 def _rows_of(
-    clip: Clip, info: AudioInfo, recipe: Recipe, skipped: Counter[str], rejected: list[Reject]
-) -> Iterable[Row]:
+    clip: Clip, info: AudioInfo | str | None, recipe: Recipe
+) -> Iterator[Row | Skipped | Reject]:
+    """Segments of a clip, and what of it gives none.
+
+    Args:
+        clip: a recording, a part of one, or a mixture.
+        info: of its header, or why it has none; None for a mixture.
+        recipe: how it is cut.
+    """
+    if clip.mixture is not None:
+        return _rows_of_mixture(clip, clip.mixture, recipe)
+    if isinstance(info, AudioInfo):
+        return _rows_of_recording(clip, info, recipe)
+    return iter([Reject(clip.path, info or "its header was not read")])
+
+
+def _rows_of_recording(
+    clip: Clip, info: AudioInfo, recipe: Recipe
+) -> Iterator[Row | Skipped | Reject]:
     total = info.samples_at(recipe.sample_rate)
     first = round(clip.start_s * recipe.sample_rate)
     last = total if clip.end_s is None else min(total, round(clip.end_s * recipe.sample_rate))
     path = clip.path
     if first >= last:
         reason = f"the part from {clip.start_s:g} s lies behind its end ({total} samples)"
-        rejected.append(Reject(path, reason))
+        yield Reject(path, reason)
         return
     segments, short = segments_of(last - first, recipe)
     if short:
-        skipped[SHORT_PIECE] += 1
+        yield Skipped(SHORT_PIECE)
     for index, (start, samples) in enumerate(segments):
         yield Row(
             clip_id=recipe.segment_id(clip.id, index),
@@ -329,13 +307,11 @@ def _rows_of(
         )
 
 
-def _rows_of_mixture(
-    clip: Clip, mixture: Mixture, recipe: Recipe, skipped: Counter[str]
-) -> Iterable[Row]:
+def _rows_of_mixture(clip: Clip, mixture: Mixture, recipe: Recipe) -> Iterator[Row | Skipped]:
     """Fragments of a mixture; the source of each is the clean recording in which it begins."""
     segments, short = segments_of(mixture.samples, recipe)
     if short:
-        skipped[SHORT_PIECE] += 1
+        yield Skipped(SHORT_PIECE)
     ends = list(accumulate(count for _, count in mixture.clean))
     for index, (start, samples) in enumerate(segments):
         part = bisect_right(ends, start)

@@ -6,12 +6,11 @@ target's own training recordings, divided anew into a training and a validation 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from antigram.pipeline.corpus import Clip, Corpus, CorpusError
+from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Skipped
 from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["Training", "training_of"]
@@ -31,10 +30,8 @@ class Training:
     fingerprint: str
     ids: frozenset[str]
 
-    def of(
-        self, corpus: Corpus, home: Path, clips: Sequence[Clip], skipped: Counter[str]
-    ) -> list[Clip]:
-        """Those of a corpus's recordings that are among them; the others are counted.
+    def of(self, corpus: Corpus, home: Path, clips: Sequence[Clip]) -> tuple[list[Clip], Skipped]:
+        """Those of a corpus's recordings that are among them, and how many are not.
 
         Raises:
             CorpusError: some are not in the corpus, so that it is another one.
@@ -46,9 +43,8 @@ class Training:
                 f"{self.store} are not there, {missing[0]} among them. "
                 "Prepare both stores from the same source."
             )
-        if left := len(clips) - len(taken):
-            skipped[f"not among the training recordings of {self.store}"] += left
-        return taken
+        reason = f"not among the training recordings of {self.store}"
+        return taken, Skipped(reason, len(clips) - len(taken))
 
 
 def training_of(store: FeatureStore) -> Training:

@@ -65,8 +65,8 @@ def batch_of(sources, shape):
     clips = np.arange(BATCH)
     read = sources.read(clips) if sources else {}
     x = torch.randn(BATCH, 1, *shape)
-    stacks = sources.stacks(read, x) if sources and sources.stored else None
-    return Batch(clips, x, torch.zeros(BATCH, dtype=torch.int64), read, stacks=stacks)
+    rows = sources.batch_rows(read, x) if sources and sources.stored else None
+    return Batch(clips, x, torch.zeros(BATCH, dtype=torch.int64), read, rows=rows)
 
 
 def run(step, sources, shape):

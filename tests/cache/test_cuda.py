@@ -28,8 +28,7 @@ def sources_of(build, store, device):
 
 
 def parts_of(batch):
-    stacks = [stack for layer in LAYERS for _, stack in batch.stacks[layer]]
-    return [batch.x, batch.y, *(part for stack in stacks for part in stack.tensors())]
+    return [batch.x, batch.y, *batch.rows.tensors()]
 
 
 @pytest.mark.parametrize("memory", [0, 10**9], ids=["from the host", "held on the device"])

@@ -118,8 +118,7 @@ def test_a_batch_is_given_after_its_copy_and_outlives_it(caches, store, monkeypa
     loaded = (batches._load(part, 1) for part in parts)
     found = []
     for batch in batches._move_ahead(loaded):
-        stacks = [stack for layer in LAYERS for _, stack in batch.stacks[layer]]
-        found.append((batch, [t for stack in stacks for t in stack.tensors()]))
+        found.append((batch, list(batch.rows.tensors())))
         said.append("used")
     assert [batch.clips.tolist() for batch, _ in found] == [part.tolist() for part in parts]
     kept = [[id(t) for t in (batch.x, batch.y, *rows)] for batch, rows in found]

@@ -77,7 +77,7 @@ def test_a_cache_read_for_a_cpu_touches_no_gpu_that_is_there(build, store, tmp_p
     asked = Options(mode="cached", data=str(store.path), caches=(str(path),), width=ARCH.width)
     job = resolve(Workspace(tmp_path), asked, {"epochs": 1}, CPU, lambda _: None)
     (batch, *_) = Batches(store, "label", job.sources, 15, CPU).passes(np.arange(15))
-    assert set(batch.stacks) == set(LAYERS)
+    assert set(batch.rows.layers) == set(LAYERS)
     assert not touched
 
 

@@ -108,7 +108,8 @@ def one_by_one(net, sources, batch, similarity):
 def test_sources_together_are_the_sources_one_by_one(sources, batch, ahead, similarity):
     net, step = made_step(sources, similarity)
     if ahead:
-        batch = Batch(batch.clips, batch.x, batch.y, {}, stacks=sources.stacks(batch.read, batch.x))
+        rows = sources.batch_rows(batch.read, batch.x)
+        batch = Batch(batch.clips, batch.x, batch.y, {}, rows=rows)
     sums = Sums(sources.names, CPU)
     loss = step(batch, sums)
     loss.backward()
