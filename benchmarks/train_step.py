@@ -50,7 +50,7 @@ from antigram.model.training.config import TrainConfig
 from antigram.model.training.released import ReleasedStep
 from antigram.model.training.resident import budget_for
 from antigram.model.training.step import Step, Sums
-from antigram.model.training.train import build_student
+from antigram.model.training.student import build_student
 from antigram.pipeline.execution.process import keep_freed_memory
 from antigram.pipeline.features.store import FeatureStore
 from antigram.studies.plan import step_cost

@@ -97,8 +97,10 @@ def train_student(
 
     from antigram.model.training.device import named_device
     from antigram.model.training.distributed import distributed_context
+    from antigram.model.training.result import copy_best
     from antigram.model.training.resume import keep_ends
-    from antigram.model.training.train import build_student, copy_best, train
+    from antigram.model.training.student import build_student
+    from antigram.model.training.train import train
     from antigram.pipeline.execution.process import keep_freed_memory
     from antigram.studies.job import resolve
     from antigram.studies.report import draw_run

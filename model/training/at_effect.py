@@ -205,6 +205,10 @@ class Effect:
             return None
         return Gradients(self._sources, keep)
 
+    def begin(self, similarity: Table) -> None:
+        """Take the similarities that validation has before the first step."""
+        self.at_initial = similarity
+
     def end_epoch(self, similarity: Table, *, best: bool) -> dict[str, Table]:
         """Take the similarities of an epoch's validation; fields of its entry in metrics.jsonl."""
         if self._sources is None:

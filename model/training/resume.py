@@ -165,8 +165,7 @@ def start(
         if begun.result is None:
             files.remove(RESULT, *DRAWN)
             if grown:
-                files.settings = {**files.settings, "config": config.to_json()}
-                files.write_json(CONFIG, files.settings)
+                files.move_end(config.to_json())
     return begun
 
 

@@ -98,6 +98,11 @@ class RunFiles:
         self.settings = {"format": "antigram/run", "format_version": VERSION, **self.settings}
         self.write_json(CONFIG, self.settings)
 
+    def move_end(self, config: Mapping[str, Any]) -> None:
+        """Note the config of a run that goes on for longer than it was to."""
+        self.settings = {**self.settings, "config": dict(config)}
+        self.write_json(CONFIG, self.settings)
+
     @classmethod
     def open(cls, folder: Path) -> RunFiles | None:
         """Read what a run's folder holds; None if it was killed before it had noted anything.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import resource
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from antigram.model.loss.sources import GramSource, Sources
 from antigram.model.nets.vgg import Vgg
@@ -24,67 +20,32 @@ from antigram.model.training.batches import Batches
 from antigram.model.training.checkpoint import Checkpoint, load_tensors, write_tensors
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.distributed import DistributedContext
-from antigram.model.training.evaluate import Scores, evaluate
+from antigram.model.training.evaluate import evaluate
 from antigram.model.training.guards import UNTRAINED, LossGuard, check_classes
 from antigram.model.training.precision import set_precision
 from antigram.model.training.resident import budget_for
-from antigram.model.training.resume import BEST, LAST, RESULT, State, start
+from antigram.model.training.result import (
+    checkpoint_of,
+    environment,
+    held_against,
+    memory_mb,
+    result_of,
+)
+from antigram.model.training.resume import BEST, LAST, RESULT, start
 from antigram.model.training.run_files import RunFiles
 from antigram.model.training.step import Step, Sums
 from antigram.model.training.step_limiter import StepLimiter
-from antigram.model.training.streams import weights_seed
 from antigram.model.training.tensorboard import TensorBoardLogger
 from antigram.model.training.worth import score, student_note
 from antigram.pipeline.errors import InputError
-from antigram.pipeline.execution.process import versions
 from antigram.pipeline.features.split import SPLITS
 from antigram.pipeline.features.store import FeatureStore
-from antigram.pipeline.storage.durable import atomic_path
 from antigram.pipeline.storage.held import Held
-from antigram.pipeline.storage.publish import work_folder
 
-__all__ = [
-    "OnTrainingProgress",
-    "TrainConfig",
-    "build_student",
-    "copy_best",
-    "environment",
-    "train",
-]
+__all__ = ["OnTrainingProgress", "train"]
 
 # Called with the epoch, steps done in it, steps in all, and what is known of the losses.
 OnTrainingProgress = Callable[[int, int, int, Mapping[str, float]], None]
-
-
-def build_student(config: TrainConfig, classes: int, init: Mapping[str, Tensor] | None) -> Vgg:
-    """The net to train, its weights drawn from the seed alone, whatever was built before.
-
-    Args:
-        config: its shape, and the seed.
-        classes: outputs.
-        init: convolution weights to begin with (``wi``, ``frozen``, ``--init``).
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(weights_seed(config.seed))
-        net = Vgg(config.arch, classes, config.dropout)
-    if init is not None:
-        _load_convolutions(net, init)
-    if config.mode == "frozen":
-        net.freeze_up_to(max(config.layers))
-    net.set_tap(config.tap)
-    return net
-
-
-def _load_convolutions(net: Vgg, init: Mapping[str, Tensor]) -> None:
-    own = net.state_dict()
-    for name, tensor in init.items():
-        if name not in own or own[name].shape != tensor.shape:
-            found = tuple(own[name].shape) if name in own else "missing"
-            raise InputError(
-                f"initial weights: {name} is {tuple(tensor.shape)}, the net's is {found}. "
-                "Give the same --arch and --width as those weights have."
-            )
-    net.load_state_dict({**own, **init})
 
 
 def train(
@@ -188,7 +149,7 @@ def train(
     effect = Effect(sources, device, state.effect, leads=distributed.leads)
     validate = partial(_validate, step, batches, rows["validation"], guard, effect, distributed)
     if sources and not state.step:
-        _, effect.at_initial = validate("before the first step", UNTRAINED)
+        effect.begin(validate("before the first step", UNTRAINED)[1])
 
     while not state.over(config):
         held.look()
@@ -229,7 +190,7 @@ def train(
                         "loss": loss.item(),
                         "clips_per_second": config.batch_clips / statistics.median(times[-50:]),
                         "data_wait": batches.wait_s / (now - begun),
-                        "memory_mb": _memory_mb(device),
+                        "memory_mb": memory_mb(device),
                     },
                 )
             if config.max_steps and state.step >= config.max_steps:
@@ -266,7 +227,7 @@ def train(
             started.log(entry)
             board.epoch(entry)
             if best:
-                _write_best(files, _checkpoint(net, store, config, run))
+                _write_best(files, checkpoint_of(net, store, config, run))
             state.save(files, net, adam)
             on_progress(state.epoch, steps_in_epoch, steps_in_epoch, _flat(entry))
 
@@ -277,18 +238,18 @@ def train(
     alone = Batches(store, config.task, None, config.batch_clips, device)
     scores = {split: evaluate(net, alone, rows[split], classes) for split in SPLITS}
     held.look()
-    result = _result(run, store, config, state, net, scores, times, waited, worked, device)
+    result = result_of(run, store, config, state, net, scores, times, waited, worked, device)
     worth = {split: score(found.segments, found.recordings) for split, found in scores.items()}
     result |= {
         "resumable": keep_resume,
         "data_on_device": batches.resident,
-        **_held_against(worth),
+        **held_against(worth),
         **effect.to_json(),
     }
     notes = [student_note(worth), effect_note(effect.gradient_ratio, step.weights)]
     result["notes"] = [note for note in notes if note]
     if distributed.leads:
-        _write_best(files, _checkpoint(net, store, config, run, worth))
+        _write_best(files, checkpoint_of(net, store, config, run, worth))
         files.write_json(RESULT, result)
         _finish(files, result)
     for note in result["notes"]:
@@ -327,39 +288,6 @@ def _finish(files: RunFiles, result: Mapping[str, Any]) -> None:
     files.adopt_events()
 
 
-def _memory_mb(device: torch.device) -> float:
-    """Most MB taken so far: of the GPU, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _held_against(worth: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Chance, and majority on the test split, or on validation where there is no test split."""
-    judged = worth["test"] if worth["test"]["segments"] else worth["validation"]
-    return {"chance": judged["chance"], "majority": judged["majority"], "scores": worth}
-
-
-def _checkpoint(
-    net: Vgg,
-    store: FeatureStore,
-    config: TrainConfig,
-    run: Path,
-    scores: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Checkpoint:
-    return Checkpoint(
-        arch=config.arch,
-        task=config.task,
-        classes=store.classes[config.task],
-        state_dict={name: tensor.detach().cpu() for name, tensor in net.state_dict().items()},
-        recipe=store.recipe,
-        mean=store.mean,
-        std=store.std,
-        provenance={"run": run.name, "mode": config.mode, **environment()},
-        scores={split: dict(found) for split, found in (scores or {}).items()},
-    )
-
-
 def _flat(entry: Mapping[str, Any]) -> dict[str, float]:
     """``{"train": {"ce": 1.}}`` -> ``{"train ce": 1.}``, for progress."""
     return {
@@ -368,66 +296,3 @@ def _flat(entry: Mapping[str, Any]) -> dict[str, float]:
         for key, value in entry[split].items()
         if isinstance(value, float)
     }
-
-
-def environment() -> dict[str, str]:
-    """Versions, for provenance; nothing depends on it."""
-    names = ("antigram", "torch", "torchvision", "numpy", "zarr")
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        **versions(names),
-    }
-
-
-def _result(
-    run: Path,
-    store: FeatureStore,
-    config: TrainConfig,
-    state: State,
-    net: Vgg,
-    scores: Mapping[str, Scores],
-    times: list[float],
-    waited: float,
-    worked: float,
-    device: torch.device,
-) -> dict[str, Any]:
-    per_step = statistics.median(times) if times else 0.0
-    on_cuda = device.type == "cuda"
-    return {
-        "run": str(run),
-        "mode": config.mode,
-        "data": store.name,
-        "features": store.fingerprint,
-        "task": config.task,
-        "layers": list(config.layers),
-        "beta": {name: config.at_weight(name) for name, _ in config.betas} or config.beta,
-        "seed": config.seed,
-        "views": config.views.to_json() if config.views else None,
-        "epochs": state.epoch,
-        "steps": state.step,
-        "best_epoch": state.best_epoch,
-        "accuracy": {split: scores[split].segments.accuracy for split in SPLITS},
-        "unweighted_average_recall": scores["test"].segments.unweighted_average_recall,
-        "recordings": {
-            "accuracy": {split: scores[split].recordings.accuracy for split in SPLITS},
-            "unweighted_average_recall": scores["test"].recordings.unweighted_average_recall,
-        },
-        "confusion": scores["test"].segments.confusion.tolist(),
-        "classes": list(scores["test"].segments.classes),
-        "seconds_per_step": per_step,
-        "clips_per_second": config.batch_clips / per_step if per_step else 0.0,
-        "data_wait_fraction": waited / worked if worked else 0.0,
-        "peak_rss_mb": _memory_mb(torch.device("cpu")),
-        "peak_device_mb": _memory_mb(device) if on_cuda else None,
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "device": torch.cuda.get_device_name(device) if on_cuda else "cpu",
-        "environment": environment(),
-    }
-
-
-def copy_best(run: Path, target: Path) -> None:
-    """Copy the best weights to where the user wants them, atomically."""
-    # One name: what a kill leaves, the next copy replaces.
-    with atomic_path(target, work_folder(target), flush=False) as beside:
-        shutil.copyfile(run / "best.pt", beside)

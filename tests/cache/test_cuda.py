@@ -7,7 +7,9 @@ import torch
 from antigram.cache.grams import GramCache
 from antigram.model.loss.sources import Sources
 from antigram.model.training.batches import Batches
-from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from tests.cache.conftest import ARCH, LAYERS
 from tests.model.tiny import CPU, metrics
 

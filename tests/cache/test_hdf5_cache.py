@@ -18,7 +18,9 @@ from antigram.cache.layer import CacheLayer, layers_of
 from antigram.cache.plan import plan_layers
 from antigram.model.loss.sources import TapSpec
 from antigram.model.training.batches import Batches
-from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from antigram.pipeline.errors import DamagedError, InputError, StaleError
 from antigram.pipeline.storage.exchange import export_file, import_file
 from tests.cache.conftest import ARCH, LAYERS, content_of

@@ -9,7 +9,9 @@ import pytest
 import antigram.pipeline.storage.chunks
 from antigram.cache.grams import GramCache
 from antigram.model.nets.arch import Arch
-from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from antigram.pipeline.errors import DamagedError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.exchange import export_file

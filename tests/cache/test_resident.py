@@ -13,8 +13,10 @@ from antigram.cache.grams import GramCache
 from antigram.cache.plan import plan_layers
 from antigram.model.loss.sources import Sources, TapSpec
 from antigram.model.training.batches import Batches
+from antigram.model.training.config import TrainConfig
 from antigram.model.training.resident import budget_for, bytes_of, on_device
-from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.errors import DamagedError
 from tests.cache.conftest import ARCH, LAYERS

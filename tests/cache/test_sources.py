@@ -13,7 +13,9 @@ from antigram.model.choices import AGGREGATIONS, TAPS
 from antigram.model.loss.at_loss import at_loss
 from antigram.model.loss.sources import LiveGrams, TapSpec
 from antigram.model.training.batches import Batches
-from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from tests.cache.conftest import ARCH, LAYERS, maps_of
 from tests.model.tiny import CPU, metrics
 from tests.reference.gram_loops import gram_loops

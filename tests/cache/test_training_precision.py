@@ -14,7 +14,7 @@ from antigram.model.training.batches import Batches
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.released import ReleasedStep
 from antigram.model.training.step import Step, Sums
-from antigram.model.training.train import build_student
+from antigram.model.training.student import build_student
 from antigram.pipeline.workspace import Workspace
 from antigram.studies.job import resolve
 from antigram.studies.options import Options

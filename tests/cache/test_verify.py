@@ -7,7 +7,9 @@ from click.testing import CliRunner
 from antigram import cli
 from antigram.cache.grams import GramCache
 from antigram.model.nets.arch import Arch
-from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.studies.verify import kind_of, verify_cache, verify_run, verify_store

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from antigram.model.nets.arch import Arch
-from antigram.model.training.train import TrainConfig
+from antigram.model.training.config import TrainConfig
 from antigram.studies.verify import verify_run
 from tests.model.run_tools import (
     Killed,

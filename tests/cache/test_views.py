@@ -16,7 +16,9 @@ from antigram.cache.plan import plan_layers
 from antigram.cache.recompute import recompute
 from antigram.model.loss.codecs import encode_rows
 from antigram.model.loss.sources import LiveGrams, Sources, TapSpec
-from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from antigram.pipeline.audio.augmentation import Views, apply_views
 from antigram.pipeline.errors import InputError, StaleError
 from antigram.pipeline.storage.exchange import export_file

@@ -7,7 +7,7 @@ import torch
 
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
-from antigram.model.training.train import TrainConfig
+from antigram.model.training.config import TrainConfig
 from tests.model.tiny import checkpoint_of, make_store, save_teacher, write_corpus
 
 ARCH = Arch("vgg11", 2)

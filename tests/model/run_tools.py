@@ -8,7 +8,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from antigram.model.training.train import build_student, train
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from tests.model.tiny import CPU
 
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")

@@ -11,7 +11,8 @@ from antigram.model.loss.sources import LiveGrams, Sources, TapSpec
 from antigram.model.training.at_effect import Effect, effect_note
 from antigram.model.training.batches import Batches
 from antigram.model.training.checkpoint import load_checkpoint
-from antigram.model.training.train import build_student, train
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from tests.model.conftest import ARCH
 from tests.model.tiny import CPU, metrics, save_teacher
 from tests.studies.pages import page_of

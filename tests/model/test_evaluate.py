@@ -1,5 +1,6 @@
 import csv
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from antigram.model.nets.arch import Arch
 from antigram.model.training.batches import Batches
 from antigram.model.training.checkpoint import Checkpoint, load_checkpoint
 from antigram.model.training.evaluate import Scores, Tally, evaluate, evaluate_checkpoint
-from antigram.model.training.train import build_student, train
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from antigram.pipeline.corpus import Clip, Corpus
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.preparation import prepare
@@ -149,15 +151,10 @@ def test_what_the_checkpoint_cannot_judge_is_refused(store, tmp_path):
             checkpoint_of(ARCH, store, classes=["high", "low"]), store, "test", device=CPU
         )
     odd = checkpoint_of(ARCH, store)
-    object.__setattr__(odd.recipe, "hop", 64)
-    try:
-        other = type(store)(store.path)
-        with pytest.raises(InputError, match="hop is 128, the checkpoint was trained with 64"):
-            evaluate_checkpoint(odd, other, "test", device=CPU)
-    finally:
-        object.__setattr__(odd.recipe, "hop", 128)
-    elsewhere = checkpoint_of(ARCH, store)
-    object.__setattr__(elsewhere, "task", "emotion")
+    odd = replace(odd, recipe=replace(odd.recipe, hop=64))
+    with pytest.raises(InputError, match="hop is 128, the checkpoint was trained with 64"):
+        evaluate_checkpoint(odd, store, "test", device=CPU)
+    elsewhere = replace(checkpoint_of(ARCH, store), task="emotion")
     with pytest.raises(InputError, match="no label 'emotion'"):
         evaluate_checkpoint(elsewhere, store, "test", device=CPU)
 

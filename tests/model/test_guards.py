@@ -9,7 +9,8 @@ import torch
 
 from antigram.model.loss.codecs import encode_rows
 from antigram.model.loss.sources import TapSpec
-from antigram.model.training.train import build_student, train
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.mapped import MappedArray

@@ -18,7 +18,8 @@ from antigram.model.loss.sources import LiveGrams, TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.training.checkpoint import load_checkpoint, load_tensors
 from antigram.model.training.config import TrainConfig
-from antigram.model.training.train import build_student, train
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from antigram.pipeline.features.store import FeatureStore
 from tests.model.test_resume import metrics_of
 from tests.model.tiny import CPU

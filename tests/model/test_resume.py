@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from antigram.model.loss.sources import LiveGrams, TapSpec
-from antigram.model.training.train import build_student, train
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from tests.model.tiny import CPU
 
 

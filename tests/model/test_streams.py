@@ -8,8 +8,10 @@ import torch
 
 import antigram.model.training.train
 from antigram.model.training.batches import Batches
+from antigram.model.training.config import TrainConfig
 from antigram.model.training.streams import FirstStreams, Streams
-from antigram.model.training.train import TrainConfig, build_student, train
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from antigram.pipeline.errors import InputError
 from tests.model.conftest import ARCH
 from tests.model.tiny import CPU

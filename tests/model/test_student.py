@@ -5,7 +5,8 @@ import torch
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg, conv_state
 from antigram.model.training.batches import Batches
-from antigram.model.training.train import TrainConfig, build_student
+from antigram.model.training.config import TrainConfig
+from antigram.model.training.student import build_student
 from antigram.pipeline.errors import InputError
 from tests.model.conftest import ARCH
 from tests.model.tiny import CPU

@@ -9,7 +9,9 @@ from torch.nn import functional
 from antigram.model.loss.sources import LiveGrams, TapSpec
 from antigram.model.nets.vgg import extractor_digest
 from antigram.model.training.checkpoint import load_checkpoint
-from antigram.model.training.train import build_student, copy_best, train
+from antigram.model.training.result import copy_best
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.studies.report import draw_run

@@ -8,7 +8,9 @@ import pytest
 
 from antigram.model.training.checkpoint import load_checkpoint
 from antigram.model.training.evaluate import Tally
-from antigram.model.training.train import build_student, copy_best, train
+from antigram.model.training.result import copy_best
+from antigram.model.training.student import build_student
+from antigram.model.training.train import train
 from antigram.model.training.worth import accuracies_text, score, student_note, teacher_note
 from tests.model.tiny import CPU
 from tests.studies.pages import page_of
