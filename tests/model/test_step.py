@@ -129,6 +129,18 @@ def test_sources_together_are_the_sources_one_by_one(sources, batch, ahead, simi
     np.testing.assert_allclose(means[2:], [at[n].item() for n in sources.names], atol=1e-5)
 
 
+def test_a_step_takes_the_rows_of_its_batch_which_serves_one_step(sources, batch):
+    _, step = made_step(sources)
+    rows = sources.batch_rows(batch.read, batch.x)
+    assert set(rows.layers) == set(sources.layers)
+    ready = Batch(batch.clips, batch.x, batch.y, {}, rows=rows)
+    step(ready, Sums(sources.names, CPU))
+    assert not rows.layers
+    assert not list(rows.tensors())
+    with pytest.raises(LookupError, match="serves one step"):
+        step(ready, Sums(sources.names, CPU))
+
+
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 @pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
 def test_a_batch_compared_in_parts_is_the_batch(sources, batch, last, precision, monkeypatch):
