@@ -1,7 +1,7 @@
-"""What runs on the GPU; imports `pipeline`, never `cache`.
+"""The code that runs on the GPU: networks, losses and training.
 
-`nets` are the networks, `loss` compares student and teacher, `training` trains, scores and
-predicts.
+`nets` holds the networks, `loss` compares student and teacher, and `training` trains, evaluates and
+predicts. This package imports `pipeline`, never `cache`.
 """
 
 __all__: list[str] = []

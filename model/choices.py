@@ -1,6 +1,7 @@
-"""The values that settings of a training and of a cache may take. No torch.
+"""Allowed values of the settings of a training and of a cache.
 
-Each list is written once, as a `Literal`: see `pipeline.choices`.
+Each list is written once, as a `Literal`: see `pipeline.choices`. This module does not import
+torch.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 
 def precision_of(name: str) -> Precision:
-    """Precision that a name stands for: its own, or ``float32`` for ``32``.
+    """Return the precision of a name; ``float32`` is another name for ``32``.
 
     A cache's key is stored with ``float32``; everywhere else, that precision is called ``32``.
 

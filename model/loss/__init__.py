@@ -1,3 +1,3 @@
-"""Grams, their codecs, the anti-transfer loss, and the sources of a teacher's rows."""
+"""Gram matrices, their codecs, the anti-transfer loss, and sources of a teacher's rows."""
 
 __all__: list[str] = []

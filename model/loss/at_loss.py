@@ -196,9 +196,9 @@ class StudentMaps:
         vectors = stack.data.float()  # <V V^T, F F^T> = ||V^T F||^2 = <V, F F^T V>
         if self.positions < self.channels:
             products = (vectors.mT @ self.values).square()
-            return products.reshape(len(products), stack.nets, -1).sum(2)
+            return products.reshape(len(products), stack.teachers, -1).sum(2)
         products = vectors * (self.gram @ vectors)
-        return products.reshape(*products.shape[:2], stack.nets, -1).sum((1, 3))
+        return products.reshape(*products.shape[:2], stack.teachers, -1).sum((1, 3))
 
 
 def at_losses(own: StudentMaps, stack: Stack, similarity: Similarity = "cos2") -> Tensor:
@@ -344,7 +344,7 @@ def _parts(maps: Tensor, stacks: Sequence[Stack], similarity: Similarity) -> lis
     own = StudentMaps(maps[:1])
     floats = 2 * sum(stack.data[0].numel() for stack in stacks)
     if own.values.ndim == 3 and similarity == "mse-sigmoid":  # whole Grams, of each net
-        floats += 4 * own.channels**2 * sum(stack.nets for stack in stacks)
+        floats += 4 * own.channels**2 * sum(stack.teachers for stack in stacks)
     floats += 2 * own.channels**2 if own.begins_at_gram else 0
     floats += own.values.numel() if maps.dtype != torch.float32 else 0
     floats += 2 * own.normed(packed=any(stack.codec == "packed" for stack in stacks))

@@ -1,16 +1,17 @@
-"""Rows: what a teacher's maps become for the loss, one for each clip and layer.
+"""Rows: a teacher's feature maps in the form that the loss reads, one for each segment and layer.
 
-A row has one of these forms (codecs), with ||.|| the Frobenius norm and G = F F^T:
+With F the ``(C, positions)`` maps of a segment, G = F F^T and ||.|| the Frobenius norm, a row has
+one of these forms (codecs):
 
-* ``packed``: the upper triangle of G / ||G||, row by row, off-diagonal entries times sqrt(2), so
-  that the dot product of two rows is the inner product of the matrices,
-* ``factor``: F / sqrt(||G||), of which G / ||G|| is the product with itself; smaller than the
-  triangle where positions are few,
-* ``lowrank``: (C, rank) vectors V, V V^T being the nearest matrix of that rank to G / ||G||,
-* ``map``: another aggregation's (positions,) values, divided by their norm.
+* ``packed``: the upper triangle of G / ||G||, row by row, with off-diagonal entries multiplied by
+  sqrt(2). The dot product of two such rows is the inner product of the two matrices.
+* ``factor``: F / sqrt(||G||), whose product with its own transpose is G / ||G||. It is smaller than
+  the triangle if there are few positions.
+* ``lowrank``: ``(C, rank)`` vectors V. V V^T is the matrix of that rank nearest to G / ||G||.
+* ``map``: the ``(positions,)`` values of another aggregation, divided by their norm.
 
-A cache stores rows; a live net makes those that an exact cache of float32 would have, so that both
-modes add up the same numbers.
+A cache stores rows. A live teacher computes the rows that an exact float32 cache would hold, so
+that both modes compute with the same numbers.
 """
 
 from __future__ import annotations
@@ -41,15 +42,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One layer's rows of a batch.
+    """Rows of a batch at one layer.
 
     Attributes:
         codec: ``packed``, ``factor``, ``lowrank`` or ``map``.
-        data: (batch, ...) values as stored, any float dtype.
-        norm: (batch,) float32, ||G|| (or of the map) before it was divided by it.
-        row_norm: (batch,) float32, norm of what ``data`` stands for after rounding: the cosine
-            divides by it, so that rounding cannot bias it.
-        energy: (batch,) float32, share of ||G||^2 that a ``lowrank`` row keeps; else None.
+        data: ``(batch, ...)`` values as stored, any float dtype.
+        norm: ``(batch,)`` float32, ||G||, or the norm of the map, before the division by it.
+        row_norm: ``(batch,)`` float32, norm of the matrix or map that the rounded ``data``
+            represents. The cosine divides by it, so that rounding cannot bias the cosine.
+        energy: ``(batch,)`` float32, share of ||G||^2 that a ``lowrank`` row keeps; None for other
+            codecs.
     """
 
     codec: Codec
@@ -59,14 +61,14 @@ class Rows:
     energy: Tensor | None = None
 
     def to(self, device: torch.device) -> Rows:
-        """Copy to a device, as stored; the loss does not need the energy."""
+        """Copy the rows to a device, without the energy, which the loss does not need."""
         return Rows(
             self.codec,
             *(t.to(device, non_blocking=True) for t in (self.data, self.norm, self.row_norm)),
         )
 
     def matrices(self, channels: int) -> Tensor:
-        """``(batch, C, C)`` float32 that the rows of a Gram stand for, divided by its norm."""
+        """Return ``(batch, C, C)`` float32 Grams, divided by their norm; not for ``map``."""
         if self.codec == "packed":
             return unpack(self.data, channels)
         return self_product(self.data.float())
@@ -74,14 +76,14 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Rows of several teachers at one layer, alike in form: one comparison serves them all.
+    """Rows of several teachers at one layer that have the same form, for a single comparison.
 
     Attributes:
         codec: as in `Rows`.
-        data: values as stored; ``packed`` and ``map``: (batch, net, ...); ``factor`` and
-            ``lowrank``: (batch, C, net * columns), the nets side by side.
-        norm: (batch, net) float32.
-        row_norm: (batch, net) float32.
+        data: values as stored. ``packed`` and ``map``: ``(batch, teacher, ...)``; ``factor`` and
+            ``lowrank``: ``(batch, C, teacher * columns)``, the teachers side by side.
+        norm: ``(batch, teacher)`` float32.
+        row_norm: ``(batch, teacher)`` float32.
     """
 
     codec: Codec
@@ -91,53 +93,53 @@ class Stack:
 
     @classmethod
     def of(cls, rows: Sequence[Rows]) -> Stack:
-        """Rows with the same codec, dtype and shape; those of one net are not copied."""
+        """Stack rows of the same codec, dtype and shape; a single teacher's are not copied."""
         first = rows[0]
-        beside = first.codec in ("factor", "lowrank")
+        side_by_side = first.codec in ("factor", "lowrank")
         if len(rows) == 1:
-            data = first.data if beside else first.data[:, None]
+            data = first.data if side_by_side else first.data[:, None]
             return cls(first.codec, data, first.norm[:, None], first.row_norm[:, None])
-        values = [each.data for each in rows]
+        values = [teacher.data for teacher in rows]
         return cls(
             first.codec,
-            torch.cat(values, 2) if beside else torch.stack(values, 1),
-            torch.stack([each.norm for each in rows], 1),
-            torch.stack([each.row_norm for each in rows], 1),
+            torch.cat(values, 2) if side_by_side else torch.stack(values, 1),
+            torch.stack([teacher.norm for teacher in rows], 1),
+            torch.stack([teacher.row_norm for teacher in rows], 1),
         )
 
     @property
-    def nets(self) -> int:
-        """How many."""
+    def teachers(self) -> int:
+        """Number of teachers."""
         return self.norm.shape[1]
 
-    def part(self, clips: slice) -> Stack:
-        """Some of the clips."""
-        return Stack(self.codec, *(values[clips] for values in self.tensors()))
+    def part(self, segments: slice) -> Stack:
+        """Return the rows of some of the batch's segments."""
+        return Stack(self.codec, *(values[segments] for values in self.tensors()))
 
     def vectors(self) -> Tensor:
-        """``(batch, net, C, columns)`` float32 of a ``factor`` or ``lowrank``."""
-        split = self.data.float().reshape(*self.data.shape[:2], self.nets, -1)
+        """Return ``factor`` or ``lowrank`` rows as ``(batch, teacher, C, columns)`` float32."""
+        split = self.data.float().reshape(*self.data.shape[:2], self.teachers, -1)
         return split.transpose(1, 2)
 
     def packed(self) -> Tensor:
-        """``(batch, net, C(C+1)/2)`` float32: what the rows of Grams are as ``packed``."""
+        """Return rows of Grams in ``packed`` form: ``(batch, teacher, C(C+1)/2)`` float32."""
         if self.codec == "packed":
             return self.data.float()
         vectors = self.vectors()
-        return pack((vectors @ vectors.mT).flatten(0, 1)).reshape(len(vectors), self.nets, -1)
+        return pack((vectors @ vectors.mT).flatten(0, 1)).reshape(len(vectors), self.teachers, -1)
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them."""
+        """Return data, norm and row_norm."""
         return self.data, self.norm, self.row_norm
 
 
 def packed_size(channels: int) -> int:
-    """Entries of the upper triangle."""
+    """Return the number of entries in the upper triangle of a ``(C, C)`` matrix."""
     return channels * (channels + 1) // 2
 
 
 def exact_codec(aggregation: Aggregation, channels: int, positions: int) -> Codec:
-    """The smaller of the codecs that lose nothing."""
+    """Return the smaller of the lossless codecs for rows of an aggregation."""
     if aggregation != "gram":
         return "map"
     return "factor" if channels * positions < packed_size(channels) else "packed"
@@ -146,7 +148,7 @@ def exact_codec(aggregation: Aggregation, channels: int, positions: int) -> Code
 def row_shape(
     codec: Codec, channels: int, positions: int, rank: int | None = None
 ) -> tuple[int, ...]:
-    """Shape of a row's values."""
+    """Return the shape of a row's values; ``rank`` is that of ``lowrank``, 0 if not yet known."""
     shapes: dict[str, tuple[int, ...]] = {
         "packed": (packed_size(channels),),
         "factor": (channels, positions),
@@ -158,7 +160,10 @@ def row_shape(
 
 @lru_cache(maxsize=64)
 def _triangle(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Flat indices of the upper triangle, row by row; and sqrt(2), 1 on the diagonal."""
+    """Return flat indices of the upper triangle, row by row, and the factor of each entry.
+
+    The factor is 1 on the diagonal and sqrt(2) elsewhere.
+    """
     row, column = torch.triu_indices(channels, channels, device=device)
     scale = torch.where(row == column, 1.0, 2**0.5)
     return row * channels + column, scale
@@ -166,31 +171,37 @@ def _triangle(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=64)
 def _square(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Place in the packed row of each entry of the square; and 1/sqrt(2), 1 on the diagonal."""
+    """Return the index into the packed row, and the factor, of each entry of the square matrix.
+
+    The factor is 1 on the diagonal and 1/sqrt(2) elsewhere.
+    """
     index, scale = _triangle(channels, device)
-    place = torch.empty(channels * channels, dtype=torch.long, device=device)
-    place[index] = torch.arange(index.numel(), device=device)
-    square = place.view(channels, channels)
-    place = torch.triu(square) + torch.triu(square, 1).mT
-    return place.flatten(), 1 / scale[place.flatten()]
+    packed_index = torch.empty(channels * channels, dtype=torch.long, device=device)
+    packed_index[index] = torch.arange(index.numel(), device=device)
+    square = packed_index.view(channels, channels)
+    packed_index = torch.triu(square) + torch.triu(square, 1).mT
+    return packed_index.flatten(), 1 / scale[packed_index.flatten()]
 
 
 def forget_tables() -> None:
-    """Forget the index tables that are kept from call to call."""
+    """Free the index tables that `pack` and `unpack` keep between calls."""
     _triangle.cache_clear()
     _square.cache_clear()
 
 
 def pack(matrices: Tensor) -> Tensor:
-    """Symmetric ``(batch, C, C)`` -> ``(batch, C(C+1)/2)``: dot products are inner products."""
+    """Pack symmetric ``(batch, C, C)`` matrices into ``(batch, C(C+1)/2)`` rows.
+
+    The dot product of two rows is the inner product of the two matrices.
+    """
     index, scale = _triangle(matrices.shape[-1], matrices.device)
     return matrices.flatten(1).index_select(1, index) * scale
 
 
 def unpack(rows: Tensor, channels: int) -> Tensor:
-    """``(batch, C(C+1)/2)`` -> symmetric ``(batch, C, C)`` float32: inverse of `pack`."""
-    place, scale = _square(channels, rows.device)
-    return (rows.float().index_select(1, place) * scale).view(-1, channels, channels)
+    """Unpack ``(batch, C(C+1)/2)`` rows into symmetric ``(batch, C, C)`` float32 matrices."""
+    packed_index, scale = _square(channels, rows.device)
+    return (rows.float().index_select(1, packed_index) * scale).view(-1, channels, channels)
 
 
 def encode_rows(
@@ -204,13 +215,13 @@ def encode_rows(
 
     Args:
         maps: ``(batch, channel, frame, freq)``.
-        aggregation: gram, mean, sum, max or compmul.
-        dtype: float16 or float32, of the stored values.
-        codec: form of the rows; None is ``packed``, or ``map`` where there is no Gram.
-        rank: of ``lowrank``.
+        aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
+        dtype: of the values: float16 or float32.
+        codec: form of the rows; by default ``packed`` for Grams, ``map`` for other aggregations.
+        rank: columns of a ``lowrank`` row; by default the number of channels.
 
     Returns:
-        Rows divided by their norm; a row of zeros where the norm is zero.
+        Rows divided by their norm; a row whose norm is zero is all zeros.
 
     Raises:
         InputError: the codec cannot hold the aggregation.
@@ -227,11 +238,11 @@ def encode_rows(
             data = (values / _divisor(norm).sqrt()[:, None, None]).to(dtype)
             row_norm = exact_norm(_smaller_product(data.float()))
         return Rows(codec, data, norm.float(), row_norm.float())
-    whole = gram(maps) if aggregation == "gram" else aggregate(maps, aggregation)
-    norm = exact_norm(whole)
+    values = gram(maps) if aggregation == "gram" else aggregate(maps, aggregation)
+    norm = exact_norm(values)
     if codec == "packed":
-        whole = pack(whole)
-    scaled = whole / _divisor(norm).view(-1, *(1 for _ in whole.shape[1:]))
+        values = pack(values)
+    scaled = values / _divisor(norm).view(-1, *(1 for _ in values.shape[1:]))
     data = scaled.to(dtype)
     return Rows(codec, data, norm.float(), exact_norm(data).float())
 
@@ -241,13 +252,13 @@ def _divisor(norm: Tensor) -> Tensor:
 
 
 def _smaller_product(values: Tensor) -> Tensor:
-    """F F^T or F^T F, whichever is smaller: both have the same norm and eigenvalues."""
+    """Return F F^T or F^T F, whichever is smaller: they share norm and nonzero eigenvalues."""
     channels, positions = values.shape[1:]
     return self_product(values if channels <= positions else values.mT)
 
 
 def _lowrank_rows(maps: Tensor, rank: int, dtype: torch.dtype) -> Rows:
-    """The nearest matrices of a rank, by the eigenvectors of the smaller product."""
+    """Return the nearest rank-``rank`` approximations, from the smaller product's eigenvectors."""
     with torch.autocast(maps.device.type, enabled=False):
         values = flat(maps)
         product = _smaller_product(values)
@@ -256,13 +267,13 @@ def _lowrank_rows(maps: Tensor, rank: int, dtype: torch.dtype) -> Rows:
         scaled = product / divisor[:, None, None]
         squares, vectors = torch.linalg.eigh(scaled)  # ascending
         squares = squares.clamp_min(0).double()
-        kept = min(rank, squares.shape[1])
-        top, vectors = squares[:, -kept:].flip(1), vectors[:, :, -kept:].flip(2)
+        leading = min(rank, squares.shape[1])
+        top, vectors = squares[:, -leading:].flip(1), vectors[:, :, -leading:].flip(2)
         if values.shape[1] <= values.shape[2]:
             data = vectors * top.sqrt().float()[:, None, :]
-        else:  # an eigenvector u of F^T F gives F u of F F^T, its length the root of the eigenvalue
+        else:  # a unit eigenvector u of F^T F gives F u, one of F F^T, of length sqrt(eigenvalue)
             data = values @ vectors / divisor.sqrt()[:, None, None]
-        data = torch.nn.functional.pad(data, (0, rank - kept)).to(dtype)
+        data = torch.nn.functional.pad(data, (0, rank - leading)).to(dtype)
         energy = top.square().sum(1) / squares.square().sum(1).clamp_min(1e-300)
         energy = torch.where(norm > 0, energy, 1.0)
         row_norm = exact_norm(self_product(data.float().mT))

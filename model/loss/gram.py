@@ -25,11 +25,11 @@ COMPMUL_EPS, COMPMUL_POWER = 1e-10, 0.001
 
 
 class ShapeError(ValueError):
-    """A tensor has not the shape that was promised."""
+    """A tensor does not have the documented shape."""
 
 
 class _SelfProduct(torch.autograd.Function):
-    """``x @ x.T`` for each clip; its gradient is one product, where autograd would make two."""
+    """``x @ x.T`` for each segment; its gradient takes one product, where autograd takes two."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch's own context
@@ -43,13 +43,17 @@ class _SelfProduct(torch.autograd.Function):
 
 
 def self_product(x: Tensor) -> Tensor:
-    """``(batch, a, b)`` -> ``(batch, a, a)``: each matrix times its own transpose."""
+    """Multiply each matrix by its own transpose: ``(batch, a, b)`` -> ``(batch, a, a)``."""
     product: Tensor = _SelfProduct.apply(x)
     return product
 
 
 def flat(maps: Tensor) -> Tensor:
-    """``(batch, channel, frame, freq)`` -> ``(batch, channel, position)`` float32."""
+    """Flatten maps ``(batch, channel, frame, freq)`` to ``(batch, channel, position)`` float32.
+
+    Raises:
+        ShapeError: ``maps`` is not 4-D, or an axis other than the first is empty.
+    """
     if maps.ndim != 4 or 0 in maps.shape[1:]:
         got = tuple(maps.shape)
         raise ShapeError(f"maps must be (batch, channel>0, frame>0, freq>0), got {got}")
@@ -57,31 +61,31 @@ def flat(maps: Tensor) -> Tensor:
 
 
 def exact_norm(rows: Tensor) -> Tensor:
-    """``(batch, ...)`` -> ``(batch,)`` float64 Euclidean norms, summed up in float64.
+    """Return the Euclidean norm of each row: ``(batch, ...)`` -> ``(batch,)`` float64.
 
-    In float32 torch's norm of a triangle of 512 channels is off by up to 2e-6 on a CPU, and the
-    squares of Grams of activations of 1e10 leave its range.
+    The squares are summed in float64. In float32, torch's norm of a packed row of 512 channels is
+    off by up to 2e-6 on a CPU, and squared entries of a Gram of activations of 1e10 overflow.
     """
     norm: Tensor = rows.flatten(1).double().norm(dim=1)
     return norm
 
 
 def gram(maps: Tensor) -> Tensor:
-    """Gram matrix of each clip's feature maps: ``G = F F^T``, F being ``(C, H*W)``.
+    """Compute the Gram matrix ``G = F F^T`` of each segment's maps, F being ``(C, positions)``.
 
     Args:
         maps: ``(batch, channel, frame, freq)`` activations, any float dtype.
 
     Returns:
-        ``(batch, channel, channel)`` float32 whatever came in (float16 overflows at 65,504);
+        ``(batch, channel, channel)`` float32 for any input dtype (float16 overflows at 65,504);
         symmetric, positive semi-definite, in squared activation units.
 
     Raises:
-        ShapeError: ``maps`` is not 4-D, or an axis but the first is empty.
+        ShapeError: ``maps`` is not 4-D, or an axis other than the first is empty.
 
     Notes:
-        One matrix per clip, so it can be cached. The paper's code folds the batch into the
-        channels, which mixes clips: the two are the same at batch 1 only (see the tests).
+        Each segment has its own matrix, so it can be cached. The paper's code folds the batch into
+        the channels, which mixes segments: the two agree at batch size 1 only (see the tests).
 
     References:
         Guizzo, Weyde and Tarroni (2021), Neural Networks 142, doi:10.1016/j.neunet.2021.05.012.
@@ -91,18 +95,18 @@ def gram(maps: Tensor) -> Tensor:
 
 
 def aggregate(maps: Tensor, aggregation: Aggregation) -> Tensor:
-    """Aggregate each clip's maps over the channels (paper, 5.5).
+    """Aggregate each segment's maps over the channels (paper, 5.5).
 
     Args:
         maps: ``(batch, channel, frame, freq)``.
-        aggregation: ``mean``, ``sum``, ``max``, or ``compmul`` (values + 1e-10, raised to 0.001,
-            multiplied over the channels; for values >= 0 only).
+        aggregation: ``mean``, ``sum``, ``max``, or ``compmul``: the product over the channels of
+            (value + 1e-10)^0.001, which is defined for values >= 0 only.
 
     Returns:
         ``(batch, positions)`` float32.
 
     Raises:
-        InputError: no such aggregation.
+        InputError: there is no such aggregation.
         ShapeError: as for `gram`.
     """
     with torch.autocast(maps.device.type, enabled=False):

@@ -1,3 +1,3 @@
-"""Networks, their layers and the digests of what a layer depends on."""
+"""Networks, their layers, and digests of the weights that a layer depends on."""
 
 __all__: list[str] = []

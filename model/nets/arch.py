@@ -1,6 +1,6 @@
-"""Shapes of the VGGs: which convolution layers there are, and how wide. No torch.
+"""Shapes of the VGGs: their convolution layers and widths.
 
-Kept apart from the networks, so that options, keys of caches and their listing need no torch.
+This module does not import torch, so that parsing options and listing caches need not either.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from antigram.pipeline.errors import InputError
 
 __all__ = ["Arch", "archs_by_layers"]
 
-# Convolutions in each block; a pooling stands behind every block (Simonyan and Zisserman 2015,
+# Convolutions in each block; every block ends in a pooling layer (Simonyan and Zisserman 2015,
 # table 1, columns A, B, D and E).
 _BLOCKS: dict[ArchName, tuple[int, ...]] = {
     "vgg11": (1, 1, 2, 2, 2),
@@ -23,16 +23,19 @@ _BLOCKS: dict[ArchName, tuple[int, ...]] = {
     "vgg19": (2, 2, 4, 4, 4),
 }
 _CHANNELS = (64, 128, 256, 512, 512)  # of the blocks
-FULL_WIDTH = 64  # channels of the first block of a real VGG
+FULL_WIDTH = 64  # channels of the first block of a standard VGG
 
 
 @dataclass(frozen=True, slots=True)
 class Arch:
-    """Which VGG, and how wide.
+    """Name and width of a VGG.
 
     Attributes:
-        name: vgg11, vgg13, vgg16 or vgg19.
-        width: channels of the first block; 64 is the real one. All else is scaled along.
+        name: ``vgg11``, ``vgg13``, ``vgg16`` or ``vgg19``.
+        width: channels of the first block; 64 is the standard VGG. All other layers scale with it.
+
+    Raises:
+        InputError: there is no such VGG, or the width is not 1 to 1024.
     """
 
     name: ArchName = "vgg16"
@@ -45,7 +48,7 @@ class Arch:
 
     @property
     def blocks(self) -> list[int | str]:
-        """Channels of each convolution, ``"M"`` for a pooling, as torchvision writes them."""
+        """Channels of each convolution, and ``"M"`` for a pooling, in torchvision's notation."""
         sizes: list[int | str] = []
         for channels, convolutions in zip(_CHANNELS, _BLOCKS[self.name], strict=True):
             sizes += [max(1, channels * self.width // FULL_WIDTH)] * convolutions
@@ -58,10 +61,10 @@ class Arch:
         return sum(_BLOCKS[self.name])
 
     def check_layers(self, layers: Collection[int]) -> tuple[int, ...]:
-        """Return layer numbers sorted.
+        """Return layer numbers sorted, each once.
 
         Raises:
-            InputError: one is not a convolution of this net.
+            InputError: a number is not that of a convolution layer of this network.
         """
         if wrong := sorted(set(layers) - set(range(1, self.layers + 1))):
             raise InputError(
@@ -71,5 +74,5 @@ class Arch:
 
 
 def archs_by_layers() -> dict[int, ArchName]:
-    """Number of convolution layers -> name of the VGG that has as many."""
+    """Return the VGG's name by its number of convolution layers."""
     return {Arch(name).layers: name for name in ARCHS}

@@ -1,4 +1,4 @@
-"""VGGs on one-channel spectrograms, with taps at the convolution layers 1, 2, 3, ..."""
+"""VGGs for one-channel spectrograms, with taps at convolution layers 1, 2, 3, ..."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ OnTap = Callable[[int, Tensor], None]
 
 
 class Vgg(nn.Module):
-    """A VGG without batch norm, one input channel, modules named as in torchvision.
+    """A VGG without batch norm, with one input channel and torchvision's module names.
+
+    Weights are initialised as in torchvision, from torch's global random generator.
 
     Args:
-        arch: which, and how wide.
-        classes: of the last linear layer; 0 leaves the classifier out (a teacher needs none).
-        dropout: of the two hidden linear layers.
-
-    Weights are drawn as torchvision draws them, from torch's global generator.
+        arch: name and width.
+        classes: number of outputs; 0 leaves out the classifier, which a teacher does not need.
+        dropout: dropout probability of the two hidden linear layers.
     """
 
     def __init__(self, arch: Arch, classes: int, dropout: float = 0.5) -> None:
@@ -60,25 +60,25 @@ class Vgg(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # a VGG's have biases
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # never None in a VGG
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0, 0.01)
                 nn.init.zeros_(module.bias)
 
     @property
-    def conv_places(self) -> list[int]:
+    def conv_indices(self) -> list[int]:
         """Index in ``features`` of convolution layer 1, 2, ..."""
         return [i for i, module in enumerate(self.features) if isinstance(module, nn.Conv2d)]
 
     def _tap_end(self, layer: int, tap: Tap) -> int:
-        """How many modules of ``features`` run before the tap of a layer."""
-        return self.conv_places[layer - 1] + {"relu": 2, "conv": 1, "released": 0}[tap]
+        """Return how many modules of ``features`` run before the tap of a layer."""
+        return self.conv_indices[layer - 1] + {"relu": 2, "conv": 1, "released": 0}[tap]
 
     def set_tap(self, tap: Tap) -> None:
-        """Make the maps of a tap outlive the next module.
+        """Keep the next module from overwriting the maps of a tap.
 
-        torchvision's ReLUs work in place: after a tap before the ReLU they would overwrite the
-        maps that the Gram's gradient needs.
+        torchvision's ReLUs work in place. With the tap before the ReLU, they would overwrite the
+        maps that the gradient of the Gram needs, and are therefore switched to copies.
         """
         check_choice("tap", tap, TAPS)
         for module in self.features:
@@ -88,27 +88,27 @@ class Vgg(nn.Module):
     def run_features(
         self, x: Tensor, layers: Collection[int], tap: Tap, on_tap: OnTap, *, stop: bool = False
     ) -> Tensor:
-        """Run the convolution part in slices, calling ``on_tap`` at each layer asked for.
+        """Run the convolution part in slices and call ``on_tap`` at each of ``layers``.
 
         Args:
             x: ``(batch, 1, frame, freq)``.
             layers: convolution layers, 1 to 13 for VGG16.
-            tap: ``relu`` (after the layer's ReLU), ``conv`` (before it) or ``released`` (what
-                enters the layer, as the paper's code has it).
-            on_tap: called during the pass, so that what it adds to the graph is freed on the way
-                back before the layers below are reached.
-            stop: go no further than the deepest tap.
+            tap: ``relu`` (the output of the layer's ReLU), ``conv`` (its input) or ``released``
+                (the input of the layer, as in the paper's code).
+            on_tap: called during the forward pass with the layer and its maps. The backward pass
+                then frees the part of the graph that it adds before it reaches the layers below.
+            stop: whether to stop at the deepest tap.
 
         Returns:
             Output of the last module that ran.
         """
-        done = 0
+        start = 0
         for layer in sorted(layers):
             end = self._tap_end(layer, tap)
-            x = self.features[done:end](x)
-            done = end
+            x = self.features[start:end](x)
+            start = end
             on_tap(layer, x)
-        return x if stop else self.features[done:](x)
+        return x if stop else self.features[start:](x)
 
     def forward(
         self,
@@ -117,13 +117,13 @@ class Vgg(nn.Module):
         tap: Tap = "relu",
         on_tap: OnTap = lambda _layer, _maps: None,
     ) -> Tensor:
-        """Logits ``(batch, class)`` of ``(batch, 1, frame, freq)``; taps as in `run_features`."""
+        """Return logits ``(batch, class)`` of ``(batch, 1, frame, freq)``; see `run_features`."""
         x = self.run_features(x, layers, tap, on_tap)
         logits: Tensor = self.classifier(self.avgpool(x).flatten(1))
         return logits
 
     def freeze_up_to(self, layer: int) -> None:
-        """Stop the gradients of convolution layers 1 to ``layer``."""
+        """Switch off the gradients of the weights of convolution layers 1 to ``layer``."""
         for module in self.features[: self._tap_end(layer, "conv")]:
             module.requires_grad_(False)  # noqa: FBT003 - torch's own signature
 
@@ -142,10 +142,10 @@ def channels_last(net: Vgg) -> Vgg:
 
 
 def _features(blocks: Sequence[int | str]) -> nn.Sequential:
-    """The convolution part, in torchvision's order, which its weights' names number.
+    """Build the convolution part, in torchvision's order, so that weights have its names.
 
-    As when torchvision made it, a first layer of three channels is drawn and then replaced: so a
-    seed gives the weights that it always gave.
+    A first layer of three input channels is drawn and then replaced, as when torchvision built
+    the network: so a seed gives the same weights as in earlier versions.
     """
     modules: list[nn.Module] = []
     channels = 3
@@ -161,22 +161,29 @@ def _features(blocks: Sequence[int | str]) -> nn.Sequential:
 
 
 def tap_shape(arch: Arch, layer: int, tap: Tap, shape: tuple[int, int]) -> tuple[int, int]:
-    """Channels and positions of a layer's maps at a tap, for a clip of (frame, freq)."""
+    """Return the number of channels and positions of a layer's maps at a tap.
+
+    Args:
+        arch: of the network.
+        layer: convolution layer, counted from 1.
+        tap: as in `Vgg.run_features`.
+        shape: ``(frame, freq)`` of a segment.
+    """
     with torch.device("meta"):
         net = Vgg(arch, 0)
-        found: list[tuple[int, int]] = []
+        shapes: list[tuple[int, int]] = []
         net.run_features(
             torch.empty(1, 1, *shape),
             [layer],
             tap,
-            lambda _layer, maps: found.append((maps.shape[1], maps[0, 0].numel())),
+            lambda _layer, maps: shapes.append((maps.shape[1], maps[0, 0].numel())),
             stop=True,
         )
-    return found[0]
+    return shapes[0]
 
 
 def conv_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The convolution part of a state dict."""
+    """Return the entries of a state dict that belong to the convolution part."""
     return {
         name: tensor
         for name, tensor in state.items()
@@ -185,11 +192,11 @@ def conv_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def extractor_digest(state: Mapping[str, Tensor], net: Vgg, layer: int, tap: Tap) -> str:
-    """SHA-256 over name, dtype, shape and little-endian bytes of the tensors up to a tap."""
+    """Return the SHA-256 over name, dtype, shape and little-endian bytes of tensors up to a tap."""
     total = hashlib.sha256()
-    for place in range(net._tap_end(layer, tap)):
+    for index in range(net._tap_end(layer, tap)):
         for kind in ("weight", "bias"):
-            if (tensor := state.get(name := f"features.{place}.{kind}")) is None:
+            if (tensor := state.get(name := f"features.{index}.{kind}")) is None:
                 continue
             array: np.ndarray[Any, Any] = tensor.detach().cpu().contiguous().numpy()
             little = array.astype(array.dtype.newbyteorder("<"), copy=False)

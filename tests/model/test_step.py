@@ -183,7 +183,7 @@ def test_a_stack_keeps_the_nets_apart(rng):
     for codec in ("packed", "factor", "lowrank"):
         rows = [encode_rows(f, "gram", torch.float32, codec, rank=4) for f in teacher]
         stack = Stack.of(rows)
-        assert stack.nets == 2
+        assert stack.teachers == 2
         for net, each in enumerate(rows):
             want = each.matrices(6)
             np.testing.assert_allclose(stack.norm[:, net], each.norm)

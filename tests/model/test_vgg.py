@@ -116,7 +116,7 @@ def test_the_commands_do_without_torchvision_whose_import_takes_a_second():
 @pytest.mark.parametrize("name", ARCHS)
 def test_layer_numbers_hit_torchvisions_convolutions(name):
     net = Vgg(Arch(name, 1), 0)
-    assert net.conv_places == CONVS[name]
+    assert net.conv_indices == CONVS[name]
     assert net.arch.layers == len(CONVS[name])
     assert archs_by_layers()[len(CONVS[name])] == name
 
