@@ -1,4 +1,4 @@
-"""Where the teacher's side of the anti-transfer loss comes from: a live net, or a cache."""
+"""Sources of the teachers' rows for the anti-transfer loss: a live network or a cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ __all__ = ["GramSource", "LiveGrams", "Sources", "TapSpec", "TeacherRows", "chec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TapSpec:
-    """What is compared: at which layers, where in them, and as what."""
+    """Where student and teacher are compared, and how.
+
+    Attributes:
+        arch: of the teacher.
+        layers: convolution layers, counted from 1.
+        tap: point of the layer: ``relu``, ``conv`` or ``released``, as in `Vgg.run_features`.
+        aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
+    """
 
     arch: Arch
     layers: tuple[int, ...]
@@ -37,19 +44,19 @@ class TapSpec:
         check_choices(self)
 
 
-# Some teachers, by their numbers in the run, and their rows, which are alike in form.
+# Numbers of some teachers, as in `Sources.names`, and their rows, which have the same form.
 Group = tuple[tuple[int, ...], Stack]
 
 
 class TeacherRows:
-    """Rows of one batch, of all teachers: each layer's can be taken once.
+    """Rows of all teachers for one batch; the rows of each layer can be taken once.
 
-    Whoever takes a layer's rows is then the only one that holds them. So a step frees them as soon
-    as they are compared, and none lives through the backward pass, in which a step's memory has
-    its peak.
+    The caller of `take` holds the only reference to a layer's rows. So a step frees them as soon
+    as they are compared, and none outlives the forward pass; the memory of a step has its peak in
+    the backward pass.
 
     Args:
-        layers: layer -> groups of teachers.
+        layers: groups of teachers by layer.
     """
 
     def __init__(self, layers: Mapping[int, Sequence[Group]]) -> None:
@@ -57,35 +64,35 @@ class TeacherRows:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Those whose rows were not taken."""
+        """Layers whose rows were not yet taken."""
         return tuple(self._layers)
 
     def take(self, layer: int) -> Sequence[Group]:
-        """Give up a layer's rows.
+        """Return the rows of a layer and drop the reference to them.
 
         Raises:
-            LookupError: there are none, or they were taken.
+            LookupError: the layer has no rows, or they were already taken.
         """
         if layer not in self._layers:
             raise LookupError(
-                f"layer {layer}: no rows; a step takes those of its batch, which serves one step"
+                f"layer {layer}: no rows, or they were taken; the rows of a batch serve one step"
             )
         return self._layers.pop(layer)
 
     def tensors(self) -> Iterator[Tensor]:
-        """All that were not taken."""
+        """Yield the tensors of all rows that were not yet taken."""
         for groups in self._layers.values():
             for _, stack in groups:
                 yield from stack.tensors()
 
 
 class GramSource(Protocol):
-    """Where the trainer gets the teacher's rows from; live and cached look the same.
+    """A source of one teacher's rows, live or cached; the trainer treats both alike.
 
     Attributes:
-        spec: what is compared.
-        views: how the clips were augmented whose rows are stored; None if they were not.
-        stored_bytes: what `keep_on` takes.
+        spec: where and how the teacher is compared.
+        views: augmentation of the segments whose rows are stored; None if there is none.
+        stored_bytes: bytes of device memory that `keep_on` takes; 0 if nothing is stored.
     """
 
     spec: TapSpec
@@ -94,46 +101,57 @@ class GramSource(Protocol):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Digest of what each layer's rows come from; a resumed run must have the same."""
+        """Digest of what each layer's rows are computed from, by layer.
+
+        A run resumes only with a source of the same identity.
+        """
 
     @property
     def arrays(self) -> Sequence[MappedArray]:
-        """On disk, that rows are read from; a training keeps them as it opened them."""
+        """Arrays on disk that rows are read from; a training holds them open until it ends."""
 
     def keep_on(self, device: torch.device) -> None:
-        """Hold all stored rows there from now on."""
+        """Copy all stored rows to a device and use these from now on."""
 
     def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
-        """What the clips must be turned into for `read`'s rows to be theirs; None if nothing."""
-
-    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
-        """What can be had without the net, for indices into the store: called ahead, in a thread.
+        """Return the augmentation parameters of the segments whose rows `read` returns.
 
         Args:
             clips: indices into the store.
-            epoch: counted from 1, which decides the view; 0 outside training.
+            epoch: counted from 1; decides the view.
 
         Returns:
-            Layer -> rows in host memory; empty if the source has nothing stored.
+            ``(segment, parameter)``; None if the stored rows are of segments without augmentation.
+        """
+
+    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
+        """Read the stored rows of segments; called ahead of the step, in a thread.
+
+        Args:
+            clips: indices into the store.
+            epoch: counted from 1; decides the view. 0 outside training.
+
+        Returns:
+            Rows in host memory, by layer; empty if the source stores nothing.
         """
 
     def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
-        """Rows of a batch for each layer of ``spec``, on the device of its features.
+        """Return the rows of a batch for each layer of ``spec``, on the device of its features.
 
         Args:
-            read: what `read` gave for this batch.
-            x: ``(batch, 1, frame, freq)``, its features.
+            read: result of `read` for this batch.
+            x: features of the batch, ``(batch, 1, frame, freq)``.
         """
 
 
 class LiveGrams:
     """A `GramSource` that runs the teacher on every batch: the online mode.
 
-    It runs in the precision that it is called in, under `torch.autocast` or not.
+    The teacher runs in the precision of the caller, under `torch.autocast` or without it.
 
     Args:
-        net: the teacher; it is frozen: put in eval mode, its gradients switched off.
-        spec: what is compared.
+        net: the teacher. It is put in eval mode, and its gradients are switched off.
+        spec: where and how the teacher is compared.
     """
 
     views: Views | None = None
@@ -142,7 +160,7 @@ class LiveGrams:
 
     def __init__(self, net: Vgg, spec: TapSpec) -> None:
         self.spec = spec
-        # Channels last, as the student: its batches are then laid out for both.
+        # Channels last, like the student, so that the layout of a batch suits both.
         self.net = channels_last(net.eval().requires_grad_(False))  # noqa: FBT003
         self.net.set_tap(spec.tap)
 
@@ -159,39 +177,39 @@ class LiveGrams:
         """Nothing is stored: see `GramSource`."""
 
     def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
-        """Any clips will do: see `GramSource`."""
+        """No augmentation parameters are stored: see `GramSource`."""
         del clips, epoch
         return None
 
     def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
-        """Nothing: see `GramSource`."""
+        """Return nothing, as nothing is stored: see `GramSource`."""
         del clips, epoch
         return {}
 
     def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
         """Run the teacher up to the deepest layer: see `GramSource`."""
         del read
-        found: dict[int, Rows] = {}
+        rows: dict[int, Rows] = {}
         aggregation = self.spec.aggregation
 
         def on_tap(layer: int, maps: Tensor) -> None:
             codec = exact_codec(aggregation, maps.shape[1], maps[0, 0].numel())
-            found[layer] = encode_rows(maps, aggregation, torch.float32, codec)
+            rows[layer] = encode_rows(maps, aggregation, torch.float32, codec)
 
         with torch.no_grad():
             self.net.run_features(x, self.spec.layers, self.spec.tap, on_tap, stop=True)
-        return found
+        return rows
 
 
 class Sources:
-    """The teachers of a training, by name: any number of `GramSource`.
+    """The sources of all teachers of a training, by name.
 
     Args:
-        members: name -> source; all with the same tap and aggregation, as the student is
-            tapped once.
+        members: sources by the teacher's name. All have the same tap and aggregation, as the
+            student is tapped once for all of them.
 
     Raises:
-        InputError: they differ in tap, aggregation or the views that they hold.
+        InputError: the sources differ in tap, aggregation or stored views.
     """
 
     def __init__(self, members: Mapping[str, GramSource]) -> None:
@@ -217,17 +235,17 @@ class Sources:
 
     @property
     def identity(self) -> dict[str, dict[str, str]]:
-        """What each source's rows come from."""
+        """See `GramSource`; by the teacher's name."""
         return {name: dict(source.identity) for name, source in self.members.items()}
 
     @property
     def stored_bytes(self) -> int:
-        """What `keep_on` takes."""
+        """See `GramSource`; the sum over all sources."""
         return sum(source.stored_bytes for source in self.members.values())
 
     @property
     def arrays(self) -> list[MappedArray]:
-        """What rows of all sources are read from."""
+        """See `GramSource`; those of all sources."""
         return [array for source in self.members.values() for array in source.arrays]
 
     def keep_on(self, device: torch.device) -> None:
@@ -236,32 +254,37 @@ class Sources:
             source.keep_on(device)
 
     def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
-        """See `GramSource`; the same for all."""
+        """See `GramSource`; the same for all sources."""
         return self.members[self.names[0]].params(clips, epoch)
 
     def read(self, clips: NDArray[np.int64], epoch: int = 0) -> dict[str, Mapping[int, Rows]]:
-        """See `GramSource`."""
+        """See `GramSource`; by the teacher's name."""
         return {name: source.read(clips, epoch) for name, source in self.members.items()}
 
     def rows(
         self, read: Mapping[str, Mapping[int, Rows]], x: Tensor
     ) -> dict[str, Mapping[int, Rows]]:
-        """Rows of a batch: source -> layer -> rows."""
+        """See `GramSource`; by the teacher's name."""
         return {name: source.rows(read[name], x) for name, source in self.members.items()}
 
     @property
     def stored(self) -> bool:
-        """No source needs more of a batch than what `read` gave."""
+        """Whether the rows of all sources are stored, so that `rows` needs no features."""
         return all(source.stored_bytes for source in self.members.values())
 
     def batch_rows(self, read: Mapping[str, Mapping[int, Rows]], x: Tensor) -> TeacherRows:
-        """Rows of a batch on the device of its features ``x``, those alike in form together."""
-        alike: dict[int, dict[object, list[tuple[int, Rows]]]] = {}
+        """Return the rows of a batch, with those of the same form stacked.
+
+        Args:
+            read: result of `read` for this batch.
+            x: features of the batch, ``(batch, 1, frame, freq)``; rows are on their device.
+        """
+        by_form: dict[int, dict[object, list[tuple[int, Rows]]]] = {}
         for number, rows_of in enumerate(self.rows(read, x).values()):
             for layer, rows in rows_of.items():
                 form = rows.codec, rows.data.dtype, rows.data.shape
-                alike.setdefault(layer, {}).setdefault(form, []).append((number, rows))
-        with torch.autocast(x.device.type, enabled=False):  # it cannot stack float16 on a CPU
+                by_form.setdefault(layer, {}).setdefault(form, []).append((number, rows))
+        with torch.autocast(x.device.type, enabled=False):  # which cannot stack float16 on a CPU
             return TeacherRows(
                 {
                     layer: [
@@ -271,29 +294,30 @@ class Sources:
                         )
                         for group in forms.values()
                     ]
-                    for layer, forms in alike.items()
+                    for layer, forms in by_form.items()
                 }
             )
 
 
 def check_shapes(student: Arch, spec: TapSpec, shape: tuple[int, int]) -> None:
-    """Refuse a student whose maps at a layer have another shape than the teacher's.
+    """Raise if the maps of student and teacher differ in shape at a compared layer.
 
     Args:
-        student: shape of the student.
-        spec: of the teacher, and where the two are compared.
-        shape: (frame, freq) of a clip.
+        student: of the student.
+        spec: of the teacher.
+        shape: ``(frame, freq)`` of a segment.
 
     Raises:
-        InputError: naming the layer and both nets.
+        InputError: the shapes differ; the message names the layer and both networks.
     """
     for layer in student.check_layers(spec.layers):
-        own = tap_shape(student, layer, spec.tap, shape)
-        theirs = tap_shape(spec.arch, layer, spec.tap, shape)
-        if own != theirs:
+        student_shape = tap_shape(student, layer, spec.tap, shape)
+        teacher_shape = tap_shape(spec.arch, layer, spec.tap, shape)
+        if student_shape != teacher_shape:
             raise InputError(
                 f"layer {layer}: the student ({student.name}, width {student.width}) has "
-                f"{own[0]} channels x {own[1]} positions, the teacher ({spec.arch.name}, width "
-                f"{spec.arch.width}) {theirs[0]} x {theirs[1]}. AT needs the same: leave --arch "
-                "and --width out, or train the teacher with these."
+                f"{student_shape[0]} channels x {student_shape[1]} positions, the teacher "
+                f"({spec.arch.name}, width {spec.arch.width}) {teacher_shape[0]} x "
+                f"{teacher_shape[1]}. AT needs the same: leave --arch and --width out, or train "
+                "the teacher with these."
             )

@@ -137,7 +137,7 @@ def test_a_step_takes_the_rows_of_its_batch_which_serves_one_step(sources, batch
     step(ready, Sums(sources.names, CPU))
     assert not rows.layers
     assert not list(rows.tensors())
-    with pytest.raises(LookupError, match="serves one step"):
+    with pytest.raises(LookupError, match="serve one step"):
         step(ready, Sums(sources.names, CPU))
 
 
