@@ -1,7 +1,8 @@
-"""From audio to feature stores. No torch.
+"""The preprocessing stage: turn corpora of audio files into feature stores. No torch.
 
-`corpora` list recordings, `audio` decodes and transforms them, `features` makes stores of them,
-`storage` keeps arrays on disk, `download` fetches corpora, `execution` runs work in processes.
+`corpora` lists recordings, `audio` decodes and transforms them, `features` prepares stores from
+them, `storage` keeps arrays on disk, `download` fetches corpora, `execution` runs tasks in worker
+processes.
 """
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""What long work calls while it runs."""
+"""Types of the callbacks that long-running functions accept."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from collections.abc import Callable
 
 __all__ = ["OnProgress"]
 
-# Called with a stage's name, how much of it is done, and how much there is.
+# Called with the name of a stage, the units done and the units in total.
 OnProgress = Callable[[str, int, int], None]

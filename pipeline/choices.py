@@ -1,6 +1,7 @@
-"""Values that a setting may take, each list written once, as a `Literal`.
+"""The values that each setting may take, as `Literal` types.
 
-mypy reads the lists there, the command line offers them, and the library checks against them.
+Each list is written once: mypy checks code against it, the command line offers its values, and the
+library refuses all others.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Noise = Literal["none", "low", "high"]
 SnrMode = Literal["exact", "released"]
 Split = Literal["train", "validation", "test"]
 LastWindow = Literal["pad", "end"]
-# Windows of scipy.signal that need no number beside their name.
+# Windows of scipy.signal that take no further parameter.
 Window = Literal[
     "barthann", "bartlett", "blackman", "blackmanharris", "bohman", "boxcar", "cosine",
     "exponential", "flattop", "hamming", "hann", "lanczos", "nuttall", "parzen", "taylor",
@@ -38,15 +39,15 @@ Window = Literal[
 
 
 def check_choice(name: str, value: object, known: tuple[object, ...]) -> None:
-    """Refuse a value that is none of those known.
+    """Raise if a setting's value is not one of the known values.
 
     Args:
-        name: of the setting, for the message.
-        value: of the setting.
-        known: what `typing.get_args` returns for a `Literal`.
+        name: name of the setting, for the message.
+        value: its value.
+        known: the accepted values, as `typing.get_args` returns them for a `Literal`.
 
     Raises:
-        InputError: naming the setting, its value and those known.
+        InputError: the value is unknown; the message lists the accepted ones.
     """
     if value not in known:
         wanted = ", ".join(str(choice) for choice in known if choice is not None)
@@ -54,17 +55,17 @@ def check_choice(name: str, value: object, known: tuple[object, ...]) -> None:
 
 
 def check_choices(settings: object) -> None:
-    """Check every field of a dataclass that is annotated with a `Literal`, or with one or None.
+    """Check every field of a dataclass that is annotated with a `Literal`, or a `Literal` or None.
 
     Raises:
-        InputError: as `check_choice`.
+        InputError: a field has an unknown value; the message lists the accepted ones.
     """
     for name, known in choices_of(type(settings)).items():
         check_choice(name, getattr(settings, name), known)
 
 
 def choices_of(kind: type[Any]) -> dict[str, tuple[object, ...]]:
-    """Field -> values, for each field of a dataclass that is annotated with a `Literal`."""
+    """Return the accepted values of each dataclass field that is annotated with a `Literal`."""
     known = {name: tuple(_values(hint)) for name, hint in get_type_hints(kind).items()}
     return {name: values for name, values in known.items() if any(v is not None for v in values)}
 

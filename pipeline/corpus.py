@@ -1,9 +1,9 @@
-"""What a corpus adapter gives: a `Corpus` that lists `Clip`s. No decoding, no download.
+"""The types of a corpus adapter: a `Corpus` lists `Clip`s. No decoding, no download.
 
-An adapter is one file in `pipeline/corpora/` with all that is known of a corpus: its labels and
-licence, how to cite it, which archives hold it, the settings it was used with, and what is known of
-each recording. Fetching, cutting, mixing, splitting and storing are the same for all corpora and
-live elsewhere. docs/add-a-corpus.md shows how to write one.
+An adapter is one file in `pipeline/corpora/` that holds everything known about a corpus: labels,
+licence, citation, archives, published settings, and the labels and split of each recording.
+Fetching, cutting, mixing, splitting and storing are the same for all corpora: other modules do it.
+docs/add-a-corpus.md shows how to write an adapter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = [
     "Clip",
     "Corpus",
     "CorpusError",
-    "Found",
+    "Entry",
     "Mixture",
     "MixtureRequest",
     "Note",
@@ -36,19 +36,19 @@ __all__ = [
 
 
 class CorpusError(InputError):
-    """A corpus is not there, or is not laid out as its adapter expects."""
+    """A corpus does not exist, or is not laid out as its adapter expects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
-    """Clean recordings one behind the other, with one noise recording below them.
+    """Clean recordings joined end to end, mixed with one noise recording.
 
     Attributes:
-        clean: path and samples (at the recipe's rate) of each clean recording.
+        clean: path and length in samples (at the recipe's rate) of each clean recording.
         noise: class of the noise.
-        recording: which of the class's recordings.
-        offset: drawn number that decides where the noise begins; reduced to its length.
-        snr_db: over the whole mixture.
+        recording: index of the noise recording within its class.
+        offset: random number that decides where the noise begins, modulo its length.
+        snr_db: SNR over the complete mixture, in dB.
     """
 
     clean: tuple[tuple[str, int], ...]
@@ -59,24 +59,24 @@ class Mixture:
 
     @property
     def samples(self) -> int:
-        """Length, at the recipe's rate."""
+        """Length in samples, at the recipe's rate."""
         return sum(count for _, count in self.clean)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """One recording (or a part of one) and what is known about it.
+    """One recording, or a part of one, with its labels.
 
     Attributes:
-        id: unique in the corpus, the same on every machine and in every run.
-        path: the audio file, relative to the corpus's own folder, with ``/``. Text, as a corpus
-            has a hundred thousand of them, and a Path takes as long to make as to read its file.
-        labels: label name -> class; one that is not known for this clip is left out, or empty.
-        group: what a split may not part; the clip itself if None.
+        id: unique in the corpus, and the same on every machine and in every run.
+        path: the audio file, relative to the corpus's own folder, with ``/``. It is text because a
+            corpus has 100,000 of them, and making a Path takes as long as reading its file.
+        labels: label name -> class; an unknown label is left out or empty.
+        group: all clips of a group go to the same split; None: the clip is its own group.
         split: the publisher's split, if there is one.
-        start_s: where the part begins, in seconds.
-        end_s: where it ends; None is the end of the file.
-        mixture: what the clip is made of, for a corpus that is mixed here; ``path`` is then its
+        start_s: start of the part, in seconds.
+        end_s: end of the part, in seconds; None: the end of the file.
+        mixture: the recordings to mix, for a corpus that is mixed by antigram; ``path`` is then the
             first clean recording.
     """
 
@@ -92,7 +92,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A file that an adapter needs to read while listing, and cannot use."""
+    """A file that an adapter has to read while listing, and cannot use."""
 
     path: str
     reason: str
@@ -100,15 +100,15 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixtureRequest:
-    """What an adapter that mixes needs to know.
+    """Arguments of an adapter that lists mixtures.
 
     Attributes:
-        clean: folder of clean speech; paths of clips are relative to it.
-        noise: class -> number of its recordings.
-        level: of the noise: low or high.
-        seed: decides every draw.
-        sample_rate: Hz, of the recipe.
-        options: the adapter's own.
+        clean: folder of clean speech; the paths of clips are relative to it.
+        noise: class of noise -> number of its recordings.
+        level: noise level, low or high.
+        seed: seed of every draw.
+        sample_rate: the recipe's rate, in Hz.
+        options: the adapter's own options.
     """
 
     clean: Path
@@ -121,7 +121,7 @@ class MixtureRequest:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Something in the corpus that is normal there, and that no store holds; counted by reason."""
+    """Files that are normal in the corpus but not stored; counted by reason."""
 
     reason: str
     count: int = 1
@@ -129,27 +129,28 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A line for the user: a choice that the adapter made, and how to make another."""
+    """A line for the user about a choice that the adapter made, and how to change it."""
 
     text: str
 
 
-Found = Clip | Skipped | Rejected | Note
+# What listing a corpus yields.
+Entry = Clip | Skipped | Rejected | Note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """A file that the publisher of a corpus offers for download, and what is known about it.
+    """A file that the publisher of a corpus offers for download.
 
-    Size and hash are copied from the publisher, or from a source named beside them; a hash that was
-    computed from what came proves nothing.
+    Size and hash are those that the publisher states, or a source named beside them. A hash that is
+    computed from a download proves nothing.
 
     Attributes:
-        url: its address, with ``https://``.
-        name: what the file is called here; its suffix, .zip or .tar.gz, tells what it must be.
-        size: bytes; None if nobody published it.
-        known_hash: ``sha256:...`` or ``md5:...``; None if nobody published one.
-        subset: folder of the corpus that it holds; empty where the corpus has no subsets.
+        url: address, with ``https://``.
+        name: name of the file on disk; its suffix, .zip or .tar.gz, is the expected format.
+        size: size in bytes; None if it is not published.
+        known_hash: ``sha256:...`` or ``md5:...``; None if it is not published.
+        subset: folder of the corpus that the archive holds; empty if the corpus has no subsets.
     """
 
     url: str
@@ -161,34 +162,36 @@ class Archive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """One corpus: facts, and how to list it.
+    """Facts about a corpus, and the functions that list it.
 
     Attributes:
         name: what users type after ``prepare``.
-        labels: all labels, the main one first; empty where the data decides (``folder``).
-        seconds: length of a row, as in the paper.
-        overlap: share of a window that the next one repeats, for ``longer="segment"``.
-        longer: what becomes of a recording longer than that: its start is kept, or it is segmented.
-        official: whether the publisher gives a split.
+        labels: names of all labels, the main one first; empty if the data decide (``folder``).
+        seconds: default length of a segment, as in the paper.
+        overlap: share of a window that the next one repeats, in [0, 1), for ``longer="segment"``.
+        longer: how a recording longer than ``seconds`` is stored: ``cut`` keeps its start,
+            ``segment`` divides it.
+        official: whether the publisher provides a split.
         licence: SPDX name, or one line.
-        citation: authors, year, title, where it was published and its DOI, on one line.
-        how_to_get: one line for the user who has it not.
+        citation: authors, year, title, venue and DOI, on one line.
+        how_to_get: one line that tells the user where to get the corpus.
         homepage: address of the publisher's page; empty if there is none.
-        archives: what ``download`` fetches: all of them, or those of one subset (of the first
-            archive's, if none is named). Empty if they may not be had without asking.
-        presets: name -> fields of the recipe and options of this corpus, for ``--preset NAME``. An
-            option given beside a preset wins. ``paper`` is the setting of Guizzo, Weyde and
+        archives: the archives that ``download`` fetches: all of them, or those of one subset
+            (default: the subset of the first archive). Empty if the corpus cannot be downloaded
+            freely.
+        presets: name -> recipe fields and options of this corpus, for ``--preset NAME``. An option
+            given explicitly overrides the preset. ``paper`` is the setting of Guizzo, Weyde and
             Tarroni (2021).
-        is_home: whether a folder is the corpus's own folder.
-        list_clips: the corpus's own folder and the options given -> clips and what was skipped.
-        options: options this corpus understands, with their defaults. They enter the recipe, but
-            for those that are empty: an option that came later changes no recipe of before it.
-        resolve: turns an option's text into its canonical form, or raises CorpusError.
-        adapt: the corpus as it is with some options, where labels or lengths depend on them.
-        noise: level that is mixed in if none is asked for.
-        has_noise: whether its folder also holds ``noise_train``, in MS-SNSD's layout.
-        list_mixtures: in place of ``list_clips``, for a corpus that is mixed from two.
-        synthesise: makes the corpus in a folder, for one that is not published; takes the folder,
+        is_home: return whether a folder is the corpus's own folder.
+        list_clips: take the corpus's own folder and the options; yield clips and skipped files.
+        options: names and defaults of the options of this corpus. Options that are not empty enter
+            the recipe, so that a new option with an empty default changes no existing recipe.
+        resolve: return the canonical form of an option's text, or raise CorpusError.
+        adapt: return the corpus with labels and lengths changed as the options require.
+        noise: default noise level.
+        has_noise: whether the corpus's folder also holds ``noise_train``, in MS-SNSD's layout.
+        list_mixtures: replaces ``list_clips`` for a corpus that is mixed from speech and noise.
+        synthesise: make the corpus in a folder, for one that is not published; takes the folder,
             ``workers`` and ``on_progress``.
     """
 
@@ -200,7 +203,7 @@ class Corpus:
     citation: str
     how_to_get: str
     is_home: Callable[[Path], bool]
-    list_clips: Callable[[Path, Mapping[str, str]], Iterable[Found]] | None = None
+    list_clips: Callable[[Path, Mapping[str, str]], Iterable[Entry]] | None = None
     overlap: float = 0.0
     official: bool = False
     homepage: str = ""
@@ -211,11 +214,11 @@ class Corpus:
     adapt: Callable[[Corpus, Mapping[str, str]], Corpus] = lambda corpus, _options: corpus
     noise: Noise = "none"
     has_noise: bool = False
-    list_mixtures: Callable[[MixtureRequest], Iterable[Found]] | None = None
+    list_mixtures: Callable[[MixtureRequest], Iterable[Entry]] | None = None
     synthesise: Callable[..., None] | None = None
 
     def preset(self, name: str | None) -> Mapping[str, Any]:
-        """Settings of a preset; none if no name is given.
+        """Return the settings of a preset; an empty mapping if ``name`` is None.
 
         Raises:
             InputError: the corpus has no such preset.
@@ -229,37 +232,37 @@ class Corpus:
 
 
 def locate(corpus: Corpus, candidates: Iterable[Path]) -> Path:
-    """Return the corpus's own folder, looked for in each candidate and up to two levels below.
+    """Return the corpus's own folder: a candidate, or a folder up to two levels below one.
 
-    Of several versions in one folder the last by name is taken (``speech_commands_v0.02``).
+    If a folder holds several versions, the last one by name is taken (``speech_commands_v0.02``).
 
     Raises:
         CorpusError: none of the candidates holds the corpus; the message lists them.
     """
-    looked = list(candidates)
-    for place in looked:
-        if not place.is_dir():
+    searched = list(candidates)
+    for candidate in searched:
+        if not candidate.is_dir():
             continue
         for depth in ("", "*", "*/*"):
-            found = [p for p in ([place] if not depth else place.glob(depth)) if p.is_dir()]
-            homes = [p for p in found if not p.name.startswith(".") and corpus.is_home(p)]
+            folders = [p for p in (candidate.glob(depth) if depth else [candidate]) if p.is_dir()]
+            homes = [p for p in folders if not p.name.startswith(".") and corpus.is_home(p)]
             if homes:
                 return max(homes)
     raise CorpusError(
-        f"{corpus.name}: no such corpus in {', '.join(str(p) for p in looked)}. "
+        f"{corpus.name}: no such corpus in {', '.join(str(p) for p in searched)}. "
         f"Name its folder with --source. {corpus.how_to_get}"
     )
 
 
 def wav_names(folder: Path) -> list[str]:
-    """Sorted ``*.wav`` of one folder, less hidden files (macOS leaves ``._name.wav`` behind)."""
+    """Return the sorted names of a folder's ``*.wav`` files, without hidden ones (``._a.wav``)."""
     try:
-        names = os.listdir(folder)  # noqa: PTH208 - sorted ten times as fast as paths
+        names = os.listdir(folder)  # noqa: PTH208 - text sorts ten times as fast as paths
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [name for name in sorted(names) if name.endswith(".wav") and name[0] != "."]
 
 
 def wav_files(folder: Path) -> list[Path]:
-    """As `wav_names`, with their folder."""
+    """Return the paths of the files that `wav_names` lists."""
     return [folder / name for name in wav_names(folder)]

@@ -1,7 +1,7 @@
-"""The kinds of trouble that antigram foresees; cli.py makes of each a line and an exit code.
+"""Expected failures; cli.py maps each to a one-line message and an exit code.
 
-Every message says where, what was found, what was wanted and what to do. Anything that is
-none of these is a defect of ours and keeps its traceback.
+Every message says where the failure is, what was found, what was wanted and what to do. Any other
+exception is a defect of antigram and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ __all__ = ["DamagedError", "DistributedError", "InputError", "StaleError", "Stor
 
 
 class InputError(ValueError):
-    """What the user gave or asked for cannot be used: exit code 2."""
+    """An argument or a file of the user cannot be used: exit code 2."""
 
 
 class StoredDataError(ValueError):
@@ -18,12 +18,12 @@ class StoredDataError(ValueError):
 
 
 class DamagedError(StoredDataError):
-    """Bytes on disk are missing, or are not those that were written."""
+    """Bytes on disk are missing, or differ from those that were written."""
 
 
 class StaleError(StoredDataError):
-    """What is stored is whole, but was made from something else than what this run needs."""
+    """Stored data is intact, but was made from other inputs than this run needs: exit code 3."""
 
 
 class DistributedError(RuntimeError):
-    """Another process of a job that torchrun started is gone: exit code 1."""
+    """Another process of a job started by torchrun has died: exit code 1."""

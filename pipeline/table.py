@@ -1,4 +1,4 @@
-"""CSV files for people, who open them in a spreadsheet."""
+"""Write CSV files that are safe to open in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -21,23 +21,29 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def plain_text(name: str | Path) -> str:
-    """Return a file's name as text of UTF-8; bytes of it that are none are escaped."""
+    """Return a file name as UTF-8 text, with bytes that are not UTF-8 escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def plain_cell(cell: Cell) -> Cell:
-    """Return a cell that no spreadsheet takes for a formula: an apostrophe before ``= + - @``.
+    """Return a cell that no spreadsheet evaluates as a formula.
 
-    Numbers stay as they are, negative ones too.
+    Text that starts with ``= + - @``, a tab or a carriage return gets a leading apostrophe. Numbers
+    stay as they are, negative ones too.
     """
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def check_target(path: Path, option: str) -> None:
-    """Refuse a name that no table may have, before the work is done that it is for.
+    """Raise if a table cannot be written to ``path``; called before the work that fills it.
+
+    Args:
+        path: where the table is to be written.
+        option: name of the option that gave the path, for the message.
 
     Raises:
-        InputError: its folder is not there, or it names a folder, a device or an audio file.
+        InputError: the folder does not exist, or the path names a folder, a device or an audio
+            file.
     """
     if not path.absolute().parent.is_dir():
         raise InputError(f"{option} {path}: there is no folder {path.absolute().parent}")
@@ -47,14 +53,14 @@ def check_target(path: Path, option: str) -> None:
 
 @contextmanager
 def csv_table(path: Path, header: Iterable[str]) -> Iterator[Callable[[Iterable[Cell]], None]]:
-    """Write a CSV file in UTF-8: complete once the block ends, none if the block raises.
+    """Write a CSV file in UTF-8, atomically: it appears when the block ends, unless it raises.
 
     Args:
-        path: of the file.
+        path: the file to write.
         header: names of the columns.
 
     Yields:
-        What adds a row; cells of text are guarded by `plain_cell`.
+        A function that appends one row; its cells go through `plain_cell`.
     """
     with atomic_file(path) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="")
@@ -67,4 +73,4 @@ def csv_table(path: Path, header: Iterable[str]) -> Iterator[Callable[[Iterable[
             add(header)
             yield add
         finally:
-            text.detach()  # writes what is left, and leaves the file open
+            text.detach()  # flushes the buffer and leaves the file open

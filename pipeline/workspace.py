@@ -1,4 +1,4 @@
-"""Where things lie and how they are called: corpora, stores, caches and runs of one workspace."""
+"""Paths, names and locks of the corpora, stores, caches and runs in a workspace."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ from antigram.pipeline.storage.root import has_parts
 
 __all__ = ["Workspace", "claimed_run", "is_locked", "locked", "plain_name"]
 
-_LOCK_S = 0.1  # a lock's file that goes just when it is opened is opened anew
+_LOCK_S = 0.1  # long enough to open a lock file again that was deleted while it was opened
 
 
 @contextmanager
 def locked(target: Path, doing: str) -> Iterator[None]:
-    """Hold the right to make ``target``; the lock of a process that died is free by itself.
+    """Hold an exclusive lock on making ``target``; the lock of a dead process is released.
 
-    Its file goes while it is held: whoever has opened it meanwhile holds the lock of nothing, which
-    `FileLock` notices, and opens it anew.
+    The lock file is deleted while the lock is held. A process that opened it in the meantime has
+    locked a deleted file; `FileLock` notices that and opens the file again.
+
+    Args:
+        target: store, cache or folder that is made.
+        doing: what is done to it, for the message: "preparing".
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds the lock.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     path = _lock_of(target)
@@ -46,62 +50,65 @@ def locked(target: Path, doing: str) -> Iterator[None]:
 
 @contextmanager
 def claimed_run(runs: Path, name: str | None, default: str, *, resume: bool) -> Iterator[Path]:
-    """Hold the right to train in a run's folder: a new one, or with ``resume`` the one there.
+    """Lock a run's folder for a training: a new folder, or with ``resume`` the existing one.
 
     Args:
-        runs: where runs lie.
-        name: of the run, if one is asked for.
-        default: its name if none is; numbered if taken.
-        resume: whether the run is to go on.
+        runs: folder of the runs.
+        name: name of the run; None takes ``default``.
+        default: name used if none is given; a number is appended if it is taken.
+        resume: whether to continue an existing run.
+
+    Yields:
+        The run's folder.
 
     Raises:
-        InputError: the name is taken, there is no such run, or another process trains it.
+        InputError: the name is taken, there is no run to resume, or another process trains it.
     """
     names = [default, *(f"{default}-{n}" for n in range(2, 10_000))] if name is None else [name]
     if resume:
-        there = [runs / each for each in names if (runs / each).exists()]
-        if not there:
+        existing = [runs / candidate for candidate in names if (runs / candidate).exists()]
+        if not existing:
             hint = "; name one with `name`" if name is None else ""
             raise InputError(f"`resume`: there is no run {names[0]} in {runs}{hint}")
-        with locked(there[-1], "training"):
-            yield there[-1]
+        with locked(existing[-1], "training"):
+            yield existing[-1]
         return
-    with ExitStack() as held:
-        yield next(folder for each in names if _is_claimed(folder := runs / each, held, name))
+    with ExitStack() as locks:
+        yield next(folder for n in names if _is_claimed(folder := runs / n, locks, name))
 
 
-def _is_claimed(folder: Path, held: ExitStack, name: str | None) -> bool:
-    """Lock a run's folder if it is new; where it was named, say why it cannot be had."""
+def _is_claimed(folder: Path, locks: ExitStack, name: str | None) -> bool:
+    """Lock a run's folder and return True if it is new; raise if a named run is taken."""
     if not folder.exists():
         try:
-            held.enter_context(locked(folder, "training"))
+            locks.enter_context(locked(folder, "training"))
         except InputError:
             if name is not None:
                 raise
             return False
-        if not folder.exists():  # the process that had the lock may have ended by now
+        if not folder.exists():  # the previous owner of the lock may have made it meanwhile
             return True
-        held.close()
+        locks.close()
     if name is not None:
         raise InputError(f"{folder}: a run of this name is there; choose another, or `resume` it")
     return False
 
 
 def is_locked(target: Path) -> bool:
-    """Whether a process is making ``target`` now, or may be."""
+    """Whether another process holds the lock of ``target``; True if that cannot be checked."""
     if not (path := _lock_of(target)).is_file():
         return False
     try:
         with FileLock(path, timeout=0):
             return False
-    except OSError:  # `Timeout`, or a lock that this user may not open
+    except OSError:  # `Timeout`, or a lock file that this user may not open
         return True
 
 
 def _made_ns(path: Path) -> int:
-    """When a store or cache was made; one without its root document: when it lost that."""
-    made = identity_at(path / "zarr.json") or identity_at(path)
-    return 0 if made is None else made.mtime_ns
+    """Return when a store or cache was written, in ns: the time of its root document, if any."""
+    identity = identity_at(path / "zarr.json") or identity_at(path)
+    return 0 if identity is None else identity.mtime_ns
 
 
 def _lock_of(target: Path) -> Path:
@@ -109,10 +116,10 @@ def _lock_of(target: Path) -> Path:
 
 
 def plain_name(name: str) -> str:
-    """Check that a name of a store, cache or run is one part of a path; leave its ending out.
+    """Return a name of a store, cache or run without the suffix ``.zarr``.
 
     Raises:
-        InputError: it is not.
+        InputError: the name is not a single, printable part of a path.
     """
     if not name or name.startswith((".", "-")) or "/" in name or "\\" in name:
         raise InputError(f"`name` {name!r}: wanted a plain name, without slashes or a leading dot")
@@ -123,7 +130,7 @@ def plain_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A folder with ``features``, ``grams``, ``runs`` and ``corpora``."""
+    """A folder with the subfolders ``features``, ``grams``, ``runs`` and ``corpora``."""
 
     root: Path
 
@@ -148,7 +155,10 @@ class Workspace:
         return self.root / "corpora"
 
     def corpus_candidates(self, name: str, source: Path | None) -> list[Path]:
-        """Where a corpus is looked for: the folder named, else the shared one and our own."""
+        """Return the folders to search for a corpus.
+
+        ``source`` if it is given, else ``$ANTIGRAM_CORPORA/NAME`` and ``corpora/NAME`` below.
+        """
         if source is not None:
             return [source]
         shared = os.environ.get("ANTIGRAM_CORPORA")
@@ -156,39 +166,48 @@ class Workspace:
 
     @staticmethod
     def members(folder: Path) -> list[Path]:
-        """Finished stores or caches in a folder, damaged ones too; the one made last at the end."""
-        found = [
+        """Return the finished stores or caches of a folder, damaged ones too, oldest first."""
+        members = [
             p for p in folder.glob("[!.]*.zarr") if (p / "zarr.json").is_file() or has_parts(p)
         ]
-        return sorted(found, key=lambda p: (_made_ns(p), p.name))
+        return sorted(members, key=lambda p: (_made_ns(p), p.name))
 
     @staticmethod
     def named(folder: Path, name: str, what: str) -> Path:
-        """Path of a store, cache or run that is named, or given as a path.
+        """Return the path of a store, cache or run, given by name or as a path.
+
+        Args:
+            folder: folder to look the name up in.
+            name: name or path.
+            what: kind of the thing, for the message: "feature store".
 
         Raises:
-            InputError: there is none; the message lists those there are.
+            InputError: it does not exist; the message lists the known names.
         """
         for path in (Path(name), folder / f"{name}.zarr", folder / name):
             if path.is_dir() or (path.suffix == SUFFIX and path.is_file()):
                 return path
         known = sorted(p.name.removesuffix(".zarr") for p in folder.glob("[!.]*") if p.is_dir())
-        there = f"there are {', '.join(known)}" if known else "there are none"
-        raise InputError(f"no {what} is called {name!r} in {folder}: {there}")
+        listed = f"there are {', '.join(known)}" if known else "there are none"
+        raise InputError(f"no {what} is called {name!r} in {folder}: {listed}")
 
     def store(self, name: str | None, on_message: Callable[[str], None]) -> Path:
-        """Path of the store named, else the only one, else the one prepared last.
+        """Return the path of the named store, else of the only one, else of the one prepared last.
+
+        Args:
+            name: name or path of a store; None chooses one and reports which.
+            on_message: called with the line that says which store was chosen.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no such store, or none at all.
         """
         if name is not None:
             return self.named(self.features, name, "feature store")
-        found = self.members(self.features)
-        if not found:
+        stores = self.members(self.features)
+        if not stores:
             raise InputError(
                 f"{self.features}: no feature store yet; make one with `antigram prepare CORPUS`"
             )
-        why = "the only one" if len(found) == 1 else "the one prepared last"
-        on_message(f"store: {found[-1].stem} ({why})")
-        return found[-1]
+        why = "the only one" if len(stores) == 1 else "the one prepared last"
+        on_message(f"store: {stores[-1].stem} ({why})")
+        return stores[-1]

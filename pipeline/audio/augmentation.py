@@ -1,12 +1,13 @@
-"""Augmented views of a clip: masks, a shift and a gain, drawn by name so that all can be redone.
+"""Augmented views of a segment: a shift, a gain and two masks, with reproducible parameters.
 
-What is drawn depends on the seed, the clip and the view's number alone. So a cache can hold the
-Grams of some views with the numbers drawn for them, and a training makes the same views again.
+The parameters depend on the seed, the segment's id and the view's number alone. A cache can
+therefore hold the Gram matrices of some views with their parameters, and a training makes the same
+views again.
 
 References:
-    Masks: Park and others (2019), SpecAugment, doi:10.21437/Interspeech.2019-2680. torchaudio's
-    masking does not return the numbers that it draws, which must be kept here; a test compares
-    the masks of the two.
+    Masks: Park et al. (2019), SpecAugment, doi:10.21437/Interspeech.2019-2680. torchaudio's
+    masking does not return the parameters that it draws, which a cache has to store; a test
+    compares the masks of the two.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from antigram.pipeline.errors import InputError
 
 __all__ = ["COLUMNS", "Views", "apply_views"]
 
-# Numbers of a view, as stored: frames, dB, frames, frames, bins, bins. All zero: the clip as it is.
+# Parameters of a view, as stored: frames, dB, frames, frames, bins, bins. Zeros: no change.
 COLUMNS = ("shift", "gain_db", "time_first", "time_frames", "freq_first", "freq_bins")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
-    """How clips are augmented.
+    """Strengths of the augmentation, and how many views a segment has.
 
     Attributes:
-        count: views of a clip, which epochs take by turns; 0: another one in each epoch.
-        seed: of all draws.
-        time_mask: most frames that the mask covers.
-        freq_mask: most frequency bins.
-        shift: most frames, either way; what is left open is silence.
-        gain_db: most dB, either way.
+        count: number of views that epochs cycle through; 0: a new view in every epoch.
+        seed: seed of all draws.
+        time_mask: largest number of frames that the time mask covers.
+        freq_mask: largest number of bins that the frequency mask covers.
+        shift: largest shift in frames, in either direction; the gap is filled with silence.
+        gain_db: largest gain in dB, in either direction.
     """
 
     count: int
@@ -49,7 +50,7 @@ class Views:
 
     @classmethod
     def for_shape(cls, shape: tuple[int, int], *, count: int, seed: int) -> Views:
-        """The usual strengths: masks up to a fifth of an axis, shifts up to a tenth, 6 dB."""
+        """Return the default strengths: masks up to 1/5 of an axis, shifts up to 1/10, 6 dB."""
         frames, bins = shape
         return cls(
             count=count,
@@ -68,70 +69,70 @@ class Views:
                 )
 
     def of_epoch(self, epoch: int) -> int:
-        """The view that an epoch, counted from 1, takes."""
+        """Return the number of the view that an epoch, counted from 1, uses."""
         return (epoch - 1) % self.count if self.count else epoch - 1
 
     def params(self, clip_ids: Sequence[str], view: int, shape: tuple[int, int]) -> NDArray[Any]:
-        """Draw the numbers of some clips' view.
+        """Draw the parameters of one view of some segments.
 
         Args:
-            clip_ids: the clips.
+            clip_ids: ids of the segments.
             view: number of the view, from 0.
-            shape: (frame, freq) of a clip; masks and shifts stay within.
+            shape: (frame, freq) of a segment; masks and shifts stay within.
 
         Returns:
-            ``(clip, 6)`` float32, the columns as in `COLUMNS`; frames and bins are whole numbers.
+            ``(clip, 6)`` float32, with the columns of `COLUMNS`; frames and bins are integers.
         """
         frames, bins = shape
         shift = min(self.shift, frames - 1)
-        drawn = np.zeros((len(clip_ids), len(COLUMNS)), np.float32)
-        for row, clip in zip(drawn, clip_ids, strict=True):
-            one, two, three, four = draw(self.seed, f"view/{view}", clip, 4)
-            five, six = draw(self.seed, f"view/{view}/freq", clip, 2)
-            covered = three % (min(self.time_mask, frames) + 1)
-            masked = five % (min(self.freq_mask, bins) + 1)
+        params = np.zeros((len(clip_ids), len(COLUMNS)), np.float32)
+        for row, clip in zip(params, clip_ids, strict=True):
+            shift_draw, gain_draw, frames_draw, time_draw = draw(self.seed, f"view/{view}", clip, 4)
+            bins_draw, freq_draw = draw(self.seed, f"view/{view}/freq", clip, 2)
+            covered = frames_draw % (min(self.time_mask, frames) + 1)
+            masked = bins_draw % (min(self.freq_mask, bins) + 1)
             row[:] = (
-                one % (2 * shift + 1) - shift,
-                self.gain_db * (2 * (two / 2**64) - 1),
-                four % (frames - covered + 1),
+                shift_draw % (2 * shift + 1) - shift,
+                self.gain_db * (2 * (gain_draw / 2**64) - 1),
+                time_draw % (frames - covered + 1),
                 covered,
-                six % (bins - masked + 1),
+                freq_draw % (bins - masked + 1),
                 masked,
             )
-        return drawn
+        return params
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types."""
+        """Return the fields as plain types."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Views:
-        """Inverse of `to_json`; raises TypeError where fields are missing or unknown."""
+        """Return the views that `to_json` stored; raise TypeError on missing or unknown fields."""
         if set(stored) != {field.name for field in fields(cls)}:
             raise TypeError(f"views: fields {sorted(stored)}")
         return cls(**stored)
 
 
 def apply_views(x: NDArray[np.float32], params: NDArray[np.float32], silence: float) -> None:
-    """Turn clips into views, in place: shifted, then louder or softer, then masked by silence.
+    """Apply the parameters of a view in place: shift, then gain, then masks of silence.
 
     Args:
-        x: ``(clip, frame, freq)`` normalised magnitudes.
+        x: ``(clip, frame, freq)`` normalised magnitudes; overwritten.
         params: ``(clip, 6)``, from `Views.params`.
-        silence: what a magnitude of zero is after normalisation: ``-mean / std`` of the store. The
-            gain is that of the magnitudes: around this value.
+        silence: normalised value of a magnitude of zero: ``-mean / std`` of the store. The gain
+            scales distances from this value, as it is a gain of the magnitudes.
     """
     quiet = np.float32(silence)
-    for clip, numbers in zip(x, params.tolist(), strict=True):
-        shift, t_first, t_count, f_first, f_count = (int(numbers[i]) for i in (0, 2, 3, 4, 5))
+    for clip, values in zip(x, params.tolist(), strict=True):
+        shift, t_first, t_count, f_first, f_count = (int(values[i]) for i in (0, 2, 3, 4, 5))
         if shift > 0:
             clip[shift:] = clip[:-shift].copy()
             clip[:shift] = quiet
         elif shift < 0:
             clip[:shift] = clip[-shift:].copy()
             clip[shift:] = quiet
-        if numbers[1] != 0:
-            gain = np.float32(10 ** (numbers[1] / 20))
+        if values[1] != 0:
+            gain = np.float32(10 ** (values[1] / 20))
             np.multiply(clip, gain, out=clip)
             np.add(clip, (1 - gain) * quiet, out=clip)
         clip[t_first : t_first + t_count] = quiet

@@ -1,9 +1,9 @@
-"""What a container of audio tells without decoding: where the samples lie, and if all are there.
+"""Read the headers of audio containers: where the samples are stored, and whether any are missing.
 
-libsndfile reads a truncated WAV, RF64, AIFF or Ogg file silently short, so that their sizes are
-checked here. FLAC and MP3 files tell how long they are, and their decoder finds them short. (An MP3
-file without a Xing or Info header tells nothing: one that is cut between two frames is complete for
-all that anybody can know.)
+libsndfile reads a truncated WAV, RF64, AIFF or Ogg file without an error, so the sizes in these
+files are checked here. FLAC and MP3 files state their length, and the decoder reports that they are
+short. (An MP3 file without a Xing or Info header does not: if it is cut between two frames, nothing
+shows that it is truncated.)
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from antigram.pipeline.errors import InputError
 __all__ = ["AudioError", "Pcm", "examine"]
 
 _KINDS = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg", b"FORM": "aiff"}
-_UNKNOWN_SIZE = 0xFFFFFFFF  # what writers to a pipe put, who cannot seek back; RF64: see ds64
+_UNKNOWN_SIZE = 0xFFFFFFFF  # put by writers to a pipe, which cannot seek back; RF64: see ds64
 _LONGEST_OGG_PAGE = 27 + 255 + 255 * 255  # bytes: header, table of 255 segments, the segments
 _OGG_HEADER = struct.Struct("<4sBBqIIIB")
 _LAST_PAGE = 0x04
-# Bytes a sample of the compressions of AIFF-C whose frames are all of one size; None: of COMM.
+# AIFF-C compression with frames of equal size -> bytes a sample; None: see the COMM chunk.
 _AIFC_BYTES = {b"NONE": None, b"twos": None, b"sowt": None, b"raw ": None, b"in24": 3, b"in32": 4}
 _AIFC_BYTES |= {b"fl32": 4, b"FL32": 4, b"fl64": 8, b"FL64": 8}
 _AIFC_BYTES |= {b"ulaw": 1, b"ULAW": 1, b"alaw": 1, b"ALAW": 1}
@@ -34,52 +34,52 @@ class AudioError(InputError):
 
 
 class Pcm(NamedTuple):
-    """A WAV file whose frames are all of one size; ``place`` is where its samples begin."""
+    """Format of a WAV file with frames of equal size; ``offset`` is where its samples begin."""
 
     frames: int
     sample_rate: int
     channels: int
     is_pcm16: bool
-    place: int
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """An open file, of which the first bytes have been read."""
+    """An open file and its first bytes."""
 
     handle: int
     head: bytes
     size: int
 
-    def at(self, place: int, count: int) -> bytes:
-        """Bytes of the file, fewer where it ends."""
-        if place + count <= len(self.head):
-            return self.head[place : place + count]
-        return os.pread(self.handle, count, place)
+    def at(self, offset: int, count: int) -> bytes:
+        """Return ``count`` bytes from an offset; fewer at the end of the file."""
+        if offset + count <= len(self.head):
+            return self.head[offset : offset + count]
+        return os.pread(self.handle, count, offset)
 
     def chunks(self, layout: str) -> Iterator[tuple[bytes, int, int]]:
-        """Name, first byte and length of each chunk of a RIFF (``<I``) or IFF (``>I``) file."""
-        place = 12
-        while place + 8 <= self.size:
-            header = self.at(place, 8)
+        """Yield name, offset and length of each chunk of a RIFF (``<I``) or IFF (``>I``) file."""
+        offset = 12
+        while offset + 8 <= self.size:
+            header = self.at(offset, 8)
             length = struct.unpack(layout, header[4:])[0]
-            yield header[:4], place + 8, length
-            place += 8 + length + (length & 1)  # chunks are padded to an even length
+            yield header[:4], offset + 8, length
+            offset += 8 + length + (length & 1)  # chunks are padded to an even length
 
 
 def examine(handle: int, head: bytes, size: int) -> Pcm | None:
-    """Check that an open file is audio and complete, as far as its container tells.
+    """Check that an open file is audio and complete, as far as its container shows it.
 
     Args:
-        handle: of the file, open for reading; its position is not used.
-        head: its first bytes.
-        size: bytes of the file.
+        handle: file descriptor, open for reading; its position is neither used nor changed.
+        head: the first bytes of the file.
+        size: size of the file in bytes.
 
     Returns:
-        Where its frames lie, of a WAV or RF64 file whose frames are all of one size; else None.
+        Format and offset of the samples of a WAV or RF64 file with frames of equal size; else None.
 
     Raises:
-        AudioError: no audio by its first bytes, truncated, or its sizes contradict each other.
+        AudioError: the file does not begin like audio, is truncated, or has contradicting sizes.
     """
     kind = _KINDS.get(head[:4])
     file = _File(handle, head, size)
@@ -94,25 +94,25 @@ def examine(handle: int, head: bytes, size: int) -> Pcm | None:
     return None
 
 
-def _check_there(promised: int, there: int) -> None:
-    if promised > there:
-        raise AudioError(f"truncated: its header promises {promised} bytes, {there} are there")
+def _check_size(promised: int, available: int) -> None:
+    if promised > available:
+        raise AudioError(f"truncated: its header promises {promised} bytes, {available} are there")
 
 
 def _examine_wav(file: _File) -> Pcm | None:
-    """Walk the chunks of a WAV file; None if its frames are not of one size (ADPCM, say)."""
+    """Check the chunks of a WAV file; return None if frame sizes differ, as in ADPCM."""
     if len(file.head) < 12 or file.head[8:12] != b"WAVE":
         raise AudioError("truncated or not WAVE: the RIFF header is not complete")
-    layout: tuple[int, int, int, int, int] | None = None  # the last two: bytes a frame, bits
-    promised: tuple[int, int] | None = None  # bytes and frames, of RF64
-    for name, place, length in file.chunks("<I"):
+    layout: tuple[int, int, int, int, int] | None = None  # tag, channels, rate, bytes a frame, bits
+    promised: tuple[int, int] | None = None  # bytes and frames, in RF64 only
+    for name, offset, length in file.chunks("<I"):
         if name == b"ds64" and file.head[:4] == b"RF64":
-            body = file.at(place, 24)
+            body = file.at(offset, 24)
             if length < 24 or len(body) < 24:
                 raise AudioError("truncated: the ds64 chunk is not complete")
             promised = struct.unpack("<8xQQ", body)
         elif name == b"fmt ":
-            body = file.at(place, 16)
+            body = file.at(offset, 16)
             if length < 16 or len(body) < 16:
                 raise AudioError("truncated: the fmt chunk is not complete")
             tag, channels, rate, _, frame_bytes, bits = struct.unpack("<HHIIHH", body)
@@ -121,50 +121,51 @@ def _examine_wav(file: _File) -> Pcm | None:
             if layout is None:
                 raise AudioError("damaged header: data before fmt")
             tag, channels, rate, frame_bytes, bits = layout
-            there = file.size - place
+            available = file.size - offset
             unknown = length == _UNKNOWN_SIZE
-            size = length if not unknown else promised[0] if promised else there
-            _check_there(size, there)
+            size = length if not unknown else promised[0] if promised else available
+            _check_size(size, available)
             if tag not in (1, 3, 0xFFFE):
                 return None
             if frame_bytes == 0 or channels == 0:
-                found = f"{channels} channels, {frame_bytes} bytes a frame"
-                raise AudioError(f"damaged header: {found}")
+                raise AudioError(
+                    f"damaged header: {channels} channels, {frame_bytes} bytes a frame"
+                )
             frames = size // frame_bytes
             if promised and frames < promised[1] < 2**64 - 1:
                 raise AudioError(f"damaged header: {promised[1]} frames promised, {frames} there")
-            return Pcm(frames, rate, channels, tag == 1 and bits == 16, place)
+            return Pcm(frames, rate, channels, tag == 1 and bits == 16, offset)
     raise AudioError("truncated: no data chunk")
 
 
 def _examine_aiff(file: _File) -> None:
-    """Hold the sizes of an AIFF or AIFF-C file against each other and against the file."""
+    """Check the sizes in an AIFF or AIFF-C file against each other and against the file."""
     form = file.head[8:12]
     if form not in (b"AIFF", b"AIFC"):
         raise AudioError("truncated or not AIFF: the FORM header is not complete")
-    frames = frame_bytes = 0  # frame_bytes 0: they are not of one size
-    for name, place, length in file.chunks(">I"):
+    frames = frame_bytes = 0  # frame_bytes 0: frame sizes differ
+    for name, offset, length in file.chunks(">I"):
         if name == b"COMM":
-            body = file.at(place, 22)
+            body = file.at(offset, 22)
             if length < 18 or len(body) < (22 if form == b"AIFC" else 18):
                 raise AudioError("truncated: the COMM chunk is not complete")
             channels, frames, bits = struct.unpack(">hIh", body[:8])
             width = _AIFC_BYTES.get(body[18:22], 0) if form == b"AIFC" else None
             frame_bytes = channels * (-(-bits // 8) if width is None else width)
         elif name == b"SSND":
-            _check_there(length, file.size - place)
-            offset = int.from_bytes(file.at(place, 4), "big")
-            there = length - 8 - offset
-            if there < 0 or frames * frame_bytes > there:
-                raise AudioError(f"damaged header: {frames} frames promised in {there} bytes")
+            _check_size(length, file.size - offset)
+            padding = int.from_bytes(file.at(offset, 4), "big")
+            available = length - 8 - padding
+            if available < 0 or frames * frame_bytes > available:
+                raise AudioError(f"damaged header: {frames} frames promised in {available} bytes")
             return
     raise AudioError("truncated: no SSND chunk")
 
 
 def _examine_ogg(file: _File) -> None:
-    """Look at the last page: a stream that was written to its end says so there."""
-    place = max(0, file.size - _LONGEST_OGG_PAGE)
-    tail = os.pread(file.handle, file.size - place, place)
+    """Check that the last page is complete and marks the end of the stream."""
+    offset = max(0, file.size - _LONGEST_OGG_PAGE)
+    tail = os.pread(file.handle, file.size - offset, offset)
     last = tail.rfind(b"OggS")
     header = tail[last : last + _OGG_HEADER.size] if last >= 0 else b""
     if len(header) < _OGG_HEADER.size:

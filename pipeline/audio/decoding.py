@@ -1,8 +1,7 @@
-"""Read audio files: check the header, decode a part, mix to mono, resample. Nothing is guessed.
+"""Read audio files: check the header, decode a part, average the channels, resample.
 
-soundfile decodes; it reads a truncated file silently short and passes NaN samples through:
-`pipeline.audio.containers` checks the one, this module the other. soxr resamples (HQ: aliases
--144 dB).
+soundfile decodes. It neither reports a truncated file nor NaN samples: `pipeline.audio.containers`
+checks the first, this module the second. soxr resamples (HQ: aliases at -144 dB).
 """
 
 from __future__ import annotations
@@ -23,43 +22,43 @@ from antigram.pipeline.storage.regular import regular
 
 __all__ = ["SUFFIXES", "AudioError", "AudioInfo", "probe", "read"]
 
-# Names of audio files, in lower case, where a folder is searched.
+# Suffixes by which a search of a folder recognises audio files; lower case.
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 
 # Longer than any recording of the field, and far below what would exhaust memory or an int32.
 _MAX_FRAMES = 2**31 - 1
 _RATES = (1_000, 768_000)  # Hz
 _MAX_CHANNELS = 64
-_MAX_LEVEL = 2.0**31  # full scale is 1; more than unscaled 32-bit integers is no recording
-# Frames decoded on both sides of a part that is resampled: the HQ filter is a few hundred taps
-# long, so that with this margin a part equals the same part of the whole file, resampled.
+_MAX_LEVEL = 2.0**31  # full scale is 1; no recording exceeds unscaled 32-bit integers
+# Frames decoded on both sides of a part that is resampled. The HQ filter has a few hundred taps, so
+# with this margin a part equals the same part of the complete file, resampled.
 _MARGIN = 4_096
-_HEAD = 4_096  # bytes read at once: the header, and most of what writers put beside it
-_SMALL = 65_536  # bytes read at once where samples are wanted: a short clip as a whole
-# No codec packs more than this into a byte: FLAC's silence has 65,535 frames in about 11.
+_HEAD = 4_096  # bytes read at first: the header, and most of the metadata that writers add
+_SMALL = 65_536  # bytes read at first if samples are wanted: all of a short recording
+# No codec packs more frames into a byte: FLAC stores 65,535 frames of silence in about 11 bytes.
 _MOST_FRAMES_A_BYTE = 8_192
 
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What a header says."""
+    """Format and length of an audio file, from its header."""
 
     frames: int
     sample_rate: int  # Hz
     channels: int
-    bytes: int = field(default=0, compare=False)  # of the file
+    bytes: int = field(default=0, compare=False)  # size of the file
 
     def samples_at(self, sample_rate: int) -> int:
-        """Length after resampling."""
+        """Return the length in samples after resampling."""
         return round(self.frames * sample_rate / self.sample_rate)
 
 
 def probe(path: Path | str) -> AudioInfo:
-    """Check a file's header without decoding.
+    """Return format and length of an audio file, from its header, without decoding.
 
     Raises:
-        AudioError: not there, empty, no audio by its first bytes, no frames, truncated, or with
-            a rate, a number of channels or a length that no recording has.
+        AudioError: the file is missing, empty, not audio by its first bytes or truncated, or its
+            rate, number of channels or length is zero or implausible.
     """
     try:
         handle, status = regular(path)
@@ -73,8 +72,8 @@ def probe(path: Path | str) -> AudioInfo:
         if wav is not None:
             info = AudioInfo(wav.frames, wav.sample_rate, wav.channels, status.st_size)
         else:
-            found = soundfile.info(path)
-            info = AudioInfo(found.frames, found.samplerate, found.channels, status.st_size)
+            header = soundfile.info(path)
+            info = AudioInfo(header.frames, header.samplerate, header.channels, status.st_size)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"unreadable: {error.error_string}") from error
     except OSError as error:
@@ -90,28 +89,29 @@ def probe(path: Path | str) -> AudioInfo:
     return info
 
 
-# Called with an open file, its status and its first bytes.
+# Called with a file descriptor, the file's status and its first bytes.
 Look = Callable[[int, os.stat_result, bytes], None]
 
 
 def read(
     path: Path | str, *, start: int, count: int, sample_rate: int, look: Look | None = None
 ) -> NDArray[np.float32]:
-    """Decode a part of a file as mono at the rate asked for.
+    """Decode a part of a file, as mono, at a given sample rate.
 
     Args:
         path: a file that `probe` accepts.
         start: first sample, counted at ``sample_rate``.
-        count: samples wanted.
-        sample_rate: Hz.
-        look: called with the file, before anything is decoded.
+        count: number of samples.
+        sample_rate: rate of the result, in Hz.
+        look: called with the open file before it is decoded; see `Look`.
 
     Returns:
-        ``(sample,)`` float32, full scale 1; shorter than ``count`` where the file ends, channels
-        averaged. A part of a resampled file equals that part of the whole file, resampled.
+        ``(sample,)`` float32, full scale 1, channels averaged; shorter than ``count`` if the file
+        ends earlier. The part equals the same part of the complete file, resampled.
 
     Raises:
-        AudioError: unreadable, shorter than its header says, or with NaN or infinite samples.
+        AudioError: the file is unreadable, shorter than its header says, or has NaN or infinite
+            samples.
     """
     data, rate, first = _decode(path, start, count, sample_rate, look)
     mono = data[:, 0] if data.shape[1] == 1 else data.mean(axis=1)
@@ -124,7 +124,7 @@ def read(
 def _decode(
     path: Path | str, start: int, count: int, sample_rate: int, look: Look | None
 ) -> tuple[NDArray[np.float32], int, int]:
-    """Frames around a part, (frame, channel); their rate; and the number of the first."""
+    """Return the frames around a part, (frame, channel); their rate; and the first one's index."""
     try:
         handle, status = regular(path)
         try:
@@ -133,14 +133,14 @@ def _decode(
                 look(handle, status, head)
             wav = examine(handle, head, status.st_size)
             if wav is not None and wav.is_pcm16:
-                # By far the most common kind. A library's open and read cost as much as the
-                # transform; for this one kind its numbers are these (tests/pipeline/test_audio).
+                # 16-bit PCM is by far the most common format, and opening and reading it with
+                # soundfile costs as much as the STFT. tests/pipeline/test_audio.py compares both.
                 first, wanted = _around(start, count, sample_rate, wav.sample_rate, wav.frames)
-                place = wav.place + first * 2 * wav.channels
+                offset = wav.offset + first * 2 * wav.channels
                 size = wanted * 2 * wav.channels
-                raw = head[place : place + size]
+                raw = head[offset : offset + size]
                 if len(raw) < size:
-                    raw = os.pread(handle, size, place)
+                    raw = os.pread(handle, size, offset)
                 data = np.frombuffer(raw[: len(raw) // 2 * 2], "<i2") * np.float32(1 / 32768)
                 data = data[: data.size // wav.channels * wav.channels].reshape(-1, wav.channels)
                 rate = wav.sample_rate
@@ -159,7 +159,7 @@ def _decode(
                         )
                     file.seek(first)
                     data = file.read(wanted, dtype="float32", always_2d=True)
-                _check_level(data)  # of integers it needs no check
+                _check_level(data)  # integers need no check
         finally:
             os.close(handle)
     except soundfile.LibsndfileError as error:
@@ -173,7 +173,7 @@ def _decode(
 
 def _check_level(data: NDArray[np.float32]) -> None:
     loudest = max(float(data.max(initial=0)), -float(data.min(initial=0)))
-    if not loudest <= _MAX_LEVEL:  # NaN is not either
+    if not loudest <= _MAX_LEVEL:  # also true of NaN
         finite = np.isfinite(data).all()
         raise AudioError(
             f"samples up to {loudest:.3g}, where full scale is 1"
@@ -183,9 +183,10 @@ def _check_level(data: NDArray[np.float32]) -> None:
 
 
 def _around(start: int, count: int, sample_rate: int, rate: int, frames: int) -> tuple[int, int]:
-    """First frame and number of frames to decode for a part, with a margin if it is resampled.
+    """Return the first frame and the number of frames to decode for a part.
 
-    One output sample is ``step / fine`` frames; parts begin where both meet.
+    A part that is resampled gets a margin on both sides. One output sample is ``step / fine``
+    frames, so decoding begins at a multiple of ``step``, which is a sample of both rates.
     """
     common = math.gcd(rate, sample_rate)
     step, fine = rate // common, sample_rate // common

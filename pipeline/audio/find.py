@@ -1,4 +1,4 @@
-"""Audio files that a user names: themselves, by folders that hold them, or by patterns."""
+"""Resolve names of files, folders and patterns to a list of audio files."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ __all__ = ["audio_files"]
 
 
 def audio_files(names: Iterable[Path]) -> list[Path]:
-    """List the audio files that are meant, each once: named ones first to last, others sorted.
+    """Return the audio files that names stand for, without duplicates.
+
+    The order is that of ``names``; the files of a folder or pattern are sorted.
 
     Args:
-        names: files, whatever they are called, there or not (`pipeline.audio.decoding` says what is
-            wrong with one); folders, of which every file below counts that is audio by its name and
-            not hidden; and patterns such as ``rec/**/*.wav``, whose matches are files or folders.
+        names: files, folders and patterns. A file is taken whatever its suffix, even if it does not
+            exist (`pipeline.audio.decoding` reports that). A folder stands for all files below it
+            that have an audio suffix and are not hidden; a pattern such as ``rec/**/*.wav`` for the
+            files and folders that match it.
 
     Raises:
-        InputError: a folder cannot be read or, like a pattern, gives no audio file.
+        InputError: a folder cannot be read, or a folder or pattern has no audio file.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for name in names:
         if name.is_dir():
-            inside = _below(name)
+            matching = _below(name)
         elif glob.has_magic(str(name)) and not name.exists():
             matches = sorted(map(Path, glob.glob(str(name), recursive=True)))  # noqa: PTH207
-            inside = [
+            matching = [
                 path
                 for match in matches
                 for path in (_below(match) if match.is_dir() else [match])
                 if _is_audio(path)
             ]
         else:
-            inside = [name]
-        if not inside:
+            matching = [name]
+        if not matching:
             known = ", ".join(sorted(SUFFIXES))
             raise InputError(f"{name}: no audio file there; wanted files that end in {known}")
-        found += inside
-    return list(dict.fromkeys(found))
+        paths += matching
+    return list(dict.fromkeys(paths))
 
 
 def _is_audio(path: Path) -> bool:
@@ -50,13 +53,13 @@ def _is_audio(path: Path) -> bool:
 
 
 def _below(folder: Path) -> list[Path]:
-    """Audio files of a folder and those below it, sorted; links to folders are not followed."""
+    """Return the sorted audio files below a folder; links to folders are not followed."""
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
-    found: list[Path] = []
-    for where, inner, files in os.walk(folder, onerror=refuse):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        found += [path for path in (Path(where) / name for name in files) if _is_audio(path)]
-    return sorted(found)
+    paths: list[Path] = []
+    for parent, subfolders, files in os.walk(folder, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        paths += [path for path in (Path(parent) / name for name in files) if _is_audio(path)]
+    return sorted(paths)

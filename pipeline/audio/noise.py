@@ -1,8 +1,9 @@
 """Noise recordings in the layout of MS-SNSD, and mixing them with speech at a given SNR.
 
-The paper's protocol: one noise file a clip, SNR drawn from five levels, speech and noise both
-scaled to -25 dBFS RMS first. Here the excerpt is drawn from (seed, clip_id), and a class is drawn
-before one of its files, so that classes are balanced whatever the number of their files.
+The protocol is that of the paper: one noise file for each segment, an SNR drawn from five levels,
+and speech and noise both scaled to -25 dBFS RMS first. Here the draw depends on (seed, clip_id).
+The class is drawn before the file, so that classes are balanced even if they differ in the number
+of files.
 """
 
 from __future__ import annotations
@@ -27,32 +28,32 @@ __all__ = ["SNR_LEVELS", "Mixed", "NoiseBank", "mix", "mix_noise", "noise_class"
 SNR_LEVELS = {"low": (20.0, 25.0, 30.0, 35.0, 40.0), "high": (0.0, 2.5, 5.0, 7.5, 10.0)}  # dB
 _LEVEL = 10 ** (-25 / 20)  # RMS that speech and noise are scaled to: -25 dBFS
 
-# Of MS-SNSD's noise the classes of one file (they come from DEMAND) are left out, as in the paper.
+# MS-SNSD's noise classes with a single file (from DEMAND) are left out, as in the paper.
 _ONE_FILE = frozenset(
     "Bus CafeTeria Cafe Car Field Hallway Kitchen LivingRoom Metro Office Park Restaurant Square "
     "Station Traffic Washing".split()
 )
-# Upstream spells one class in two ways, in noise_train and in noise_test.
+# Spellings that differ between noise_train and noise_test of MS-SNSD.
 _SPELLING = {"AirportAnnouncement": "AirportAnnouncements", "Neighbor": "NeighborSpeaking"}
 
 
 def noise_class(stem: str) -> str | None:
-    """Class of a noise file by its name (``Babble_12``); None for those that are left out."""
+    """Return the class of a noise file from its name (``Babble_12``); None if it is left out."""
     name = stem.rpartition("_")[0] or stem
     return None if name in _ONE_FILE else _SPELLING.get(name, name)
 
 
 def noise_files(candidates: Sequence[Path]) -> tuple[Path, dict[str, list[Path]]]:
-    """Find the noise recordings: ``noise_train`` in one of the folders, or the folder itself.
+    """Find the noise recordings: in the subfolder ``noise_train`` of a candidate, or in itself.
 
     Returns:
-        The folder, and class -> its files, both sorted.
+        The folder, and class -> files; classes and files are sorted.
 
     Raises:
         CorpusError: no folder holds noise recordings.
     """
-    for place in candidates:
-        for folder in (place / "noise_train", place):
+    for candidate in candidates:
+        for folder in (candidate / "noise_train", candidate):
             classes: dict[str, list[Path]] = {}
             for path in wav_files(folder):
                 if (label := noise_class(path.stem)) is not None:
@@ -71,9 +72,9 @@ class NoiseBank:
     """All noise recordings, decoded once into one raw file that every worker maps.
 
     Attributes:
-        path: float32 samples of all recordings, one behind the other.
+        path: the raw file: float32 samples of all recordings, one after the other.
         classes: sorted class names.
-        spans: for each class its recordings, as (first sample, samples).
+        spans: for each class, its recordings as (first sample, number of samples).
     """
 
     path: Path
@@ -82,35 +83,40 @@ class NoiseBank:
 
     @staticmethod
     def digest_of(classes: dict[str, list[Path]]) -> str:
-        """Identity of the recordings: SHA-256 over classes, names and file bytes, in order.
+        """Return the SHA-256 over classes, file names and file bytes of the recordings, in order.
 
         Raises:
             CorpusError: a recording cannot be read.
         """
-        total = hashlib.sha256()
+        digest = hashlib.sha256()
         for label, paths in classes.items():
             for path in paths:
                 try:
                     with open_regular(path) as file:
-                        inner = hashlib.file_digest(file, "sha256").hexdigest()
+                        file_digest = hashlib.file_digest(file, "sha256").hexdigest()
                 except OSError as error:
                     reason = f"cannot be read: {error.strerror}. Repair or remove it."
                     raise CorpusError(f"noise: {path}: {reason}") from None
-                total.update(f"{label}\0{path.name}\0{inner}\n".encode())
-        return total.hexdigest()
+                digest.update(f"{label}\0{path.name}\0{file_digest}\n".encode())
+        return digest.hexdigest()
 
     @classmethod
     def build(cls, classes: dict[str, list[Path]], sample_rate: int, target: Path) -> NoiseBank:
-        """Decode the recordings into ``target``.
+        """Decode the recordings into one raw file and return their bank.
+
+        Args:
+            classes: class -> files, as `noise_files` returns them.
+            sample_rate: rate of the raw file, in Hz.
+            target: the raw file to write.
 
         Raises:
             CorpusError: a recording cannot be read or is silent from end to end.
         """
         spans: list[tuple[tuple[int, int], ...]] = []
-        place = 0
+        offset = 0
         with target.open("wb") as file:
             for paths in classes.values():
-                inner = []
+                class_spans = []
                 for path in paths:
                     try:
                         samples = probe(path).samples_at(sample_rate)
@@ -120,33 +126,42 @@ class NoiseBank:
                     if not y.any():
                         raise CorpusError(f"noise: {path}: silent from end to end. Remove it.")
                     file.write(y.tobytes())
-                    inner.append((place, y.size))
-                    place += y.size
-                spans.append(tuple(inner))
+                    class_spans.append((offset, y.size))
+                    offset += y.size
+                spans.append(tuple(class_spans))
         return cls(target, tuple(classes), tuple(spans))
 
     def samples(self) -> NDArray[np.float32]:
-        """Map the raw file; read only."""
-        # As a plain array: each slice of a memmap object costs as much as reading its samples.
+        """Map the raw file, read only: ``(sample,)`` float32."""
+        # As a plain array: a slice of a memmap object costs as much as reading its samples.
         return np.asarray(np.memmap(self.path, np.float32, mode="r"))
 
     def excerpt(
         self, samples: NDArray[np.float32], seed: int, clip_id: str, count: int
     ) -> tuple[int, NDArray[np.float32], float]:
-        """Draw a class, one of its files and an excerpt of ``count`` samples.
+        """Draw a class, one of its recordings and an excerpt of ``count`` samples.
 
-        A file shorter than that is looped. An excerpt of digital silence is drawn anew, as it
-        cannot be scaled to any SNR.
+        A recording shorter than ``count`` is looped. If the excerpt is digital silence, which
+        cannot be scaled to any SNR, another one is drawn.
+
+        Args:
+            samples: the mapped raw file, from `samples`.
+            seed: seed of the draw.
+            clip_id: id of the segment that the noise is for.
+            count: length of the excerpt, in samples.
 
         Returns:
-            Index of the class, ``(count,)`` samples that are not all zero, and their RMS.
+            Index of the class, ``(count,)`` float32 samples that are not all zero, and their RMS.
+
+        Raises:
+            CorpusError: 1000 excerpts in a row were silent.
         """
         for attempt in range(1000):
-            one, two, three = draw(seed, f"noise/{attempt}", clip_id, 3)
-            label = one % len(self.classes)
+            class_draw, file_draw, offset_draw = draw(seed, f"noise/{attempt}", clip_id, 3)
+            label = class_draw % len(self.classes)
             spans = self.spans[label]
-            recording = two % len(spans)
-            y = self._cut(samples, spans[recording], three, count)
+            recording = file_draw % len(spans)
+            y = self._cut(samples, spans[recording], offset_draw, count)
             if (level := rms(y)) > 0:
                 return label, y, level
         raise CorpusError(f"noise: 1000 excerpts drawn for {clip_id} were silent; see its files")
@@ -154,15 +169,24 @@ class NoiseBank:
     def take(
         self, samples: NDArray[np.float32], label: str, recording: int, drawn: int, count: int
     ) -> NDArray[np.float32]:
-        """``count`` samples of a recording, from a drawn place; not all zero.
+        """Return an excerpt of a recording that is not all zero.
 
-        From a place where it is silent for so long, the recording is taken from its first sound.
+        Args:
+            samples: the mapped raw file, from `samples`.
+            label: class of the noise.
+            recording: index of the recording within the class.
+            drawn: random number that decides where the excerpt begins. If the excerpt there is
+                silent, it begins at the first sample that is not zero.
+            count: length of the excerpt, in samples.
+
+        Returns:
+            ``(count,)`` float32.
         """
         span = self.spans[self.classes.index(label)][recording]
         y = self._cut(samples, span, drawn, count)
         if not y.any():
-            whole = np.asarray(samples[span[0] : span[0] + span[1]])
-            y = np.resize(np.roll(whole, -int(np.flatnonzero(whole)[0])), count)
+            complete = np.asarray(samples[span[0] : span[0] + span[1]])
+            y = np.resize(np.roll(complete, -int(np.flatnonzero(complete)[0])), count)
         return y
 
     @staticmethod
@@ -173,13 +197,13 @@ class NoiseBank:
         if length >= count:
             offset = first + drawn % (length - count + 1)
             return samples[offset : offset + count]
-        whole = samples[first : first + length]
-        return np.resize(np.roll(whole, -(drawn % length)), count)
+        complete = samples[first : first + length]
+        return np.resize(np.roll(complete, -(drawn % length)), count)
 
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """A clip with noise in it: what was mixed in is known."""
+    """A segment after mixing, and the noise that was added."""
 
     y: NDArray[np.float32]
     noise: int  # index of the class, -1 for none
@@ -201,17 +225,17 @@ def mix(
         speech: ``(sample,)``, not silent.
         noise: ``(sample,)``, not silent.
         snr_db: nominal SNR over the whole length.
-        released: take the square root of the noise's factor, as the paper's released mixer does:
-            the effective SNR is then half of ``snr_db``.
-        speech_rms: that of ``speech``, where it is known already.
-        noise_rms: that of ``noise``.
+        released: take the square root of the noise's gain, as the paper's released mixer does; the
+            effective SNR is then half of ``snr_db``.
+        speech_rms: RMS of ``speech``, if it is known; else it is computed.
+        noise_rms: RMS of ``noise``, if it is known; else it is computed.
 
     Returns:
-        ``(sample,)`` float32; may exceed full scale, as it is never quantised.
+        ``(sample,)`` float32; it may exceed full scale, as it is never quantised.
 
     References:
-        METHOD: Guizzo, Weyde, Tarroni (2021), section on noise; the square root is that of
-        microsoft/MS-SNSD issue 18.
+        Guizzo, Weyde, Tarroni (2021), section on noise; for the square root see issue 18 of
+        microsoft/MS-SNSD.
     """
     gain = 10 ** (-snr_db / 20)
     if released:
@@ -231,7 +255,7 @@ def mix_noise(
     seed: int,
     clip_id: str,
 ) -> Mixed:
-    """Add a drawn excerpt at a drawn SNR; silent speech stays clean, as it has no SNR."""
+    """Add a random excerpt at a random SNR; silent speech stays clean, as it has no SNR."""
     speech_rms = rms(speech)
     if speech_rms == 0:
         return Mixed(speech, -1, float("nan"))
@@ -250,6 +274,6 @@ def mix_noise(
 
 
 def rms(y: NDArray[np.float32]) -> float:
-    """Root of the mean square, in float64."""
+    """Return the root mean square, computed in float64."""
     wide = y.astype(np.float64)
     return math.sqrt(np.dot(wide, wide) / y.size)

@@ -1,4 +1,4 @@
-"""Magnitude spectrograms as in the paper: `scipy.signal.stft`'s definition, computed faster."""
+"""Magnitude spectrograms as in the paper: defined as `scipy.signal.stft`, but faster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ __all__ = ["stft"]
 
 @lru_cache(maxsize=8)
 def _scaled_window(window: str, n_fft: int) -> NDArray[np.float32]:
-    if window == "hamming":  # the usual one: scipy.signal takes longer to import than a worker
+    if (
+        window == "hamming"
+    ):  # the default: scipy.signal takes longer to import than a worker to start
         taps = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     else:
         import scipy.signal
@@ -30,19 +32,19 @@ def stft(
     window: str = "hamming",
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Magnitude STFT, ``abs(scipy.signal.stft(y, window, nperseg=n_fft, noverlap=n_fft-hop))``.
+    """Magnitude STFT: ``abs(scipy.signal.stft(y, window, nperseg=n_fft, noverlap=n_fft-hop))``.
 
     Args:
-        y: ``(..., sample)`` mono audio, any level; several clips at once are a third faster.
-        n_fft: samples in a window and in a transform; even.
+        y: ``(..., sample)`` mono audio; a batch of segments is a third faster than one at a time.
+        n_fft: length of window and transform, in samples; even.
         hop: samples between frames.
-        window: as `scipy.signal.get_window` names it, periodic.
-        out: where to put the result.
+        window: name of a periodic window, as in `scipy.signal.get_window`.
+        out: array for the result; default: a new one.
 
     Returns:
-        ``(..., frame, freq)`` float32, in the unit of ``y``: half a window of zeros at both ends,
-        zeros up to a whole hop, each frame divided by the window's sum. ``frame`` is
-        ``ceil(samples / hop) + 1``, ``freq`` is ``n_fft / 2 + 1``.
+        ``(..., frame, freq)`` float32, in the unit of ``y``. ``y`` is padded with half a window of
+        zeros at both ends and with zeros up to a multiple of ``hop``; each frame is divided by the
+        sum of the window. ``frame`` is ``ceil(samples / hop) + 1``, ``freq`` is ``n_fft / 2 + 1``.
 
     Raises:
         ValueError: ``y`` is shorter than a window.
@@ -56,12 +58,12 @@ def stft(
     frames = -(-samples // hop) + 1
     padded = np.zeros((*clips, (frames - 1) * hop + n_fft), np.float32)
     padded[..., n_fft // 2 : n_fft // 2 + samples] = y
-    # Overlapping frames of the one buffer; sliding_window_view takes longer than the transform.
+    # Overlapping views of one buffer; sliding_window_view takes longer than the transform.
     *outer, step = padded.strides
     windows = np.ndarray(
         (*clips, frames, n_fft), np.float32, padded, strides=(*outer, hop * step, step)
     )
     spectrum = scipy.fft.rfft(windows * _scaled_window(window, n_fft), axis=-1, overwrite_x=True)
-    with np.errstate(over="ignore"):  # of absurd samples; the caller sees that it is not finite
+    with np.errstate(over="ignore"):  # of implausible samples; the caller checks for infinity
         magnitude: NDArray[np.float32] = np.abs(spectrum, out=out)
     return magnitude

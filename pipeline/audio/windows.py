@@ -1,4 +1,4 @@
-"""Where the windows begin that a recording is divided into."""
+"""Divide a recording into windows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ __all__ = ["window_starts"]
 def window_starts(
     count: int, window: int, hop: int, last_window: LastWindow = "pad"
 ) -> tuple[list[int], bool]:
-    """Starts of the windows that cover ``count`` samples, and whether a last piece was left out.
+    """Return the starts of the windows of a recording.
 
-    Windows follow each other by ``hop`` until the recording is covered. With ``pad`` a last piece
-    that fills less than half a window is left out, unless it is the only one; with ``end`` the last
-    window is moved back so that it ends with the recording.
+    Windows follow each other by ``hop`` until the recording is covered.
+
+    Args:
+        count: length of the recording, in samples.
+        window: length of a window, in samples.
+        hop: samples from one start to the next.
+        last_window: ``pad``: the last window is zero-padded, but left out if the recording fills
+            less than half of it and it is not the only one; ``end``: the last window is moved back
+            so that it ends with the recording.
+
+    Returns:
+        The first sample of each window, and whether a last window was left out.
     """
     starts = [0]
     while starts[-1] + window < count:

@@ -1,4 +1,4 @@
-"""The corpora that antigram knows: one file each, and the table of them."""
+"""The corpora that antigram knows: one module for each, and a table of them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ CORPORA: dict[str, Corpus] = {
 
 
 def find_corpus(name: str) -> Corpus:
-    """Return the corpus of a name.
+    """Return the corpus with a given name.
 
     Raises:
-        CorpusError: no adapter has that name; the message lists those there are.
+        CorpusError: no adapter has that name; the message lists the known names.
     """
     if name not in CORPORA:
         raise CorpusError(

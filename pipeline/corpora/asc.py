@@ -1,12 +1,12 @@
 """Arabic Speech Commands: 30 speakers x 40 words x 10 takes, one second, 16 kHz mono WAV.
 
 Source: https://github.com/abdulkaderghandoura/arabic-speech-commands-dataset; CC BY 4.0.
-Layout: ``dataset/<word>/<speaker, 8 digits>_NO_<take>.wav`` (``.flac`` in copies that were encoded
-without loss), ``background_noise/``, and ``train.csv``, ``val.csv``, ``test.csv`` (``file,class``),
-whose paths end in ``.wav``. A copy may hold some of the words only; recordings of the others are
-counted as skipped, and one that is missing from a word that is there is rejected.
+Layout: ``dataset/<word>/<speaker, 8 digits>_NO_<take>.wav`` (``.flac`` in copies with lossless
+compression), ``background_noise/``, and ``train.csv``, ``val.csv``, ``test.csv`` (``file,class``),
+whose paths end in ``.wav``. A copy may lack some words: their recordings are counted as skipped. If
+the folder of a word exists, a listed recording that is missing from it is rejected.
 Labels: ``word`` (40), ``speaker`` (30).
-Split: the authors' three lists, 18, 6 and 6 speakers: none is in two of them.
+Split: the authors' three lists, with 18, 6 and 6 speakers; no speaker is in two of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from antigram.pipeline.corpus import (
     Clip,
     Corpus,
     CorpusError,
-    Found,
+    Entry,
     Rejected,
     Skipped,
     Split,
@@ -34,8 +34,8 @@ _LISTS: dict[str, Split] = {"train.csv": "train", "val.csv": "validation", "test
 
 
 def _splits(home: Path) -> dict[str, Split]:
-    """Word and name, without its ending -> split, as the three lists have it."""
-    found: dict[str, Split] = {}
+    """Return ``word/name``, without the suffix -> split, from the three lists."""
+    splits: dict[str, Split] = {}
     for name, split in _LISTS.items():
         path = home / name
         header, *lines = read_text(path).splitlines()
@@ -44,12 +44,12 @@ def _splits(home: Path) -> dict[str, Split]:
         for number, line in enumerate(lines, 2):
             file = PurePosixPath(line.partition(",")[0])
             key = f"{file.parent.name}/{file.stem}"
-            if found.setdefault(key, split) != split:
+            if splits.setdefault(key, split) != split:
                 raise CorpusError(f"{path}:{number}: {file} is in two lists; wanted one")
-    return found
+    return splits
 
 
-def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Found]:
+def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Entry]:
     splits = _splits(home)
     words = sorted(p for p in (home / "dataset").iterdir() if p.is_dir())
     missing = set(splits)
@@ -71,13 +71,13 @@ def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Found]:
                 labels={"word": folder.name, "speaker": name["speaker"]},
                 split=splits[key],
             )
-    there = {folder.name for folder in words}
+    present = {folder.name for folder in words}
     for key in sorted(missing):
-        if key.partition("/")[0] in there:
+        if key.partition("/")[0] in present:
             yield Rejected(
                 f"dataset/{key}", f"named in {', '.join(_LISTS)}, and there is no such file"
             )
-    if absent := sum(key.partition("/")[0] not in there for key in missing):
+    if absent := sum(key.partition("/")[0] not in present for key in missing):
         yield Skipped("listed recording of a word that is not there", absent)
     if hidden:
         yield Skipped("hidden file", hidden)
@@ -101,8 +101,8 @@ ASC = Corpus(
     "dataset.",
     homepage="https://doi.org/10.5281/zenodo.4662481",
     archives=(
-        # The state whose layout is described above. GitHub makes the file anew when it is asked
-        # for, tells no size and promises no bytes.
+        # The commit with the layout described above. GitHub makes the archive on request, states
+        # no size and does not guarantee its bytes.
         Archive(
             url="https://github.com/abdulkaderghandoura/arabic-speech-commands-dataset/archive/"
             "72f3438.zip",

@@ -1,11 +1,11 @@
 """The demo's corpus: spoken digits synthesised on this machine by espeak-ng.
 
-Source: `antigram.pipeline.corpora.synth`; 20 voices x 10 digits x 4 prosodies, 22,050 Hz WAV, free
-of rights.
+Source: `antigram.pipeline.corpora.synth`; 20 voices x 10 digits x 4 prosodies, 22,050 Hz WAV, in
+the public domain.
 Layout: ``speech/<digit>_<voice>_<prosody>_<take>.wav``, and noise in ``noise_train``.
 Labels: ``word`` (10), ``speaker`` (the voice, 20), ``emotion`` (the prosody: pitch, range, rate and
 volume; 4).
-Split: none of its own. Every voice says everything: ``by:speaker`` asks for unheard voices.
+Split: none of its own. Every voice says every digit; ``by:speaker`` keeps voices apart.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """Your own recordings: a directory for each class, or a ``metadata.csv``.
 
-Layouts, in the order in which they are looked for (docs/own-recordings.md has examples):
+The first of these layouts that matches is used (docs/own-recordings.md has examples):
 
-* ``metadata.csv`` with a column ``file_name`` or ``file`` (relative path) and label columns; a
-  column ``split`` (train, validation, test) is the official split. This is Hugging Face's
-  AudioFolder. An empty cell: not known for that clip. The main label is ``--main-label``, else the
-  column ``label``, else the first that can be one; ``--labels`` picks. It is read strictly.
+* ``metadata.csv`` with a column ``file_name`` or ``file`` (relative path) and label columns, as in
+  Hugging Face's AudioFolder. A column ``split`` (train, validation, test) is the official split. An
+  empty cell means that the label of that file is unknown. The main label is ``--main-label``, else
+  the column ``label``, else the first suitable column; ``--labels`` selects columns. The table is
+  parsed strictly.
 * ``train/CLASS/*.wav``, ``validation/CLASS/...``, ``test/CLASS/...``: an official split.
 * ``CLASS/**/*.wav``: the label is called ``label``.
 
-Recordings longer than a row are segmented; segments of one file are never parted.
+Recordings longer than a segment are segmented; all segments of a file are in the same split.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from antigram.pipeline.corpus import (
     Clip,
     Corpus,
     CorpusError,
-    Found,
+    Entry,
     Note,
     Rejected,
     Skipped,
@@ -35,7 +36,7 @@ from antigram.pipeline.storage.regular import is_named
 
 __all__ = ["FOLDER"]
 
-_FILE = ("file_name", "file")  # what the column of paths is called
+_FILE = ("file_name", "file")  # accepted names of the column of paths
 _SPLITS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -49,7 +50,7 @@ _SPLITS: dict[str, Split] = {
 
 
 def _names(option: str, value: str) -> tuple[str, ...]:
-    """Names of columns, as a line of CSV: one that holds a comma stands in quotes."""
+    """Parse names of columns, written as a line of CSV; a name with a comma is in quotes."""
     try:
         names = tuple(name.strip() for _, name in split_line(value)) if value else ()
     except BadCellError as error:
@@ -61,7 +62,7 @@ def _names(option: str, value: str) -> tuple[str, ...]:
     return names
 
 
-def _from_metadata(home: Path, options: Mapping[str, str]) -> Iterator[Found]:
+def _from_metadata(home: Path, options: Mapping[str, str]) -> Iterator[Entry]:
     table = read_table(home / "metadata.csv")
     columns = {name: [row.cells[i] for row in table.rows] for i, name in enumerate(table.names)}
     column = _file_column(home, table)
@@ -94,9 +95,9 @@ def _from_metadata(home: Path, options: Mapping[str, str]) -> Iterator[Found]:
 
 
 def _file_column(home: Path, table: Table) -> str:
-    found = [name for name in _FILE if name in table.names]
-    if len(found) == 1 and set(table.names) - {*found, "split"}:
-        return found[0]
+    names = [name for name in _FILE if name in table.names]
+    if len(names) == 1 and set(table.names) - {*names, "split"}:
+        return names[0]
     raise CorpusError(
         f"folder: {table.path}: columns {list(table.names)}; wanted file_name, or file (paths "
         f"below {home}), and at least one label column"
@@ -104,7 +105,7 @@ def _file_column(home: Path, table: Table) -> str:
 
 
 def _path(home: Path, table: Table, row: Row, index: int) -> str:
-    """Path of a row's file, relative and with ``/``."""
+    """Return the relative path of a row's file, with ``/``."""
     name = row.cells[index].strip()
     path = Path(os.path.normpath(name))
     if not name or path.is_absolute() or ".." in path.parts or not name.isprintable():
@@ -116,19 +117,19 @@ def _path(home: Path, table: Table, row: Row, index: int) -> str:
 
 
 def _check_named_once(table: Table, paths: list[str], index: int) -> None:
-    first: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for number, path in enumerate(paths):
-        if (before := first.setdefault(path, number)) != number:
+        if (first_number := numbers.setdefault(path, number)) != number:
             raise CorpusError(
                 f"folder: {table.where(table.rows[number], index)}: names {path}, as does line "
-                f"{table.rows[before].number}; wanted one line for each file"
+                f"{table.rows[first_number].number}; wanted one line for each file"
             )
 
 
 def _values(table: Table, index: int) -> list[str]:
-    """Classes of a label column, less the blanks around them."""
+    """Return the classes of a label column, without surrounding blanks."""
     spellings, name = Spellings(), table.names[index]
-    # A column has few classes and many rows: each spelling is looked at once.
+    # A column has few classes and many rows: each spelling is checked once.
     known: dict[str, str] = {"": ""}
     for row in table.rows:
         cell = row.cells[index]
@@ -166,20 +167,20 @@ def _notes(table: Table, labels: tuple[str, ...], left_out: Mapping[str, str]) -
 
 
 def _audio_below(home: Path) -> set[str]:
-    """Audio files of a folder by their names, relative to it; hidden ones left out."""
-    found = set()
-    for where, inner, names in os.walk(home):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        relative = os.path.relpath(where, home)
-        found |= {os.path.normpath(f"{relative}/{name}") for name in names if _is_audio(name)}
-    return found
+    """Return the relative paths of the audio files below a folder, without hidden ones."""
+    paths = set()
+    for parent, subfolders, names in os.walk(home):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        relative = os.path.relpath(parent, home)
+        paths |= {os.path.normpath(f"{relative}/{name}") for name in names if _is_audio(name)}
+    return paths
 
 
 def _is_audio(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
 
 
-def _from_directories(home: Path) -> Iterator[Found]:
+def _from_directories(home: Path) -> Iterator[Entry]:
     tops = sorted(p for p in home.iterdir() if p.is_dir() and not p.name.startswith("."))
     is_split = bool(tops) and all(p.name.lower() in _SPLITS for p in tops)
     homes = [(p, _SPLITS[p.name.lower()]) for p in tops] if is_split else [(home, None)]
@@ -190,10 +191,10 @@ def _from_directories(home: Path) -> Iterator[Found]:
     for folder, split in homes:
         for label in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
             spellings.add(label.name, f"folder: {label}")
-            # os.walk does not follow links, so a loop of them cannot catch it.
-            for where, inner, names in os.walk(label):
-                inner.sort()
-                for path in (Path(where) / name for name in sorted(names)):
+            # os.walk does not follow links, so that a cycle of links ends.
+            for parent, subfolders, names in os.walk(label):
+                subfolders.sort()
+                for path in (Path(parent) / name for name in sorted(names)):
                     if not _is_audio(path.name):
                         yield Skipped("not audio by its name")
                         continue
@@ -206,7 +207,7 @@ def _from_directories(home: Path) -> Iterator[Found]:
                     )
 
 
-def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Found]:
+def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Entry]:
     if is_named(home / "metadata.csv"):
         yield from _from_metadata(home, options)
         return
@@ -220,7 +221,7 @@ def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Found]:
 
 
 def _resolve(option: str, value: str) -> str:
-    """Names as they are compared: without the blanks around them; quotes where they need them."""
+    """Return the canonical form of an option: no surrounding blanks, quotes only if needed."""
     option = option.replace("_", "-")
     if option == "main-label":
         return value.strip()
@@ -249,7 +250,7 @@ FOLDER = Corpus(
     citation="Your own recordings.",
     how_to_get="It is your own recordings, `antigram prepare folder --source DIR`: DIR holds a "
     "directory for each class, or a metadata.csv (file_name, label, ...).",
-    # Only ever the folder itself: below it, each class would look like a corpus.
+    # `locate` tests the folder itself first; each class folder below it would pass, too.
     is_home=lambda folder: (
         is_named(folder / "metadata.csv")
         or any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir())

@@ -3,8 +3,8 @@
 Source: https://github.com/Jakobovski/free-spoken-digit-dataset; CC BY-SA 4.0.
 Layout: ``recordings/<digit>_<speaker>_<take>.wav``.
 Labels: ``word`` (0 to 9), ``speaker`` (6).
-Split: the authors' own: takes 0-4 are test; here 5-9 are validation. Every speaker is in all
-splits: ``by:speaker`` parts them.
+Split: the authors' own, takes 0-4 are test; antigram takes 5-9 for validation. Every speaker is in
+all splits; ``by:speaker`` keeps them apart.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ FSDD = Corpus(
     how_to_get="Free Spoken Digit Dataset: github.com/Jakobovski/free-spoken-digit-dataset.",
     homepage="https://github.com/Jakobovski/free-spoken-digit-dataset",
     archives=(
-        # tensorflow_datasets has a hash of v1.0.9 as tar.gz, which has five speakers; no publisher
-        # has one of this tag, which has six. GitHub promises no bytes for what it makes anew.
+        # tensorflow_datasets has a hash of v1.0.9 as tar.gz, with five speakers. Nobody publishes
+        # one of this tag, with six: GitHub makes the archive on request and does not guarantee
+        # its bytes.
         Archive(
             url="https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/"
             "v1.0.10.zip",

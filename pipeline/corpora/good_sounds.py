@@ -2,15 +2,15 @@
 
 Source: Romani Picas et al. (2015), zenodo.org/records/820937; CC BY-NC 4.0 by Zenodo.
 Layout: ``database.sqlite`` (tables sounds, takes, packs) and ``sound_files/<pack>/<microphone>/``.
-A sound has a take for each microphone that heard it: one is taken, neumann, else akg, else iphone,
-among those whose file is there. Rates differ: they are read from the files.
+A sound has one take for each microphone; of the takes whose file exists, one is used: neumann, else
+akg, else iphone. Sample rates differ and are read from the files.
 Labels: ``goodness`` (5, the paper's rules below), ``instrument`` (12), ``player``.
-Split: none of the publisher's. Five instruments have one player, so that ``by:player`` parts
+Split: none by the publisher. Five instruments have a single player, so ``by:player`` separates
 instruments too.
 
-The paper's classes, from ``klass``: good-sound; bad-pitch (any that contains it); bad-dynamics;
-bad-timbre, with bad-richness; bad-attack. Left out: scales, and those with a blank or two ``bad``s
-(but for bad-pitch).
+The paper's classes follow from ``klass``: good-sound; bad-pitch (any value that contains it);
+bad-dynamics; bad-timbre, which includes bad-richness; bad-attack. Left out are scales, and values
+other than bad-pitch that contain a blank or two ``bad``s.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FROM takes LEFT JOIN sounds ON takes.sound_id = sounds.id ORDER BY sounds.id, ta
 
 
 def goodness(klass: str | None) -> str | None:
-    """Class of the paper for a ``klass`` of the database; None for those it leaves out."""
+    """Return the paper's class of a ``klass`` in the database; None if the paper leaves it out."""
     if klass is None or "scale" in klass:
         return None
     if "bad-pitch" in klass:
@@ -61,12 +61,12 @@ def _takes(home: Path) -> list[tuple[int | None, str | None, str, str, str, str]
     database = home / "database.sqlite"
     check_file(database)
     try:
-        # Immutable: read only, and no journal is left beside other people's data.
-        link = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+        # Immutable: opened read only, and SQLite leaves no journal beside the corpus.
+        connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
         try:
-            return link.execute(_QUERY).fetchall()
+            return connection.execute(_QUERY).fetchall()
         finally:
-            link.close()
+            connection.close()
     except sqlite3.Error as error:
         raise CorpusError(f"good-sounds: {database}: not Good-Sounds' database: {error}") from None
 
@@ -89,7 +89,7 @@ def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
             sounds.setdefault(number, []).append((microphone, filename))
             facts[number] = label, instrument or "", player or ""
     for number, takes in sorted(sounds.items()):
-        # One take a sound: the same note in two splits would be heard in both.
+        # One take of each sound, so that the same note is not in two splits.
         microphone, filename = min(takes, key=lambda take: _MICROPHONES.index(take[0]))
         if len(takes) > 1:
             yield Skipped("take of another microphone", len(takes) - 1)

@@ -4,8 +4,8 @@ Source: Warden (2018), arXiv:1804.03209; CC BY 4.0. One-second WAV, 16 kHz, some
 Layout: ``<word>/<speaker>_nohash_<n>.wav``, ``testing_list.txt``, ``validation_list.txt``,
 ``_background_noise_/`` (in no list, and no word). The archive has no top folder.
 Labels: ``word``; ``speaker`` (8 hex digits, stable across words).
-Split: the two lists; they part speakers. The same path in both versions need not be the same
-recording. The separate test-set archive has another layout and is not read.
+Split: the two lists; no speaker is in two splits. The same path may be another recording in the
+other version. The separate archive of the test set has another layout and is not supported.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _is_home(folder: Path) -> bool:
 
 
 def _words(option: str, value: str) -> str:
-    """Canonical form of ``--words``: digits, all, or a sorted list."""
+    """Return the canonical form of ``--words``: digits, all, or a sorted list."""
     words = sorted({w.strip() for w in value.split(",")} - {""})
     if not words:
         raise CorpusError(f"--{option} {value!r}: wanted digits, all, or a list like yes,no,up")
@@ -45,7 +45,7 @@ def _words(option: str, value: str) -> str:
 
 
 def _official(home: Path) -> dict[str, Split]:
-    """Split of the paths in the two lists; all others are training."""
+    """Return path -> split for the paths in the two lists; all other paths are training."""
     listed: dict[str, Split] = {}
     lists: tuple[tuple[str, Split], ...] = (
         ("testing_list.txt", "test"),

@@ -1,12 +1,12 @@
 """IEMOCAP: 5 sessions of acted and improvised dialogue, 10 speakers, 10,039 turns, 16 kHz WAV.
 
-Source: Busso et al. (2008), doi:10.1007/s10579-008-9076-6; by agreement with USC, not free to copy.
+Source: Busso et al. (2008), doi:10.1007/s10579-008-9076-6; licensed by agreement with USC.
 Layout: ``Session<1-5>/sentences/wav/<dialog>/<turn>.wav`` and
 ``Session<1-5>/dialog/EmoEvaluation/<dialog>.txt``, whose lines in brackets give a turn's emotion.
 Labels: ``emotion`` neu ang hap sad, as in the paper (exc, fru, xxx and rarer ones are skipped);
-``speaker`` (10): session and the letter of the LAST part of a turn's name, as the letter after the
-session only tells who wore the markers; ``session`` (5).
-Split: none of the publisher's. ``by:session`` parts speakers too; ``random`` does not.
+``speaker`` (10): the session and the letter in the LAST part of a turn's name (the letter after the
+session says who wore the motion-capture markers); ``session`` (5).
+Split: none by the publisher. ``by:session`` separates speakers too; ``random`` does not.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _LINE = re.compile(r"\[[^\]]*\]\s+(?P<turn>\S+)\s+(?P<emotion>[a-z]{3})\s")
 
 
 def _emotions(session: Path) -> Iterator[tuple[str, str]]:
-    """Turn and emotion, from the files right in EmoEvaluation: those below it are single raters."""
+    """Yield turn and emotion from the files in EmoEvaluation; its subfolders hold single raters."""
     for path in sorted((session / "dialog" / "EmoEvaluation").glob("*.txt")):
         if path.name.startswith("."):
             continue
         for number, line in enumerate(read_text(path, errors="replace").splitlines(), 1):
             if line.startswith("["):
-                if (found := _LINE.match(line)) is None:
+                if (match := _LINE.match(line)) is None:
                     raise CorpusError(f"iemocap: {path}:{number}: not a label line: {line[:60]!r}")
-                yield found["turn"], found["emotion"]
+                yield match["turn"], match["emotion"]
 
 
 def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
@@ -67,15 +67,15 @@ def _clips(home: Path, _options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
                     },
                 )
         for turn, emotion in labels.items():
-            if emotion in _EMOTIONS and (found := _TURN.fullmatch(turn)):
+            if emotion in _EMOTIONS and (match := _TURN.fullmatch(turn)):
                 dialog_name = turn.rpartition("_")[0]
-                yield Clip(  # labelled and absent: the header check rejects it by name
+                yield Clip(  # a labelled turn without a file: the header check rejects it by name
                     id=turn,
                     path=f"{folder}/{dialog_name}/{turn}.wav",
                     labels={
                         "emotion": emotion,
-                        "speaker": f"Ses0{found['session']}{found['speaker']}",
-                        "session": found["session"],
+                        "speaker": f"Ses0{match['session']}{match['speaker']}",
+                        "session": match["session"],
                     },
                 )
 
@@ -93,7 +93,7 @@ IEMOCAP = Corpus(
     how_to_get="IEMOCAP is given by agreement only: send USC the signed form of "
     "sail.usc.edu/iemocap/iemocap_release.htm, then `antigram prepare iemocap --source DIR`.",
     homepage="https://sail.usc.edu/iemocap/",
-    # Windows of 4 s for emotion; with --seconds 1, for words, they do not overlap.
+    # Windows of 4 s for emotion; with --seconds 1, as for words, they do not overlap.
     presets={"paper": {"last_window": "end"}},
     is_home=lambda folder: any(folder.glob("Session[1-5]/sentences/wav")),
     list_clips=_clips,

@@ -1,7 +1,7 @@
-"""Which columns of a user's table are labels, and which of them is the main one.
+"""Choose the label columns of a user's table, and the main one among them.
 
-A label is something that clips have in common. What is another for each file (ids, file names,
-free text, measured numbers) is none, unless it is asked for by name.
+A label is a property that several recordings share. Columns whose values differ from file to file
+(ids, file names, free text, measurements) are not labels, unless the user names them.
 """
 
 from __future__ import annotations
@@ -15,38 +15,42 @@ from antigram.pipeline.corpus import CorpusError
 
 __all__ = ["Chosen", "Spellings", "choose_labels"]
 
-_FEW = 5  # known values: of fewer, nobody can tell whether they are different by chance
-_WORDS = 3  # in a value that reads as a sentence
+_FEW = 5  # known values; fewer may all differ by chance
+_WORDS = 3  # words from which on a value counts as a sentence
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Label columns, the main one first; and why the others are none."""
+    """Label columns, the main one first; and for each other column the reason it is none."""
 
     labels: tuple[str, ...]
     left_out: Mapping[str, str]
 
 
 class Spellings:
-    """Values of one label; refuses those that look the same and are not."""
+    """The spellings of one label's classes; refuses two that look the same but differ."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[str, str]] = {}
 
     def add(self, value: str, where: str) -> None:
-        """A value as it stands.
+        """Add a value as it is written in the table.
+
+        Args:
+            value: the cell's text.
+            where: file, line and column, for the message.
 
         Raises:
-            CorpusError: it differs from an earlier one only in blanks around it, or in how its
-                accents are encoded.
+            CorpusError: the value differs from an earlier one only in surrounding blanks, or in
+                the encoding of its accents.
         """
-        looks = unicodedata.normalize("NFC", value).strip()
-        first, there = self._seen.setdefault(looks, (value, where))
+        normal = unicodedata.normalize("NFC", value).strip()
+        first, earlier = self._seen.setdefault(normal, (value, where))
         if first != value:
-            how = "blanks around it" if first.strip() == value.strip() else "encoded accents"
+            difference = "blanks around it" if first.strip() == value.strip() else "encoded accents"
             raise CorpusError(
-                f"{where}: {value!r} and {first!r} ({there}) differ in nothing but {how}; wanted "
-                "one spelling of a class: make them equal"
+                f"{where}: {value!r} and {first!r} ({earlier}) differ in nothing but "
+                f"{difference}; wanted one spelling of a class: make them equal"
             )
 
 
@@ -56,19 +60,19 @@ def choose_labels(
     """Choose the label columns of a table.
 
     Args:
-        columns: name -> values (empty where not known), less those with another meaning.
-        picked: names of those to take; empty: those that can be labels, and ``label``.
-        main: name of the main one; empty: ``label``, else the first with two classes or more.
-        where: begins a message.
+        columns: name -> values ('' where unknown), without the columns of paths and splits.
+        picked: names of the columns to take; empty: ``label`` and all columns that can be labels.
+        main: name of the main label; empty: ``label``, else the first with two classes or more.
+        where: file that the table is from; begins each message.
 
     Raises:
-        CorpusError: a column asked for is not there, or none can be a label.
+        CorpusError: a named column does not exist, or no column can be a label.
     """
-    there = ", ".join(columns) or "none"
+    known = ", ".join(columns) or "none"
     for option, names in (("--labels", picked), ("--main-label", [main] if main else [])):
         for name in names:
             if name not in columns:
-                raise CorpusError(f"{where}: {option} {name!r}: no such column; there is {there}")
+                raise CorpusError(f"{where}: {option} {name!r}: no such column; there is {known}")
     reasons = {name: _why_not(values) for name, values in columns.items()}
     wanted = set(picked) or {"label", main}
     taken = [name for name in picked or columns if name in wanted or not (picked or reasons[name])]
@@ -80,13 +84,13 @@ def choose_labels(
             "classes of the files; name one with --main-label if it is there"
         )
     if not main:
-        tells = [name for name in taken if len(set(columns[name]) - {""}) > 1]
-        main = "label" if "label" in taken else (tells or taken)[0]
+        informative = [name for name in taken if len(set(columns[name]) - {""}) > 1]
+        main = "label" if "label" in taken else (informative or taken)[0]
     return Chosen((main, *(name for name in taken if name != main)), left_out)
 
 
 def _why_not(values: Sequence[str]) -> str:
-    """Why values are no classes; empty if they can be."""
+    """Return the reason why a column's values are not classes; empty if they can be."""
     known = [value for value in values if value]
     different = len(set(known))
     if not known:

@@ -1,15 +1,16 @@
-"""LibriSpeech: 1,000 hours of read English, 2,484 speakers, 16 kHz FLAC; words need alignments.
+"""LibriSpeech: 1,000 hours of read English, 2,484 speakers, 16 kHz FLAC.
 
 Source: Panayotov et al. (2015), openslr.org/12; CC BY 4.0.
-Layout: ``<subset>/<speaker>/<chapter>/<utterance>.flac``, or below ``split/`` as SpeechVGG has it.
-Word alignments, the first kind that is there:
+Layout: ``<subset>/<speaker>/<chapter>/<utterance>.flac``, also below ``split/`` as in SpeechVGG.
+Word labels need alignments; the first kind that exists is used:
 
-* ``<speaker>-<chapter>.alignment.txt`` beside the audio (CorentinJ's; words and END times),
+* ``<speaker>-<chapter>.alignment.txt`` beside the audio (by CorentinJ; words and END times),
 * ``<utterance>.TextGrid`` (Montreal Forced Aligner; tier ``words``),
-* ``word_labels/<subset>-selected-*.txt`` (SpeechVGG's; start and duration).
+* ``word_labels/<subset>-selected-*.txt`` (SpeechVGG; start and duration).
 
 Labels: with ``--unit word``, ``word`` (the ``--words N`` most frequent, default 1000) and
-``speaker``; a row is a word. With ``--unit utterance``, ``speaker``; utterances are segmented.
+``speaker``; each word is a segment. With ``--unit utterance``, ``speaker``; utterances are
+segmented.
 Split: the subsets (train-*, dev-*, test-*), whose speakers are disjoint.
 """
 
@@ -38,7 +39,7 @@ _SUBSETS: dict[str, Split] = {
     "test-other": "test",
 }
 # Size, SHA-256: tensorflow/datasets, tensorflow_datasets/url_checksums/librispeech.txt; the same
-# hashes in pytorch/audio, torchaudio/datasets/librispeech.py. The first is what `download` fetches
+# hashes in pytorch/audio, torchaudio/datasets/librispeech.py. `download` fetches the first one
 # if no subset is named.
 _PUBLISHED = {
     "train-clean-100": (
@@ -71,8 +72,8 @@ class _Word(NamedTuple):
 
 
 def _audio(home: Path, only: str) -> dict[str, tuple[str, Split]]:
-    """Utterance -> file (relative) and split."""
-    found: dict[str, tuple[str, Split]] = {}
+    """Return utterance -> (relative path, split) of one subset or of all."""
+    utterances: dict[str, tuple[str, Split]] = {}
     for top in (home, home / "split"):
         for subset, split in _SUBSETS.items():
             if only not in ("all", subset):
@@ -84,27 +85,27 @@ def _audio(home: Path, only: str) -> dict[str, tuple[str, Split]]:
                     raise CorpusError(
                         f"librispeech: {path} is not named <speaker>-<chapter>-<4 digits>.flac"
                     )
-                found.setdefault(path.stem, (path.relative_to(home).as_posix(), split))
-    return found
+                utterances.setdefault(path.stem, (path.relative_to(home).as_posix(), split))
+    return utterances
 
 
 def _from_ends(path: Path) -> Iterator[_Word]:
-    """CorentinJ's: empty words are silences; a word begins where the one before it ends."""
+    """Read CorentinJ's format: empty words are silences; a word begins where the previous ends."""
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
-        found = _ALIGNED.fullmatch(line.strip())
+        match = _ALIGNED.fullmatch(line.strip())
         try:
-            if found is None:
+            if match is None:
                 raise ValueError("wanted: utterance, words and times in double quotes")
-            words = found["words"].split(",")
-            ends = [0.0, *map(float, found["ends"].split(","))]
+            words = match["words"].split(",")
+            ends = [0.0, *map(float, match["ends"].split(","))]
             if len(words) != len(ends) - 1:
                 raise ValueError(f"{len(words)} words, {len(ends) - 1} times")
         except ValueError as error:
             raise CorpusError(f"librispeech: {path}:{number}: {error}") from None
         for word, (start, end) in zip(words, pairwise(ends), strict=True):
-            yield _Word(found["utterance"], word.lower(), start, end)
+            yield _Word(match["utterance"], word.lower(), start, end)
 
 
 def _from_textgrid(path: Path) -> Iterator[_Word]:
@@ -124,7 +125,7 @@ def _from_textgrid(path: Path) -> Iterator[_Word]:
 
 
 def _from_selected(path: Path) -> Iterator[_Word]:
-    """SpeechVGG's: ``<utterance> <channel> <start> <duration> <WORD> <confidence>``."""
+    """Read SpeechVGG's format: ``<utterance> <channel> <start> <duration> <WORD> <confidence>``."""
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
@@ -160,23 +161,23 @@ def _words(
     home: Path, audio: Mapping[str, tuple[str, Split]], most: int
 ) -> Iterator[Clip | Skipped]:
     spoken: list[_Word] = []
-    unheard = broken = 0
+    no_audio = no_length = 0
     for word in _alignments(home):
         if word.word in _NO_WORD:
             continue
         if word.utterance not in audio:
-            unheard += 1
+            no_audio += 1
         elif not 0 <= word.start_s < word.end_s:
-            broken += 1
+            no_length += 1
         else:
             spoken.append(word)
     counts = Counter(word.word for word in spoken)
-    # Of equally frequent words the first by name, so that the choice is the same everywhere.
+    # Words of equal frequency are taken in alphabetical order, so that the choice is fixed.
     chosen = set(sorted(counts, key=lambda word: (-counts[word], word))[:most])
     rare = sum(n for word, n in counts.items() if word not in chosen)
     for reason, count in (
-        ("word of an utterance that is not there", unheard),
-        ("word of no length", broken),
+        ("word of an utterance that is not there", no_audio),
+        ("word of no length", no_length),
         (f"word not among the {most} most frequent", rare),
     ):
         if count:
@@ -216,7 +217,7 @@ def _resolve(option: str, value: str) -> str:
 
 
 def _adapt(corpus: Corpus, options: Mapping[str, str]) -> Corpus:
-    """Utterances are for the speaker task, and are segmented."""
+    """With utterances, the only label is the speaker, and recordings are segmented."""
     if options["unit"] == "word":
         return corpus
     return replace(corpus, labels=("speaker",), longer="segment")

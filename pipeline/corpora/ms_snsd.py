@@ -1,13 +1,15 @@
-"""MS-SNSD: noisy speech, mixed here from clean speech and the corpus's noise recordings.
+"""MS-SNSD: noisy speech, mixed by antigram from clean speech and the corpus's noise recordings.
 
-Source: Reddy et al. (2019), github.com/microsoft/MS-SNSD; MIT code, clean and noise audio under
-licences of their own (CC0, CC BY-SA 3.0 and others).
+Source: Reddy et al. (2019), github.com/microsoft/MS-SNSD; code MIT, clean and noise audio under
+other licences (CC0, CC BY-SA 3.0 and others).
 Layout: ``clean_train/*.wav`` (``p234_001.wav``: speaker and sentence; ``clnsp<n>.wav``: no speaker)
-and ``noise_train/<Class>_<n>.wav``. Any folder of clean speech serves with ``--clean-source``.
-Mixtures (``--hours`` of them): clean recordings of one speaker, at least 10 s, one noise recording,
-classes in balanced rotation, SNR drawn from the level's five; then fragments of one second.
-Labels: ``noise`` (11), ``speaker`` where the clean file's name tells.
-Split: none of the publisher's; fragments of a mixture are never parted, recordings of noise are.
+and ``noise_train/<Class>_<n>.wav``. ``--clean-source`` takes any folder of clean speech.
+Mixtures (``--hours`` in all): each joins clean recordings of one speaker up to 10 s or more, and
+adds one noise recording. The classes of noise rotate, and the SNR is drawn from the five of the
+level. A mixture is divided into segments of one second.
+Labels: ``noise`` (11), ``speaker`` if the clean file's name contains it.
+Split: none by the publisher. All segments of a mixture are in the same split; the same noise
+recording can be in several.
 """
 
 from __future__ import annotations
@@ -36,18 +38,18 @@ __all__ = ["MS_SNSD"]
 
 _MIN_S = 10.0
 _FRAGMENT_S = 1.0
-# VCTK's and LibriSpeech's names tell the speaker; others do not.
+# File names of VCTK and LibriSpeech contain the speaker; others do not.
 _SPEAKER = re.compile(r"(p\d+)_\d+.*|(\d+)-\d+-\d{4}")
 _AUDIO = frozenset({".wav", ".flac"})
 
 
 def _speaker(stem: str) -> str:
-    found = _SPEAKER.fullmatch(stem)
-    return (found[1] or found[2]) if found else ""
+    match = _SPEAKER.fullmatch(stem)
+    return (match[1] or match[2]) if match else ""
 
 
 def _clean(request: MixtureRequest) -> Iterator[tuple[str, str, int] | Rejected]:
-    """Speaker, relative path and samples of each clean recording, or why it is none."""
+    """Yield speaker, relative path and samples of each clean recording, or a rejection."""
     for path in sorted(request.clean.rglob("*")):
         relative = path.relative_to(request.clean)
         hidden = any(part.startswith((".", "noise_")) for part in relative.parts)
@@ -63,11 +65,12 @@ def _clean(request: MixtureRequest) -> Iterator[tuple[str, str, int] | Rejected]
 
 def _mixtures(request: MixtureRequest) -> Iterator[Clip | Skipped | Rejected]:
     speakers: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for found in _clean(request):
-        if isinstance(found, Rejected):
-            yield found
+    for recording in _clean(request):
+        if isinstance(recording, Rejected):
+            yield recording
         else:
-            speakers[found[0]].append((found[1], found[2]))
+            speaker, path, samples = recording
+            speakers[speaker].append((path, samples))
     if not speakers:
         raise CorpusError(
             f"ms-snsd: no clean speech (*.wav, *.flac) in {request.clean}. It belongs in "
@@ -80,18 +83,18 @@ def _mixtures(request: MixtureRequest) -> Iterator[Clip | Skipped | Rejected]:
     number = 0
     while wanted > 0:
         name = f"mix{number:06d}"
-        # Speakers take turns in an order drawn anew for each round, so that all are heard.
-        turn, place = divmod(number, len(names))
-        order = sorted(names, key=lambda who: draw(request.seed, f"round {turn}", who))
-        speaker = order[place]
-        first, recording, offset, level = draw(request.seed, "mixture", name, 4)
+        # Each round has every speaker once, in a new random order.
+        round_number, position = divmod(number, len(names))
+        order = sorted(names, key=lambda who: draw(request.seed, f"round {round_number}", who))
+        speaker = order[position]
+        first, noise_draw, offset, level = draw(request.seed, "mixture", name, 4)
         clean = _take(speakers[speaker], first, request.sample_rate, wanted)
         label = classes[number % len(classes)]
         levels = SNR_LEVELS[request.level]
         mixture = Mixture(
             clean=tuple(clean),
             noise=label,
-            recording=recording % request.noise[label],
+            recording=noise_draw % request.noise[label],
             offset=offset,
             snr_db=levels[level % len(levels)],
         )
@@ -109,7 +112,7 @@ def _mixtures(request: MixtureRequest) -> Iterator[Clip | Skipped | Rejected]:
 def _take(
     recordings: list[tuple[str, int]], first: int, sample_rate: int, fragments: int
 ) -> list[tuple[str, int]]:
-    """Recordings from a drawn one on, round and round, of 10 s or more; the last mixture is cut."""
+    """Return recordings, cyclically from ``first`` on, up to 10 s or more; cut the last mixture."""
     taken: list[tuple[str, int]] = []
     total, most = 0, round(fragments * _FRAGMENT_S * sample_rate)
     while total < min(_MIN_S * sample_rate, most):
@@ -148,8 +151,8 @@ MS_SNSD = Corpus(
     how_to_get="MS-SNSD: github.com/microsoft/MS-SNSD.",
     homepage="https://github.com/microsoft/MS-SNSD",
     archives=(
-        # GitHub makes the file anew when it is asked for, tells no size and does not resume. The
-        # repository has no releases: this is what it holds today.
+        # GitHub makes the archive on request, states no size and does not resume. The repository
+        # has no releases: this is its current state.
         Archive(
             url="https://github.com/microsoft/MS-SNSD/archive/refs/heads/master.zip",
             name="MS-SNSD-master.zip",

@@ -2,10 +2,10 @@
 
 Source: Engel et al. (2017), arXiv:1704.01279; CC BY 4.0.
 Layout: ``nsynth-<train|valid|test>/examples.json`` and ``.../audio/<note>.wav``.
-Labels: ``family`` (11), ``instrument`` (the name, as family may hold ``_``), ``pitch`` (MIDI),
+Labels: ``family`` (11), ``instrument`` (as in ``instrument_str``), ``pitch`` (MIDI),
 ``velocity``, ``source`` (acoustic, electronic, synthetic).
-Split: the publisher's. It has no instrument of train in valid or test, so that instrument identity
-cannot be tested on it; ``synth_lead`` is in train only. Some notes are nearly silent.
+Split: the publisher's. No instrument of train is in valid or test, so instrument identity cannot be
+tested on it; ``synth_lead`` is in train only. Some notes are nearly silent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from antigram.pipeline.storage.regular import is_named
 
 __all__ = ["NSYNTH"]
 
-_MOST_JSON = 1 << 30  # bytes; the training set's has some 200 MB
+_MOST_JSON = 1 << 30  # bytes; that of the training set has about 200 MB
 _FOLDERS: dict[str, Split] = {
     "nsynth-train": "train",
     "nsynth-valid": "validation",
@@ -66,7 +66,7 @@ NSYNTH = Corpus(
     "1068-1077. arXiv:1704.01279.",
     how_to_get="NSynth, json/wav version: magenta.tensorflow.org/datasets/nsynth.",
     homepage="https://magenta.tensorflow.org/datasets/nsynth",
-    # tensorflow_datasets has hashes of the TFRecords only. The same bucket as
+    # tensorflow_datasets has hashes of the TFRecords only. The address is the bucket behind
     # download.magenta.tensorflow.org, with TLS.
     archives=tuple(
         Archive(

@@ -1,7 +1,8 @@
-"""Tables in CSV, read strictly: what could be read in two ways is refused, with line and column.
+"""Read CSV tables strictly: refuse what is ambiguous, with line and column.
 
-RFC 4180, and a line is a row: a quote that is left open would swallow the rows below it. Python's
-csv reads a quote in the middle of a cell as it stands, and gives surplus cells to nobody.
+The format is RFC 4180, but a row is always one line: an unclosed quote would otherwise swallow the
+rows below it. Python's csv module accepts a quote in the middle of a cell, and drops surplus cells
+silently.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _CELL = re.compile(r'"((?:[^"]|"")*+)"(?=,|\Z)|([^",]*+)(?=,|\Z)')
 
 
 class BadCellError(ValueError):
-    """A line of CSV that is not well formed; ``column`` counts characters from 1."""
+    """A line of CSV is malformed; ``column`` counts characters from 1."""
 
     def __init__(self, column: int, reason: str) -> None:
         super().__init__(reason)
@@ -31,7 +32,7 @@ class BadCellError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of a table: its number, counted from 1, and its cells as they stand."""
+    """A line of a table: its number, counted from 1, and the text of its cells."""
 
     number: int
     cells: tuple[str, ...]
@@ -39,53 +40,55 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table whose rows all have as many cells as it has columns."""
+    """A table in which every row has one cell for each column."""
 
     path: Path
     names: tuple[str, ...]
     rows: tuple[Row, ...]
-    lines: tuple[str, ...]  # of the file, for `where`
+    lines: tuple[str, ...]  # all lines of the file, for `where`
 
     def where(self, row: Row | int, index: int) -> str:
-        """``PATH:LINE:COLUMN`` of a cell; columns count characters, as editors do."""
+        """Return ``PATH:LINE:COLUMN`` of a cell; columns count characters, as in editors."""
         number = row if isinstance(row, int) else row.number
         starts = [start for start, _ in split_line(self.lines[number - 1])]
         return f"{self.path}:{number}:{starts[index]}"
 
 
 def split_line(line: str) -> list[tuple[int, str]]:
-    """Column (from 1) and text of each cell of one line.
+    """Split a line into cells; return column (from 1) and text of each.
 
     Raises:
-        BadCellError: a quote is left open, stands inside a cell, or has text behind its end.
+        BadCellError: a quote is not closed, is inside a cell, or is followed by text.
     """
-    found, at = [], 0
+    cells, start = [], 0
     while True:
-        cell = _CELL.match(line, at)
+        cell = _CELL.match(line, start)
         if cell is None:
-            raise _what_is_wrong(line, at)
+            raise _cell_error(line, start)
         quoted, plain = cell.groups()
-        found.append((at + 1, plain if quoted is None else quoted.replace('""', '"')))
-        at = cell.end() + 1
-        if at > len(line):
-            return found
+        cells.append((start + 1, plain if quoted is None else quoted.replace('""', '"')))
+        start = cell.end() + 1
+        if start > len(line):
+            return cells
 
 
-def _what_is_wrong(line: str, at: int) -> BadCellError:
+def _cell_error(line: str, at: int) -> BadCellError:
     if line[at] != '"':
         advice = 'put the cell in quotes, and write "" for a quote within them'
         return BadCellError(line.index('"', at) + 1, f"a quote inside a cell: {advice}")
     if closed := re.compile(r'"(?:[^"]|"")*+"').match(line, at):
-        found = f"text behind the end of a quoted cell: {line[closed.end() : closed.end() + 20]!r}"
-        return BadCellError(closed.end() + 1, f'{found}; write "" for a quote within quotes')
+        problem = (
+            f"text behind the end of a quoted cell: {line[closed.end() : closed.end() + 20]!r}"
+        )
+        return BadCellError(closed.end() + 1, f'{problem}; write "" for a quote within quotes')
     return BadCellError(at + 1, "a quote that is not closed on its line: close it, or remove it")
 
 
 def read_table(path: Path) -> Table:
-    """Read a table; lines without anything in them are left out.
+    """Read a table; blank lines are left out.
 
     Raises:
-        CorpusError: not text, or not a table that can be read in one way only.
+        CorpusError: the file is not UTF-8 text, or the table is malformed or ambiguous.
     """
     lines = tuple(_LINE_END.split(read_text(path)))
     rows = []
@@ -110,9 +113,9 @@ def read_table(path: Path) -> Table:
 
 
 def _check_names(table: Table, header: Row) -> None:
-    if len(table.names) == 1 and (other := re.search(r"[;\t|]", table.names[0])):
-        at = f"{table.path}:{header.number}:{other.start() + 1}"
-        raise CorpusError(f"{at}: columns are separated by {other[0]!r}; wanted commas")
+    if len(table.names) == 1 and (separator := re.search(r"[;\t|]", table.names[0])):
+        at = f"{table.path}:{header.number}:{separator.start() + 1}"
+        raise CorpusError(f"{at}: columns are separated by {separator[0]!r}; wanted commas")
     seen: dict[str, int] = {}
     for index, name in enumerate(table.names):
         where = table.where(header, index)
@@ -123,7 +126,7 @@ def _check_names(table: Table, header: Row) -> None:
             )
         if not name.isprintable():
             raise CorpusError(f"{where}: the column name {name!r} has characters that do not show")
-        # Also those that differ in case only: some file systems hold one of the two.
+        # Names that differ in case only are refused too: some file systems cannot hold both.
         first = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), index)
         if first != index:
             raise CorpusError(

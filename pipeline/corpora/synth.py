@@ -1,9 +1,9 @@
 """Synthesise the demo's corpus with espeak-ng: spoken digits, babble and stationary noise.
 
-espeak-ng is GPL-3 and comes with the optional package ``espeakng-loader``; it is loaded only in a
-process of its own, ``python -m antigram.pipeline.corpora.synth VOICE FOLDER``, one for each voice.
-In one process the same text gives other samples at each call; a fresh process that makes the same
-calls in the same order gives the same bytes, so the corpus is the same on every run.
+espeak-ng is GPL-3 and comes with the optional package ``espeakng-loader``. It is loaded in a
+separate process for each voice, ``python -m antigram.pipeline.corpora.synth VOICE FOLDER``. Within
+a process, the same text gives other samples at each call; a new process that makes the same calls
+in the same order gives the same bytes. The corpus is therefore the same on every run.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from antigram.pipeline.workspace import locked
 __all__ = ["synthesise"]
 
 WORDS = "zero one two three four five six seven eight nine".split()
-# Voices of espeak-ng: a variety of English, and a variant of the speaker.
+# Voices of espeak-ng: a variety of English + a variant of the speaker.
 VOICES = (
     "en-us+m1 en-us+f1 en-us+m3 en-us+f3 en-us+m7 en-us+f5 en-us+klatt2 en-us+m4 "
     "en-gb-x-rp+m2 en-gb-x-rp+f2 en-gb-x-rp+m5 en-gb-x-rp+f4 en-gb-x-rp+m8 en-gb-x-rp+f1 "
     "en-gb-scotland+m4 en-gb-scotland+f3 en-gb-scotland+m6 en-029+m8 en-029+f2 en-029+m1"
 ).split()
-# The prosodies that stand for emotions: words a minute, pitch, pitch range (0-99), volume.
+# Prosodies used as emotions: words per minute, pitch, pitch range (0-99), volume.
 PROSODIES = {
     "neutral": (170, 50, 45, 95),
     "happy": (195, 72, 85, 110),
@@ -42,7 +42,7 @@ PROSODIES = {
     "angry": (210, 58, 65, 150),
 }
 TAKES = 1
-# What espeak-ng's speak_lib.h calls them.
+# Constants of espeak-ng's speak_lib.h.
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _SYNCHRONOUS = 2
 _NOISE_SECONDS, _NOISE_FILES = 20, 4
@@ -51,7 +51,12 @@ _NOISE_SECONDS, _NOISE_FILES = 20, 4
 def synthesise(
     home: Path, *, workers: int = 1, on_progress: Callable[[str, int, int], None] | None = None
 ) -> None:
-    """Make the demo corpus in ``home``, in one step: it is there as a whole or not at all.
+    """Synthesise the demo corpus in ``home``, atomically; leave an existing one alone.
+
+    Args:
+        home: folder to make.
+        workers: number of processes.
+        on_progress: called with a stage, the voices done and the voices in all.
 
     Raises:
         InputError: espeakng-loader is not installed, or espeak-ng failed.
@@ -62,7 +67,7 @@ def synthesise(
             'Run `pip install -c constraints.txt "espeakng-loader"`.'
         )
     with locked(home, "synthesising"):
-        if not home.is_dir():  # made by another process until now
+        if not home.is_dir():  # else another process has just made it
             _synthesise(home, workers, on_progress)
 
 
@@ -75,16 +80,16 @@ def _synthesise(
 
     speech = (partial / "speech").resolve()
 
-    def one(voice: str) -> None:
+    def synthesise_voice(voice: str) -> None:
         command = [sys.executable, "-m", "antigram.pipeline.corpora.synth", voice, str(speech)]
         here = Path(__file__).resolve().parents[1]
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-        if done.returncode:
-            tail = done.stderr.strip().splitlines()[-1:] or [f"exit {done.returncode}"]
+        result = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+        if result.returncode:
+            tail = result.stderr.strip().splitlines()[-1:] or [f"exit {result.returncode}"]
             raise InputError(f"demo: espeak-ng failed for the voice {voice}: {tail[0]}")
 
     with ThreadPoolExecutor(workers) as pool:
-        for done, _ in enumerate(pool.map(one, VOICES), 1):
+        for done, _ in enumerate(pool.map(synthesise_voice, VOICES), 1):
             if on_progress is not None:
                 on_progress("speech synthesis", done, len(VOICES))
     _make_noise(partial)
@@ -92,7 +97,7 @@ def _synthesise(
 
 
 def _make_noise(home: Path) -> None:
-    """Babble of eight voices, and stationary noise with the spectrum of speech."""
+    """Write babble of eight voices, and stationary noise with the spectrum of speech."""
     paths = sorted((home / "speech").glob("*.wav"))
     rate = soundfile.info(paths[0]).samplerate
     (home / "noise_train").mkdir()
@@ -105,7 +110,7 @@ def _make_noise(home: Path) -> None:
                 talk.append(soundfile.read(paths[rng.integers(len(paths))])[0])
             babble += np.concatenate(talk)[: babble.size]
         magnitude = np.abs(np.fft.rfft(babble))
-        # Smoothed over 50 Hz, so that no single voice is left in it.
+        # Smoothed over 50 Hz, so that no single voice can be heard.
         width = 50 * _NOISE_SECONDS
         smooth = np.convolve(magnitude, np.ones(width) / width, mode="same")
         phase = np.exp(2j * np.pi * rng.random(smooth.size))
@@ -117,7 +122,7 @@ def _make_noise(home: Path) -> None:
 
 
 def _speak(voice: str, folder: Path) -> None:
-    """Say all words in all prosodies with one voice; runs in a process of its own."""
+    """Synthesise all words in all prosodies with one voice; runs in a separate process."""
     import espeakng_loader
 
     lib = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -140,14 +145,14 @@ def _speak(voice: str, folder: Path) -> None:
     if rate <= 0:
         raise OSError("espeak-ng could not be initialised")
     lib.espeak_ng_SetRandSeed(7)
-    heard: list[NDArray[np.int16]] = []
+    blocks: list[NDArray[np.int16]] = []
 
     def collect(wav: ctypes._Pointer[ctypes.c_short], count: int, _events: int) -> int:
         if wav and count > 0:
-            heard.append(np.ctypeslib.as_array(wav, shape=(count,)).copy())
+            blocks.append(np.ctypeslib.as_array(wav, shape=(count,)).copy())
         return 0
 
-    callback = callback_type(collect)  # kept: the library holds no reference
+    callback = callback_type(collect)  # a variable, as the library holds no reference
     lib.espeak_SetSynthCallback(callback)
     if lib.espeak_SetVoiceByName(voice.encode()) != 0:
         raise ValueError(f"espeak-ng has no voice {voice}")
@@ -161,12 +166,12 @@ def _speak(voice: str, folder: Path) -> None:
             ):
                 lib.espeak_SetParameter(key, value, 0)
             for word in WORDS:
-                heard.clear()
+                blocks.clear()
                 text = word.encode() + b"\0"
                 lib.espeak_Synth(text, len(text), 0, 1, 0, 1, None, None)
                 lib.espeak_Synchronize()
                 target = folder / f"{word}_{voice}_{prosody}_{take}.wav"
-                soundfile.write(target, np.concatenate(heard), rate, subtype="PCM_16")
+                soundfile.write(target, np.concatenate(blocks), rate, subtype="PCM_16")
 
 
 if __name__ == "__main__":

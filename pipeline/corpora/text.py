@@ -1,4 +1,4 @@
-"""Text that comes with a corpus: tables, lists, transcripts. Adapters open it here."""
+"""Read the text files of a corpus (tables, lists, transcripts) safely."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ _MOST = 256 << 20  # bytes; LibriSpeech's alignments and GSC's lists have a few 
 
 
 def check_file(path: Path, *, most: int = _MOST) -> None:
-    """Refuse what is no regular file of a plausible size, before a library opens it by its name.
+    """Raise if a file that a library is about to open is not a regular file of plausible size.
+
+    Args:
+        path: the file.
+        most: largest accepted size, in bytes.
 
     Raises:
-        CorpusError: it is not there, cannot be opened, is a folder, pipe or device, or too large.
+        CorpusError: the file does not exist, cannot be opened, is a folder, pipe or device, or is
+            too large.
     """
     try:
         handle, status = regular(path)
@@ -31,15 +36,16 @@ def check_file(path: Path, *, most: int = _MOST) -> None:
 
 
 def read_text(path: Path, *, most: int = _MOST, errors: str = "strict") -> str:
-    """UTF-8 text of a regular file, without a byte order mark.
+    """Return the text of a regular UTF-8 file, without a byte order mark.
 
     Args:
         path: the file.
-        most: bytes that it may have.
-        errors: what to do with bytes that are no UTF-8, as for `bytes.decode`.
+        most: largest accepted size, in bytes.
+        errors: how to treat bytes that are not UTF-8, as for `bytes.decode`.
 
     Raises:
-        CorpusError: no regular file, too large, or not UTF-8; the message has line and column.
+        CorpusError: the file is not a regular file, too large, or not UTF-8; the message then has
+            line and column.
     """
     try:
         data = read_regular(path, most)

@@ -1,3 +1,3 @@
-"""Corpora from the network: fetched with their hashes, unpacked safely."""
+"""Download corpora: fetch archives, check their hashes, extract them safely."""
 
 __all__: list[str] = []

@@ -1,6 +1,6 @@
-"""A corpus's archives: fetched, checked, unpacked, and put where `prepare` finds them.
+"""Download a corpus: fetch, check and extract its archives where `prepare` looks for them.
 
-Which archives these are, and what is published about them, stands in the corpus's own file.
+The module of each corpus lists its archives, with the sizes and hashes that are published.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from antigram.pipeline.corpus import Archive, Corpus, CorpusError, locate
 from antigram.pipeline.download.extract import Limits, unpacked
-from antigram.pipeline.download.fetch import UNPACKED, Fetched, check_room, fetch
+from antigram.pipeline.download.fetch import UNPACKED, Fetched, check_free_space, fetch
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.durable import fsync_folder
 from antigram.pipeline.workspace import locked
@@ -22,7 +22,13 @@ __all__ = ["Downloaded", "download"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downloaded:
-    """What `download` did; ``path`` is what `prepare` looks for."""
+    """Result of `download`.
+
+    Attributes:
+        corpus: name of the corpus.
+        path: the folder where `prepare` looks for it.
+        archives: the fetched archives; empty if the corpus existed already.
+    """
 
     corpus: str
     path: Path
@@ -30,17 +36,17 @@ class Downloaded:
 
     @property
     def left_alone(self) -> bool:
-        """Whether the corpus was there already, and nothing was fetched."""
+        """Whether the corpus existed already, so that nothing was fetched."""
         return not self.archives
 
     def to_json(self) -> dict[str, Any]:
-        """Fields of ``download --json``; hashes by the archive's name, as NSynth has three."""
+        """Return the fields of ``download --json``."""
         return {
             "corpus": self.corpus,
             "path": str(self.path),
-            "sha256": {each.path.name: each.sha256 for each in self.archives},
-            "bytes": sum(each.size for each in self.archives),
-            "verified": bool(self.archives) and all(each.verified for each in self.archives),
+            "sha256": {archive.path.name: archive.sha256 for archive in self.archives},
+            "bytes": sum(archive.size for archive in self.archives),
+            "verified": bool(self.archives) and all(archive.verified for archive in self.archives),
             "left_alone": self.left_alone,
         }
 
@@ -54,21 +60,22 @@ def download(
     on_message: Callable[[str], None] | None = None,
     limits: Limits | None = None,
 ) -> Downloaded:
-    """Put a corpus into ``target``, as a whole or not at all; a subset is added to those there.
+    """Download a corpus into ``target``, atomically; a subset is added to existing ones.
 
-    Archives are kept in the folder ``archives`` beside it, and not fetched a second time.
+    The archives are kept in the folder ``archives`` beside ``target`` and are not fetched again.
 
     Args:
-        corpus: what to fetch.
-        target: what becomes the corpus's folder, or the folder above it.
-        subset: of a corpus that has subsets; default: that of its first archive.
-        on_progress: shows progress, in megabytes.
-        on_message: shows a line to the user.
-        limits: what the archives may unpack to.
+        corpus: the corpus to fetch.
+        target: the corpus's folder, or the folder above it.
+        subset: name of a subset; default: the subset of the first archive.
+        on_progress: called with a stage, the megabytes done and the megabytes in all.
+        on_message: called with a line for the user.
+        limits: largest extracted sizes; default: `Limits`.
 
     Raises:
-        InputError: there is nothing to download, the network failed, the archive is another one,
-            the disk is too small, or something else is in the way.
+        InputError: the corpus has no archives or no such subset, the network failed, an archive
+            differs from what is published, there is too little free disk space, or ``target``
+            holds something else.
     """
     inform = on_message or (lambda _text: None)
     archives = _archives(corpus, subset)
@@ -83,23 +90,25 @@ def download(
                 f"{target}: is there, and holds no {corpus.name}; wanted nothing there, or the "
                 "corpus. Move it away, or choose another --workspace."
             )
-        kept = target.parent / "archives"
-        kept.mkdir(exist_ok=True)
-        # Those of unknown size are checked when the server tells it.
+        folder = target.parent / "archives"
+        folder.mkdir(exist_ok=True)
+        # An unknown size is checked when the server states it.
         packed = sum(archive.size or 0 for archive in archives)
-        have = sum(_bytes_there(kept, archive) for archive in archives if archive.size)
-        check_room(kept, (1 + UNPACKED) * packed - have, corpus.name)
+        fetched_before = sum(
+            _bytes_fetched(folder, archive) for archive in archives if archive.size
+        )
+        check_free_space(folder, (1 + UNPACKED) * packed - fetched_before, corpus.name)
         fetched = tuple(
-            fetch(archive, kept, on_progress=on_progress, on_message=on_message)
+            fetch(archive, folder, on_progress=on_progress, on_message=on_message)
             for archive in archives
         )
-        check_room(kept, UNPACKED * sum(each.size for each in fetched), corpus.name)
+        check_free_space(folder, UNPACKED * sum(archive.size for archive in fetched), corpus.name)
         with unpacked(
             [f.path for f in fetched], target, limits=limits, on_progress=on_progress
         ) as tree:
             new = _home(corpus, tree)
             if new is None or not (new / subset).is_dir():
-                names = ", ".join(str(each.path) for each in fetched)
+                names = ", ".join(str(archive.path) for archive in fetched)
                 raise InputError(
                     f"{names}: unpacked, but no {subset or corpus.name} as antigram knows it is "
                     "inside. Nothing was kept but the archive; report it, or unpack it by hand."
@@ -107,16 +116,18 @@ def download(
             if home is not None:
                 (new / subset).rename(home / subset)
             else:
-                tree.rename(target)  # takes the place of an empty folder, too
+                tree.rename(target)  # also replaces an empty folder
             fsync_folder(target.parent if home is None else home)
-    inform(f"kept: {', '.join(str(each.path) for each in fetched)}; delete if you need the room")
+    inform(
+        f"kept: {', '.join(str(archive.path) for archive in fetched)}; delete if you need the room"
+    )
     return Downloaded(corpus=corpus.name, path=target, archives=fetched)
 
 
-def _bytes_there(kept: Path, archive: Archive) -> int:
-    """Bytes that need not be fetched."""
-    there = [p for p in (kept / archive.name, kept / f"{archive.name}.partial") if p.is_file()]
-    return there[0].stat().st_size if there else 0
+def _bytes_fetched(folder: Path, archive: Archive) -> int:
+    """Return how many bytes of an archive were fetched earlier."""
+    files = [folder / archive.name, folder / f"{archive.name}.partial"]
+    return next((path.stat().st_size for path in files if path.is_file()), 0)
 
 
 def _home(corpus: Corpus, folder: Path) -> Path | None:
@@ -127,7 +138,7 @@ def _home(corpus: Corpus, folder: Path) -> Path | None:
 
 
 def _archives(corpus: Corpus, subset: str | None) -> tuple[Archive, ...]:
-    """Archives that hold a corpus, or the subset that is asked for."""
+    """Return the archives of a corpus, or of one of its subsets."""
     if not corpus.archives:
         raise InputError(f"{corpus.name}: there is nothing to download. {corpus.how_to_get}")
     subsets = list(dict.fromkeys(archive.subset for archive in corpus.archives))

@@ -1,10 +1,10 @@
-"""Extract untrusted zip, tar and tar.gz archives safely: files and folders, nothing else.
+"""Extract untrusted zip, tar and tar.gz archives safely: files and folders only.
 
-The standard library reads the archives (tar through `pipeline.download.tar`); the files are written
-here, because `tarfile`'s ``filter="data"`` was bypassed five times in 2024 and 2025 (CVE-2025-4517,
--4330, -4138, -4435, CVE-2024-12718) and no filter bounds what an archive unpacks to. Links, devices
-and every other kind of member are refused, not skipped: a corpus has none, so that an archive with
-one is not the corpus. Modes and owners in the archive are ignored.
+The standard library reads the archives (tar through `pipeline.download.tar`), but this module
+writes the files: `tarfile`'s ``filter="data"`` was bypassed five times in 2024 and 2025
+(CVE-2025-4517, -4330, -4138, -4435, CVE-2024-12718), and no filter limits the extracted size.
+Links, devices and all other kinds of members are refused rather than skipped, as no corpus has
+them. Modes and owners in the archive are ignored.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ __all__ = ["ArchiveError", "Limits", "unpacked"]
 _CHUNK = 1 << 20
 _DRIVE = re.compile(r"[A-Za-z]:")
 _MOST_PARTS, _LONGEST_PART = 32, 255
-# What a damaged archive makes the standard library raise; a full disk is none of these.
+# Exceptions of the standard library for damaged archives; a full disk raises none of these.
 _DAMAGE = (
     EOFError,
-    NotImplementedError,  # zip: a compression that is not there
+    NotImplementedError,  # zip: an unknown compression
     OverflowError,
     ValueError,  # zip: an offset outside the file, a name that is not UTF-8
     gzip.BadGzipFile,
@@ -49,14 +49,15 @@ _DAMAGE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What an archive may unpack to; the largest corpus stays well below each.
+    """Largest accepted contents of an archive; the largest corpus stays well below each limit.
 
     Attributes:
-        members: files and folders. NSynth's training set has 289,205 notes.
-        file_bytes: one file.
-        total_bytes: all of them. LibriSpeech's largest subset has 31 GB, NSynth 39 GB.
-        ratio: unpacked to packed. Recordings have 1 to 3; a bomb has 1,000 and more.
-        harmless_bytes: up to here the ratio is not asked: a tar of small files is mostly zeros.
+        members: number of files and folders. NSynth's training set has 289,205 notes.
+        file_bytes: size of one file.
+        total_bytes: size of all files. LibriSpeech's largest subset has 31 GB, NSynth 39 GB.
+        ratio: extracted size over archive size. Recordings have 1 to 3; a zip bomb 1,000 and more.
+        harmless_bytes: extracted size up to which the ratio is not checked, as a tar of small files
+            is mostly padding.
     """
 
     members: int = 1_000_000
@@ -74,16 +75,25 @@ def unpacked(
     limits: Limits | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[Path]:
-    """Give a folder with what the archives hold, on the disk and beside ``target``.
+    """Extract archives into a temporary folder beside ``target``, flushed to disk.
 
-    The caller moves it, or a part of it, to its place with one rename; what is left is deleted at
-    the end, whatever happened. Beside ``target``, so that the rename stays on one file system.
+    The caller renames the folder, or a part of it; the rest is deleted when the block ends, also
+    after an exception. The folder is beside ``target``, so that both are on one file system.
+
+    Args:
+        archives: the archives, which are extracted into the same folder.
+        target: where the caller is going to put the result.
+        limits: largest accepted contents; default: `Limits`.
+        on_progress: called with a stage, the megabytes read and the megabytes in all.
+
+    Yields:
+        The folder.
 
     Raises:
-        ArchiveError: one is damaged, or holds what no corpus holds; nothing of it is left.
+        ArchiveError: an archive is damaged, or has members that no corpus has; nothing is kept.
     """
     partial = work_folder(target)
-    discard(partial)  # of a process that was killed
+    discard(partial)  # left by a process that was killed
     tree = partial / target.name
     tree.mkdir(parents=True)
     try:
@@ -112,23 +122,23 @@ def _unpack(
     except InputError:
         raise
     except FileExistsError as error:
-        # Names that differ for us and not for the file system (case), or in two archives.
+        # The file system does not distinguish upper and lower case, or two archives share a name.
         raise ArchiveError(
             f"{archive}: {error.filename} is there already under this or an equal name; "
             "wanted each name once. Nothing was kept; delete the archive and fetch it again."
         ) from None
     except (*_DAMAGE, OSError) as error:
-        # Damage has no number, or it is a zip's offset before the file's start.
+        # An OSError for damage has no errno, or EINVAL for a negative offset in a zip.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise ArchiveError(
-            f"{archive}: damaged or cut short ({type(error).__name__}: {error}); wanted a whole "
+            f"{archive}: damaged or cut short ({type(error).__name__}: {error}); wanted an intact "
             "archive. Nothing was kept; delete the archive and fetch it again."
         ) from None
 
 
 def _members(archive: Path, file: BinaryIO, allowed: int) -> Iterator[Member]:
-    """Members of a zip, tar or tar.gz, which its first bytes tell, not its name."""
+    """Return the members of a zip, tar or tar.gz; its first bytes decide which of them it is."""
     head = file.read(512)
     file.seek(0)
     if head.startswith(b"PK\x03\x04"):
@@ -171,7 +181,7 @@ def _zip_members(archive: Path, file: BinaryIO) -> Iterator[Member]:
 
 
 class _Writer:
-    """Writes the members of one archive below a folder, and refuses what leaves it or its caps."""
+    """Writes members of one archive; refuses any outside of the folder or beyond the limits."""
 
     def __init__(self, archive: Path, tree: Path, limits: Limits, allowed: int) -> None:
         self.archive, self.tree, self.limits, self.allowed = archive, tree, limits, allowed
@@ -186,7 +196,7 @@ class _Writer:
         )
 
     def write(self, member: Member) -> None:
-        """Write one member: a folder, or a file with all of its bytes."""
+        """Write one member: a folder, or a complete file."""
         parts = self._parts(member.name)
         self.count += 1
         self.total += member.size
@@ -227,7 +237,7 @@ class _Writer:
                 self.tree.joinpath(*part).mkdir(exist_ok=True)
 
     def _parts(self, raw: bytes) -> tuple[str, ...]:
-        """Parts of a name that stays below the folder on every system."""
+        """Split a name into parts; refuse one that could leave the folder on any system."""
         try:
             name = raw.decode("utf-8")
         except UnicodeDecodeError:

@@ -1,8 +1,7 @@
-"""Fetch one archive over HTTP: resumed after a cut, hash checked, kept. No unpacking.
+"""Fetch one archive over HTTP, resume after an interruption, and check its hash. No extraction.
 
-pooch decides whether a fetch is needed, and checks the hash; its own downloader starts again from
-nothing after a cut, so that ours does the transfer. A file that is not whole is called
-``NAME.partial``.
+pooch decides whether to fetch, and checks the hash. Its own downloader cannot resume, so
+`_Resuming` does the transfer. An incomplete file is called ``NAME.partial``.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.files import size_text
 from antigram.pipeline.workspace import locked
 
-__all__ = ["UNPACKED", "Fetched", "check_room", "fetch"]
+__all__ = ["UNPACKED", "Fetched", "check_free_space", "fetch"]
 
-UNPACKED = 2  # how many times its size an archive of recordings takes when unpacked, at most
+UNPACKED = 2  # upper bound of extracted size over archive size, for recordings
 _CHUNK = 1 << 20
-_CHECK_ROOM = 64 << 20  # bytes of unknown total between two looks at the disk
-_TIMEOUT_S = (20, 60)  # to connect; between two pieces
+_CHECK_EVERY = 64 << 20  # bytes between two checks of the disk, if the total is unknown
+_TIMEOUT_S = (20, 60)  # to connect; between two reads
 _SPAN = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _MAGIC = {".zip": b"PK\x03\x04", ".gz": b"\x1f\x8b"}
 
@@ -38,7 +37,7 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """An archive on this disk; ``verified``: it has the hash that was published."""
+    """A fetched archive; ``verified``: whether it has the published hash."""
 
     path: Path
     sha256: str
@@ -46,11 +45,16 @@ class Fetched:
     verified: bool
 
 
-def check_room(folder: Path, needed: int, what: str) -> None:
-    """Refuse to begin what cannot end.
+def check_free_space(folder: Path, needed: int, what: str) -> None:
+    """Raise if there is too little free disk space.
+
+    Args:
+        folder: folder on the file system to check.
+        needed: bytes that are needed.
+        what: name of the archive or corpus that needs them, for the message.
 
     Raises:
-        InputError: there are fewer free bytes than needed.
+        InputError: fewer bytes are free.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -67,10 +71,16 @@ def fetch(
     on_progress: OnProgress | None = None,
     on_message: Callable[[str], None] | None = None,
 ) -> Fetched:
-    """Return the archive, from ``folder`` if it is there with the right hash, else fetched.
+    """Return an archive in ``folder``; fetch it unless it exists with the right hash.
+
+    Args:
+        archive: what to fetch.
+        folder: where the file is kept.
+        on_progress: called with a stage, the megabytes done and the megabytes in all.
+        on_message: called with a line for the user.
 
     Raises:
-        InputError: the network failed, or what came is not what was published.
+        InputError: the network failed, or the file differs from what was published.
     """
     goal = folder / archive.name
     with locked(goal, "fetching"):
@@ -83,7 +93,7 @@ def _fetch(
     on_progress: OnProgress | None,
     on_message: Callable[[str], None] | None,
 ) -> Fetched:
-    pooch.get_logger().setLevel(logging.WARNING)  # it would tell what we tell
+    pooch.get_logger().setLevel(logging.WARNING)  # its messages would repeat ours
     if goal.is_file() and on_message is not None:
         on_message(f"{goal}: already there; checking it")
     downloader = _Resuming(archive, goal.parent, on_progress, on_message)
@@ -98,35 +108,33 @@ def _fetch(
     except InputError:
         raise
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        kept = downloader.partial.stat().st_size if downloader.partial.exists() else 0
+        size = downloader.partial.stat().st_size if downloader.partial.exists() else 0
         raise InputError(
-            f"{archive.url}: {_reason(error)}; wanted the whole file. "
-            f"Run again: {f'it goes on after the {kept} bytes that came' if kept else 'it retries'}"
+            f"{archive.url}: {_reason(error)}; wanted the complete file. "
+            f"Run again: {f'it resumes after {size} bytes' if size else 'it retries'}"
         ) from None
-    except ValueError as error:  # pooch's, and it has deleted the file
+    except ValueError as error:  # raised by pooch, which has deleted the file
         raise InputError(
-            f"{archive.url}: {error} Run again to fetch it anew; if it stays so, the publisher has "
-            "another file there now."
+            f"{archive.url}: {error} Run again to fetch the file again; if this repeats, the "
+            "publisher has replaced it."
         ) from None
     algorithm, _, digest = (archive.known_hash or "").partition(":")
     if algorithm != "sha256":
         digest = pooch.file_hash(str(goal), alg="sha256")
     if archive.known_hash is None and on_message is not None:
-        on_message(
-            f"{archive.name}: SHA-256 {digest}; nobody published one, so nothing vouches for it"
-        )
+        on_message(f"{archive.name}: SHA-256 {digest}; none is published, so it cannot be checked")
     verified = archive.known_hash is not None
     return Fetched(path=goal, sha256=digest, size=goal.stat().st_size, verified=verified)
 
 
 def _reason(error: Exception) -> str:
-    """The inmost of the causes that requests and urllib3 write around each other."""
+    """Return the innermost cause of an exception of requests or urllib3, as text."""
     text = str(error).rpartition("(Caused by ")[2].rstrip(")")
     return f"{type(error).__name__}: {text[:200]}"
 
 
 class _Resuming:
-    """What pooch calls to transfer a file: goes on where the last transfer was cut."""
+    """A downloader for pooch that resumes an interrupted transfer."""
 
     def __init__(
         self,
@@ -144,29 +152,29 @@ class _Resuming:
         self.partial = folder / f"{archive.name}.partial"
 
     def __call__(self, url: str, output_file: str, _pooch: object) -> None:
-        """Transfer ``url`` to ``output_file``."""
+        """Fetch ``url`` into ``output_file``."""
         have = self.partial.stat().st_size if self.partial.exists() else 0
         if not have or have != self.archive.size:
             with requests.Session() as session:
-                # As it is: else a server may pack it once more, and sizes mean nothing.
+                # No content encoding: sizes and ranges must be those of the file itself.
                 session.headers["Accept-Encoding"] = "identity"
-                if not (have and self._go_on(session, url, have)):
+                if not (have and self._resume(session, url, have)):
                     self._begin(session, url)
         self.partial.replace(output_file)
 
-    def _go_on(self, session: requests.Session, url: str, have: int) -> bool:
-        """Append what is missing; False if the server will not have it so."""
+    def _resume(self, session: requests.Session, url: str, have: int) -> bool:
+        """Append the missing bytes; return False if the server does not support it."""
         headers = {"Range": f"bytes={have}-"}
         with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as answer:
-            told = answer.headers.get("Content-Range", "")
+            content_range = answer.headers.get("Content-Range", "")
             if answer.status_code == 416:
-                return told == f"bytes */{have}"  # nothing was missing but the name
-            span = _SPAN.fullmatch(told)
+                return content_range == f"bytes */{have}"  # True: the partial file is complete
+            span = _SPAN.fullmatch(content_range)
             if answer.status_code != 206 or span is None or int(span[1]) != have:
-                self._tell(f"{url}: the server does not resume; fetching it anew")
+                self._inform(f"{url}: the server does not resume; fetching the file again")
                 return False
             total = None if span[2] == "*" else int(span[2])
-            self._tell(f"{url}: going on after {have} bytes")
+            self._inform(f"{url}: resuming after {have} bytes")
             self._save(answer, have, total)
         return True
 
@@ -184,29 +192,29 @@ class _Resuming:
     def _goal(self) -> Path:
         return self.folder / self.archive.name
 
-    def _tell(self, text: str) -> None:
+    def _inform(self, text: str) -> None:
         if self._on_message is not None:
             self._on_message(text)
 
-    def _save(self, answer: requests.Response, have: int, told: int | None) -> None:
-        """Write the body behind the ``have`` bytes that are there.
+    def _save(self, answer: requests.Response, have: int, stated: int | None) -> None:
+        """Append the body of a response to the ``have`` bytes that exist.
 
-        ``told`` is the size of the complete file; where the server tells none, the published one
-        serves. Without either, the end of the body cannot be told from a cut: what came is then a
-        complete archive, or refused when it is unpacked. It may not fill the disk while it comes.
+        ``stated`` is the size of the complete file according to the server; if it is None, the
+        published size is used. If neither is known, an interruption cannot be noticed here:
+        extracting the archive then fails. Free disk space is checked during the transfer.
         """
         chunks: Iterator[bytes] = answer.raw.stream(_CHUNK, decode_content=False)
         first = next(chunks, b"")
         if not have:
             self._check_kind(answer, first)
-        total = self._total(answer, have, told)
+        total = self._total(answer, have, stated)
         stage, done, checked = f"fetching {self.archive.name} (MB)", have, have
         with self.partial.open("ab" if have else "wb") as file:
             for chunk in chain([first], chunks):
                 done += file.write(chunk)
-                if total is None and done >= checked + _CHECK_ROOM:
+                if total is None and done >= checked + _CHECK_EVERY:
                     checked = done
-                    check_room(self.folder, UNPACKED * done, self.archive.name)
+                    check_free_space(self.folder, UNPACKED * done, self.archive.name)
                 if total is not None and done > total:
                     break
                 if self._on_progress is not None:
@@ -220,20 +228,20 @@ class _Resuming:
         if total is not None and done != total:
             raise requests.ConnectionError(f"{done} of {total} bytes came")
 
-    def _total(self, answer: requests.Response, have: int, told: int | None) -> int | None:
-        """Size of the complete file, if anybody tells it; checked against what is known."""
-        if told is not None and self.archive.size not in (None, told):
+    def _total(self, answer: requests.Response, have: int, stated: int | None) -> int | None:
+        """Return the size of the complete file, if known; check it and the free disk space."""
+        if stated is not None and self.archive.size not in (None, stated):
             raise InputError(
-                f"{answer.url}: has {told} bytes, the published file {self.archive.size}; the "
+                f"{answer.url}: has {stated} bytes, the published file {self.archive.size}; the "
                 f"publisher has another file there now. Put the right one there: {self._goal}"
             )
-        total = self.archive.size if told is None else told
+        total = self.archive.size if stated is None else stated
         if total is not None:
-            check_room(self.folder, total - have + UNPACKED * total, self.archive.name)
+            check_free_space(self.folder, total - have + UNPACKED * total, self.archive.name)
         return total
 
     def _check_kind(self, answer: requests.Response, first: bytes) -> None:
-        """Refuse an error page that is served as if it were the file."""
+        """Raise if the response is not an archive but, for example, an error page."""
         magic = _MAGIC[Path(self.archive.name).suffix]
         if not first.startswith(magic):
             kind = answer.headers.get("Content-Type", "something")

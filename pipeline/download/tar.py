@@ -1,9 +1,9 @@
 """Read tar as a stream: regular files and folders, with headers of a bounded size.
 
 `tarfile` parses the headers. It reads them through `_Forward`, a stream that only goes forward,
-counts its bytes and refuses what no corpus needs: ``tarfile``'s own mode ``r|`` has a buffer, which
-hides how much a header makes it read. Left alone, `tarfile` reads extended headers of any size into
-memory, keeps every member, and takes an archive for complete that is cut between two members or
+counts its bytes and limits the size of headers. (``tarfile``'s own streaming mode, ``r|``, has a
+buffer that hides how many bytes a header takes.) On its own, `tarfile` reads extended headers of
+any size into memory, keeps every member, and accepts an archive that is cut between two members or
 has a damaged header. Nothing is extracted here: `pipeline.download.extract` writes the files.
 """
 
@@ -20,10 +20,10 @@ from antigram.pipeline.errors import InputError
 
 __all__ = ["ArchiveError", "Member", "tar_members"]
 
-# Bytes of all headers of one member: enough for the longest path that Linux opens. Without the fix
-# of CVE-2024-6232, time and memory grow with the square of a pax header's size.
+# Bytes of all headers of one member: enough for the longest path on Linux. Without the fix of
+# CVE-2024-6232, time and memory grow with the square of a pax header's size.
 _MOST_HEADER = 1 << 13
-_MOST_GLOBAL = 64  # pax records for all members; git keeps its commit in one
+_MOST_GLOBAL = 64  # global pax records; git stores the commit in one
 _BLOCK = tarfile.BLOCKSIZE
 _REFUSED = {
     tarfile.LNKTYPE: "a hard link",
@@ -35,7 +35,7 @@ _REFUSED = {
 
 
 class ArchiveError(InputError):
-    """An archive is damaged, or holds what a corpus does not hold."""
+    """An archive is damaged, or has members that no corpus has."""
 
 
 def _nothing(_count: int) -> bytes:
@@ -44,7 +44,7 @@ def _nothing(_count: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file or a folder; its bytes can be read until the next member is asked for."""
+    """A file or a folder; its bytes can be read until the next member is requested."""
 
     name: bytes
     is_folder: bool
@@ -53,17 +53,17 @@ class Member:
 
 
 class _Forward:
-    """Bytes of a tar as `tarfile` may read them.
+    """A file object for `tarfile` that only reads forward and limits headers and total size.
 
     Args:
-        archive: named in messages.
+        archive: path of the archive, for messages.
         file: the tar, already decompressed.
-        allowed: bytes of it, headers and padding too, that are read at most.
+        allowed: largest number of bytes to read, including headers and padding.
 
     Attributes:
         header_left: bytes that the headers of this member may still have; None while the member's
-            own bytes are read.
-        last: bytes that were read last.
+            contents are read.
+        last: the bytes read last.
     """
 
     def __init__(self, archive: Path, file: IO[bytes] | io.BufferedIOBase, allowed: int) -> None:
@@ -73,7 +73,7 @@ class _Forward:
         self.last = b""
 
     def read(self, count: int) -> bytes:
-        """Up to ``count`` bytes; fewer at the end of the file."""
+        """Return ``count`` bytes; fewer at the end of the file."""
         if self.header_left is not None:
             if not 0 <= count <= self.header_left:
                 size = _MOST_HEADER - self.header_left + count
@@ -87,11 +87,11 @@ class _Forward:
         return self.last
 
     def tell(self) -> int:
-        """Bytes that were read or skipped."""
+        """Return the number of bytes read or skipped so far."""
         return self._position
 
     def seek(self, position: int) -> None:
-        """Skip bytes, up to a position or the end of the file."""
+        """Skip to a position, or to the end of the file."""
         if position < self._position:
             raise self.refuse("has a member that ends before it begins", "one after the other")
         header_left, self.header_left = self.header_left, None
@@ -100,7 +100,7 @@ class _Forward:
         self.header_left = header_left
 
     def read_to_end(self) -> None:
-        """Read what is behind the end mark, too: there gzip keeps its checksum."""
+        """Read on after the end mark, so that gzip checks its checksum."""
         self.header_left = None
         while self.read(1 << 20):
             pass
@@ -115,24 +115,24 @@ class _Forward:
 def tar_members(
     archive: Path, file: IO[bytes] | io.BufferedIOBase, allowed: int
 ) -> Iterator[Member]:
-    """Files and folders in their order; all else is refused.
+    """Yield the files and folders of a tar in their order.
 
     Args:
-        archive: named in messages.
-        file: bytes of the tar, already decompressed.
-        allowed: how many bytes of it, headers and padding too, are read at most.
+        archive: path of the archive, for messages.
+        file: the tar, already decompressed.
+        allowed: largest number of bytes to read, including headers and padding.
 
     Raises:
-        ArchiveError: it holds another kind of member, or headers of more than 8 KiB.
-        tarfile.TarError: it is no tar, is damaged, or stops before its end mark.
-        ValueError: a number in a header is none.
+        ArchiveError: a member is neither file nor folder, or has headers of more than 8 KiB.
+        tarfile.TarError: the file is not a tar, is damaged, or ends before its end mark.
+        ValueError: a field of a header that should be a number is not.
     """
     stream = _Forward(archive, file, allowed)
-    opened = cast("IO[bytes]", stream)  # nothing else of a file is used to read
+    opened = cast("IO[bytes]", stream)  # `tarfile` uses only these methods for reading
     with tarfile.open(fileobj=opened, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
         while (info := tar.next()) is not None:
             stream.header_left = None
-            # Else it keeps a million of them; from Python 3.13 on, there is an option for it.
+            # `tarfile` keeps every member in memory; Python 3.13 has an option against it.
             tar.members.clear()  # type: ignore[attr-defined]
             if len(tar.pax_headers) > _MOST_GLOBAL:
                 found = f"has {len(tar.pax_headers)} pax records for all of its members"
@@ -143,22 +143,22 @@ def tar_members(
                 yield Member(name, is_folder=True, size=info.size)
             else:
                 data = tar.extractfile(info)
-                assert data is not None  # which it is of links alone
+                assert data is not None  # None for links only
                 yield Member(name, is_folder=False, size=info.size, read=data.read)
             stream.header_left = _MOST_HEADER
-        # A header that is cut off or damaged ends tarfile's loop, as the end mark does.
+        # A damaged or incomplete header ends the loop of `tarfile`, like the end mark.
         if stream.last != bytes(_BLOCK):
             raise tarfile.ReadError("a header is damaged or missing")
         stream.read_to_end()
 
 
 def _check(stream: _Forward, info: tarfile.TarInfo) -> None:
-    """Refuse what is neither a file nor a folder, and a size that is no number."""
+    """Raise if a member is neither a file nor a folder, or if its size is not a number."""
     is_sparse = info.issparse() or any(key.startswith("GNU.sparse") for key in info.pax_headers)
     plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
     if is_sparse or not plain:
         what = "a sparse file" if is_sparse else _REFUSED.get(info.type, f"of kind {info.type!r}")
         raise stream.refuse(f"{info.name!r} is {what}", "files and folders only")
-    size = info.pax_headers.get("size", "0")  # tarfile takes what is no number for 0
+    size = info.pax_headers.get("size", "0")  # tarfile reads an invalid number as 0
     if info.size < 0 or not size.isdecimal():
         raise stream.refuse(f"{info.name!r} has {info.size or size!r} for a size", "a number")

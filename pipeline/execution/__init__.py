@@ -1,3 +1,3 @@
-"""Where work is done, and how far it is: worker processes, progress."""
+"""Worker processes, and the display of progress."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""This process: the versions it runs with, and what it does with memory it has freed."""
+"""Settings of this process: package versions, and how freed memory is kept."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterable
 
 __all__ = ["keep_freed_memory", "versions"]
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of malloc.h
-_LARGEST_THRESHOLD = 32 << 20  # that glibc takes
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # from malloc.h
+_LARGEST_THRESHOLD = 32 << 20  # the largest value that glibc accepts
 
 
 def keep_freed_memory(*, of_any_size: bool = False) -> None:
-    """Keep freed memory instead of giving it back to the system, where the C library is glibc.
+    """Keep freed memory in the process instead of returning it to the system (glibc only).
 
-    glibc returns blocks of over 128 KB as soon as they are freed; arrays of a transform and tensors
-    of a training step are larger, and faulting their pages in again takes up to as long as the
+    glibc returns blocks of over 128 KB as soon as they are freed. The arrays of a transform and the
+    tensors of a training step are larger, and faulting their pages in again can take as long as the
     work on them.
 
     Args:
-        of_any_size: blocks of over 32 MB too; the process then never gets smaller.
+        of_any_size: keep blocks of over 32 MB too; the process then never shrinks.
     """
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is None:
         return
@@ -32,13 +32,13 @@ def keep_freed_memory(*, of_any_size: bool = False) -> None:
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
-    """Versions of packages, for provenance; a checkout may run without being installed."""
-    import importlib.metadata  # workers, which must start fast, have no use for it
+    """Return the versions of packages, for provenance; ``not installed`` where there is none."""
+    import importlib.metadata  # here, as workers do not need it and must start fast
 
-    found = {}
+    installed = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed

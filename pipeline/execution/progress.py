@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, plain lines elsewhere; both with rate and time left."""
+"""Show progress on stderr: bars on a terminal, plain lines elsewhere, with rate and time left."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ _BAR = 20  # characters
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """How far a stage of work is.
+    """State of one stage of work.
 
     Attributes:
-        done: units of ``total`` that are done.
-        pace: ``2.1/s, 12 s left``.
-        note: more about it.
+        done: units of work done.
+        total: units of work in all.
+        pace: rate and time left, as text: ``2.1/s, 12 s left``.
+        note: further text of the caller.
     """
 
     done: int
@@ -43,13 +44,13 @@ class _Stage:
 
 
 class Progress:
-    """Shows stages of work; a context manager, so that the terminal is left as it was.
+    """Display of the stages of some work; a context manager that restores the terminal.
 
-    Its method `on_progress` is what the library's functions call.
+    Pass the methods `on_progress` and `on_message` to the library's functions.
 
     Args:
-        above: makes what a terminal shows above the bars, each time that it is drawn.
-        wording: what becomes of a line before it is shown.
+        above: called at each redraw; returns what a terminal shows above the bars.
+        wording: applied to each line before it is printed.
     """
 
     def __init__(
@@ -60,9 +61,9 @@ class Progress:
         self._above, self._wording = above, wording
         self._live: Live | None = None
         self._stages: dict[str, _Stage] = {}
-        self._begun: dict[str, tuple[float, int]] = {}  # when, and what was done by then
+        self._begun: dict[str, tuple[float, int]] = {}  # start time, and the units done by then
         self._printed: dict[str, float] = {}
-        self._last_s: float | None = None  # how long the stage took that ended last
+        self._last_s: float | None = None  # duration of the stage that ended last
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -81,29 +82,29 @@ class Progress:
 
     @property
     def live(self) -> bool:
-        """Whether there is a terminal, which shows bars."""
+        """Whether bars are shown on a terminal."""
         return self._live is not None
 
     def on_message(self, text: str) -> None:
-        """Print a line, above the bars."""
+        """Print a line above the bars."""
         text = safe(self._wording(text))
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is where it is printed
+            print(text, file=sys.stderr, flush=True)  # noqa: T201 - the one place that prints
 
     def on_progress(
         self, stage: str, done: int, total: int, note: str = "", *, further: int | None = None
     ) -> None:
-        """Show how much of a stage is done.
+        """Update a stage.
 
         Args:
-            stage: its name.
-            done: units of work.
-            total: units that it has.
-            note: more about it.
-            further: up to how many stages like this one follow; the time left is then that of all
-                of them, each taken to be as long as the one that ended last.
+            stage: name of the stage; a new name begins a new stage.
+            done: units of work done.
+            total: units of work in all.
+            note: further text to show.
+            further: largest number of similar stages that follow. The time left then covers them
+                too, each estimated by the duration of the stage that ended last.
         """
         stage, now = safe(stage), time.monotonic()
         begun, first = self._begun.setdefault(stage, (now, done))
@@ -111,7 +112,7 @@ class Progress:
         pace = f"{rate:.1f}/s{self._left(done, total, rate, further)}"
         self._stages[stage] = shown = _Stage(done, total, pace, safe(note))
         if self._live is not None:
-            return  # it draws itself
+            return  # Live redraws by itself
         last = self._printed.get(stage, begun)
         if now - last < _EVERY_S and (done < total or stage not in self._printed):
             return
@@ -119,7 +120,7 @@ class Progress:
         self.on_message(shown.line(stage))
 
     def end(self, stage: str) -> float:
-        """Take a stage's bar away; returns how many seconds it took."""
+        """Remove the bar of a stage, and return how many seconds the stage took."""
         stage = safe(stage)
         self._stages.pop(stage, None)
         self._printed.pop(stage, None)
@@ -128,27 +129,27 @@ class Progress:
         return self._last_s
 
     def lines(self) -> list[str]:
-        """What is known of each stage, as a plain line says it."""
+        """Return a plain line for each stage."""
         return [stage.line(name) for name, stage in list(self._stages.items())]
 
     def _left(self, done: int, total: int, rate: float, further: int | None) -> str:
-        known = None if further is None else self._last_s
-        each = known or (total / rate if rate else 0)
+        last_s = None if further is None else self._last_s
+        stage_s = last_s or (total / rate if rate else 0)
         stages = (further or 0) + 1 - done / max(total, 1)
-        if not each or (done >= total and not further):
+        if not stage_s or (done >= total and not further):
             return ""
-        return f", {'at most ' * (further is not None)}{_duration(each * stages)} left"
+        return f", {'at most ' * (further is not None)}{_duration(stage_s * stages)} left"
 
     def _view(self) -> RenderableType:
         bars = Table.grid(padding=(0, 1))
-        for name, stage in list(self._stages.items()):  # a copy: Live draws in a thread of its own
+        for name, stage in list(self._stages.items()):  # a copy, as Live draws in its own thread
             bar = ProgressBar(max(stage.total, 1), stage.done, width=_BAR)
             bars.add_row(bar, Text(stage.line(name)))
         return bars if self._above is None else Group(self._above(), bars)
 
 
 def _duration(seconds: float) -> str:
-    """``48 s``, or from two minutes on ``0 h 02 min``."""
+    """Format a duration: ``48 s``, or from two minutes on ``0 h 02 min``."""
     if seconds < 120:
         return f"{max(0.0, seconds):.0f} s"
     minutes = round(seconds / 60)

@@ -1,8 +1,8 @@
-"""Text as it may be shown: names come from other people's files, and terminals obey what they say.
+"""Make text safe to print on a terminal.
 
-A control character in a file's name can move the cursor, recolour or retitle a window; marks of
-direction make a name read as another. Both are shown as escapes, and so is what is not UTF-8, which
-could not be printed at all.
+Names come from other people's files. A control character in a file name can move the cursor, change
+colours or retitle a window, and direction marks can make a name read as another one. Both are
+printed as escapes, and so are bytes that are not UTF-8, which could not be printed at all.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _UNSAFE = re.compile(
 
 
 def safe(text: str) -> str:
-    r"""The text with everything that a terminal might obey written as an escape (``\x1b``)."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    r"""Return the text with all characters that a terminal interprets as escapes (``\x1b``)."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def safe_json(content: Mapping[str, Any]) -> str:
-    """JSON text of the same value, on one line, whose strings hold no such character as it is."""
+    """Return a value as one line of JSON in which all such characters are escaped."""
     text = json.dumps(content, ensure_ascii=False)
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -1,9 +1,8 @@
-"""A pool of processes that survives the death of its workers.
+"""A process pool that survives the death of its workers.
 
-A decoder that crashes, or a machine that runs out of memory, kills a worker; ProcessPoolExecutor
-then breaks as a whole and does not say at which task. Here the tasks that were running are run
-again one at a time, and one that kills a worker again is handed back to the caller, who can find
-out what in it does.
+A crashing decoder, or a lack of memory, kills a worker. ProcessPoolExecutor then gives up all its
+tasks and does not say which one was at fault. Here the tasks that were running are run again, one
+at a time. A task that kills its worker again is passed to the caller, who can look for the cause.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ Result = TypeVar("Result")
 
 
 class WorkerDiedError(RuntimeError):
-    """A task killed its worker, twice."""
+    """A task killed its worker twice."""
 
 
 class Workers:
-    """Processes that run tasks; a context manager.
+    """A pool of processes that run tasks; a context manager.
 
     Args:
-        count: processes.
-        set_up: called once in each of them; None if there is nothing to set up.
+        count: number of processes.
+        set_up: called once in each process; None if there is nothing to set up.
         shared: argument of ``set_up``.
         preload: module that the fork server imports, so that workers start fast.
     """
@@ -55,14 +54,15 @@ class Workers:
 
     @staticmethod
     def warm_up(preload: str) -> None:
-        """Start the process that workers are forked from, so that its imports are done early.
+        """Start the fork server early, so that its imports run while other work is done.
 
-        A fork server: children of a process with threads (zarr's) may hang, and a fresh
-        interpreter for each worker takes longer to start than a small corpus to prepare.
+        Workers come from a fork server because children of a process with threads (zarr has some)
+        may hang, and because starting a new interpreter for each worker takes longer than
+        preparing a small corpus.
         """
         _METHOD.set_forkserver_preload([preload])
-        # One thread a process: BLAS would start one for each core in each worker, for products
-        # that take a microsecond.
+        # One thread for each process: BLAS would start a thread per core in each worker, for
+        # products that take a microsecond.
         saved = {name: os.environ.get(name) for name in _BLAS_THREADS}
         os.environ.update(dict.fromkeys(_BLAS_THREADS, "1"))
         try:
@@ -93,10 +93,10 @@ class Workers:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def alone(self, function: Callable[..., Result], *task: object) -> Result:
-        """Run one task with no other beside it.
+        """Run one task while no other task runs.
 
         Raises:
-            WorkerDiedError: it killed its worker.
+            WorkerDiedError: the task killed its worker.
         """
         try:
             return _submit(self._pool, function, *task).result()
@@ -111,30 +111,35 @@ class Workers:
         tasks: Iterable[Task],
         on_crash: Callable[[Task], Result] | None = None,
     ) -> Iterator[tuple[Task, Result]]:
-        """Run tasks, two waiting for each process at most; give results as they come.
+        """Run tasks in the pool, and yield results in the order in which they are done.
+
+        At most two tasks for each process are submitted at a time.
 
         Args:
-            function: importable by name, as workers are other processes.
-            tasks: its arguments.
-            on_crash: called with a task that kills its worker even when it runs alone, to give a
+            function: runs a task; importable by name, as workers are other processes.
+            tasks: arguments of ``function``, one tuple for each task.
+            on_crash: called with a task that kills its worker even when it runs alone; returns a
                 result in its place.
+
+        Yields:
+            A task and its result.
 
         Raises:
             WorkerDiedError: a task killed its worker twice, and there is no ``on_crash``.
         """
-        flight = _Flight(self, function, on_crash)
+        submitted = _Submitted(self, function, on_crash)
         for task in tasks:
-            flight.add(task)
-            if flight.full:
-                yield from flight.land()
-        while flight.running:
-            yield from flight.land()
+            submitted.add(task)
+            if submitted.full:
+                yield from submitted.finished()
+        while submitted.running:
+            yield from submitted.finished()
 
 
 def _submit(
     pool: ProcessPoolExecutor, function: Callable[..., Result], *task: object
 ) -> Future[Result]:
-    """Hand a task in; a pool starts a process with a task that finds none idle."""
+    """Submit a task; the pool starts a process if none is idle."""
     with _main_hidden():
         return pool.submit(function, *task)
 
@@ -143,8 +148,8 @@ def _submit(
 def _main_hidden() -> Iterator[None]:
     """Hide the main module from processes that are being started.
 
-    Each would import it, and a command line's imports take five times as long as all the rest of
-    starting; workers need nothing of it.
+    A worker would import it, although it does not need it, and the imports of the command line take
+    five times as long as the rest of a worker's start.
     """
     main = vars(sys.modules["__main__"])
     names: tuple[str, ...] = ("__spec__", "__file__")
@@ -157,8 +162,8 @@ def _main_hidden() -> Iterator[None]:
 
 
 def _begin(set_up: Callable[[Any], None] | None, shared: object) -> None:
-    """Initialise a worker: interrupts are the parent's affair, and it does not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and says what is kept
+    """Initialise a worker: ignore interrupts, and end when the parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and says how to resume
     keep_freed_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if set_up is not None:
@@ -166,15 +171,15 @@ def _begin(set_up: Callable[[Any], None] | None, shared: object) -> None:
 
 
 def _die_with_parent() -> None:
-    """End this worker when its parent was killed: it would wait for work for ever."""
+    """End this worker when its parent is killed; it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
 
 
-class _Flight(Generic[Result]):
-    """The tasks that are running."""
+class _Submitted(Generic[Result]):
+    """The tasks that have been submitted and are not done."""
 
     def __init__(
         self,
@@ -184,20 +189,20 @@ class _Flight(Generic[Result]):
     ) -> None:
         self.workers, self.function, self.on_crash = workers, function, on_crash
         self.running: dict[Future[Result], Task] = {}
-        self.fallen: list[Task] = []  # could not even be handed in
+        self.unsubmitted: list[Task] = []  # the pool was broken already
 
     @property
     def full(self) -> bool:
-        return len(self.running) + len(self.fallen) >= 2 * self.workers.count
+        return len(self.running) + len(self.unsubmitted) >= 2 * self.workers.count
 
     def add(self, task: Task) -> None:
         try:
             self.running[_submit(self.workers._pool, self.function, *task)] = task
         except BrokenProcessPool:
-            self.fallen.append(task)
+            self.unsubmitted.append(task)
 
-    def land(self) -> Iterator[tuple[Task, Result]]:
-        """Results of those that are done; after a crash, of all that were running."""
+    def finished(self) -> Iterator[tuple[Task, Result]]:
+        """Yield the tasks that are done; after a crash, all tasks that were running."""
         done, _ = wait(self.running, return_when=FIRST_COMPLETED)
         for future in done:
             if not isinstance(future.exception(), BrokenProcessPool):
@@ -211,18 +216,18 @@ class _Flight(Generic[Result]):
         self.running.clear()
         self.workers._pool.shutdown(wait=True)
         self.workers._pool = self.workers._start(self.workers.count)
-        again = [*self.fallen]
-        self.fallen.clear()
+        retries = [*self.unsubmitted]
+        self.unsubmitted.clear()
         for future, task in suspects:
             if isinstance(future.exception(), BrokenProcessPool):
-                again.append(task)
+                retries.append(task)
             else:
                 yield task, future.result()
-        for task in again:
+        for task in retries:
             yield task, self._alone(task)
 
     def _alone(self, task: Task) -> Result:
-        """Run a task that was there when a worker died, which need not be its fault."""
+        """Run a task that was running when a worker died, which another task may have caused."""
         with suppress(WorkerDiedError):
             return self.workers.alone(self.function, *task)
         try:

@@ -19,7 +19,7 @@ from antigram.pipeline.corpus import (
     Clip,
     Corpus,
     CorpusError,
-    Found,
+    Entry,
     Mixture,
     MixtureRequest,
     Note,
@@ -195,7 +195,7 @@ def list_rows(
 
 def _found(
     corpus: Corpus, home: Path, recipe: Recipe, noise: Mapping[str, Sequence[Path]] | None
-) -> Iterable[Found]:
+) -> Iterable[Entry]:
     if corpus.list_clips is not None:
         return corpus.list_clips(home, recipe.options)
     if corpus.list_mixtures is None:

@@ -36,7 +36,7 @@ def left(folder):
 def test_a_cut_transfer_goes_on(server, folder, known):
     archive, said = (server.whole if known else server.archive)("a.tar.gz", DATA), []
     server.cut = half = len(DATA) // 2
-    with pytest.raises(InputError, match=f"Run again: it goes on after the {half} bytes"):
+    with pytest.raises(InputError, match=f"Run again: it resumes after {half} bytes"):
         fetch(archive, folder)
     assert left(folder) == ["a.tar.gz.partial"]
     assert (folder / "a.tar.gz.partial").stat().st_size == half
@@ -44,7 +44,7 @@ def test_a_cut_transfer_goes_on(server, folder, known):
     done = fetch(archive, folder, on_message=said.append)
     assert server.asked == [("a.tar.gz", None), ("a.tar.gz", f"bytes={half}-")]
     assert (done.sha256, done.size, done.verified) == (DIGEST, len(DATA), known)
-    assert any("going on after" in line for line in said)
+    assert any("resuming after" in line for line in said)
     assert left(folder) == ["a.tar.gz"]
 
 
@@ -147,7 +147,7 @@ def test_a_transfer_of_unknown_size_stops_before_the_disk_is_full(server, folder
         free = len(DATA)
 
     monkeypatch.setattr(antigram.pipeline.download.fetch, "_CHUNK", 10_000)
-    monkeypatch.setattr(antigram.pipeline.download.fetch, "_CHECK_ROOM", 20_000, raising=False)
+    monkeypatch.setattr(antigram.pipeline.download.fetch, "_CHECK_EVERY", 20_000, raising=False)
     monkeypatch.setattr(antigram.pipeline.download.fetch.shutil, "disk_usage", lambda _: Usage)
     server.sized = False
     with pytest.raises(InputError, match=r"MB are free.*Make room"):
