@@ -196,7 +196,7 @@ def corpora(common: Context) -> None:
     from antigram.studies.text import corpora_text
 
     found = describe_corpora(common.workspace)
-    common.answer({"corpora": found}, corpora_text(found, "--preset"))
+    common.answer({"corpora": found}, app.in_options(corpora_text(found)))
 
 
 @app.command()
@@ -407,14 +407,14 @@ def verify(common: Context, **options: Any) -> int:
 
 @app.command("export")
 @argument("name")
-@option("--to", type=_PATH, required=True, help="FILE.h5")
+@option("--to", "goal", type=_PATH, required=True, help="FILE.h5")
 @_common
-def export_(common: Context, name: str, to: Path) -> None:
+def export_(common: Context, name: str, goal: Path) -> None:
     """Write the store or cache NAME as one HDF5 file, checksums and all."""
     from antigram.studies.exchanging import export
 
     with common.progress() as shown:
-        done = export(common.workspace, name, to, on_progress=shown["on_progress"])
+        done = export(common.workspace, name, goal, on_progress=shown["on_progress"])
     common.answer(done.to_json(), f"{done.file}: {done.bytes / 1e6:.1f} MB")
 
 

@@ -210,5 +210,5 @@ def _check_free(target: Path, missing: Mapping[int, LayerPlan], clips: int) -> N
     if wanted > free:
         raise InputError(
             f"{target.parent}: {size_text(free)} free, the cache takes {size_text(wanted)}. "
-            "Make room, ask for fewer layers, or use --workspace on another disk."
+            "Make room, ask for fewer layers, or use a `workspace` on another disk."
         )

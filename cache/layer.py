@@ -94,7 +94,7 @@ def choose_cache(caches: Sequence[Path], store: FeatureStore) -> Path:
             raise damaged[-1]
         raise InputError(
             f"no Gram cache of the store {store.name}: make one with "
-            f"`antigram cache-grams --ckpt FILE --layer N --data {store.name}`"
+            f"`antigram cache-grams` with `ckpt=FILE`, `layers=N` and `data={store.name}`"
         )
     return (fitting or stale)[-1]
 
@@ -129,7 +129,7 @@ class CacheLayer:
             there = ", ".join(str(n) for n in layers_of(path)) or "none"
             raise InputError(
                 f"{path}: layer {layer} is not cached (there: {there}). "
-                f"Add it with `antigram cache-grams --layer {layer}`."
+                f"Add it with `antigram cache-grams` and `layers={layer}`."
             )
         manifest: Manifest = read_manifest(self.folder)
         manifest.check_metadata(self.folder, self._repair)

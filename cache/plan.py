@@ -110,25 +110,25 @@ def plan_layers(
         InputError: the codec cannot hold the aggregation, or an option has no meaning with it.
     """
     if views is not None and not 1 <= views.count <= _ROWS_PER_CHUNK:
-        raise InputError(f"--views {views.count}: wanted 1 to {_ROWS_PER_CHUNK} views of a clip")
+        raise InputError(f"`views` {views.count}: wanted 1 to {_ROWS_PER_CHUNK} views of a clip")
     check_choice("codec", codec, ("auto", *CODECS))
     check_choice("dtype", dtype, DTYPES)
     if spec.aggregation != "gram" and codec not in ("auto", "map"):
         raise InputError(
-            f"--codec {codec}: the aggregation {spec.aggregation} is stored as a map; "
-            "use --codec auto"
+            f"`codec={codec}`: the aggregation {spec.aggregation} is stored as a map; "
+            "use `codec=auto`"
         )
     if spec.aggregation == "gram" and codec == "map":
-        raise InputError("--codec map: holds the other aggregations; use --codec auto")
+        raise InputError("`codec=map`: holds the other aggregations; use `codec=auto`")
     if codec == "lowrank":
         if energy is not None and rank is not None:
-            raise InputError("--energy and --rank: one of the two decides; leave the other out")
+            raise InputError("`energy` and `rank`: one of the two decides; leave the other out")
         if energy is None and rank is None:
             energy = DEFAULT_ENERGY
     elif energy is not None or rank is not None:
-        raise InputError("--energy and --rank belong to --codec lowrank")
+        raise InputError("`energy` and `rank` belong to `codec=lowrank`")
     if energy is not None and not 0 < energy <= 1:
-        raise InputError(f"--energy {energy}: wanted a share of ||G||^2, above 0, at most 1")
+        raise InputError(f"`energy` {energy}: wanted a share of ||G||^2, above 0, at most 1")
     with torch.device("meta"):
         net = Vgg(teacher.arch, 0)
     plans = {}
@@ -136,7 +136,7 @@ def plan_layers(
         channels, positions = tap_shape(teacher.arch, layer, spec.tap, store.shape)
         if rank is not None and not 1 <= rank <= channels:
             raise InputError(
-                f"--rank {rank}: layer {layer} has {channels} channels; wanted 1 to {channels}"
+                f"`rank` {rank}: layer {layer} has {channels} channels; wanted 1 to {channels}"
             )
         key = CacheKey(
             extractor=extractor_digest(teacher.state, net, layer, spec.tap),

@@ -57,7 +57,7 @@ def recompute(
             what = "store" if key.features != store.fingerprint else "teacher"
             raise InputError(
                 f"{path}: layer {number} was made from another {what}; name the one it was made "
-                "from with --data and --ckpt"
+                "from with `data` and `ckpt`"
             )
         maps: list[Tensor] = []
 

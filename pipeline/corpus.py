@@ -250,7 +250,7 @@ def locate(corpus: Corpus, candidates: Iterable[Path]) -> Path:
                 return max(homes)
     raise CorpusError(
         f"{corpus.name}: no such corpus in {', '.join(str(p) for p in searched)}. "
-        f"Name its folder with --source. {corpus.how_to_get}"
+        f"Name its folder with `source`. {corpus.how_to_get}"
     )
 
 

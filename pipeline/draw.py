@@ -31,4 +31,4 @@ def check_seed(seed: int) -> None:
         InputError: the seed is below 0 or above 2^63 - 1.
     """
     if seed not in SEEDS:
-        raise InputError(f"--seed {seed}: wanted 0 to {SEEDS[-1]}")
+        raise InputError(f"`seed` {seed}: wanted 0 to {SEEDS[-1]}")

@@ -31,7 +31,7 @@ _LESS_MEMORY = (
     "Free some, or take a smaller `batch_clips`, `width` or fewer `workers`; "
     "`antigram plan` tells what a step takes."
 )
-_ARGUMENT = re.compile(r"`([a-z][a-z_]*)(?:=([^`]*))?`")
+_ARGUMENT = re.compile(r"`([a-z_]+)(?:=(.*?))?`")
 
 
 class _Pattern(click.ParamType[str]):
@@ -106,7 +106,11 @@ class App(click.Group):
             return found[0] if option is None else " ".join(filter(None, (option, found[2])))
 
         params = [param for command in self.commands.values() for param in command.params]
-        options = {p.name: p.opts[-1] for p in params if isinstance(p, click.Option)}
+        options = {}
+        for param in params:
+            if isinstance(param, click.Option):
+                option = param.opts[-1]
+                options[param.name] = options[option.strip("-").replace("-", "_")] = option
         return _ARGUMENT.sub(named, text)
 
 
@@ -161,10 +165,10 @@ def expected_failure(error: BaseException) -> tuple[str, int] | None:
             return str(error), 1
         case click.exceptions.Abort() | KeyboardInterrupt():
             return "interrupted; the same command goes on where it was (train: with `resume`)", 130
-        case click.UsageError(ctx=click.Context(command_path=command)):
-            return f"{error.format_message()} See `{command} --help`.", 2
         case click.ClickException():
-            return f"{error.format_message()} See `antigram --help`.", 2
+            at = error.ctx if isinstance(error, click.UsageError) else None
+            command = at.command_path if at else "antigram"
+            return f"{error.format_message()} See `{command} --help`.", 2
         case OSError() if error.filename is not None or error.errno in _SYSTEM_LIMITS:
             where = error.filename or "the workspace"
             text = f"{where}: {error.strerror}. What is finished is kept; mend it and run again."

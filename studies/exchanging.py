@@ -48,7 +48,7 @@ class Imported:
 def export(
     workspace: Workspace,
     name: str,
-    to: Path,
+    goal: Path,
     *,
     on_progress: OnProgress = lambda *_: None,
 ) -> Exported:
@@ -57,7 +57,7 @@ def export(
     Args:
         workspace: where it is looked up.
         name: of the store or cache, or its path.
-        to: ``FILE.h5``; replaced if it is there.
+        goal: ``FILE.h5``; replaced if it is there.
         on_progress: told a stage's name, bytes done, and bytes in all.
 
     Raises:
@@ -65,7 +65,7 @@ def export(
         DamagedError: what is exported is damaged; nothing is left behind.
     """
     path = _store_or_cache(workspace, name)
-    return Exported(to, export_file(path, to, on_progress), path)
+    return Exported(goal, export_file(path, goal, on_progress), path)
 
 
 def import_(

@@ -64,7 +64,7 @@ def resolve(
     check_options(asked, rest)
     nets = {path.stem: load_teacher(path, on_message) for path in asked.ckpts}
     if len(nets) < len(asked.ckpts):
-        raise InputError("--ckpt: two files have the same name; rename one")
+        raise InputError("`ckpts`: two files have the same name; rename one")
     first = next(iter(nets.values()), None)
     store = FeatureStore(store_for(workspace, asked.data, asked.caches, on_message))
     task = asked.task or store.main_label
@@ -79,12 +79,12 @@ def resolve(
         for name, net in nets.items():
             spec = TapSpec(
                 arch=net.arch,
-                layers=layer_numbers(_of_source(asked.layers, name, nets, "--layer"), net.arch),
+                layers=layer_numbers(_of_source(asked.layers, name, nets, "layers"), net.arch),
                 tap=asked.tap or "relu",
                 aggregation=asked.aggregation or "gram",
             )
             if not spec.layers:
-                raise InputError(f"--layer: none is asked for of {name}; add --layer {name}:N")
+                raise InputError(f"`layers`: none is asked for of {name}; add `layers={name}:N`")
             members[name] = LiveGrams(net.net().to(device), spec)
     elif asked.layers and first is not None:
         layers = layer_numbers(asked.layers, first.arch)
@@ -97,7 +97,7 @@ def resolve(
         for source in members.values():
             check_shapes(arch, source.spec, store.shape)
     if rest.get("loss") == "released" and len(members) > 1:
-        raise InputError("--loss released compares with one teacher: give one --ckpt")
+        raise InputError("`loss=released` compares with one teacher: give one of `ckpts`")
     config = TrainConfig(
         mode=mode,
         task=task,
@@ -143,7 +143,7 @@ def _named_caches(
         on_message(f"cache: {paths[0].stem}")
     named = {path.stem: path for path in paths}
     if len(named) < len(paths):
-        raise InputError("--cache: two caches have the same name; rename one")
+        raise InputError("`caches`: two caches have the same name; rename one")
     return named
 
 
@@ -178,12 +178,14 @@ def _caches(
         if value is not None
     }
     if nets and len(nets) != len(named):
-        raise InputError(f"{len(nets)} --ckpt for {len(named)} --cache: give none, or one for each")
+        raise InputError(
+            f"{len(nets)} `ckpts` for {len(named)} `caches`: give none, or one for each"
+        )
     found: dict[str, GramSource] = {}
     for number, (name, path) in enumerate(named.items()):
-        texts = _of_source(asked.layers, name, named, "--layer")
+        texts = _of_source(asked.layers, name, named, "layers")
         if asked.layers and not texts:
-            raise InputError(f"--layer: none is asked for of {name}; add --layer {name}:N")
+            raise InputError(f"`layers`: none is asked for of {name}; add `layers={name}:N`")
         layers = None if not texts or "all" in texts else [_number(text) for text in texts]
         grams = GramCache(path, store, layers, wanted, device=device)
         if nets:
@@ -209,23 +211,23 @@ def _views(asked: Options, sources: Sources | None, store: FeatureStore, seed: i
     """How training clips are augmented: as the caches' were, or as it was asked for."""
     if asked.mode == "cached" and sources is not None:
         if asked.views is not None:
-            raise InputError("--views: the cache decides; give it to `antigram cache-grams`")
+            raise InputError("`views`: the cache decides; give it to `antigram cache-grams`")
         if asked.augment and sources.views is None:
             raise InputError(
-                f"--augment: the cache {sources.names[0]} holds the Grams of the clips as they "
-                "are, which are not those of augmented ones. Make one with `antigram cache-grams "
-                "--views K`, or use --mode online."
+                f"`augment`: the cache {sources.names[0]} holds the Grams of the clips as they "
+                "are, which are not those of augmented ones. Make one with `antigram cache-grams` "
+                "and `views=K`, or use `mode=online`."
             )
         return sources.views
     if asked.views is not None and not asked.augment:
-        raise InputError("--views: goes with --augment")
+        raise InputError("`views`: goes with `augment`")
     if not asked.augment:
         return None
     return Views.for_shape(store.shape, count=asked.views or 0, seed=seed)
 
 
 def _of_source(
-    texts: Sequence[str], name: str, known: Mapping[str, object], option: str
+    texts: Sequence[str], name: str, known: Mapping[str, object], argument: str
 ) -> list[str]:
     """Values for one source: those with its name in front, and those with none."""
     found = []
@@ -233,7 +235,8 @@ def _of_source(
         source, colon, value = text.rpartition(":")
         if colon and source not in known:
             raise InputError(
-                f"{option} {text!r}: no source is called {source!r}; there is {', '.join(known)}"
+                f"`{argument}` {text!r}: no source is called {source!r}; there is "
+                f"{', '.join(known)}"
             )
         if not colon or source == name:
             found.append(value)
@@ -244,15 +247,15 @@ def _betas(texts: Sequence[str], members: Mapping[str, GramSource]) -> dict[str,
     """Fields ``beta`` and ``betas`` of the settings."""
     plain = [text for text in texts if ":" not in text]
     if len(plain) > 1:
-        raise InputError(f"--beta {' '.join(plain)}: one for all, or NAME:BETA for a source")
+        raise InputError(f"`betas` {' '.join(plain)}: one for all, or NAME:BETA for a source")
     found: dict[str, Any] = {"beta": _real(plain[0])} if plain else {}
     own = []
     for name in members:
-        values = [t for t in _of_source(texts, name, members, "--beta") if t not in plain]
+        values = [t for t in _of_source(texts, name, members, "betas") if t not in plain]
         if values:
             own.append((name, _real(values[-1])))
     if not members:
-        _of_source(texts, "", members, "--beta")
+        _of_source(texts, "", members, "betas")
     return {**found, "betas": tuple(own)} if own else found
 
 
@@ -260,12 +263,12 @@ def _real(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"--beta {text!r}: wanted a number") from None
+        raise InputError(f"`betas` {text!r}: wanted a number") from None
 
 
 def _number(text: str) -> int:
     if re.fullmatch(r"[0-9]{1,3}", text) is None:
-        raise InputError(f"--layer {text!r}: wanted the number of a convolution layer, or all")
+        raise InputError(f"`layers` {text!r}: wanted the number of a convolution layer, or all")
     return int(text)
 
 

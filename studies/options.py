@@ -47,7 +47,7 @@ def check_options(asked: Options, rest: Mapping[str, Any]) -> None:
         rest: further fields of `TrainConfig`.
 
     Raises:
-        InputError: naming the option.
+        InputError: naming the argument.
     """
     check_choices(asked)
     arch = Arch(asked.arch or "vgg16", 64 if asked.width is None else asked.width)
@@ -55,14 +55,14 @@ def check_options(asked: Options, rest: Mapping[str, Any]) -> None:
     TrainConfig(mode=asked.mode, task=asked.task or "", arch=arch, layers=layers, **rest)
     mode = asked.mode
     if mode in ("wi", "frozen", "online") and not asked.ckpts:
-        raise InputError(f"--mode {mode} needs the teacher: --ckpt FILE")
+        raise InputError(f"`mode={mode}` needs the teacher: `ckpts=FILE`")
     if mode in ("wi", "frozen") and len(asked.ckpts) > 1:
-        raise InputError(f"--mode {mode} begins with one net: give one --ckpt")
+        raise InputError(f"`mode={mode}` begins with one net: give one of `ckpts`")
     if mode == "baseline" and asked.ckpts:
-        raise InputError("--mode baseline has no teacher: leave --ckpt out; see also --init")
+        raise InputError("`mode=baseline` has no teacher: leave `ckpts` out; see also `init`")
     if mode in ("online", "frozen") and not asked.layers:
-        raise InputError(f"--mode {mode} needs a layer: --layer 1 to 13")
+        raise InputError(f"`mode={mode}` needs a layer: `layers` 1 to 13")
     if mode in ("baseline", "wi") and asked.layers:
-        raise InputError(f"--mode {mode} acts at no layer: leave --layer out")
+        raise InputError(f"`mode={mode}` acts at no layer: leave `layers` out")
     if asked.caches and mode != "cached":
-        raise InputError(f"--mode {mode} reads no cache: leave --cache out")
+        raise InputError(f"`mode={mode}` reads no cache: leave `caches` out")

@@ -115,7 +115,7 @@ def _run(path: Path, origin: dict[Any, str]) -> dict[str, Any]:
 
 def _outcome(result: dict[str, Any] | None) -> str:
     if result is None:
-        return "not finished (--resume)"
+        return "not finished; resume the run"
     test = result["accuracy"]["test"]
     worth = {"accuracy": test, **result.get("scores", {}).get("test", {})}
     score = "no test split" if test is None else f"accuracy {score_text('test', worth)}"

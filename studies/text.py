@@ -41,13 +41,8 @@ def prepared_text(done: Fields) -> str:
     return "\n".join(lines)
 
 
-def corpora_text(found: Sequence[Fields], preset: str) -> str:
-    """Of ``corpora``: four lines a corpus, and its presets.
-
-    Args:
-        found: from `describe_corpora`.
-        preset: how one is asked for.
-    """
+def corpora_text(found: Sequence[Fields]) -> str:
+    """Of ``corpora``: four lines a corpus, and its presets."""
     lines = []
     for entry in found:
         there = entry["path"] or f"not there; looked in {', '.join(entry['looked_in'])}"
@@ -58,7 +53,7 @@ def corpora_text(found: Sequence[Fields], preset: str) -> str:
             f"  {entry['how_to_get']}",
             f"  cite: {entry['citation']}",
         ]
-        lines += [f"  {preset} {name}: {each}" for name, each in entry["presets"].items()]
+        lines += [f"  `preset={name}`: {each}" for name, each in entry["presets"].items()]
     return "\n".join(lines)
 
 

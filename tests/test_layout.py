@@ -1,5 +1,6 @@
 """One import name: rooms are reached as ``antigram.ROOM``, and nothing imports the command line."""
 
+import ast
 import importlib
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from antigram import cli
 from benchmarks.tables import docs_page, readme_with, reliability_page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +55,59 @@ def test_a_room_is_imported_by_its_full_name_in_strings_too():
     folders = (*ROOMS, "antigram", "tests", "benchmarks")
     sources = [ROOT / "cli.py", *(p for name in folders for p in (ROOT / name).rglob("*.py"))]
     assert [p for p in sources if p != Path(__file__) and bare.search(p.read_text())] == []
+
+
+def texts_of(path):
+    """Each text of a module that is no docstring, what is put into it shown as ``{}``."""
+    tree = ast.parse(path.read_text())
+    parts, documented = set(), (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and isinstance(node.body[0], ast.Expr):
+            parts.add(node.body[0].value)
+        if isinstance(node, ast.JoinedStr):
+            parts.update(node.values)
+            yield "".join(
+                getattr(part, "value", "{}") if is_text(part) else "{}" for part in node.values
+            )
+        elif is_text(node) and node not in parts:
+            yield node.value
+
+
+def is_text(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+# They write commands: those that the demo runs, and where to read on after a mistake.
+WITH_OPTIONS = {"studies/demo.py": None, "studies/console.py": {"--help"}}
+
+
+def test_the_library_names_its_arguments_and_no_options():
+    named = {}
+    for path in (p for room in ROOMS for p in (ROOT / room).rglob("*.py")):
+        found = {
+            o for text in texts_of(path) for o in re.findall(r"(?<![-\w}])--[a-z{][-\w]*", text)
+        }
+        known = WITH_OPTIONS.get(str(path.relative_to(ROOT)), set())
+        if known is not None and found - known:
+            named[str(path)] = found
+    assert named == {}
+
+
+def test_what_messages_name_in_backquotes_is_an_option_or_a_command():
+    """Else who types a command reads the name of an argument that no option is called after."""
+    known, unknown = {*cli.app.commands, "{}"}, []
+    for path in (p for room in ROOMS for p in (ROOT / room).rglob("*.py")):
+        for text in texts_of(path):
+            if text.count("`") % 2:
+                unknown.append((path.name, text))
+            for quoted in re.findall(r"`([^`]+)`", text):
+                first, *rest = quoted.split()
+                is_argument = re.fullmatch(r"[a-z_]+(=.*)?", quoted) and quoted not in known
+                if is_argument and not cli.app.in_options(f"`{quoted}`").startswith("--"):
+                    unknown.append((path.name, quoted))
+                if first == "antigram" and rest[0] not in known:
+                    unknown.append((path.name, quoted))
+    assert unknown == []
 
 
 def test_importing_the_package_loads_no_torch_and_finds_its_public_names():

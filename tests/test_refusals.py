@@ -11,7 +11,10 @@ import click
 import pytest
 
 from antigram import cli
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.workspace import Workspace
 from antigram.studies.console import Beta, Device, Layer
+from antigram.studies.training import train_student
 
 ROOT = Path(__file__).resolve().parents[1]
 # Runs a command and says which of the slow packages it has imported.
@@ -188,3 +191,28 @@ def test_a_seed_out_of_range_is_refused(monkeypatch, capsys, tmp_path, command, 
     assert stopped.value.code == 2
     assert err.startswith("antigram: Invalid value for '--seed'")
     assert str(2**63 - 1) in err
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("`max_steps` -1: wanted", "--max-steps -1: wanted"),
+        ("use `tap=relu`, or `split=by:speaker`", "use --tap relu, or --split by:speaker"),
+        ("see `batch_clips`, `layers` and `ckpts`", "see --batch-size, --layer and --ckpt"),
+        ("`resume` it: `antigram train`", "--resume it: `antigram train`"),
+        ("`speed` is no option, `` is nothing", "`speed` is no option, `` is nothing"),
+    ],
+)
+def test_arguments_that_a_message_names_are_shown_as_options(told, shown):
+    assert cli.app.in_options(told) == shown
+
+
+def test_a_mistake_is_told_in_options_to_who_typed_them(monkeypatch, capsys):
+    mistake = ["train", "--mode", "frozen", "--ckpt", "x.pt"]
+    monkeypatch.setattr(sys, "argv", ["antigram", *mistake])
+    with pytest.raises(SystemExit):
+        cli.main()
+    line = "antigram: --mode frozen needs a layer: --layer 1 to 13\n"
+    assert capsys.readouterr().err == line
+    with pytest.raises(InputError, match="`mode=frozen` needs a layer: `layers` 1 to 13"):
+        train_student(Workspace(Path("nowhere")), mode="frozen", ckpts=[Path("x.pt")])

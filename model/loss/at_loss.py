@@ -52,8 +52,8 @@ def check_combination(
     # The input of layer 1 is the normalised spectrogram, which has negative values.
     if aggregation == "compmul" and (tap == "conv" or (tap == "released" and 1 in layers)):
         raise InputError(
-            f"--aggregation compmul needs values >= 0, and --tap {tap} gives negative ones"
-            f"{' at layer 1' if tap == 'released' else ''}: use --tap relu, or another aggregation"
+            f"`aggregation=compmul` needs values >= 0, and `tap={tap}` gives negative ones"
+            f"{' at layer 1' if tap == 'released' else ''}: use `tap=relu`, or another one"
         )
 
 
@@ -66,9 +66,9 @@ def flat_layers_note(
     if similarity != "mse-sigmoid" or not size or not flat_layers:
         return ""
     return (
-        f"--aggregation {aggregation} --similarity mse-sigmoid has {size} gradient at layer(s) "
+        f"`aggregation={aggregation}` `similarity=mse-sigmoid` has {size} gradient at layer(s) "
         f"{', '.join(map(str, flat_layers))} (measured in VGG16 of width 64): AT does next to "
-        "nothing there; --similarity cos2 has one at every layer"
+        "nothing there; `similarity=cos2` has one at every layer"
     )
 
 

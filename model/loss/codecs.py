@@ -228,7 +228,7 @@ def encode_rows(
     """
     codec = codec or ("packed" if aggregation == "gram" else "map")
     if (codec == "map") == (aggregation == "gram"):
-        raise InputError(f"--codec {codec}: cannot hold the aggregation {aggregation}; use auto")
+        raise InputError(f"`codec={codec}`: cannot hold the aggregation {aggregation}; use auto")
     if codec == "lowrank":
         return _lowrank_rows(maps, rank or maps.shape[1], dtype)
     if codec == "factor":

@@ -220,7 +220,7 @@ class Sources:
         for name, spec in specs.items():
             if (spec.tap, spec.aggregation) != (self.spec.tap, self.spec.aggregation):
                 raise InputError(
-                    f"{name}: was made with --tap {spec.tap} --aggregation {spec.aggregation}, "
+                    f"{name}: was made with `tap={spec.tap}` `aggregation={spec.aggregation}`, "
                     f"{self.names[0]} with {self.spec.tap} and {self.spec.aggregation}; all the "
                     "sources of a run need the same"
                 )
@@ -229,7 +229,7 @@ class Sources:
         for name, source in self.members.items():
             if source.views != self.views:
                 raise InputError(
-                    f"{name} and {self.names[0]}: hold other views of the clips (--views, --seed); "
+                    f"{name} and {self.names[0]}: hold other views of the clips (`views`, `seed`); "
                     "all the sources of a run need the same"
                 )
 
@@ -318,6 +318,6 @@ def check_shapes(student: Arch, spec: TapSpec, shape: tuple[int, int]) -> None:
                 f"layer {layer}: the student ({student.name}, width {student.width}) has "
                 f"{student_shape[0]} channels x {student_shape[1]} positions, the teacher "
                 f"({spec.arch.name}, width {spec.arch.width}) {teacher_shape[0]} x "
-                f"{teacher_shape[1]}. AT needs the same: leave --arch and --width out, or train "
+                f"{teacher_shape[1]}. AT needs the same: leave `arch` and `width` out, or train "
                 "the teacher with these."
             )

@@ -44,7 +44,7 @@ class Arch:
     def __post_init__(self) -> None:
         check_choice("arch", self.name, ARCHS)
         if not 1 <= self.width <= 1024:
-            raise InputError(f"--width {self.width}: wanted 1 to 1024; 64 is the real VGG")
+            raise InputError(f"`width` {self.width}: wanted 1 to 1024; 64 is the real VGG")
 
     @property
     def blocks(self) -> list[int | str]:
@@ -68,7 +68,7 @@ class Arch:
         """
         if wrong := sorted(set(layers) - set(range(1, self.layers + 1))):
             raise InputError(
-                f"--layer {wrong[0]}: {self.name} has convolution layers 1 to {self.layers}"
+                f"`layers` {wrong[0]}: {self.name} has convolution layers 1 to {self.layers}"
             )
         return tuple(sorted(set(layers)))
 

@@ -242,6 +242,6 @@ def effect_note(ratios: Table | None, weights: Mapping[str, float]) -> str | Non
     share, layer = max(known)
     return (
         f"AT did next to nothing: beta times its gradient was at most {share:.2g} of the "
-        f"cross-entropy's (at layer {layer}, best epoch). Raise --beta, or compare at another "
-        "--layer."
+        f"cross-entropy's (at layer {layer}, best epoch). Raise `beta`, or compare at another "
+        "layer."
     )

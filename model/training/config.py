@@ -47,33 +47,33 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for option, number, least in (
-            ("--epochs", self.epochs, 1),
-            ("--patience", self.patience, 1),
-            ("--batch-size", self.batch_clips, 1),
-            ("--max-steps", self.max_steps, 0),
+        for name, number, least in (
+            ("epochs", self.epochs, 1),
+            ("patience", self.patience, 1),
+            ("batch_clips", self.batch_clips, 1),
+            ("max_steps", self.max_steps, 0),
         ):
             if number < least:
-                raise InputError(f"{option} {number}: wanted at least {least}")
+                raise InputError(f"`{name}` {number}: wanted at least {least}")
         check_seed(self.seed)
         if not 0 < self.lr < float("inf"):
-            raise InputError(f"--lr {self.lr}: wanted a number above 0")
+            raise InputError(f"`lr` {self.lr}: wanted a number above 0")
         for beta in (self.beta, *(own for _, own in self.betas)):
             if not math.isfinite(beta):
-                raise InputError(f"--beta {beta}: wanted a number")
+                raise InputError(f"`beta` {beta}: wanted a number")
         if not 0 <= self.dropout < 1:
-            raise InputError(f"--dropout {self.dropout}: wanted at least 0, under 1")
+            raise InputError(f"`dropout` {self.dropout}: wanted at least 0, under 1")
         if self.mode == "frozen" and not self.layers:
-            raise InputError("--mode frozen needs a layer: --layer 1 to 13")
+            raise InputError("`mode=frozen` needs a layer: `layers` 1 to 13")
         if self.loss == "released" and self.mode != "online":
             raise InputError(
-                "--loss released mixes the clips of a batch, so its Grams cannot be cached: "
-                "use it with --mode online, or leave it out"
+                "`loss=released` mixes the clips of a batch, so its Grams cannot be cached: "
+                "use it with `mode=online`, or leave it out"
             )
         if self.loss == "released" and (self.aggregation, self.similarity) != ("gram", "cos2"):
             raise InputError(
-                f"--loss released has a Gram and a similarity of its own: leave --aggregation "
-                f"{self.aggregation} and --similarity {self.similarity} out"
+                "`loss=released` has a Gram and a similarity of its own: leave "
+                f"`aggregation={self.aggregation}` and `similarity={self.similarity}` out"
             )
 
     def at_weight(self, source: str) -> float:

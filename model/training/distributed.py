@@ -18,7 +18,7 @@ __all__ = ["DistributedContext", "distributed_context"]
 
 _GONE = (
     "another process of this job ended, and with it the job; its own line or torchrun's report "
-    "says why. The same command goes on where it was (train: with --resume)."
+    "says why. The same command goes on where it was (train: with `resume`)."
 )
 _PATIENCE = timedelta(minutes=30)  # others wait while the first evaluates
 
@@ -46,7 +46,7 @@ class DistributedContext:
             if (own := int(os.environ.get("LOCAL_RANK", "0"))) >= torch.cuda.device_count():
                 raise InputError(
                     f"process {own} of this machine has no GPU, as there are "
-                    f"{torch.cuda.device_count()}: start so many with --nproc-per-node"
+                    f"{torch.cuda.device_count()}: start as many processes as there are GPUs"
                 )
             device = torch.device("cuda", own)
             torch.cuda.set_device(device)

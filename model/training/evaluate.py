@@ -168,11 +168,11 @@ def _not_finite(store: FeatureStore, row: int) -> InputError | StoredDataError:
     if not np.isfinite(store.features.take([row])).all():
         return StoredDataError(
             f"{store.path}: the stored features of segment {name} are not finite, wanted numbers. "
-            "Prepare the store again; if its dtype is float16, with --dtype float32."
+            "Prepare the store again; if its dtype is float16, with `dtype=float32`."
         )
     return InputError(
         f"{store.path}: the net's outputs for segment {name} are not finite, though its features "
-        "are: no class can be decided. Train the net again, with a lower --lr."
+        "are: no class can be decided. Train the net again, with a lower `lr`."
     )
 
 
@@ -219,7 +219,7 @@ def evaluate_checkpoint(
         raise InputError(
             f"{store.path}: {task} has classes the checkpoint does not know: "
             f"{', '.join(unknown[:5])}. It knows {', '.join(checkpoint.classes[:12])}; "
-            "--task names another label of the store."
+            "`task` names another label of the store."
         )
     index = np.array([checkpoint.classes.index(name) for name in names], np.int32)
     batches = Batches(

@@ -21,7 +21,7 @@ __all__ = ["UNTRAINED", "LossGuard", "check_classes", "load_teacher"]
 _NAMED = 20  # segments in a message
 _CLASSES = 5
 _DIVERGED = (
-    "The training has diverged: lower --lr; if that does not help, listen to these recordings."
+    "The training has diverged: lower `lr`; if that does not help, listen to these recordings."
 )
 UNTRAINED = (
     "No step was taken: the weights it begins with, or a teacher's, are too large. Take others."
@@ -74,9 +74,9 @@ def check_classes(
             raise InputError(
                 f"{store.path}: none of the {len(own)} validation segments has a {task} that is "
                 f"seen in training (validation has {lacking}; training {known}), as the store was "
-                f"prepared with --split {store.recipe.split}. Training and validation must share "
-                "classes: prepare with `--split random`; for a teacher of this store's students, "
-                f"also with `--within {store.name}`, which takes its training recordings alone."
+                f"prepared with `split={store.recipe.split}`. Training and validation must share "
+                "classes: prepare with `split=random`; for a teacher of this store's students, "
+                f"also with `within={store.name}`, which takes its training recordings alone."
             )
         on_message(
             f"{len(unseen)} of {len(own)} {split} segments have a {task} that is not seen in "
@@ -136,7 +136,7 @@ class LossGuard:
             self._check_stored(segments, epoch)
         ids = [self._store.clip_ids[i] for i in batches[-1].tolist()]
         raise InputError(
-            f"{when}: the loss is {loss.item()} with --lr {self._lr:g}, at the segments "
+            f"{when}: the loss is {loss.item()} with `lr={self._lr:g}`, at the segments "
             f"{_listed(ids, _NAMED)}. {advice}"
         )
 

@@ -213,7 +213,7 @@ def _length(path: Path, recipe: Recipe) -> int | Unreadable:
 def _unusable(found: Unreadable, before: str = "") -> InputError:
     return InputError(
         f"{before}{found.file}: {found.reason}. Repair it or leave it out; where others can be "
-        "used, --skip-unreadable leaves out all such files."
+        "used, `skip_unreadable` leaves out all such files."
     )
 
 
@@ -268,7 +268,7 @@ def _decide(net: Vgg, segments: Sequence[_Segment], device: torch.device) -> NDA
         bad = segments[int(finite.argmin())]
         raise InputError(
             f"{bad.file}: the net's outputs for the segment at {bad.start_s:g} s are not finite: "
-            "no class can be decided. Train the net again, with a lower --lr."
+            "no class can be decided. Train the net again, with a lower `lr`."
         )
     return log_probabilities(logits)
 

@@ -47,10 +47,10 @@ class State:
     def why_over(self, config: TrainConfig) -> str:
         """Why it is, and what would let it go on."""
         if self.epoch >= config.epochs:
-            return f"it has {self.epoch} epochs; raise --epochs"
+            return f"it has {self.epoch} epochs; raise `epochs`"
         if config.max_steps and self.step >= config.max_steps:
-            return f"it was stopped by --max-steps {config.max_steps}"
-        return f"the validation loss is at its least at epoch {self.best_epoch}; raise --patience"
+            return f"it was stopped by `max_steps={config.max_steps}`"
+        return f"the validation loss is at its least at epoch {self.best_epoch}; raise `patience`"
 
     def is_best(self, loss: float) -> bool:
         """Note the epoch if its validation loss is the least so far."""
@@ -129,7 +129,7 @@ def start(
         StoredDataError: the run is damaged, or of a newer version.
     """
     if not resume and run.exists():
-        raise InputError(f"{run}: a run of this name is there; choose another, or --resume it")
+        raise InputError(f"{run}: a run of this name is there; choose another, or `resume` it")
     files = RunFiles.open(run) if resume else None
     if files is None or (files.version == 1 and LAST not in files and RESULT not in files):
         begun = Start(RunFiles(run, dict(settings)), State(), Streams(config.seed))
@@ -148,8 +148,8 @@ def start(
         if not begun.state.over(config) and LAST not in files:
             raise InputError(
                 f"{run}: it has finished, and last.pt, from which it could go on, was dropped, as "
-                "--keep-resume was not given. Train anew, or begin with its weights: --init "
-                f"{run / BEST}"
+                "`keep_resume` was not given. Train anew, or begin with its weights: "
+                f"`init={run / BEST}`"
             )
     if begun.result is None or not begun.state.over(config):
         begun.result = None
@@ -196,7 +196,7 @@ def _grown(files: RunFiles, settings: Mapping[str, Any]) -> bool:
         differ = "; ".join(f"{n} {_shown(was.get(n))}, now {_shown(now.get(n))}" for n in names)
         raise InputError(
             f"{files.folder}: was started with {differ}. Resume with the same options, store and "
-            "teacher (--epochs and --patience may be raised), or start a new run."
+            "teacher (`epochs` and `patience` may be raised), or start a new run."
         )
     return was != now
 

@@ -282,9 +282,9 @@ def _verify(folder: Path) -> Iterator[Problem]:
 def run_state(folder: Path) -> str:
     """``finished``, or how an intact run goes on; and what a killed process left."""
     finished = (folder / "result.json").is_file()
-    text = "finished" if finished else "not finished: the same command with --resume goes on"
+    text = "finished" if finished else "not finished: the same command with `resume` goes on"
     if left := list(_leftovers(folder)):
-        text += f"; {len(left)} unfinished files of a killed process, which --resume removes"
+        text += f"; {len(left)} unfinished files of a killed process, which `resume` removes"
     return text
 
 

@@ -178,7 +178,7 @@ class Step:
     def _released_maps(self, batch: Batch) -> dict[int, Tensor]:
         only = list(self.sources.members.values()) if self.sources is not None else []
         if len(only) != 1 or not isinstance(only[0], LiveGrams):
-            raise InputError("--loss released needs one teacher itself: --mode online")
+            raise InputError("`loss=released` needs one teacher itself: `mode=online`")
         found: dict[int, Tensor] = {}
         with torch.no_grad():
             only[0].net.run_features(

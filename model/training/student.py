@@ -41,6 +41,6 @@ def _load_convolutions(net: Vgg, init: Mapping[str, Tensor]) -> None:
             found = tuple(own[name].shape) if name in own else "missing"
             raise InputError(
                 f"initial weights: {name} is {tuple(tensor.shape)}, the net's is {found}. "
-                "Give the same --arch and --width as those weights have."
+                "Give the same `arch` and `width` as those weights have."
             )
     net.load_state_dict({**own, **init})

@@ -87,7 +87,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(
-            f"{path}: no such file; wanted a checkpoint (`antigram train --save FILE`)"
+            f"{path}: no such file; wanted a checkpoint (`antigram train` with `save=FILE`)"
         )
     with named(path), path.open("rb") as file:
         check_archive(path, file)
@@ -116,5 +116,5 @@ def _load(path: Path, file: BinaryIO) -> object:
             raise DamagedError(f"{path}: damaged: {why}. Copy it again.") from None
         raise InputError(
             f"{path}: not a checkpoint that can be read safely: {why}. "
-            "Wanted: a file of `antigram train --save`, or a VGG state dict of plain tensors."
+            "Wanted: a file of `antigram train` with `save`, or a VGG state dict of plain tensors."
         ) from None

@@ -96,7 +96,7 @@ def train(
         if not len(rows[split]):
             raise InputError(
                 f"{store.path}: no segment with a {config.task} in the {split} split; "
-                "prepare it with another --split"
+                "prepare it with another `split`"
             )
     check_classes(store, config.task, rows, on_message)
     classes = store.classes[config.task]

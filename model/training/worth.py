@@ -99,7 +99,7 @@ def student_note(scores: Mapping[str, Mapping[str, Any]]) -> str | None:
     return (
         f"not above chance or the most frequent class: {each} (one-sided binomial test, wanted "
         f"p < {_LEVEL:g}). The network shows nothing that it has learned: train longer, with "
-        "another --lr, or on more recordings, before it is compared or taken as a teacher."
+        "another `lr`, or on more recordings, before it is compared or taken as a teacher."
     )
 
 
@@ -116,7 +116,7 @@ def teacher_note(path: Path, scores: Mapping[str, Mapping[str, Any]]) -> str | N
     return (
         f"warning: {path}: by its own scores nothing shows that this network has learned: "
         f"{score_text('validation', known)}. Anti-transfer from it, or weights of it, mean "
-        "little: train it longer, with another --lr, or on more recordings."
+        "little: train it longer, with another `lr`, or on more recordings."
     )
 
 

@@ -62,8 +62,8 @@ def noise_files(candidates: Sequence[Path]) -> tuple[Path, dict[str, list[Path]]
                 return folder, dict(sorted(classes.items()))
     raise CorpusError(
         f"noise: no noise recordings (CLASS_N.wav) in {', '.join(str(p) for p in candidates)}. "
-        "Name their folder with --noise-source; the paper's are noise_train of "
-        "https://github.com/microsoft/MS-SNSD, or use --noise none."
+        "Name their folder with `noise_source`; the paper's are noise_train of "
+        "https://github.com/microsoft/MS-SNSD, or use `noise=none`."
     )
 
 

@@ -42,6 +42,6 @@ def find_corpus(name: str) -> Corpus:
     if name not in CORPORA:
         raise CorpusError(
             f"no corpus is called {name!r}; antigram knows {', '.join(CORPORA)}. "
-            "For your own recordings: `antigram prepare folder --source DIR`."
+            "For your own recordings: `antigram prepare folder` with `source=DIR`."
         )
     return CORPORA[name]

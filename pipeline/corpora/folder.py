@@ -54,10 +54,10 @@ def _names(option: str, value: str) -> tuple[str, ...]:
     try:
         names = tuple(name.strip() for _, name in split_line(value)) if value else ()
     except BadCellError as error:
-        raise CorpusError(f"--{option} {value!r}: {error}") from None
+        raise CorpusError(f"`{option}` {value!r}: {error}") from None
     if "" in names or len(set(names)) < len(names):
         raise CorpusError(
-            f"--{option} {value!r}: wanted names of columns, each once, like mood,singer"
+            f"`{option}` {value!r}: wanted names of columns, each once, like mood,singer"
         )
     return names
 
@@ -162,7 +162,7 @@ def _notes(table: Table, labels: tuple[str, ...], left_out: Mapping[str, str]) -
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         yield Note(
             f"{table.path.name}: labels are {', '.join(labels)} (the first is the main one). "
-            f"Not taken: {reasons}. --labels and --main-label pick others."
+            f"Not taken: {reasons}. `labels` and `main_label` pick others."
         )
 
 
@@ -214,7 +214,7 @@ def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Entry]:
     for key, value in options.items():
         if value not in ("", "label"):
             raise CorpusError(
-                f"folder: {home}: --{key.replace('_', '-')} {value!r}: without a metadata.csv the "
+                f"folder: {home}: `{key}` {value!r}: without a metadata.csv the "
                 "only label is 'label', the name of a file's folder"
             )
     yield from _from_directories(home)
@@ -222,8 +222,7 @@ def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Entry]:
 
 def _resolve(option: str, value: str) -> str:
     """Return the canonical form of an option: no surrounding blanks, quotes only if needed."""
-    option = option.replace("_", "-")
-    if option == "main-label":
+    if option == "main_label":
         return value.strip()
     quoted = (
         '"' + n.replace('"', '""') + '"' if set(n) & set(',"') else n for n in _names(option, value)
@@ -235,7 +234,7 @@ def _adapt(corpus: Corpus, options: Mapping[str, str]) -> Corpus:
     picked, main = _names("labels", options["labels"]), options["main_label"]
     if picked and main and main not in picked:
         raise CorpusError(
-            f"--main-label {main!r}: is not among --labels {options['labels']}; name it there, too"
+            f"`main_label` {main!r}: is not among `labels={options['labels']}`; name it there, too"
         )
     return corpus
 
@@ -248,8 +247,8 @@ FOLDER = Corpus(
     official=True,
     licence="yours",
     citation="Your own recordings.",
-    how_to_get="It is your own recordings, `antigram prepare folder --source DIR`: DIR holds a "
-    "directory for each class, or a metadata.csv (file_name, label, ...).",
+    how_to_get="It is your own recordings, `antigram prepare folder` with `source=DIR`: DIR "
+    "holds a directory for each class, or a metadata.csv (file_name, label, ...).",
     # `locate` tests the folder itself first; each class folder below it would pass, too.
     is_home=lambda folder: (
         is_named(folder / "metadata.csv")

@@ -37,10 +37,10 @@ def _is_home(folder: Path) -> bool:
 
 
 def _words(option: str, value: str) -> str:
-    """Return the canonical form of ``--words``: digits, all, or a sorted list."""
+    """Return the canonical form of ``words``: digits, all, or a sorted list."""
     words = sorted({w.strip() for w in value.split(",")} - {""})
     if not words:
-        raise CorpusError(f"--{option} {value!r}: wanted digits, all, or a list like yes,no,up")
+        raise CorpusError(f"`{option}` {value!r}: wanted digits, all, or a list like yes,no,up")
     return value if value in ("digits", "all") else ",".join(words)
 
 
@@ -64,7 +64,7 @@ def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
     if choice not in ("digits", "all"):
         chosen = choice.split(",")
         if missing := [word for word in chosen if word not in folders]:
-            raise CorpusError(f"gsc: {home} has no word {', '.join(missing)}: see --words")
+            raise CorpusError(f"gsc: {home} has no word {', '.join(missing)}: see `words`")
     background = len(list((home / "_background_noise_").glob("*.wav")))
     if background:
         yield Skipped("_background_noise_", background)

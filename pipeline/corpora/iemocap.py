@@ -91,7 +91,7 @@ IEMOCAP = Corpus(
     "Lee, S., Narayanan, S. S. (2008). IEMOCAP: Interactive emotional dyadic motion capture "
     "database. Language Resources and Evaluation 42, 335-359. doi:10.1007/s10579-008-9076-6.",
     how_to_get="IEMOCAP is given by agreement only: send USC the signed form of "
-    "sail.usc.edu/iemocap/iemocap_release.htm, then `antigram prepare iemocap --source DIR`.",
+    "sail.usc.edu/iemocap/iemocap_release.htm, then `antigram prepare iemocap` with `source=DIR`.",
     homepage="https://sail.usc.edu/iemocap/",
     # Windows of 4 s for emotion; with --seconds 1, as for words, they do not overlap.
     presets={"paper": {"last_window": "end"}},

@@ -69,10 +69,10 @@ def choose_labels(
         CorpusError: a named column does not exist, or no column can be a label.
     """
     known = ", ".join(columns) or "none"
-    for option, names in (("--labels", picked), ("--main-label", [main] if main else [])):
+    for option, names in (("labels", picked), ("main_label", [main] if main else [])):
         for name in names:
             if name not in columns:
-                raise CorpusError(f"{where}: {option} {name!r}: no such column; there is {known}")
+                raise CorpusError(f"{where}: `{option}` {name!r}: no such column; there is {known}")
     reasons = {name: _why_not(values) for name, values in columns.items()}
     wanted = set(picked) or {"label", main}
     taken = [name for name in picked or columns if name in wanted or not (picked or reasons[name])]
@@ -81,7 +81,7 @@ def choose_labels(
         listed = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "none"
         raise CorpusError(
             f"{where}: no column can be a label ({listed}). Wanted: a column whose values are the "
-            "classes of the files; name one with --main-label if it is there"
+            "classes of the files; name one with `main_label` if it is there"
         )
     if not main:
         informative = [name for name in taken if len(set(columns[name]) - {""}) > 1]

@@ -153,7 +153,7 @@ def _alignments(home: Path) -> Iterable[_Word]:
         return (word for path in selected for word in _from_selected(path))
     raise CorpusError(
         f"librispeech: {home}: no word alignments (*.alignment.txt, *.TextGrid, or word_labels/). "
-        "Lay one beside the audio, or use --unit utterance for the speaker task."
+        "Lay one beside the audio, or use `unit=utterance` for the speaker task."
     )
 
 
@@ -208,11 +208,11 @@ def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Clip | Skipped]:
 
 def _resolve(option: str, value: str) -> str:
     if option == "words" and not (value.isdecimal() and int(value) > 0):
-        raise CorpusError(f"--words {value!r}: librispeech wants how many of the most frequent")
+        raise CorpusError(f"`words` {value!r}: librispeech wants how many of the most frequent")
     if option == "unit" and value not in ("word", "utterance"):
-        raise CorpusError(f"--unit {value!r}: wanted word or utterance")
+        raise CorpusError(f"`unit` {value!r}: wanted word or utterance")
     if option == "subset" and value not in ("all", *_SUBSETS):
-        raise CorpusError(f"--subset {value!r}: wanted all, {', '.join(_SUBSETS)}")
+        raise CorpusError(f"`subset` {value!r}: wanted all, {', '.join(_SUBSETS)}")
     return str(int(value)) if option == "words" else value
 
 

@@ -74,10 +74,10 @@ def _mixtures(request: MixtureRequest) -> Iterator[Clip | Skipped | Rejected]:
     if not speakers:
         raise CorpusError(
             f"ms-snsd: no clean speech (*.wav, *.flac) in {request.clean}. It belongs in "
-            "clean_train; or name any folder of clean speech with --clean-source."
+            "clean_train; or name any folder of clean speech with `clean_source`."
         )
     if not request.noise:
-        raise CorpusError("ms-snsd: --noise none leaves nothing to tell apart: use low or high")
+        raise CorpusError("ms-snsd: `noise=none` leaves nothing to tell apart: use low or high")
     names, classes = sorted(speakers), sorted(request.noise)
     wanted = round(float(request.options["hours"]) * 3600 / _FRAGMENT_S)
     number = 0
@@ -128,7 +128,7 @@ def _resolve(option: str, value: str) -> str:
     except ValueError:
         hours = 0.0
     if not 0 < hours <= 10_000:
-        raise CorpusError(f"--{option} {value!r}: wanted how many hours of mixtures, above 0")
+        raise CorpusError(f"`{option}` {value!r}: wanted how many hours of mixtures, above 0")
     return f"{hours:g}"
 
 

@@ -88,7 +88,7 @@ def download(
         if home is None and target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise InputError(
                 f"{target}: is there, and holds no {corpus.name}; wanted nothing there, or the "
-                "corpus. Move it away, or choose another --workspace."
+                "corpus. Move it away, or choose another `workspace`."
             )
         folder = target.parent / "archives"
         folder.mkdir(exist_ok=True)

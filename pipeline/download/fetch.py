@@ -60,7 +60,7 @@ def check_free_space(folder: Path, needed: int, what: str) -> None:
     if free < needed:
         raise InputError(
             f"{folder}: {size_text(free)} are free, {what} needs about {size_text(needed)} "
-            "(packed and unpacked). Make room, or choose another --workspace."
+            "(packed and unpacked). Make room, or choose another `workspace`."
         )
 
 

@@ -214,7 +214,7 @@ def _found(
 def _nothing(corpus: Corpus, home: Path, skipped: Counter[str]) -> CorpusError:
     left_out = "; ".join(f"{n} x {reason}" for reason, n in skipped.items()) or "nothing"
     return CorpusError(
-        f"{corpus.name}: no recording in {home} (skipped: {left_out}). Name another --source."
+        f"{corpus.name}: no recording in {home} (skipped: {left_out}). Name another `source`."
     )
 
 
@@ -229,7 +229,7 @@ def _check_label_names(corpus: Corpus, home: Path, names: Sequence[str], recipe:
     if "noise" in names and recipe.noise != "none" and corpus.list_mixtures is None:
         raise CorpusError(
             f"{corpus.name}: {home}: a label is called 'noise', as is that of the noise mixed in: "
-            "rename the column, or use --noise none"
+            "rename the column, or use `noise=none`"
         )
 
 
@@ -339,9 +339,9 @@ def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -
         missing = [row.clip_id for row in rows if row.official is None]
         if missing:
             raise InputError(
-                f"{corpus.name}: --split official: the publisher's split is not known for "
+                f"{corpus.name}: `split=official`: the publisher's split is not known for "
                 f"{len(missing)} of {len(rows)} segments, {missing[0]} among them. "
-                "Use --split random or by:LABEL."
+                "Use `split=random` or by:LABEL."
             )
         return [SPLITS.index(row.official or "") for row in rows]
     labels = [dict(row.labels)[main] for row in rows]
@@ -350,7 +350,7 @@ def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -
     label = recipe.split.removeprefix("by:")
     known = sorted({name for row in rows for name, _ in row.labels})
     if label not in known:
-        raise InputError(f"--split by:{label}: no such label; {corpus.name} has {', '.join(known)}")
+        raise InputError(f"`split=by:{label}`: no such label; {corpus.name} has {', '.join(known)}")
     # A clip that lacks the label can only be a group of its own.
     groups = [dict(row.labels).get(label, f"\0{row.group}") for row in rows]
     return assign(groups, labels, seed=recipe.seed, fill_all=True)

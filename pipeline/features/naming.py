@@ -25,11 +25,11 @@ def recipe_for(corpus: Corpus, asked: Mapping[str, Any]) -> tuple[Corpus, Recipe
     fields = {key: value for key, value in asked.items() if key in Recipe.__dataclass_fields__}
     own = {key: value for key, value in asked.items() if key not in fields}
     if unknown := sorted(set(own) - set(corpus.options)):
-        known = ", ".join(map(_flag, corpus.options)) or "none of its own"
-        raise InputError(f"{_flag(unknown[0])}: {corpus.name} has no such option; it has {known}")
+        known = ", ".join(map(_named, corpus.options)) or "none of its own"
+        raise InputError(f"{_named(unknown[0])}: {corpus.name} has no such option; it has {known}")
     for key, value in own.items():
         if not str(value).strip():
-            raise InputError(f"{_flag(key)} {value!r}: is empty; give a value, or leave it out")
+            raise InputError(f"{_named(key)} {value!r}: is empty; give a value, or leave it out")
     options = {k: corpus.resolve(k, v) for k, v in {**corpus.options, **own}.items()}
     corpus = corpus.adapt(corpus, options)
     options = {key: value for key, value in options.items() if value}
@@ -43,8 +43,8 @@ def recipe_for(corpus: Corpus, asked: Mapping[str, Any]) -> tuple[Corpus, Recipe
     return corpus, Recipe(corpus=corpus.name, options=options, **{**defaults, **fields})
 
 
-def _flag(option: str) -> str:
-    return f"--{option.replace('_', '-')}"
+def _named(option: str) -> str:
+    return f"`{option}`"
 
 
 def store_name(corpus: Corpus, recipe: Recipe) -> str:

@@ -249,7 +249,7 @@ def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
         _list_rejected(job, rendered.rejected)
         _check_rejected(job, rendered.rejected)
         if not rendered.rows:
-            raise InputError(f"{corpus.name}: no usable recording in {home}; see --max-rejected")
+            raise InputError(f"{corpus.name}: no usable recording in {home}; see `max_rejected`")
         if len(rendered.rows) == len(listing.rows):
             split = early.result()
         else:
@@ -337,7 +337,7 @@ def _check_free(job: _Job, listing: Listing) -> None:
     if wanted > free:
         raise InputError(
             f"{partial.parent}: {size_text(free)} free, {size_text(wanted)} wanted while "
-            "preparing. Make room, use --workspace on another disk, or --limit-per-class."
+            "preparing. Make room, use a `workspace` on another disk, or `limit_per_class`."
         )
 
 
@@ -362,5 +362,5 @@ def _check_rejected(job: _Job, rejected: Sequence[Reject]) -> None:
         raise InputError(
             f"{job.corpus.name}: {len(rejected)} unusable recordings or segments, "
             f"{job.max_rejected} allowed: {first}{more}. Repair or remove them, or leave them out "
-            f"with --max-rejected {len(rejected)}."
+            f"with `max_rejected={len(rejected)}`."
         )

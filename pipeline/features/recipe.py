@@ -95,15 +95,15 @@ class Recipe:
         self._check_types()
         if not 0 < self.seconds <= 3600:
             raise InputError(
-                f"seconds is {self.seconds}; a row is above 0 and up to 3600 s long: see --seconds"
+                f"`seconds` is {self.seconds}, the length of a segment; wanted: above 0, up to 3600"
             )
         if round(self.seconds * self.sample_rate) < self.n_fft:
             raise InputError(
-                f"seconds is {self.seconds}: shorter than one STFT window of "
-                f"{self.n_fft / self.sample_rate:g} s. Give a longer --seconds."
+                f"`seconds` is {self.seconds}: shorter than one STFT window of "
+                f"{self.n_fft / self.sample_rate:g} s. Give longer ones."
             )
         if not 0 <= self.overlap < 1:
-            raise InputError(f"overlap is {self.overlap}; wanted: at least 0, under 1: --overlap")
+            raise InputError(f"`overlap` is {self.overlap}; wanted: at least 0, under 1")
         for number in (self.limit_per_class, self.limit):
             if number < 0:
                 raise InputError(f"a limit is {number}; wanted: 0 (all recordings) or more")

@@ -51,7 +51,7 @@ def mean_std(
     train = [result for result, part in zip(results, split, strict=True) if part == 0]
     count = len(train) * math.prod(recipe.shape)
     if not count:
-        raise InputError(f"{home}: no segment is in the training split; see --split")
+        raise InputError(f"{home}: no segment is in the training split; see `split`")
     mean = sum(result.total for result in train) / count
     std = math.sqrt(max(0.0, sum(result.squares for result in train) / count - mean**2))
     if std == 0:
@@ -100,5 +100,5 @@ def check_range(
         f"{home}: {bad.size} of {len(rows)} segments, normalised, have values up to "
         f"{float(np.abs(values[bad]).max()):.3g}, and {recipe.dtype} ends at "
         f"{float(np.finfo(recipe.dtype).max):.3g}: {named}{more}. "
-        f"{'Use --dtype float32, or leave' if half else 'Leave'} these recordings out."
+        f"{'Use `dtype=float32`, or leave' if half else 'Leave'} these recordings out."
     )

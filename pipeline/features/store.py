@@ -146,7 +146,7 @@ class FeatureStore:
         """
         if label not in self.classes:
             known = ", ".join(self.classes)
-            raise InputError(f"{self.path}: no label {label!r}; it has {known}: see --task")
+            raise InputError(f"{self.path}: no label {label!r}; it has {known}: see `task`")
         if label not in self._labels:
             last = len(self.classes[label]) - 1
             values = self._numbers(f"labels/{label}", "int32", _NO_LABEL, last)

@@ -207,8 +207,8 @@ def _warnings(
     for index, split in enumerate(SPLITS):
         if not clips[index]:
             yield (
-                f"the {split} split is empty. Give more recordings (or groups, with --split "
-                "by:LABEL), or another --split."
+                f"the {split} split is empty. Give more recordings (or groups, with "
+                "`split=by:LABEL`), or another `split`."
             )
         elif split != "test":
             missing = [_short(name) for name, counts in classes.items() if not counts[index]]

@@ -198,14 +198,14 @@ def _check_names(path: Path, file: BinaryIO, pickles: int) -> None:
                     raise InputError(
                         f"{path}: not a checkpoint that can be read safely: it names "
                         f"{str(name).replace(' ', '.')[:80]}; wanted plain tensors, numbers and "
-                        "text, as `antigram train --save` and torch.save of a state dict write"
+                        "text, as `antigram train` with `save` and torch.save of a state dict write"
                     )
     except InputError:
         raise
     except _BROKEN:
         raise InputError(
             f"{path}: not a checkpoint that can be read safely: neither a zip nor a pickle of "
-            "torch.save. Wanted: a file of `antigram train --save`, or a VGG state dict."
+            "torch.save. Wanted: a file of `antigram train` with `save`, or a VGG state dict."
         ) from None
 
 

@@ -58,11 +58,11 @@ def export_file(path: Path, goal: Path, on_progress: OnProgress = lambda *_: Non
     if not has_parts(path):
         raise InputError(f"{path}: no store or cache there; `antigram status` lists what is")
     if goal.suffix != SUFFIX:
-        raise InputError(f"--to {goal}: wanted a name that ends in {SUFFIX}")
-    check_goal("--to", goal)
+        raise InputError(f"`goal` {goal}: wanted a name that ends in {SUFFIX}")
+    check_goal("`goal`", goal)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if size > (free := shutil.disk_usage(goal.absolute().parent).free):
-        raise InputError(f"--to {goal}: {size_text(size)} wanted, {size_text(free)} free")
+        raise InputError(f"`goal` {goal}: {size_text(size)} wanted, {size_text(free)} free")
     done = 0
     with (
         atomic_path(goal, work_folder(goal)) as beside,

@@ -273,7 +273,7 @@ def test_a_damaged_cache_is_made_again(build):
 
 def test_a_codec_that_cannot_hold_the_aggregation_is_refused(store, teacher):
     spec = TapSpec(arch=ARCH, layers=(5,), aggregation="mean")
-    with pytest.raises(InputError, match="--codec packed: the aggregation mean is stored as a map"):
+    with pytest.raises(InputError, match="`codec=packed`: the aggregation mean is stored as a map"):
         plan_layers(store, teacher, spec, codec="packed", dtype="float16")
 
 

@@ -244,18 +244,18 @@ def test_a_rank_asked_for_is_the_one_stored(rank, make, whole):
     ("asked", "says"),
     [
         ({"codec": "lowrank", "energy": 0.9, "rank": 3}, "one of the two"),
-        ({"codec": "packed", "energy": 0.9}, "belong to --codec lowrank"),
-        ({"codec": "auto", "rank": 3}, "belong to --codec lowrank"),
-        ({"codec": "factor", "energy": 0.9, "rank": 3}, "belong to --codec lowrank"),
-        ({"codec": "lowrank", "rank": 0}, "--rank 0: layer 5 has 16 channels; wanted 1 to 16"),
-        ({"codec": "lowrank", "rank": -1}, "--rank -1: layer 5"),
-        ({"codec": "lowrank", "rank": 17}, "--rank 17: layer 5 has 16 channels"),
-        ({"codec": "lowrank", "energy": 0.0}, "--energy 0.0: wanted a share"),
-        ({"codec": "lowrank", "energy": -0.5}, "--energy -0.5: wanted a share"),
-        ({"codec": "lowrank", "energy": 1.0001}, "--energy 1.0001: wanted a share"),
-        ({"codec": "lowrank", "energy": float("nan")}, "--energy nan: wanted a share"),
+        ({"codec": "packed", "energy": 0.9}, "belong to `codec=lowrank`"),
+        ({"codec": "auto", "rank": 3}, "belong to `codec=lowrank`"),
+        ({"codec": "factor", "energy": 0.9, "rank": 3}, "belong to `codec=lowrank`"),
+        ({"codec": "lowrank", "rank": 0}, "`rank` 0: layer 5 has 16 channels; wanted 1 to 16"),
+        ({"codec": "lowrank", "rank": -1}, "`rank` -1: layer 5"),
+        ({"codec": "lowrank", "rank": 17}, "`rank` 17: layer 5 has 16 channels"),
+        ({"codec": "lowrank", "energy": 0.0}, "`energy` 0.0: wanted a share"),
+        ({"codec": "lowrank", "energy": -0.5}, "`energy` -0.5: wanted a share"),
+        ({"codec": "lowrank", "energy": 1.0001}, "`energy` 1.0001: wanted a share"),
+        ({"codec": "lowrank", "energy": float("nan")}, "`energy` nan: wanted a share"),
         ({"codec": "square"}, "codec is 'square'; wanted: auto, packed, factor, lowrank"),
-        ({"codec": "map"}, "--codec map: holds the other aggregations"),
+        ({"codec": "map"}, "`codec=map`: holds the other aggregations"),
     ],
     ids=str,
 )
@@ -269,7 +269,7 @@ def test_what_has_no_meaning_is_refused_before_anything_is_computed(asked, says,
 def test_a_codec_of_grams_cannot_hold_another_aggregation(codec, store, nets):
     spec = TapSpec(arch=ARCH, layers=(5,), aggregation="max")
     with pytest.raises(
-        InputError, match=f"--codec {codec}: the aggregation max is stored as a map"
+        InputError, match=f"`codec={codec}`: the aggregation max is stored as a map"
     ):
         plan_layers(store, nets[0], spec, codec=codec)
 

@@ -106,4 +106,4 @@ def test_a_loss_without_a_gradient_is_warned_of_when_it_is_asked_for(
     assert len(warnings) == (says is not None)
     for line in warnings:
         assert re.search(says, line)
-        assert f"--aggregation {aggregation} --similarity mse-sigmoid" in line
+        assert f"`aggregation={aggregation}` `similarity=mse-sigmoid`" in line

@@ -250,13 +250,13 @@ class TestAsked:
 
     def test_augmenting_with_a_cache_without_views_is_refused(self, build, job):
         build("without")
-        with pytest.raises(InputError, match=r"--augment: the cache without .*--views K"):
+        with pytest.raises(InputError, match=r"`augment`: the cache without .*`views=K`"):
             job("cached", caches=("without",), augment=True)
         assert job("cached", caches=("without",)).config.views is None
 
     def test_the_cache_decides_how_many(self, build_views, job):
         build_views("with")
-        with pytest.raises(InputError, match="--views: the cache decides"):
+        with pytest.raises(InputError, match="`views`: the cache decides"):
             job("cached", caches=("with",), views=2)
 
     def test_other_modes_draw(self, job, store):
@@ -264,5 +264,5 @@ class TestAsked:
         endless = job("baseline", augment=True).config.views
         assert endless == Views.for_shape(store.shape, count=0, seed=4)
         assert job("baseline", augment=True, views=2).config.views.count == 2
-        with pytest.raises(InputError, match="goes with --augment"):
+        with pytest.raises(InputError, match="goes with `augment`"):
             job("baseline", views=2)

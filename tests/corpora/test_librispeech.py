@@ -90,7 +90,7 @@ def test_subsets_are_the_official_split_and_can_be_chosen(tmp_path):
 
 
 def test_without_alignments_it_says_what_to_do(tmp_path):
-    with pytest.raises(CorpusError, match="--unit utterance"):
+    with pytest.raises(CorpusError, match="`unit=utterance`"):
         rows_of(LIBRISPEECH, chapter(tmp_path, None))
 
 

@@ -232,16 +232,16 @@ def test_a_main_label_that_moved_makes_the_store_anew(home, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"labels": "pitch"}, r"--labels 'pitch': no such column; there is id, text"),
-        ({"main_label": "pitch"}, r"--main-label 'pitch': no such column"),
-        ({"main_label": "split"}, r"--main-label 'split': no such column"),
-        ({"labels": "mood", "main_label": "id"}, r"--main-label 'id': is not among --labels mood"),
-        ({"labels": "mood,mood"}, r"--labels 'mood,mood': wanted names of columns, each once"),
-        ({"labels": "mood,"}, r"--labels 'mood,': wanted names of columns"),
-        ({"labels": '"mood'}, r"--labels '\"mood': a quote that is not closed"),
-        ({"labels": ""}, r"--labels '': is empty; give a value, or leave it out"),
-        ({"main_label": " "}, r"--main-label ' ': is empty"),
-        ({"main_lable": "x"}, r"--main-lable: folder has no such option; it has --labels, --main"),
+        ({"labels": "pitch"}, r"`labels` 'pitch': no such column; there is id, text"),
+        ({"main_label": "pitch"}, r"`main_label` 'pitch': no such column"),
+        ({"main_label": "split"}, r"`main_label` 'split': no such column"),
+        ({"labels": "mood", "main_label": "id"}, r"`main_label` 'id': is not among `labels=mood`"),
+        ({"labels": "mood,mood"}, r"`labels` 'mood,mood': wanted names of columns, each once"),
+        ({"labels": "mood,"}, r"`labels` 'mood,': wanted names of columns"),
+        ({"labels": '"mood'}, r"`labels` '\"mood': a quote that is not closed"),
+        ({"labels": ""}, r"`labels` '': is empty; give a value, or leave it out"),
+        ({"main_label": " "}, r"`main_label` ' ': is empty"),
+        ({"main_lable": "x"}, r"`main_lable`: folder has no such option; it has `labels`, `main"),
     ],
     ids=str,
 )
@@ -265,7 +265,7 @@ def test_no_column_that_can_be_a_label_is_refused_and_says_why_of_each(home, tmp
 def test_folders_of_classes_have_one_label(tmp_path):
     wav(tmp_path / "dirs" / "a" / "1.wav", sound(1, 1_600))
     corpus, recipe = recipe_for(FOLDER, {"main_label": "mood"})
-    with pytest.raises(InputError, match=r"--main-label 'mood': without a metadata\.csv the only"):
+    with pytest.raises(InputError, match=r"`main_label` 'mood': without a metadata\.csv the only"):
         prepare(corpus, tmp_path / "dirs", recipe, tmp_path / "x.zarr")
 
 

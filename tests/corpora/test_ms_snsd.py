@@ -112,7 +112,7 @@ def test_an_unreadable_clean_file_is_rejected_by_name(tmp_path):
 
 @pytest.mark.parametrize("hours", ["0", "-1", "many", "nan", "inf"])
 def test_hours_without_a_meaning_are_refused(hours):
-    with pytest.raises(CorpusError, match="--hours"):
+    with pytest.raises(CorpusError, match="`hours`"):
         recipe_for(MS_SNSD, {"hours": hours})
 
 

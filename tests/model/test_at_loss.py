@@ -220,14 +220,14 @@ def test_another_arch_is_taken_where_it_has_the_same_shape():
 
 def test_a_layer_the_student_lacks_is_refused():
     spec = TapSpec(arch=Arch("vgg16", 4), layers=(13,))
-    with pytest.raises(InputError, match="--layer 13: vgg11 has convolution layers 1 to 8"):
+    with pytest.raises(InputError, match="`layers` 13: vgg11 has convolution layers 1 to 8"):
         check_shapes(Arch("vgg11", 4), spec, (126, 129))
 
 
 def test_combinations_without_a_meaning_are_refused():
     with pytest.raises(InputError, match="'l2'; wanted: cos2, mse-sigmoid"):
         check_combination("gram", "relu", "l2")
-    with pytest.raises(InputError, match="compmul needs values >= 0"):
+    with pytest.raises(InputError, match="`aggregation=compmul` needs values >= 0"):
         check_combination("compmul", "conv", "cos2")
     check_combination("compmul", "relu", "mse-sigmoid")
     check_combination("gram", "conv", "cos2")

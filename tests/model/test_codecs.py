@@ -282,9 +282,9 @@ def test_the_shape_of_a_row_is_known_before_it_is_made(codec, shape):
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_map_cannot_be_held_as_a_gram_nor_a_gram_as_a_map(codec):
-    with pytest.raises(InputError, match=f"--codec {codec}: cannot hold the aggregation mean"):
+    with pytest.raises(InputError, match=f"`codec={codec}`: cannot hold the aggregation mean"):
         encode_rows(torch.rand(1, 2, 3, 3), "mean", torch.float32, codec)
-    with pytest.raises(InputError, match="--codec map: cannot hold the aggregation gram"):
+    with pytest.raises(InputError, match="`codec=map`: cannot hold the aggregation gram"):
         encode_rows(torch.rand(1, 2, 3, 3), "gram", torch.float32, "map")
 
 

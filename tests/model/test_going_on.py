@@ -88,7 +88,7 @@ def test_a_run_stopped_by_patience_goes_on_when_it_is_raised(go):
     said = []
     go(patience=1, _resume=True, _on_message=said.append, **{**still, "epochs": 20})
     assert len(numbers_of(folder)) == 2
-    assert any("nothing to train" in line and "--patience" in line for line in said)
+    assert any("nothing to train" in line and "`patience`" in line for line in said)
     go(patience=2, _resume=True, **still)
     assert numbers_of(folder) == numbers_of(want)
     assert len(numbers_of(folder)) == 3
@@ -97,7 +97,7 @@ def test_a_run_stopped_by_patience_goes_on_when_it_is_raised(go):
 def test_without_last_pt_more_epochs_are_refused_and_it_says_why(go):
     folder = go(epochs=1)
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(InputError, match=r"last\.pt.*--keep-resume was not given.*--init"):
+    with pytest.raises(InputError, match=r"last\.pt.*`keep_resume` was not given.*`init="):
         go(epochs=2, _resume=True)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 

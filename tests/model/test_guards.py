@@ -53,7 +53,7 @@ def voices(tmp_path_factory):
 def test_a_speaker_net_without_a_known_validation_speaker_is_refused(run, voices, tmp_path):
     wanted = (
         r"voices\.zarr: none of the \d+ validation segments has a speaker that is seen in training "
-        r".*--split by:speaker.*prepare with `--split random`"
+        r".*`split=by:speaker`.*prepare with `split=random`"
     )
     with pytest.raises(InputError, match=wanted):
         run(on=voices, task="speaker")
@@ -77,11 +77,11 @@ def test_classes_that_training_lacks_are_counted_and_named(run, voices):
 
 @pytest.mark.parametrize("steps", [0, 1], ids=["seen in training", "seen in validation"])
 def test_a_diverging_loss_is_the_users_and_names_epoch_step_rate_and_segments(run, store, steps):
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) with --lr 1e\+30") as caught:
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) with `lr=1e\+30`") as caught:
         run(lr=1e30, epochs=3, max_steps=steps)
     text = str(caught.value)
     assert text.startswith("validation after epoch 1, step 1" if steps else "epoch 1, step 2: ")
-    assert "lower --lr" in text
+    assert "lower `lr`" in text
     assert "verify" not in text
     assert 1 <= sum(name in text for name in store.clip_ids) <= 13
 

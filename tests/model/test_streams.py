@@ -65,7 +65,7 @@ def test_a_seed_is_0_to_2_to_the_63_less_1(config):
         == 3
     )
     for seed in (-1, LAST + 1):
-        with pytest.raises(InputError, match=rf"--seed {seed}: wanted 0 to {LAST}"):
+        with pytest.raises(InputError, match=rf"`seed` {seed}: wanted 0 to {LAST}"):
             TrainConfig(mode="baseline", task="label", arch=ARCH, seed=seed)
 
 

@@ -248,9 +248,9 @@ def test_a_frozen_net_runs_without_gradients_or_random_numbers_and_stays_as_it_i
     ("made", "message"),
     [
         (lambda: Arch("vgg12"), "arch is 'vgg12'; wanted: vgg11, vgg13, vgg16, vgg19"),
-        (lambda: Arch("vgg16", 0), "--width 0: wanted 1 to 1024"),
-        (lambda: Arch("vgg11").check_layers([1, 9]), "--layer 9: vgg11 has .* 1 to 8"),
-        (lambda: Arch("vgg16").check_layers([0]), "--layer 0: vgg16 has .* 1 to 13"),
+        (lambda: Arch("vgg16", 0), "`width` 0: wanted 1 to 1024"),
+        (lambda: Arch("vgg11").check_layers([1, 9]), "`layers` 9: vgg11 has .* 1 to 8"),
+        (lambda: Arch("vgg16").check_layers([0]), "`layers` 0: vgg16 has .* 1 to 13"),
         (lambda: Vgg(Arch("vgg11", 1), 0).set_tap("pool"), "tap is 'pool'; wanted: relu, conv"),
     ],
 )

@@ -33,7 +33,7 @@ def test_a_loud_segment_outside_the_training_split_is_not_stored_as_infinity(hom
     loud = sorted(outside_training(clean))[0]
     trees.wav(home / loud, trees.sound(5) * np.float32(3e6), subtype="FLOAT")
     target = tmp_path / "store.zarr"
-    match = rf"1 of 24 segments.* float16 ends at 6.55e\+04: {loud}#0. Use --dtype float32"
+    match = rf"1 of 24 segments.* float16 ends at 6.55e\+04: {loud}#0. Use `dtype=float32`"
     with pytest.raises(InputError, match=match):
         prepare_gsc(home, target, dtype="float16")
     assert not target.exists()

@@ -186,7 +186,7 @@ def test_noise_is_found_in_noise_train_or_in_the_folder_itself(noise_home, tmp_p
 
 
 def test_no_noise_says_where_it_was_looked_for(tmp_path):
-    with pytest.raises(CorpusError, match=f"no noise recordings .*{tmp_path}.*--noise-source"):
+    with pytest.raises(CorpusError, match=f"no noise recordings .*{tmp_path}.*`noise_source`"):
         noise_files([tmp_path])
 
 

@@ -97,7 +97,7 @@ def test_rejects_of_both_passes_are_counted_together(home, tmp_path):
     make_truncated(home / BAD_HEADER)
     make_nan(home / BAD_SAMPLE)
     with pytest.raises(
-        InputError, match=r"2 unusable recordings or segments, 1 allowed.*--max-rejected 2"
+        InputError, match=r"2 unusable recordings or segments, 1 allowed.*`max_rejected=2`"
     ):
         prepare_gsc(home, tmp_path / "gsc.zarr", max_rejected=1)
     assert len(prepare_gsc(home, tmp_path / "gsc.zarr", max_rejected=2).store) == 22
