@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.support.shell import audio, chain, first_chain, shell  # noqa: F401 - for all tests
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:

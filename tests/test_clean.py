@@ -9,7 +9,6 @@ import pytest
 
 from antigram.pipeline.workspace import locked
 from tests.pipeline.small import bytes_of
-from tests.test_cli import audio, shell  # noqa: F401 - fixtures
 
 SPACE = Path("workspace")
 STORE, CACHE = SPACE / "features" / "tones.zarr", SPACE / "grams" / "tones--net.zarr"
@@ -50,7 +49,7 @@ NAMED = {
 
 
 @pytest.fixture
-def chain(shell, audio):  # noqa: F811
+def chain(shell, audio):
     """A workspace with a store, and files in the places of a cache and a run."""
     shell.json("prepare", "folder", "--source", audio, "--name", "tones")
     for path in (CACHE / "layer03" / "norm" / "c" / "0", CACHE / "zarr.json", RUN / "last.pt"):
@@ -147,7 +146,7 @@ def test_commands_leave_no_lock_behind(chain):
     assert [p.name for p in SPACE.rglob(".*")] == [".tones.zarr.sources"]
 
 
-def test_an_empty_workspace_is_clean(shell):  # noqa: F811
+def test_an_empty_workspace_is_clean(shell):
     assert shell.json("clean")["removed"] == []
     assert not SPACE.exists()
 

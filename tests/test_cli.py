@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,81 +14,9 @@ import torch
 
 from antigram import cli
 from antigram.model.training.checkpoint import save_tensors
+from tests.support.shell import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ["--arch", "vgg11", "--width", "1", "--epochs", "1"]
-
-
-class Shell:
-    """Runs commands in this process, in a folder and workspace of their own."""
-
-    def __init__(self, folder, capsys, monkeypatch):
-        self.folder, self.capsys, self.monkeypatch = folder, capsys, monkeypatch
-        monkeypatch.chdir(folder)
-        monkeypatch.delenv("ANTIGRAM_WORKSPACE", raising=False)
-        monkeypatch.delenv("ANTIGRAM_CORPORA", raising=False)
-
-    def __call__(self, *arguments):
-        """Return exit code, stdout and stderr."""
-        self.monkeypatch.setattr(sys, "argv", ["antigram", *map(str, arguments)])
-        self.capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = self.capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    def json(self, *arguments):
-        """Answer of a command that must succeed."""
-        code, out, err = self("--json", *arguments)
-        assert code == 0, err
-        assert out.count("\n") == 1  # one object and nothing else
-        return json.loads(out)
-
-    def refused(self, code, match, *arguments):
-        """A command that must fail with one line that says ``match``."""
-        got, out, err = self(*arguments)
-        assert (got, out) == (code, ""), err
-        last = err.strip().splitlines()[-1]
-        assert last.startswith("antigram: ")
-        assert match in last
-        assert "Traceback" not in err
-
-
-@pytest.fixture
-def shell(tmp_path, capsys, monkeypatch):
-    return Shell(tmp_path, capsys, monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def audio(tmp_path_factory, write_wav):
-    """Thirty one-second clips of three classes that differ in pitch."""
-    home = tmp_path_factory.mktemp("audio")
-    rng = np.random.default_rng(3)
-    t = np.arange(16_000) / 16_000
-    for pitch, name in ((300, "low"), (1000, "middle"), (3000, "high")):
-        for take in range(10):
-            y = 0.3 * np.sin(2 * np.pi * pitch * t) + 0.02 * rng.standard_normal(t.size)
-            path = write_wav(home / name / f"{take}.wav", y)
-            os.utime(path, (1e9, 1e9))  # one that was just written is read again by a second run
-    return home
-
-
-@pytest.fixture(scope="session")
-def first_chain(tmp_path_factory):
-    """Folder of the first `chain`, which the others copy; empty until there is one."""
-    return tmp_path_factory.mktemp("chain") / "made"
-
-
-@pytest.fixture
-def chain(shell, audio, first_chain):
-    """A store, a teacher, a cache; named as by default where there is a default."""
-    if not first_chain.exists():
-        shell.json("prepare", "folder", "--source", audio, "--name", "tones")
-        shell.json("train", "--mode", "baseline", *TINY, "--save", "net.pt")
-        shell.json("cache-grams", "--ckpt", "net.pt", "--layer", 3)
-        shutil.copytree(shell.folder, first_chain)
-    shutil.copytree(first_chain, shell.folder, dirs_exist_ok=True)
-    return shell
 
 
 def test_the_chain_gives_the_fields_that_are_promised(shell, audio):

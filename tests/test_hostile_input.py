@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.trees import sound, wav
-from tests.test_cli import Shell
+from tests.support.shell import Shell
 
 # Clears the screen, retitles the window, C1's way to begin a sequence, text that runs backwards.
 EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp"

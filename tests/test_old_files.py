@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli import Shell
+from tests.support.shell import Shell
 
 DATA = Path(__file__).parent / "data"
 VERSIONS = ("v1", "v2")

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.test_cli import TINY, audio, chain, first_chain, shell  # noqa: F401 - fixtures
+from tests.support.shell import TINY
 
 STORE, CACHE = "workspace/features/tones.zarr", "workspace/grams/tones--net.zarr"
 TRAIN = ["train", "--mode", "baseline", *TINY]
@@ -45,7 +45,7 @@ def flip_format(path):
     path.write_bytes(raw.replace(b'"antigram/', b'"antigral/'))
 
 
-def codes_of(shell, commands):  # noqa: F811
+def codes_of(shell, commands):
     found = {}
     for command in commands:
         code, _, err = shell(*command)
@@ -60,14 +60,14 @@ def test_a_lost_or_flipped_root_document_is_damage_wherever_it_is_opened(
     path,
     commands,
     damage,
-    chain,  # noqa: F811
+    chain,
 ):
     damage(chain.folder / path / "zarr.json")
     assert codes_of(chain, commands) == {" ".join(command): 3 for command in commands}
     assert not (chain.folder / "tones.h5").exists()
 
 
-def test_an_export_without_its_root_document_is_damage(chain):  # noqa: F811
+def test_an_export_without_its_root_document_is_damage(chain):
     h5py = pytest.importorskip("h5py")
     chain.json("export", "tones", "--to", "tones.h5")
     with h5py.File(chain.folder / "tones.h5", "r+", libver="latest") as file:
@@ -78,7 +78,7 @@ def test_an_export_without_its_root_document_is_damage(chain):  # noqa: F811
     assert codes_of(chain, commands) == {" ".join(command): 3 for command in commands}
 
 
-def test_a_path_to_no_store_is_the_users_mistake_wherever_it_is_given(chain):  # noqa: F811
+def test_a_path_to_no_store_is_the_users_mistake_wherever_it_is_given(chain):
     (chain.folder / "notes").mkdir()
     (chain.folder / "notes" / "zarr.json").write_text('{"zarr_format": 3, "attributes": {}}')
     commands = [
@@ -92,7 +92,7 @@ def test_a_path_to_no_store_is_the_users_mistake_wherever_it_is_given(chain):  #
     assert codes_of(chain, commands) == {" ".join(command): 2 for command in commands}
 
 
-def test_status_lists_what_is_damaged_beside_what_is_not(chain):  # noqa: F811
+def test_status_lists_what_is_damaged_beside_what_is_not(chain):
     shutil.copytree(chain.folder / STORE, chain.folder / "workspace/features/other.zarr")
     (chain.folder / STORE / "zarr.json").unlink()
     code, out, _ = chain("status")

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from antigram.pipeline.features.store import FeatureStore
-from tests.test_cli import Shell
+from tests.support.shell import Shell
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"train": ["--arch", "vgg11", "--width", "1", "--epochs", "1"]}

@@ -18,7 +18,7 @@ from antigram.model.training.checkpoint import save_tensors
 from antigram.pipeline.features.store import FeatureStore
 from tests.model.tiny import CLASSES, RATE, log_probabilities_of, make_store, sharp, sound
 from tests.pipeline import trees
-from tests.test_cli import Shell
+from tests.support.shell import Shell
 
 ARCH = Arch("vgg11", 1)
 

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from antigram.pipeline.workspace import locked
-from tests.test_cli import TINY, audio, chain, first_chain, shell  # noqa: F401 - fixtures
 
 TRAIN = ("train", "--mode", "baseline", "--arch", "vgg11", "--width", "1")
 RUNS = Path("workspace/runs")
 
 
-def test_of_two_trainings_of_one_name_the_second_is_refused_in_a_line(chain):  # noqa: F811
+def test_of_two_trainings_of_one_name_the_second_is_refused_in_a_line(chain):
     with locked(RUNS / "mine", "training"):
         named = (*TRAIN, "--epochs", 1, "--name", "mine")
         chain.refused(2, "another process is training it", *named)
@@ -23,14 +22,14 @@ def test_of_two_trainings_of_one_name_the_second_is_refused_in_a_line(chain):  #
         chain.refused(2, "another process is training it", *named, "--resume")
 
 
-def test_of_two_trainings_without_a_name_the_second_takes_the_next(chain):  # noqa: F811
+def test_of_two_trainings_without_a_name_the_second_takes_the_next(chain):
     with locked(RUNS / "baseline-tones-seed0-2", "training"):
         done = chain.json(*TRAIN, "--epochs", 1)
     assert Path(done["run"]).name == "baseline-tones-seed0-3"
 
 
 def test_a_run_that_goes_on_keeps_its_epochs_and_patience_unless_others_are_asked_for(
-    chain,  # noqa: F811
+    chain,
 ):
     named = (*TRAIN, "--name", "mine", "--keep-resume")
     chain.json(*named, "--epochs", 2, "--patience", 3)
@@ -40,7 +39,7 @@ def test_a_run_that_goes_on_keeps_its_epochs_and_patience_unless_others_are_aske
     assert (config["epochs"], config["patience"]) == (3, 3)
 
 
-def test_verify_says_of_a_run_whether_it_has_finished_or_how_it_goes_on(chain):  # noqa: F811
+def test_verify_says_of_a_run_whether_it_has_finished_or_how_it_goes_on(chain):
     run = RUNS / "baseline-tones-seed0"
     code, _, err = chain("verify", run)
     assert (code, f"run {run}: whole; finished" in err) == (0, True)
@@ -52,7 +51,7 @@ def test_verify_says_of_a_run_whether_it_has_finished_or_how_it_goes_on(chain): 
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"accuracy": 1}'])
-def test_status_says_which_result_is_unreadable(chain, text):  # noqa: F811
+def test_status_says_which_result_is_unreadable(chain, text):
     (RUNS / "baseline-tones-seed0" / "result.json").write_text(text)
     (run,) = chain.json("status")["runs"]
     assert run["summary"].startswith("unreadable")

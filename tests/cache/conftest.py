@@ -5,6 +5,9 @@ VGG16, as layers 1, 5 and 13 are those of the paper.
 
 from __future__ import annotations
 
+import shutil
+
+import h5py
 import pytest
 import torch
 
@@ -18,6 +21,11 @@ from tests.model.tiny import CPU, make_store, save_teacher, write_corpus
 
 ARCH = Arch("vgg16", 2)
 LAYERS = (1, 5, 13)
+ARRAYS = {
+    "packed": ("gram", "norm", "row_norm"),
+    "factor": ("factor", "norm", "row_norm"),
+    "lowrank": ("vectors", "norm", "row_norm", "energy"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +79,52 @@ def build(store, teacher, tmp_path):
     return run
 
 
+def build_at(path, store, net, *, codec="packed", dtype="float16", layers=(1, 5), **spec):
+    given = TapSpec(arch=ARCH, layers=layers, **spec)
+    # A rank that is asked for: chunks of two nets are then of one size.
+    rank = 2 if codec == "lowrank" else None
+    return build_cache(
+        store,
+        net,
+        plan_layers(store, net, given, codec=codec, dtype=dtype, rank=rank),
+        path,
+        made_from={"store": store.name, "checkpoint": "frozen"},
+        batch_clips=4,
+        device=CPU,
+    )
+
+
+@pytest.fixture
+def make(store, teacher, tmp_path):
+    """Build a cache of layers 1 and 5 in a codec, or mend the one that is there."""
+
+    def run(name="grams", *, net=teacher, **asked):
+        return build_at(tmp_path / "grams" / f"{name}.zarr", store, net, **asked)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def built(store, teacher, other_frozen, tmp_path_factory):
+    """(codec, which) -> a cache of the teacher or an ``older`` one of another: made once."""
+    folder, nets = tmp_path_factory.mktemp("repair"), {"grams": teacher, "older": other_frozen}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", 4)
+        return {
+            (codec, which): build_at(folder / f"{codec} {which}.zarr", store, net, codec=codec).path
+            for codec in ARRAYS
+            for which, net in nets.items()
+        }
+
+
+@pytest.fixture
+def copy(built, tmp_path):
+    def run(codec="packed"):
+        return shutil.copytree(built[codec, "grams"], tmp_path / "grams" / "grams.zarr")
+
+    return run
+
+
 def content_of(path):
     """Relative name -> bytes of every file below."""
     return {
@@ -88,3 +142,9 @@ def maps_of(net, x, layers, tap):
             x, layers, tap, lambda n, maps: found.setdefault(n, maps.clone()), stop=True
         )
     return found
+
+
+def place_of(file, name, byte):
+    """Where a byte of a dataset of an HDF5 file lies in it."""
+    with h5py.File(file) as opened:
+        return opened[name].id.get_offset() + byte

@@ -5,11 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from antigram.pipeline.features.preparation import Prepared
+from antigram.pipeline.storage.chunks import STRING, ArraySpec, encode, write_chunk
+from antigram.pipeline.storage.exchange import export_file
+from antigram.pipeline.storage.manifest import create_arrays, create_group, write_manifest
 from tests.pipeline import trees
 from tests.pipeline.small import prepare_gsc
+
+IDS = ["", "naïve", "日本/a", "x" * 500, "z"]
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +45,57 @@ def noisy(gsc_home, noise_home, tmp_path_factory) -> Prepared:
 def store_copy(noisy, tmp_path) -> Path:
     """A copy of the noisy store, to be damaged."""
     return Path(shutil.copytree(noisy.store.path, tmp_path / "copy.zarr"))
+
+
+@pytest.fixture(scope="session")
+def half(gsc_home, tmp_path_factory) -> Prepared:
+    """The clips of ``clean``, as float16."""
+    return prepare_gsc(gsc_home, tmp_path_factory.mktemp("half") / "half.zarr", dtype="float16")
+
+
+@pytest.fixture(scope="session")
+def exported(clean, tmp_path_factory) -> Path:
+    goal = tmp_path_factory.mktemp("exported") / "gsc.h5"
+    export_file(clean.store.path, goal)
+    return goal
+
+
+@pytest.fixture
+def copied(exported, tmp_path) -> Path:
+    """A copy of the exported file, to be damaged."""
+    return Path(shutil.copy(exported, tmp_path / "copy.h5"))
+
+
+@pytest.fixture
+def features(tmp_path) -> Path:
+    """Where imports go."""
+    folder = tmp_path / "features"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def group(tmp_path, rng):
+    """A group of a few rows, written by hand: ``(folder, values)``."""
+    values = {
+        "numbers": rng.standard_normal((5, 3)).astype(np.float32),
+        "whole": np.arange(5, dtype=np.int32),
+        "text": IDS,
+    }
+    folder = tmp_path / "small.zarr"
+    specs = [
+        ArraySpec("numbers", (5, 3), "float32", 2),
+        ArraySpec("whole", (5,), "int32", 5),
+        ArraySpec("text", (5,), STRING, 2),
+    ]
+    create_group(folder, {"antigram": {"made": "by hand"}, "wide": "y" * 70_000})
+    create_arrays(folder, specs)
+    written = {
+        spec.name: [
+            write_chunk(folder, spec, i, encode(spec, i, values[spec.name][spec.span(i)]))
+            for i in range(spec.chunks)
+        ]
+        for spec in specs
+    }
+    write_manifest(folder, written)
+    return folder, values

@@ -64,6 +64,11 @@ def names_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.suffix != ".sources")
 
 
+def all_names_in(folder: Path) -> list[str]:
+    """Sorted names of all that lies in a folder."""
+    return sorted(p.name for p in folder.iterdir())
+
+
 def flip(path: Path, byte: int, bit: int = 0) -> None:
     """Flip one bit of a file; a negative byte counts from the end."""
     raw = bytearray(path.read_bytes())

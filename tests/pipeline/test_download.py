@@ -14,7 +14,7 @@ from antigram.pipeline.download.corpora import download
 from antigram.pipeline.errors import InputError
 from tests.pipeline import trees
 from tests.pipeline.loopback import Server, tar_gz, zipped
-from tests.test_cli import Shell
+from tests.support.shell import Shell
 
 
 @pytest.fixture

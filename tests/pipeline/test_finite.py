@@ -10,7 +10,6 @@ import soundfile
 from antigram.pipeline.errors import InputError
 from tests.pipeline import trees
 from tests.pipeline.small import bytes_of, prepare_gsc
-from tests.test_cli import shell  # noqa: F401 - a fixture
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_what_is_too_loud_for_float32_beside_faint_training_is_refused(home, cle
     assert not (tmp_path / "store.zarr").exists()
 
 
-def test_the_command_line_says_it_in_one_line_with_code_2(shell, home, clean):  # noqa: F811
+def test_the_command_line_says_it_in_one_line_with_code_2(shell, home, clean):
     trees.wav(home / outside_training(clean)[0], trees.sound(5) * np.float32(3e6), subtype="FLOAT")
     wanted = ("prepare", "gsc", "--source", home, "--name", "x")
     shell.refused(2, "Use --dtype float32", *wanted, "--dtype", "float16")

@@ -17,7 +17,6 @@ from antigram.pipeline.features.source_record import path_of, read_sources
 from tests.pipeline import trees
 from tests.pipeline.small import bytes_of, flip, names_in, prepare_gsc
 from tests.pipeline.test_prepare_broken import Stopped, stop_at
-from tests.test_cli import shell  # noqa: F401 - a fixture
 
 ONE, TWO = "one/0000ab00_nohash_0.wav", "two/0000ab03_nohash_1.wav"
 AN_HOUR_NS = 3_600_000_000_000
@@ -100,7 +99,7 @@ def test_a_recording_that_had_just_been_written_is_read_again(home, edited, tmp_
     assert bytes_of(target) == edited(ONE)
 
 
-def test_check_sources_finds_an_edit_that_kept_size_and_time(shell, home):  # noqa: F811
+def test_check_sources_finds_an_edit_that_kept_size_and_time(shell, home):
     wanted = ("prepare", "gsc", "--source", home, "--name", "x")
     store = Path("workspace/features/x.zarr")
     shell.json(*wanted)
@@ -117,7 +116,7 @@ def test_check_sources_finds_an_edit_that_kept_size_and_time(shell, home):  # no
 
 
 def test_a_store_without_a_record_is_left_alone_and_check_sources_cannot_know(
-    shell,  # noqa: F811
+    shell,
     home,
 ):
     wanted = ("prepare", "gsc", "--source", home, "--name", "x")
@@ -137,7 +136,7 @@ def test_a_store_without_a_record_is_left_alone_and_check_sources_cannot_know(
     assert path_of(store).exists()
 
 
-def test_the_record_is_no_part_of_the_store(shell, home):  # noqa: F811
+def test_the_record_is_no_part_of_the_store(shell, home):
     shell.json("prepare", "gsc", "--source", home, "--name", "x")
     store = Path("workspace/features/x.zarr")
     assert sorted(p.name for p in store.parent.iterdir()) == [".x.zarr.sources", "x.zarr"]

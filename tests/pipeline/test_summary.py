@@ -15,7 +15,6 @@ from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.features.summary import summarise
 from tests.pipeline import trees
 from tests.pipeline.small import prepare_gsc
-from tests.test_cli import shell  # noqa: F401 - a fixture
 
 
 def counted(store: FeatureStore, label: str) -> dict[str, dict[str, int]]:
@@ -30,7 +29,7 @@ def counted(store: FeatureStore, label: str) -> dict[str, dict[str, int]]:
 
 
 def test_prepare_ends_with_a_table_of_classes_groups_lengths_and_noise(
-    shell,  # noqa: F811
+    shell,
     gsc_home,
     noise_home,
 ):
@@ -68,7 +67,7 @@ def test_prepare_ends_with_a_table_of_classes_groups_lengths_and_noise(
     assert found["without_noise"] == 1
 
 
-def test_a_store_says_which_split_is_empty_and_which_classes_are_missing(shell, tmp_path):  # noqa: F811
+def test_a_store_says_which_split_is_empty_and_which_classes_are_missing(shell, tmp_path):
     for name, takes in (("high", 6), ("low", 6), ("rare", 1)):
         for take in range(takes):
             trees.wav(tmp_path / "own" / name / f"{take}.wav", trees.sound(take, 8_000))
