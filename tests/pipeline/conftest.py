@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from antigram.pipeline.download.extract import Limits, unpacked
 from antigram.pipeline.features.preparation import Prepared
 from antigram.pipeline.storage.chunks import STRING, ArraySpec, encode, write_chunk
 from antigram.pipeline.storage.exchange import export_file
@@ -99,3 +100,19 @@ def group(tmp_path, rng):
     }
     write_manifest(folder, written)
     return folder, values
+
+
+@pytest.fixture
+def unpack(tmp_path):
+    """Write bytes as an archive and unpack it into ``tmp_path/inner/goal``."""
+
+    def run(data, **limits):
+        archive = tmp_path / "archive"
+        archive.write_bytes(data)
+        target = tmp_path / "inner" / "goal"
+        target.parent.mkdir(exist_ok=True)
+        with unpacked([archive], target, limits=Limits(**limits)) as tree:
+            tree.rename(target)
+        return target
+
+    return run
