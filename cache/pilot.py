@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from antigram.cache.plan import LayerPlan, run_taps, teacher_net
-from antigram.model.loss.at_loss import StudentMaps
 from antigram.model.loss.codecs import Stack, encode_rows
 from antigram.model.loss.gram import flat, self_product
+from antigram.model.loss.student_maps import StudentMaps
 from antigram.model.training.checkpoint import Teacher
 from antigram.pipeline.draw import draw
 from antigram.pipeline.features.store import FeatureStore

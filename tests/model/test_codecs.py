@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from antigram.model.loss.at_loss import StudentMaps, at_loss
+from antigram.model.loss.at_loss import at_loss
 from antigram.model.loss.codecs import Rows, encode_rows, exact_codec, packed_size, row_shape
 from antigram.model.loss.gram import self_product
+from antigram.model.loss.student_maps import StudentMaps
 from antigram.pipeline.errors import InputError
 from tests.reference.gram_loops import cosine_loops, gram_loops, similarity_loops
 

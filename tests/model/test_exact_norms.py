@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from antigram.model.loss.at_loss import StudentMaps, at_loss, at_losses
+from antigram.model.loss.at_loss import at_loss, at_losses
 from antigram.model.loss.codecs import Stack, encode_rows
+from antigram.model.loss.student_maps import StudentMaps
 
 EPS = np.finfo(np.float32).eps
 

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from antigram.model.loss.at_loss import StudentMaps, at_loss, at_losses
+from antigram.model.loss.at_loss import at_loss, at_losses
 from antigram.model.loss.codecs import Stack, encode_rows
 from antigram.model.loss.gram import aggregate
 from antigram.model.loss.sources import Sources, TapSpec
+from antigram.model.loss.student_maps import StudentMaps
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.batches import Batch

@@ -1,0 +1,141 @@
+"""A student's feature maps at one layer, as they are compared with the rows of its teachers."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from antigram.model.loss.codecs import Stack, pack, packed_size, unpack
+from antigram.model.loss.gram import exact_norm, flat, self_product
+
+__all__ = ["StudentMaps"]
+
+_TINY = torch.finfo(torch.float32).tiny
+
+
+class _Pack(torch.autograd.Function):
+    """`pack` with a gradient that gathers; autograd's would scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Tensor) -> Tensor:  # noqa: ANN401 - torch's own context
+        ctx.channels = matrices.shape[-1]
+        return pack(matrices)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401
+        return unpack(grad, ctx.channels)
+
+
+class _Norm(torch.autograd.Function):
+    """Euclidean norm of each row, with a gradient of zero at zero."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:  # noqa: ANN401
+        norm = exact_norm(rows).float()
+        ctx.save_for_backward(rows, norm)
+        return norm
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401
+        rows, norm = ctx.saved_tensors
+        slope: Tensor = rows * (grad / norm.clamp_min(_TINY))[:, None]
+        return slope
+
+
+class StudentMaps:
+    """Student feature maps at one layer, with Gram and norm computed once for all teachers.
+
+    Starting an operation costs time on a GPU, so this class uses few of them; that is why their
+    gradients are written by hand.
+
+    Args:
+        maps: ``(batch, channel, frame, freq)`` or ``(batch, channel, position)`` maps, whose Grams
+            are compared; or ``(batch, position)``, the output of `aggregate`, compared as it is.
+        gram: ``(batch, C, C)`` Grams of these maps, if known; by default computed on first use.
+    """
+
+    def __init__(self, maps: Tensor, gram: Tensor | None = None) -> None:
+        self.values = flat(maps) if maps.ndim == 4 else maps
+        self.channels, self.positions = self.values.shape[-2], self.values.shape[-1]
+        self._gram = gram
+        self._packed: Tensor | None = None
+
+    @classmethod
+    def cut(cls, maps: Tensor) -> tuple[StudentMaps, Tensor]:
+        """Detach maps from the graph at their Gram or at their values, whichever is smaller.
+
+        Returns:
+            The maps, and the leaf tensor (Gram or values) that collects their gradient.
+        """
+        attached = cls(maps)
+        if attached.begins_at_gram:
+            leaf = attached.gram.detach().requires_grad_()
+            return cls(attached.values, leaf), leaf
+        leaf = attached.values.detach().requires_grad_()
+        return cls(leaf), leaf
+
+    @property
+    def begins_at_gram(self) -> bool:
+        """Whether Grams are compared and are no larger than the maps: then `cut` is at the Gram."""
+        return self.values.ndim == 3 and self.positions >= self.channels
+
+    @property
+    def gram(self) -> Tensor:
+        """Gram matrices ``(batch, C, C)``."""
+        if self._gram is None:
+            self._gram = self_product(self.values)
+        return self._gram
+
+    @property
+    def packed(self) -> Tensor:
+        """Grams as packed rows ``(batch, C(C+1)/2)``, not divided by their norm."""
+        if self._packed is None:
+            self._packed = _Pack.apply(self.gram)
+        return self._packed
+
+    @cached_property
+    def norm(self) -> Tensor:
+        """``(batch,)`` float32, ||G||, or the norm of an aggregated map.
+
+        ||G|| is taken from the packed row or from G if either is already computed, else from the
+        smaller of F F^T and F^T F, which have the same norm.
+        """
+        if self.values.ndim == 2:
+            rows = self.values
+        elif self._packed is not None:
+            rows = self._packed
+        elif self._gram is not None or self.positions >= self.channels:
+            rows = self.gram.flatten(1)
+        else:
+            rows = self_product(self.values.mT).flatten(1)
+        norm: Tensor = _Norm.apply(rows)
+        return norm
+
+    def normed(self, *, packed: bool) -> int:
+        """Return over how many numbers of a segment `norm` is computed.
+
+        Args:
+            packed: whether a teacher's rows are ``packed``, so that the student's are, too.
+        """
+        if self.values.ndim == 2:
+            return self.positions
+        return packed_size(self.channels) if packed else min(self.channels, self.positions) ** 2
+
+    def inner(self, stack: Stack) -> Tensor:
+        """Return ``(batch, teacher)`` inner products with the teachers' rows.
+
+        They are computed in the form of the rows, so that no Gram is built if a smaller product
+        is enough.
+        """
+        if stack.codec in ("map", "packed"):
+            rows = self.packed if stack.codec == "packed" else self.values
+            return (stack.data * rows[:, None]).sum(2)
+        vectors = stack.data.float()  # <V V^T, F F^T> = ||V^T F||^2 = <V, F F^T V>
+        if self.positions < self.channels:
+            products = (vectors.mT @ self.values).square()
+            return products.reshape(len(products), stack.teachers, -1).sum(2)
+        products = vectors * (self.gram @ vectors)
+        return products.reshape(*products.shape[:2], stack.teachers, -1).sum((1, 3))
