@@ -1,0 +1,313 @@
+"""Differences between arms of a study, with intervals and tests over groups such as speakers.
+
+The unit is the *group*: segments of one speaker are alike, so that counting them as independent
+makes any difference significant. So are test groups that were judged by one *network*: a training
+with another seed gives another difference, common to all groups of its fold. The primary figure is
+the mean over groups of the difference in accuracy between an arm and the baseline, both trained
+with the same seeds on the same folds; its interval and its test allow for both.
+
+References:
+    Efron and Tibshirani (1993), An Introduction to the Bootstrap. Cameron, Gelbach and Miller
+    (2011), Robust Inference With Multiway Clustering. Holm (1979). Nadeau and Bengio (2003),
+    Inference for the Generalization Error. Schuirmann (1987), on equivalence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "EQUIVALENT",
+    "FEW_GROUPS",
+    "Comparison",
+    "Interval",
+    "bootstrap_interval",
+    "clustered_p",
+    "compare_arms",
+    "holm",
+    "interval_over_groups",
+    "least_p",
+    "resampled_t",
+    "sign_flip_p",
+    "t_interval",
+    "two_way",
+    "verdict",
+]
+
+Floats = NDArray[np.float64]
+
+FEW_GROUPS = 20  # below it the percentile bootstrap covers too little
+EQUIVALENT = 0.005  # region of practical equivalence: half a point of accuracy, either way
+_DRAWS = 10_000  # of the bootstrap
+_FLIPS = 100_000  # of the sign-flip test where not all can be listed
+_EXACT = 20  # groups up to which all sign flips are listed
+_LEVEL = 0.95
+_ALPHA = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with its 95 % confidence interval.
+
+    Attributes:
+        mean: over groups.
+        low: lower end; NaN with fewer than two groups.
+        high: upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """An arm against the baseline.
+
+    Attributes:
+        difference: mean over groups of arm minus baseline, in [-1, 1].
+        p: two-sided, of the sign-flip test over groups.
+        p_holm: the larger of that and `clustered_p`, after Holm's correction over the family.
+        verdict: ``better``, ``worse``, ``equivalent`` or ``undecided``.
+        groups: number of groups.
+        note: why nothing could be decided, if the groups are too few for it; else empty.
+    """
+
+    difference: Interval
+    p: float
+    p_holm: float
+    verdict: str
+    groups: int
+    note: str
+
+
+def t_interval(values: Floats) -> Interval:
+    """Mean of groups with Student's t interval.
+
+    Args:
+        values: ``(group,)``.
+    """
+    from scipy import stats
+
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return Interval(mean, math.nan, math.nan)
+    half = float(stats.t.ppf(0.5 + _LEVEL / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return Interval(mean, mean - half, mean + half)
+
+
+def bootstrap_interval(
+    values: Floats, folds: NDArray[np.integer], seed: int, draws: int = _DRAWS
+) -> Interval:
+    """Mean over groups with a percentile bootstrap interval: groups, and seeds within folds.
+
+    In each draw the groups are drawn with replacement. The networks of a fold are drawn with
+    replacement from its seeds, the same ones for all groups of the fold: they were tested together.
+
+    Args:
+        values: ``(group, seed)``.
+        folds: ``(group,)``, the fold in which each group was tested.
+        seed: of the draws.
+        draws: how many.
+    """
+    rng = np.random.default_rng(seed)
+    groups, seeds = values.shape
+    _, fold = np.unique(folds, return_inverse=True)
+    means = np.empty(draws)
+    step = max(1, 2**22 // values.size)
+    for begin in range(0, draws, step):
+        n = min(step, draws - begin)
+        picked = rng.integers(groups, size=(n, groups))
+        # How often each seed of each fold is drawn, as weights that sum to one.
+        counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=(n, fold.max() + 1))
+        weights = counts[np.arange(n)[:, None], fold[picked]] / seeds
+        means[begin : begin + n] = (values[picked] * weights).sum(2).mean(1)
+    tail = (1 - _LEVEL) / 2 * 100
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def two_way(values: Floats, folds: NDArray[np.integer]) -> tuple[float, int]:
+    """Variance of the mean, clustered by group and by network, and its degrees of freedom.
+
+    Args:
+        values: ``(group, seed)``.
+        folds: ``(group,)``.
+
+    Returns:
+        The variance, and one less than the smaller number of clusters; 0 if that is one.
+    """
+    groups, seeds = values.shape
+    _, fold = np.unique(folds, return_inverse=True)
+    networks = (int(fold.max()) + 1) * seeds
+    least = min(groups, networks)
+    if least < 2:
+        return math.nan, 0
+    rest = (values - values.mean()) / values.size
+    by_network = np.zeros((networks // seeds, seeds))
+    np.add.at(by_network, fold, rest)
+    of_groups = float(np.square(rest.sum(1)).sum()) * groups / (groups - 1)
+    of_networks = float(np.square(by_network).sum()) * networks / (networks - 1)
+    both = of_groups + of_networks - float(np.square(rest).sum())
+    return max(both, of_groups, of_networks), least - 1
+
+
+def interval_over_groups(values: Floats, folds: NDArray[np.integer], seed: int) -> Interval:
+    """Student's t interval, clustered by group and network; from 20 groups on also the bootstrap.
+
+    Of the two the wider one is given: each is too narrow where the other serves.
+
+    Args:
+        values: ``(group, seed)``.
+        folds: ``(group,)``.
+        seed: of the bootstrap's draws.
+    """
+    from scipy import stats
+
+    mean = float(values.mean())
+    variance, freedom = two_way(values, folds)
+    if not freedom:
+        return Interval(mean, math.nan, math.nan)
+    half = float(stats.t.ppf(0.5 + _LEVEL / 2, freedom)) * math.sqrt(variance)
+    clustered = Interval(mean, mean - half, mean + half)
+    if len(values) < FEW_GROUPS:
+        return clustered
+    drawn = bootstrap_interval(values, folds, seed)
+    return max((clustered, drawn), key=lambda each: each.high - each.low)
+
+
+def clustered_p(values: Floats, folds: NDArray[np.integer]) -> float:
+    """Two-sided p of no difference by `two_way`'s t statistic; 1 if it cannot be known.
+
+    Args:
+        values: ``(group, seed)``.
+        folds: ``(group,)``.
+    """
+    from scipy import stats
+
+    variance, freedom = two_way(values, folds)
+    if not freedom:
+        return 1.0
+    if not variance:
+        return 0.0 if values.mean() else 1.0
+    return float(2 * stats.t.sf(abs(values.mean()) / math.sqrt(variance), freedom))
+
+
+def sign_flip_p(values: Floats, seed: int, flips: int = _FLIPS) -> float:
+    """Two-sided p of the hypothesis that differences are symmetric about zero.
+
+    All 2^n flips are listed up to 20 groups. Above, ``flips`` are drawn, and p is (b + 1) / (B + 1)
+    so that it is never zero and the test is exact all the same.
+
+    Args:
+        values: ``(group,)`` differences.
+        seed: of the draws.
+        flips: how many are drawn.
+    """
+    n = len(values)
+    seen = abs(values.sum())
+    slack = 1e-12 * max(1.0, float(np.abs(values).sum()))  # flips that tie with it count
+    if n <= _EXACT:
+        sums = np.zeros(1)
+        for value in values:
+            sums = np.concatenate([sums + value, sums - value])
+        return float(np.mean(np.abs(sums) >= seen - slack))
+    rng = np.random.default_rng(seed)
+    extreme, step = 0, max(1, 2**22 // n)
+    for begin in range(0, flips, step):
+        signs = rng.integers(0, 2, size=(min(step, flips - begin), n), dtype=np.int8) * 2 - 1
+        extreme += int(np.count_nonzero(np.abs(signs @ values) >= seen - slack))
+    return (extreme + 1) / (flips + 1)
+
+
+def least_p(groups: int) -> float:
+    """Smallest p that the sign-flip test can give with so few groups."""
+    return 2.0 ** (1 - groups) if groups <= _EXACT else 1 / (_FLIPS + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: p values that may each be held against .05."""
+    order = np.argsort(p_values, kind="stable")
+    corrected, so_far = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order.tolist()):
+        so_far = max(so_far, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = so_far
+    return corrected
+
+
+def verdict(difference: Interval, p_holm: float) -> str:
+    """``equivalent`` within half a point; ``better`` or ``worse`` at p < .05; or ``undecided``."""
+    if difference.low >= -EQUIVALENT and difference.high <= EQUIVALENT:
+        return "equivalent"
+    if p_holm < _ALPHA:
+        return "better" if difference.mean > 0 else "worse"
+    return "undecided"
+
+
+def resampled_t(values: Floats, test_share: float) -> Interval:
+    """Mean over random resplits with the interval of Nadeau and Bengio's corrected variance.
+
+    Resplits share most of their training data, so that the plain t interval is too narrow.
+
+    Args:
+        values: ``(resplit,)`` differences.
+        test_share: test segments over training segments.
+    """
+    from scipy import stats
+
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return Interval(mean, math.nan, math.nan)
+    variance = float(values.var(ddof=1)) * (1 / n + test_share)
+    half = float(stats.t.ppf(0.5 + _LEVEL / 2, n - 1)) * math.sqrt(variance)
+    return Interval(mean, mean - half, mean + half)
+
+
+def compare_arms(
+    baseline: Floats,
+    arms: Mapping[str, Floats],
+    folds: NDArray[np.integer],
+    *,
+    family: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Comparison]:
+    """Hold arms against the baseline, group by group.
+
+    Args:
+        baseline: ``(group, seed)`` accuracy of each test group with each seed.
+        arms: the same for each arm, in the same order of groups and seeds.
+        folds: ``(group,)``, the fold in which each group was tested.
+        family: arms that Holm's correction is over; all if None. An arm outside of it is
+            exploratory: it has no corrected p, and no verdict but ``equivalent`` or ``undecided``.
+        seed: of bootstrap and sign flips.
+
+    Returns:
+        A comparison for each arm.
+    """
+    names = list(arms) if family is None else [name for name in arms if name in family]
+    differences = {name: values - baseline for name, values in arms.items()}
+    p = {name: sign_flip_p(values.mean(1), seed) for name, values in differences.items()}
+    # Flips of groups know nothing of the noise of training that groups have in common.
+    strict = [max(p[name], clustered_p(differences[name], folds)) for name in names]
+    corrected = dict(zip(names, holm(strict), strict=True))
+    done = {}
+    for name, values in differences.items():
+        interval = interval_over_groups(values, folds, seed)
+        p_holm = corrected.get(name, math.nan)
+        decided, groups = verdict(interval, p_holm), len(values)
+        note = ""
+        least = min(1.0, least_p(groups) * max(1, len(names)))
+        if decided == "undecided" and math.isnan(interval.low):
+            note = "cannot be decided with one network or one group: repeat it with more seeds"
+        elif decided == "undecided" and least >= _ALPHA:
+            note = (
+                f"cannot be decided with {groups} groups: p cannot come below {least:.2g} in a "
+                f"family of {max(1, len(names))}"
+            )
+        done[name] = Comparison(interval, p[name], p_holm, decided, groups, note)
+    return done

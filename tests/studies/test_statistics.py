@@ -1,0 +1,201 @@
+"""Statistics against independent implementations, and what they promise on simulated studies."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from antigram.studies.statistics import (
+    Interval,
+    bootstrap_interval,
+    clustered_p,
+    compare_arms,
+    holm,
+    interval_over_groups,
+    least_p,
+    resampled_t,
+    sign_flip_p,
+    t_interval,
+    two_way,
+    verdict,
+)
+
+
+def simulate(rng, groups, folds, seeds, *, of_group=0.03, of_network=0.02, noise=0.02, effect=0.0):
+    """Differences ``(group, seed)``, and the fold of each group."""
+    fold = np.arange(groups) % folds
+    values = effect + rng.normal(0, of_group, (groups, 1))
+    values = values + rng.normal(0, of_network, (folds, seeds))[fold]
+    return values + rng.normal(0, noise, (groups, seeds)), fold
+
+
+def test_the_t_interval_is_scipys(rng):
+    values = rng.normal(0.01, 0.03, 9)
+    want = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    got = t_interval(values)
+    assert (got.low, got.high) == pytest.approx((want.low, want.high), rel=1e-12)
+    assert math.isnan(t_interval(values[:1]).low)
+
+
+def test_the_bootstrap_over_groups_is_scipys(rng):
+    values = rng.normal(0.01, 0.03, (40, 1))
+    want = stats.bootstrap(
+        (values[:, 0],), np.mean, n_resamples=20_000, method="percentile", rng=rng
+    ).confidence_interval
+    got = bootstrap_interval(values, np.zeros(40, int), 7, draws=20_000)
+    assert (got.low, got.high) == pytest.approx((want.low, want.high), abs=4e-4)
+
+
+def test_the_bootstrap_draws_networks_as_loops_do(rng):
+    values, fold = simulate(rng, 24, 3, 4, of_network=0.05)
+    means = []
+    for _ in range(4000):
+        seeds = {k: rng.integers(4, size=4) for k in range(3)}
+        picked = rng.integers(24, size=24)
+        means.append(np.mean([values[g, seeds[fold[g]]].mean() for g in picked]))
+    got = bootstrap_interval(values, fold, 1, draws=20_000)
+    want = np.percentile(means, [2.5, 97.5])
+    assert (got.low, got.high) == pytest.approx(tuple(want), abs=3e-3)
+
+
+def test_sign_flips_are_listed_and_agree_with_scipys_permutation_test(rng):
+    values = rng.normal(0.02, 0.03, 8)
+    want = stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=np.inf
+    ).pvalue
+    assert sign_flip_p(values, 0) == pytest.approx(want, abs=1e-12)
+    every = [np.dot(s, values) for s in itertools.product((-1, 1), repeat=8)]
+    assert sign_flip_p(values, 0) == np.mean(np.abs(every) >= abs(values.sum()) - 1e-12)
+
+
+def test_drawn_sign_flips_come_close_to_the_listed_ones_and_are_never_zero(rng):
+    values = rng.normal(0.008, 0.03, 25)
+    normal = 2 * stats.norm.sf(abs(values.sum()) / np.sqrt((values**2).sum()))
+    assert sign_flip_p(values, 3) == pytest.approx(normal, abs=0.01)
+    assert sign_flip_p(np.full(30, 0.1), 3) == least_p(30) == 1 / 100_001
+
+
+def test_ties_count_in_full():
+    assert sign_flip_p(np.zeros(6), 0) == 1
+    assert sign_flip_p(np.full(6, 0.1), 0) == least_p(6) == 2 / 64
+
+
+def test_holm_is_that_of_statsmodels(rng):
+    multitest = pytest.importorskip("statsmodels.stats.multitest", reason="needs statsmodels")
+    for _ in range(20):
+        p = rng.random(6) ** 3
+        p[3] = p[1]
+        assert holm(p.tolist()) == pytest.approx(multitest.multipletests(p, method="holm")[1])
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_the_variance_is_clustered_as_statsmodels_does_it(rng):
+    linear = pytest.importorskip("statsmodels.api", reason="needs statsmodels")
+    values, fold = simulate(rng, 12, 3, 4)
+    group = np.repeat(np.arange(12), 4)
+    network = (fold[:, None] * 4 + np.arange(4)).ravel()
+    fit = linear.OLS(values.ravel(), np.ones(values.size)).fit()
+    by = [
+        fit.get_robustcov_results("cluster", groups=g, use_correction=False).cov_params()[0, 0]
+        for g in (group, network, np.arange(values.size))
+    ]
+    parts = by[0] * 12 / 11, by[1] * 12 / 11
+    got, freedom = two_way(values, fold)
+    assert freedom == 11
+    assert got == pytest.approx(max(parts[0] + parts[1] - by[2], *parts), rel=1e-9)
+
+
+def test_the_interval_of_resplits_is_the_corrected_one(rng):
+    values = rng.normal(0.01, 0.02, 10)
+    got = resampled_t(values, 0.1 / 0.7)
+    half = stats.t.ppf(0.975, 9) * values.std(ddof=1) * math.sqrt(1 / 10 + 1 / 7)
+    assert got.high - got.mean == pytest.approx(half, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("interval", "p", "want"),
+    [
+        ((0.02, 0.01, 0.03), 0.01, "better"),
+        ((-0.02, -0.03, -0.01), 0.01, "worse"),
+        ((0.002, 0.001, 0.003), 0.01, "equivalent"),
+        ((0.002, -0.005, 0.005), 0.9, "equivalent"),
+        ((0.002, -0.006, 0.004), 0.9, "undecided"),
+        ((0.02, 0.01, 0.03), 0.06, "undecided"),
+        ((0.02, math.nan, math.nan), 1.0, "undecided"),
+    ],
+)
+def test_verdicts(interval, p, want):
+    assert verdict(Interval(*interval), p) == want
+
+
+def test_an_arm_is_held_against_the_baseline_pair_by_pair(rng):
+    noise, fold = simulate(rng, 30, 5, 3, of_network=0)
+    base = 0.8 + rng.normal(0, 0.2, (30, 3))  # far more than the difference
+    done = compare_arms(base, {"at": base + 0.05 + noise, "none": base + noise / 50}, fold)
+    assert done["at"].verdict == "better"
+    assert done["at"].difference.mean == pytest.approx(0.05 + noise.mean())
+    assert done["none"].verdict == "equivalent"
+    assert done["at"].p_holm >= done["at"].p
+
+
+def test_with_few_groups_the_word_is_that_nothing_can_be_decided(rng):
+    base = np.zeros((6, 3))
+    arms = {name: base + 0.1 + rng.normal(0, 0.001, (6, 3)) for name in ("wi", "at")}
+    done = compare_arms(base, arms, np.arange(6))
+    assert done["at"].verdict == "undecided"
+    assert done["at"].note.startswith("cannot be decided with 6 groups: p cannot come below 0.062")
+    assert compare_arms(base, arms, np.arange(6), family=["at"])["at"].verdict == "better"
+
+
+def test_one_network_decides_nothing_however_many_speakers_it_heard(rng):
+    base = np.zeros((40, 1))
+    done = compare_arms(base, {"at": base + 0.1}, np.zeros(40, int))["at"]
+    assert done.verdict == "undecided"
+    assert "more seeds" in done.note
+
+
+def test_an_arm_outside_of_the_family_is_exploratory(rng):
+    base = np.zeros((30, 3))
+    values, fold = simulate(rng, 30, 5, 3, effect=0.2)
+    done = compare_arms(base, {"at": values, "other": values}, fold, family=["at"])
+    assert done["at"].verdict == "better"
+    assert (done["other"].verdict, math.isnan(done["other"].p_holm)) == ("undecided", True)
+
+
+def test_the_noise_of_training_is_no_effect(rng):
+    """Sign flips over speakers alone call the luck of three networks an effect."""
+    flips = clustered = 0
+    for _ in range(200):
+        values, fold = simulate(rng, 30, 1, 3, of_group=0.01, of_network=0.04)
+        flips += sign_flip_p(values.mean(1), 0, flips=999) < 0.05
+        clustered += clustered_p(values, fold) < 0.05
+    assert flips > 80
+    assert clustered <= 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("groups", "low", "high"), [(30, 0.92, 0.97), (10, 0.92, 1), (6, 0.92, 1)])
+def test_coverage_over_2000_simulated_studies(groups, low, high, rng):
+    covered = 0
+    for study in range(2000):
+        values, fold = simulate(rng, groups, 5, 3)
+        interval = interval_over_groups(values, fold, study)
+        covered += interval.low <= 0 <= interval.high
+    assert low <= covered / 2000 <= high
+
+
+@pytest.mark.slow
+def test_without_an_effect_a_verdict_is_rare_over_the_family(rng):
+    said = 0
+    for study in range(2000):
+        base, fold = simulate(rng, 30, 5, 3)
+        arms = {f"arm{n}": base + simulate(rng, 30, 5, 3)[0] for n in range(4)}
+        done = compare_arms(base, arms, fold, seed=study)
+        said += any(each.verdict in ("better", "worse") for each in done.values())
+    assert said / 2000 <= 0.05
