@@ -157,7 +157,9 @@ def two_way(values: Floats, folds: NDArray[np.integer]) -> tuple[float, int]:
     return max(both, of_groups, of_networks), least - 1
 
 
-def interval_over_groups(values: Floats, folds: NDArray[np.integer], seed: int) -> Interval:
+def interval_over_groups(
+    values: Floats, folds: NDArray[np.integer], seed: int, draws: int = _DRAWS
+) -> Interval:
     """Student's t interval, clustered by group and network; from 20 groups on also the bootstrap.
 
     Of the two the wider one is given: each is too narrow where the other serves.
@@ -166,6 +168,7 @@ def interval_over_groups(values: Floats, folds: NDArray[np.integer], seed: int) 
         values: ``(group, seed)``.
         folds: ``(group,)``.
         seed: of the bootstrap's draws.
+        draws: number of them.
     """
     from scipy import stats
 
@@ -177,7 +180,7 @@ def interval_over_groups(values: Floats, folds: NDArray[np.integer], seed: int) 
     clustered = Interval(mean, mean - half, mean + half)
     if len(values) < FEW_GROUPS:
         return clustered
-    drawn = bootstrap_interval(values, folds, seed)
+    drawn = bootstrap_interval(values, folds, seed, draws)
     return max((clustered, drawn), key=lambda each: each.high - each.low)
 
 
@@ -275,6 +278,8 @@ def compare_arms(
     *,
     family: Sequence[str] | None = None,
     seed: int = 0,
+    draws: int = _DRAWS,
+    flips: int = _FLIPS,
 ) -> dict[str, Comparison]:
     """Hold arms against the baseline, group by group.
 
@@ -285,19 +290,21 @@ def compare_arms(
         family: arms that Holm's correction is over; all if None. An arm outside of it is
             exploratory: it has no corrected p, and no verdict but ``equivalent`` or ``undecided``.
         seed: of bootstrap and sign flips.
+        draws: of the bootstrap.
+        flips: of the sign-flip test, where not all are listed.
 
     Returns:
         A comparison for each arm.
     """
     names = list(arms) if family is None else [name for name in arms if name in family]
     differences = {name: values - baseline for name, values in arms.items()}
-    p = {name: sign_flip_p(values.mean(1), seed) for name, values in differences.items()}
+    p = {name: sign_flip_p(values.mean(1), seed, flips) for name, values in differences.items()}
     # Flips of groups know nothing of the noise of training that groups have in common.
     strict = [max(p[name], clustered_p(differences[name], folds)) for name in names]
     corrected = dict(zip(names, holm(strict), strict=True))
     done = {}
     for name, values in differences.items():
-        interval = interval_over_groups(values, folds, seed)
+        interval = interval_over_groups(values, folds, seed, draws)
         p_holm = corrected.get(name, math.nan)
         decided, groups = verdict(interval, p_holm), len(values)
         note = ""

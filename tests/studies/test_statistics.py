@@ -185,7 +185,7 @@ def test_coverage_over_2000_simulated_studies(groups, low, high, rng):
     covered = 0
     for study in range(2000):
         values, fold = simulate(rng, groups, 5, 3)
-        interval = interval_over_groups(values, fold, study)
+        interval = interval_over_groups(values, fold, study, draws=1000)
         covered += interval.low <= 0 <= interval.high
     assert low <= covered / 2000 <= high
 
@@ -196,6 +196,6 @@ def test_without_an_effect_a_verdict_is_rare_over_the_family(rng):
     for study in range(2000):
         base, fold = simulate(rng, 30, 5, 3)
         arms = {f"arm{n}": base + simulate(rng, 30, 5, 3)[0] for n in range(4)}
-        done = compare_arms(base, arms, fold, seed=study)
+        done = compare_arms(base, arms, fold, seed=study, draws=500, flips=2000)
         said += any(each.verdict in ("better", "worse") for each in done.values())
     assert said / 2000 <= 0.05
