@@ -1,3 +1,3 @@
-"""Feature stores: recipe, listing, split, rendering, preparation, and reading them."""
+"""Feature stores: define the recipe, list and split a corpus, prepare and read a store."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""What makes a store of its features: labels and other small arrays, metadata, manifest."""
+"""Last stage of `prepare`: write labels and other small arrays, metadata and manifest."""
 
 from __future__ import annotations
 
@@ -31,17 +31,24 @@ _FILES_A_TASK = 64
 
 
 def sort_classes(names: Iterable[str]) -> list[str]:
-    """Order of a label's classes: by number where all are numbers, else by name."""
-    found = list(names)
-    number = all(name.isdecimal() for name in found)
-    return sorted(found, key=lambda name: (int(name), name) if number else (0, name))
+    """Return a label's classes sorted by number if all are numbers, else by name."""
+    classes = list(names)
+    numeric = all(name.isdecimal() for name in classes)
+    return sorted(classes, key=lambda name: (int(name), name) if numeric else (0, name))
 
 
 @dataclass(slots=True)
 class SmallArrays:
-    """The arrays of a store beside its features: their layout, their chunks, labels' classes."""
+    """All arrays of a store except its features, encoded as chunks.
 
-    rows: int  # in a chunk
+    Attributes:
+        rows: rows in a chunk.
+        specs: layout of each array.
+        chunks: array, index and bytes of each chunk.
+        classes: label -> names of its classes.
+    """
+
+    rows: int
     specs: list[ArraySpec] = field(default_factory=list)
     chunks: list[tuple[ArraySpec, int, bytes]] = field(default_factory=list)
     classes: dict[str, list[str]] = field(default_factory=dict)
@@ -53,7 +60,7 @@ class SmallArrays:
         values: NDArray[Any] | list[str],
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        """An array, or text."""
+        """Add an array of numbers or strings, with one value for each row."""
         spec = ArraySpec(name, (len(values),), dtype, self.rows, attributes or {})
         self.specs.append(spec)
         for index in range(spec.chunks):
@@ -61,11 +68,11 @@ class SmallArrays:
             self.chunks.append((spec, index, data))
 
     def add_label(self, name: str, values: Sequence[str]) -> None:
-        """A label: its classes as numbers, -1 for none."""
-        self.classes[name] = found = sort_classes(set(values) - {""})
-        index = {"": -1} | {value: i for i, value in enumerate(found)}
+        """Add a label: the index of each row's class, -1 for an empty value."""
+        self.classes[name] = classes = sort_classes(set(values) - {""})
+        index = {"": -1} | {value: i for i, value in enumerate(classes)}
         coded = np.array([index[value] for value in values], np.int32)
-        self.add(f"labels/{name}", "int32", coded, {"classes": found})
+        self.add(f"labels/{name}", "int32", coded, {"classes": classes})
 
 
 def small_arrays(
@@ -76,14 +83,14 @@ def small_arrays(
     split: Sequence[int],
     bank: NoiseBank | None,
 ) -> SmallArrays:
-    """Labels, split, names and origins of the rows that are stored, and their noise if any."""
+    """Return labels, split, ids and sources of the stored rows, and the noise mixed in, if any."""
     small = SmallArrays(features_spec(recipe, len(rendered.rows)).rows)
     labels = [dict(row.labels) for row in rendered.rows]
     for name in listing.label_names:
         small.add_label(name, [known.get(name, "") for known in labels])
     if bank is not None and corpus.list_mixtures is None:
-        drawn = [bank.classes[r.noise] if r.noise >= 0 else "" for r in rendered.results]
-        small.add_label("noise", drawn)
+        noise = [bank.classes[r.noise] if r.noise >= 0 else "" for r in rendered.results]
+        small.add_label("noise", noise)
     if bank is not None:
         snr = [math.nan if r.snr_db is None else r.snr_db for r in rendered.results]
         small.add("snr_db", "float32", np.array(snr, np.float32))
@@ -104,10 +111,10 @@ def finish_store(
     written_features: Sequence[Written],
     small: SmallArrays,
 ) -> str:
-    """Write the small arrays, the metadata and the manifest: only then is the group a store.
+    """Write the small arrays, the metadata and the manifest; they make the group a store.
 
     Returns:
-        Its fingerprint.
+        The store's fingerprint.
     """
     features = features_spec(recipe, len(rendered.rows))
     arrays = {"features": list(written_features)}

@@ -1,6 +1,7 @@
-"""What an interrupted `prepare` notes of its work; what cannot be understood is made again.
+"""Entries of the journals of `prepare`, from which an interrupted run resumes.
 
-A journal's checksum tells that a line is as it was written, not that this code wrote it.
+The checksum of a line shows that it is undamaged, but not that this version wrote it. Work whose
+entry cannot be parsed is therefore done again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from antigram.pipeline.features.sources import Source, compare
 from antigram.pipeline.storage.chunks import Written
 from antigram.pipeline.storage.mapped import is_whole
 
-__all__ = ["BlockNote", "ChunkNote", "intact_chunks", "still_true", "understood"]
+__all__ = ["BlockNote", "ChunkNote", "intact_chunks", "parsed_entries", "unchanged_blocks"]
 
 Entry = Mapping[str, Any]
 Note = TypeVar("Note")
@@ -27,12 +28,12 @@ Note = TypeVar("Note")
 
 @dataclass(frozen=True, slots=True)
 class BlockNote:
-    """A raw block that was rendered.
+    """Journal entry of a raw block that was rendered.
 
     Attributes:
-        block: where it is.
-        results: what became of each of its rows.
-        sources: what the recordings were that it was rendered from.
+        block: index, size and checksum of the block.
+        results: result of each row.
+        sources: state of the recordings when they were read.
     """
 
     block: RawBlock
@@ -40,15 +41,15 @@ class BlockNote:
     sources: list[Source]
 
     def to_json(self) -> dict[str, Any]:
-        """Entry of ``raw.jsonl``."""
+        """Return the entry of ``raw.jsonl``."""
         return {"block": asdict(self.block), "rows": self.results, "sources": self.sources}
 
     @classmethod
     def from_json(cls, entry: Entry) -> BlockNote:
-        """Read an entry.
+        """Parse an entry.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not an entry of this kind.
         """
         match entry:
             case {
@@ -63,14 +64,14 @@ class BlockNote:
 
 @dataclass(frozen=True, slots=True)
 class ChunkNote:
-    """A chunk of features that was written.
+    """Journal entry of a chunk of features that was written.
 
     Attributes:
-        chunk: its index.
-        rows: in a chunk.
-        identity: of the cut into chunks, and of the mean and deviation.
-        written: its checksums.
-        spent: indices of the raw blocks that no chunk needs any more.
+        chunk: index of the chunk.
+        rows: number of rows in a chunk.
+        identity: digest of the array's layout, mean and standard deviation.
+        written: checksums of the chunk.
+        spent: indices of the raw blocks that are no longer needed after this chunk.
     """
 
     chunk: int
@@ -80,15 +81,15 @@ class ChunkNote:
     spent: list[int]
 
     def to_json(self) -> dict[str, Any]:
-        """Entry of ``chunks.jsonl``."""
+        """Return the entry of ``chunks.jsonl``."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, entry: Entry) -> ChunkNote:
-        """Read an entry.
+        """Parse an entry.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not an entry of this kind.
         """
         match entry:
             case {
@@ -102,15 +103,15 @@ class ChunkNote:
         raise ValueError("not the entry of a chunk")
 
 
-def still_true(
+def unchanged_blocks(
     notes: Mapping[int, BlockNote], home: Path, *, read_all: bool
 ) -> dict[int, BlockNote]:
-    """Notes of the raw blocks whose recordings are as they were, by index.
+    """Return the notes of the raw blocks whose recordings have not changed, by index of the block.
 
     Args:
-        notes: by index of the block.
+        notes: notes of raw blocks, by index of the block.
         home: the corpus's folder.
-        read_all: read all of the recordings, and not only those whose size or time differs.
+        read_all: read all recordings, not only those whose size or time differs.
     """
     sources = (source for note in notes.values() for source in note.sources)
     compared = compare(home, sources, read_all=read_all)
@@ -121,8 +122,8 @@ def still_true(
     }
 
 
-def understood(entries: Iterable[Entry], read: Callable[[Entry], Note]) -> Iterator[Note]:
-    """Entries of a journal that ``read`` can read."""
+def parsed_entries(entries: Iterable[Entry], read: Callable[[Entry], Note]) -> Iterator[Note]:
+    """Yield the entries of a journal that ``read`` can parse."""
     for entry in entries:
         try:
             note = read(entry)
@@ -134,10 +135,10 @@ def understood(entries: Iterable[Entry], read: Callable[[Entry], Note]) -> Itera
 def intact_chunks(
     partial: Path, recipe: Recipe, entries: Iterable[Mapping[str, Any]]
 ) -> dict[int, ChunkNote]:
-    """Notes of the chunks that are there as they were written: a power cut may lose a rename."""
+    """Return the notes of the chunks that are intact on disk: a power cut may lose a rename."""
     size = math.prod(recipe.shape) * np.dtype(recipe.dtype).itemsize
     whole = {}
-    for note in understood(entries, ChunkNote.from_json):
+    for note in parsed_entries(entries, ChunkNote.from_json):
         path = partial / "store" / "features" / "c" / str(note.chunk) / "0" / "0"
         if is_whole(path, note.rows * size, note.written.crc32c):
             whole[note.chunk] = note
@@ -150,7 +151,7 @@ def _source(value: object) -> Source:
             crc is None or type(crc) is int
         ):
             return Source(path, size, mtime_ns, crc, fresh)
-    raise ValueError("not what a recording was")
+    raise ValueError("not the state of a recording")
 
 
 def _result(value: object) -> RowResult:

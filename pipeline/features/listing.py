@@ -146,7 +146,7 @@ def list_rows(
     if not clips:
         raise _nothing(corpus, home, skipped)
     if only is not None:
-        clips, left = only.of(corpus, home, clips)
+        clips, left = only.select(corpus, home, clips)
         if left.count:
             skipped[left.reason] += left.count
     label_names = corpus.labels or tuple(dict.fromkeys(k for clip in clips for k in clip.labels))

@@ -1,4 +1,4 @@
-"""Second pass of `prepare`: chunks of normalised features, made of the raw blocks of the first."""
+"""Second pass of `prepare`: normalise the raw blocks of the first pass into chunks."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["features_spec", "normalise_all"]
 
 
 def features_spec(recipe: Recipe, rows: int) -> ArraySpec:
-    """Layout of the array ``features`` of so many rows."""
-    # The rows of a chunk follow from float32, so that both dtypes are cut alike.
+    """Return the layout of the array ``features`` with a given number of rows."""
+    # Always computed from float32, so that chunks of both dtypes have the same rows.
     per = rows_per_chunk(4 * math.prod(recipe.shape), rows)
     return ArraySpec("features", (rows, *recipe.shape), recipe.dtype, per)
 
@@ -36,16 +36,29 @@ def normalise_all(
     scale: tuple[float, float],
     on_progress: OnProgress,
 ) -> list[Written]:
-    """Second pass: chunks of the store; raw blocks are deleted once no chunk needs them."""
+    """Write the chunks of the array ``features``, and delete raw blocks that are no longer needed.
+
+    Args:
+        pool: workers that run `normalise_chunk`.
+        home: the corpus's folder, for messages.
+        partial: folder of the unfinished store.
+        rendered: result of the first pass.
+        recipe: recipe of the store.
+        scale: mean and standard deviation of the training split.
+        on_progress: called with a stage, the chunks done and the chunks in all.
+
+    Returns:
+        The checksums of each chunk.
+    """
     spec = features_spec(recipe, len(rendered.rows))
-    # What the chunks depend on beyond the job: which rows were rejected does not change while a
-    # job lasts, but a version of this code that cuts chunks otherwise would.
+    # Identity of what the chunks depend on beyond the job: another version of this code may choose
+    # other chunks. The rejected rows do not change within a job.
     identity = digest([list(spec.shape), spec.rows, spec.dtype, *scale])
     last_use: dict[int, int] = {}
     pieces: list[list[tuple[RawBlock, list[int]]]] = []
     for index in range(spec.chunks):
         taken: list[tuple[RawBlock, list[int]]] = []
-        for block, row in rendered.places[spec.span(index)]:
+        for block, row in rendered.positions[spec.span(index)]:
             if not taken or taken[-1][0] is not block:
                 taken.append((block, []))
             taken[-1][1].append(row)
@@ -56,10 +69,10 @@ def normalise_all(
         for block, _ in taken:
             users.setdefault(block.index, set()).add(index)
     with Journal(partial / "chunks.jsonl") as journal:
-        kept = intact_chunks(partial, recipe, journal)
+        notes = intact_chunks(partial, recipe, journal)
         done = {
             index: note.written
-            for index, note in kept.items()
+            for index, note in notes.items()
             if note.identity == identity and index < spec.chunks
         }
         on_progress("normalise", len(done), spec.chunks)
@@ -68,9 +81,9 @@ def normalise_all(
             for index, taken in enumerate(pieces)
             if index not in done
         )
-        for task, outcome in pool.run(normalise_chunk, tasks):
+        for task, result in pool.run(normalise_chunk, tasks):
             index = task[2]
-            done[index] = written = _with_intact_blocks(pool, home, rendered, task, outcome)
+            done[index] = written = _with_intact_blocks(pool, home, rendered, task, result)
             spent = [block for block, _ in task[3] if users[block.index] <= done.keys()]
             indices = [block.index for block in spent]
             journal.append(ChunkNote(index, spec.rows, identity, written, indices).to_json())
@@ -81,21 +94,21 @@ def normalise_all(
 
 
 def _with_intact_blocks(
-    pool: Workers, home: Path, rendered: Rendered, task: tuple[Any, ...], outcome: object
+    pool: Workers, home: Path, rendered: Rendered, task: tuple[Any, ...], result: object
 ) -> Written:
-    """Outcome of a task of `normalise_chunk`; its raw blocks that are damaged are rendered again.
+    """Return the result of `normalise_chunk`, after rendering damaged raw blocks again.
 
     Raises:
-        InputError: the recordings have changed meanwhile.
-        StoredDataError: a block is damaged again, just after it was written.
+        InputError: the recordings have changed in the meantime.
+        StoredDataError: a block is damaged again, right after it was written.
     """
     for _ in range(1 + len(task[3])):
-        if isinstance(outcome, Written):
-            return outcome
-        if isinstance(outcome, RawBlock):
-            render_again(pool, home, task[0].parent, rendered, outcome.index)
-            outcome = pool.alone(normalise_chunk, *task)
+        if isinstance(result, Written):
+            return result
+        if isinstance(result, RawBlock):
+            render_again(pool, home, task[0].parent, rendered, result.index)
+            result = pool.alone(normalise_chunk, *task)
     raise StoredDataError(
-        f"{task[0]}: what was written beside it is not what is read from there. "
+        f"{task[0]}: the raw blocks beside it read differently from what was written. "
         "Check the disk and the memory of this machine, then run again."
     )

@@ -1,7 +1,8 @@
-"""First pass of `prepare`: magnitudes of all rows, in raw blocks beside the store to be.
+"""First pass of `prepare`: render the magnitudes of all rows into raw blocks on disk.
 
-They wait there because the mean and deviation are known only when all training clips were seen.
-Workers render the blocks (`pipeline.features.rendering`); a journal notes those that are done.
+They can be normalised only later: mean and standard deviation are known when all training segments
+are rendered. Workers render the blocks (`pipeline.features.rendering`); a journal lists the blocks
+that are done.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from typing import Any
 from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.execution.workers import WorkerDiedError, Workers
-from antigram.pipeline.features.journal import BlockNote, intact_chunks, still_true, understood
+from antigram.pipeline.features.journal import (
+    BlockNote,
+    intact_chunks,
+    parsed_entries,
+    unchanged_blocks,
+)
 from antigram.pipeline.features.listing import Listing, Reject, Row
 from antigram.pipeline.features.rendering import (
     CRASHES,
@@ -23,7 +29,7 @@ from antigram.pipeline.features.rendering import (
     RawBlock,
     Rendering,
     RowResult,
-    block_is_whole,
+    block_is_intact,
     render_block,
     render_row,
 )
@@ -37,13 +43,21 @@ __all__ = ["Rendered", "render_again", "render_all"]
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """All rows that can be stored, with what rendering found, in order of clip_id."""
+    """Result of the first pass; the first three lists have an entry for each row that is stored.
+
+    Attributes:
+        rows: rows to store, in order of clip_id.
+        results: result of rendering each row.
+        positions: raw block of each row, and index of the row in the block.
+        rejected: recordings and segments that cannot be used.
+        blocks: by index of the raw block, all of its rows and its note.
+    """
 
     rows: list[Row]
     results: list[RowResult]
-    places: list[tuple[RawBlock, int]]  # raw block and row in it
+    positions: list[tuple[RawBlock, int]]
     rejected: list[Reject]
-    blocks: Mapping[int, tuple[Sequence[Row], BlockNote]]  # by index: all rows, and what was noted
+    blocks: Mapping[int, tuple[Sequence[Row], BlockNote]]
 
 
 def render_all(
@@ -55,76 +69,97 @@ def render_all(
     *,
     check_all: bool,
 ) -> tuple[Rendered, int]:
-    """First pass: magnitudes of all rows, in raw blocks; those already journalled are kept.
+    """Render the magnitudes of all rows into raw blocks.
 
-    But for those whose recordings were edited since; chunks that were made with them go, too.
+    Blocks that an interrupted run has rendered are kept, unless their recordings have been edited
+    since; all chunks of the store are then written again.
+
+    Args:
+        pool: workers that run `render_block`.
+        context: recipe, folders and noise.
+        listing: rows of the corpus.
+        partial: folder of the unfinished store.
+        on_progress: called with a stage, the rows done and the rows in all.
+        check_all: compare all recordings with their checksums, not only those whose size or time
+            differs.
+
+    Returns:
+        The result, and how many rows were rendered in this run.
     """
     row_bytes = 4 * math.prod(context.recipe.shape)
-    per = rows_per_chunk(row_bytes, len(listing.rows))
-    blocks = [listing.rows[i : i + per] for i in range(0, len(listing.rows), per)]
-    found: dict[int, BlockNote] = {}
-    noises = len(context.bank.classes) if context.bank else 0
+    block_rows = rows_per_chunk(row_bytes, len(listing.rows))
+    blocks = [listing.rows[i : i + block_rows] for i in range(0, len(listing.rows), block_rows)]
+    rendered_blocks: dict[int, BlockNote] = {}
+    noise_classes = len(context.bank.classes) if context.bank else 0
     computed = 0
     with Journal(partial / "raw.jsonl") as journal:
         noted: dict[int, BlockNote] = {}
-        for note in understood(journal, BlockNote.from_json):
+        for note in parsed_entries(journal, BlockNote.from_json):
             block = note.block
             fits = 0 <= block.index < len(blocks) and block.rows == len(blocks[block.index])
-            if fits and all(-1 <= result.noise < noises for result in note.results):
-                noted[block.index] = note  # the last one counts
-        true = still_true(noted, context.home, read_all=check_all)
-        if len(true) < len(noted):
+            if fits and all(-1 <= result.noise < noise_classes for result in note.results):
+                noted[block.index] = note  # the last entry of a block is valid
+        unchanged = unchanged_blocks(noted, context.home, read_all=check_all)
+        if len(unchanged) < len(noted):
             remove(partial / "chunks.jsonl")
-        # A raw block whose rows are all in finished chunks was deleted, and is not missed.
-        kept = intact_chunks(partial, context.recipe, Journal.read(partial / "chunks.jsonl"))
-        spent = {index for note in kept.values() for index in note.spent}
-        for index, note in true.items():
-            if index in spent or block_is_whole(note.block, context.raw, row_bytes):
-                found[index] = note
-        done = sum(len(blocks[i]) for i in found)
+        # A raw block whose rows are all in finished chunks has been deleted, and is not needed.
+        chunks = intact_chunks(partial, context.recipe, Journal.read(partial / "chunks.jsonl"))
+        spent = {index for note in chunks.values() for index in note.spent}
+        for index, note in unchanged.items():
+            if index in spent or block_is_intact(note.block, context.raw, row_bytes):
+                rendered_blocks[index] = note
+        done = sum(len(blocks[i]) for i in rendered_blocks)
         on_progress("features", done, len(listing.rows))
         tasks = (
-            (i, rows, elsewhere)
-            for i, (rows, elsewhere) in enumerate(zip(blocks, shared_paths(blocks), strict=True))
-            if i not in found
+            (i, rows, noted_elsewhere)
+            for i, (rows, noted_elsewhere) in enumerate(
+                zip(blocks, shared_paths(blocks), strict=True)
+            )
+            if i not in rendered_blocks
         )
 
         def without_culprits(task: tuple[Any, ...]) -> Rendering:
-            """Find the rows whose decoding kills a worker, and render the block without them."""
-            dead = []
-            for place, row in enumerate(task[1]):
+            """Find the rows whose decoding kills a worker; render the block without them."""
+            crashing = []
+            for position, row in enumerate(task[1]):
                 try:
                     pool.alone(render_row, row)
                 except WorkerDiedError:
-                    dead.append(place)
-            return pool.alone(render_block, *task, dead)
+                    crashing.append(position)
+            return pool.alone(render_block, *task, crashing)
 
-        for (index, rows, _), made in pool.run(render_block, tasks, without_culprits):
-            found[index] = BlockNote(*made)
-            journal.append(found[index].to_json())
+        for (index, rows, _), rendering in pool.run(render_block, tasks, without_culprits):
+            rendered_blocks[index] = BlockNote(*rendering)
+            journal.append(rendered_blocks[index].to_json())
             computed += len(rows)
             on_progress("features", done + computed, len(listing.rows))
-    all_rows = {index: (rows, found[index]) for index, rows in enumerate(blocks)}
+    all_rows = {index: (rows, rendered_blocks[index]) for index, rows in enumerate(blocks)}
     rendered = Rendered([], [], [], list(listing.rejected), all_rows)
     for rows, note in all_rows.values():
-        for place, (row, result) in enumerate(zip(rows, note.results, strict=True)):
+        for position, (row, result) in enumerate(zip(rows, note.results, strict=True)):
             if result.reason:
                 source = row.source(context.recipe.sample_rate)
                 rendered.rejected.append(Reject(source, result.reason))
             else:
                 rendered.rows.append(row)
                 rendered.results.append(result)
-                rendered.places.append((note.block, place))
+                rendered.positions.append((note.block, position))
     return rendered, computed
 
 
 def render_again(pool: Workers, home: Path, partial: Path, rendered: Rendered, index: int) -> None:
-    """Render a raw block that was damaged, or deleted; its rows must give the same as before."""
+    """Render a damaged or deleted raw block again.
+
+    Raises:
+        InputError: its rows differ from before, so the recordings have changed.
+    """
     rows, note = rendered.blocks[index]
-    dead = [place for place, result in enumerate(note.results) if result.reason == CRASHES]
-    block, results, _ = pool.alone(render_block, index, rows, paths_of(rows), dead)
+    crashing = [
+        position for position, result in enumerate(note.results) if result.reason == CRASHES
+    ]
+    block, results, _ = pool.alone(render_block, index, rows, paths_of(rows), crashing)
     if (block, results) != (note.block, note.results):
-        (partial / "chunks.jsonl").unlink()  # with chunks of what the recordings were
+        (partial / "chunks.jsonl").unlink()  # its chunks are of the old recordings
         raise InputError(
             f"{home}: recordings changed while they were read ({rows[0].path} to {rows[-1].path}). "
             "Let nothing write there, and run the same command again."

@@ -1,11 +1,11 @@
-"""What the workers of `prepare` do: decode, mix and transform clips; then normalise chunks.
+"""Tasks of the workers of `prepare`: decode, mix and transform segments; then normalise chunks.
 
-Each task is a function of what lies on disk, which it does not change: it may be killed anywhere
-and run again, by any engine, even while it still runs elsewhere. A result gets its name when it is
-complete.
+A task depends only on files that it does not change, and its result is renamed into place when it
+is complete. It can therefore be killed at any point and run again, by any executor, even while a
+first copy still runs.
 
-Imports no torch and no zarr, so that a worker starts in a fraction of a second. Nothing here knows
-of splits, labels or progress.
+This module imports neither torch nor zarr, so that a worker starts in a fraction of a second, and
+knows nothing of splits, labels or progress.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
     "RawBlock",
     "Rendering",
     "RowResult",
-    "block_is_whole",
+    "block_is_intact",
     "normalise_chunk",
     "render_block",
     "render_row",
@@ -58,7 +58,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
-    """What every task of a run shares."""
+    """Data shared by all tasks of a run."""
 
     recipe: Recipe
     home: Path
@@ -67,17 +67,17 @@ class Context:
 
 
 class RowResult(NamedTuple):
-    """What became of one row.
+    """Result of rendering one row.
 
     Attributes:
-        reason: why it was rejected; empty if it was not.
-        total: sum of its magnitudes (float64).
-        squares: sum of their squares.
-        silent: no sample of the recording differs from zero.
+        reason: why the row was rejected; empty if it was not.
+        total: sum of its magnitudes, in float64.
+        squares: sum of their squares, in float64.
+        silent: whether all samples of the recording are zero.
         noise: index of the noise class, -1 for none.
-        snr_db: nominal; None for none (JSON has no NaN).
-        low: its least magnitude.
-        high: its greatest.
+        snr_db: nominal SNR; None without noise (JSON has no NaN).
+        low: lowest magnitude.
+        high: highest magnitude.
     """
 
     reason: str = ""
@@ -92,22 +92,28 @@ class RowResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RawBlock:
-    """Where the magnitudes of some rows wait to be normalised."""
+    """A file with the magnitudes of some rows, before normalisation.
+
+    Attributes:
+        index: index of the block.
+        rows: number of rows in it.
+        crc32c: checksum of the file.
+    """
 
     index: int
     rows: int
     crc32c: int
 
     def path(self, folder: Path) -> Path:
-        """Its file: float32 (row, frame, freq)."""
+        """Return the path of the file: float32 (row, frame, freq)."""
         return folder / f"{self.index:08d}.f32"
 
 
 Rendering = tuple[RawBlock, list[RowResult], list[Source]]
 
 CRASHES = "its decoding crashes the decoder"
-_AT_ONCE = 8  # clips in a transform: more do not fit into the cache
-_PART = 1 << 17  # values that are normalised at once, for the same reason
+_AT_ONCE = 8  # segments in one transform: more do not fit into the CPU cache
+_PART = 1 << 17  # values normalised at once, for the same reason
 
 _context: Context | None = None
 _noise: NDArray[np.float32] | None = None
@@ -115,13 +121,13 @@ _noise: NDArray[np.float32] | None = None
 
 def set_up(context: Context) -> None:
     """Initialise a worker process."""
-    global _context, _noise  # noqa: PLW0603 - a process pool has no other place for shared state
+    global _context, _noise  # noqa: PLW0603 - a process pool shares state through globals only
     _context = context
     _noise = context.bank.samples() if context.bank else None
 
 
 def render_row(row: Row) -> None:
-    """Decode one row and forget it: to see whether this process survives."""
+    """Decode one row and discard the result, to see whether the process survives."""
     context = _shared()
     with suppress(AudioError):
         y = np.zeros(context.recipe.samples, np.float32)
@@ -129,31 +135,36 @@ def render_row(row: Row) -> None:
 
 
 def render_block(
-    index: int, rows: Sequence[Row], elsewhere: Sequence[str] = (), dead: Sequence[int] = ()
+    index: int,
+    rows: Sequence[Row],
+    noted_elsewhere: Sequence[str] = (),
+    crashing: Sequence[int] = (),
 ) -> Rendering:
     """Decode, mix and transform rows, and write their magnitudes as one raw block.
 
-    The block is not flushed to disk: its checksum is kept, and a block that a power cut damaged is
-    made again.
+    The block is not flushed to disk: a power cut may damage it, which its checksum shows, and it is
+    then rendered again.
 
     Args:
-        index: of the block.
-        rows: in it.
-        elsewhere: recordings of which another block notes the checksum.
-        dead: places of rows that are rejected unseen: decoding them kills the process.
+        index: index of the block.
+        rows: rows of the block.
+        noted_elsewhere: recordings whose checksum another block notes.
+        crashing: positions of rows that are rejected without decoding, as it kills the process.
 
     Returns:
-        The block, what became of each row, and what the recordings were.
+        The block, the result of each row, and the state of the recordings.
     """
     context, results, crc = _shared(), [], 0
-    reading = Reading(context.home, frozenset(elsewhere))
-    goal = RawBlock(index, len(rows), crc).path(context.raw)
+    reading = Reading(context.home, frozenset(noted_elsewhere))
+    target = RawBlock(index, len(rows), crc).path(context.raw)
     out = np.empty((_AT_ONCE, *context.recipe.shape), np.float32)
-    with atomic_file(goal, flush=False) as file:
+    with atomic_file(target, flush=False) as file:
         for first in range(0, len(rows), _AT_ONCE):
             group = rows[first : first + _AT_ONCE]
             part = out[: len(group)]
-            results += _render(context, group, {place - first for place in dead}, part, reading)
+            results += _render(
+                context, group, {position - first for position in crashing}, part, reading
+            )
             data = part.reshape(-1).view(np.uint8)
             crc = crc32c(data, crc)
             file.write(data.data)
@@ -169,33 +180,33 @@ def _shared() -> Context:
 def _render(
     context: Context,
     rows: Sequence[Row],
-    dead: Container[int],
+    crashing: Container[int],
     out: NDArray[np.float32],
     reading: Reading,
 ) -> list[RowResult]:
-    """Magnitudes (row, frame, freq) of some rows, zeros for those that cannot be used."""
+    """Write the magnitudes (row, frame, freq) of some rows to ``out``; zeros for rejected rows."""
     recipe = context.recipe
     y = np.zeros((len(rows), recipe.samples), np.float32)
-    heard = []
-    for place, row in enumerate(rows):
+    partial_results = []
+    for position, row in enumerate(rows):
         try:
-            if place in dead:
+            if position in crashing:
                 raise AudioError(CRASHES)
-            heard.append(_sound(context, row, y[place], reading))
+            partial_results.append(_sound(context, row, y[position], reading))
         except AudioError as error:
-            y[place] = 0
-            heard.append(RowResult(reason=str(error)))
+            y[position] = 0
+            partial_results.append(RowResult(reason=str(error)))
     stft(y, n_fft=recipe.n_fft, hop=recipe.hop, window=recipe.window, out=out)
     results = []
-    for magnitudes, result in zip(out, heard, strict=True):
-        wide = magnitudes.reshape(-1).astype(np.float64)
-        squares = float(np.dot(wide, wide))
+    for magnitudes, result in zip(out, partial_results, strict=True):
+        values = magnitudes.reshape(-1).astype(np.float64)
+        squares = float(np.dot(values, values))
         if not math.isfinite(squares):
             magnitudes[:] = 0
             reason = "samples so large that its spectrum is not finite"
             results.append(RowResult(reason=reason))
         else:
-            total, low, high = float(np.add.reduce(wide)), magnitudes.min(), magnitudes.max()
+            total, low, high = float(np.add.reduce(values)), magnitudes.min(), magnitudes.max()
             results.append(
                 result._replace(total=total, squares=squares, low=float(low), high=float(high))
             )
@@ -203,12 +214,12 @@ def _render(
 
 
 def _sound(context: Context, row: Row, y: NDArray[np.float32], reading: Reading) -> RowResult:
-    """Put a row's samples, noise and all, into ``y`` (zeros); say what is in them."""
+    """Write a row's samples, with noise if any, to ``y`` (zeros); return what was mixed in."""
     recipe = context.recipe
     if row.mixture is not None:
-        whole, read_for_it = _mixed(context, row.mixture)
-        reading.add(read_for_it)
-        y[: row.samples] = whole[row.offset : row.offset + row.samples]
+        samples, mixture_reading = _mixed(context, row.mixture)
+        reading.add(mixture_reading)
+        y[: row.samples] = samples[row.offset : row.offset + row.samples]
         return RowResult(snr_db=row.mixture.snr_db)
     heard = _listed(context, row.path, row.start, row.samples, reading)
     y[: heard.size] = heard
@@ -232,30 +243,34 @@ def _sound(context: Context, row: Row, y: NDArray[np.float32], reading: Reading)
 def _listed(
     context: Context, path: str, start: int, count: int, reading: Reading
 ) -> NDArray[np.float32]:
-    """Samples that were listed: a file that has fewer is another one now, or its header is wrong.
+    """Read the samples of a listed row.
 
-    Resampled, a file may end one sample earlier than its length says: the resampler rounds.
+    If a file has fewer samples than its header promised when it was listed, its header is wrong or
+    the file has changed. One sample less is accepted, as the resampler rounds.
+
+    Raises:
+        AudioError: the file is unreadable or too short.
     """
     rate = context.recipe.sample_rate
     name, look = f"{context.home}/{path}", reading.look(path)
-    heard = read(name, start=start, count=count, sample_rate=rate, look=look)
-    if heard.size < max(1, count - 1):
-        raise AudioError(f"truncated: {heard.size} of {count} samples are at {start / rate:g} s")
-    return heard
+    samples = read(name, start=start, count=count, sample_rate=rate, look=look)
+    if samples.size < max(1, count - 1):
+        raise AudioError(f"truncated: {samples.size} of {count} samples are at {start / rate:g} s")
+    return samples
 
 
 @lru_cache(maxsize=2)
 def _mixed(context: Context, mixture: Mixture) -> tuple[NDArray[np.float32], Reading]:
-    """A whole mixture: its fragments are rendered one after the other, from this."""
+    """Return a complete mixture; it is cached, as its segments are rendered one after the other."""
     reading = Reading(context.home)
     if context.bank is None or _noise is None:
         raise RuntimeError("a mixture needs noise")
     speech = np.zeros(mixture.samples, np.float32)
-    place = 0
+    offset = 0
     for path, count in mixture.clean:
-        heard = _listed(context, path, 0, count, reading)
-        speech[place : place + heard.size] = heard
-        place += count
+        samples = _listed(context, path, 0, count, reading)
+        speech[offset : offset + samples.size] = samples
+        offset += count
     if not speech.any():
         raise AudioError("clean speech is silent from end to end")
     noise = context.bank.take(
@@ -265,8 +280,8 @@ def _mixed(context: Context, mixture: Mixture) -> tuple[NDArray[np.float32], Rea
     return mix(speech, noise, mixture.snr_db, released=released), reading
 
 
-def block_is_whole(block: RawBlock, folder: Path, row_bytes: int) -> bool:
-    """Whether a raw block is there as it was written."""
+def block_is_intact(block: RawBlock, folder: Path, row_bytes: int) -> bool:
+    """Whether a raw block exists and matches its checksum."""
     try:
         raw = map_file(block.path(folder))
     except OSError:
@@ -282,26 +297,27 @@ def normalise_chunk(
     mean: float,
     std: float,
 ) -> Written | RawBlock:
-    """Write one chunk of features: rows of raw blocks, less the mean, over the deviation.
+    """Write one chunk of features: rows of raw blocks, normalised by mean and deviation.
 
-    It is not flushed by itself: the store is, as a whole, before it is published, and a chunk that
-    a power cut damaged meanwhile is made again.
+    The chunk is not flushed to disk. The file system is flushed once before the store is published;
+    a chunk that a power cut damages before is written again.
 
     Args:
-        store: the group.
-        spec: of the array ``features``.
-        index: of the chunk.
-        pieces: raw blocks, each with the rows to take, in the order they are to stand.
-        mean: of the training split.
-        std: of the training split.
+        store: folder of the group.
+        spec: layout of the array ``features``.
+        index: index of the chunk.
+        pieces: raw blocks and the rows to take from each, in the order of the chunk.
+        mean: mean of the training split.
+        std: standard deviation of the training split.
 
     Returns:
-        What was written; or, if nothing was, a raw block that does not match its checksum.
+        The checksums of the chunk; or, if none was written, a raw block that does not match its
+        checksum.
     """
-    goal, crc, sha = chunk_path(store, spec, index), 0, sha256()
-    goal.parent.mkdir(parents=True, exist_ok=True)
+    target, crc, sha = chunk_path(store, spec, index), 0, sha256()
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with atomic_file(goal, flush=False) as file:
+        with atomic_file(target, flush=False) as file:
             for data in _normalised(spec, index, pieces, mean, std):
                 crc = crc32c(data, crc)
                 sha.update(data.data)
@@ -320,13 +336,13 @@ def _normalised(
     mean: float,
     std: float,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Bytes of a chunk, less the checksum, some rows at a time: see `chunks.encode`."""
+    """Yield the bytes of a chunk without its checksum, some rows at a time; see `chunks.encode`."""
     for block, rows in pieces:
         for part in _rows_of(block, rows, spec.shape[1:]):
             yield normalised(part, mean, std, spec.dtype).reshape(-1).view(np.uint8)
     span = spec.span(index)
-    missing = (spec.rows - (span.stop - span.start), *spec.shape[1:])
-    yield np.full(missing, spec.fill, spec.dtype).reshape(-1).view(np.uint8)
+    padding = (spec.rows - (span.stop - span.start), *spec.shape[1:])
+    yield np.full(padding, spec.fill, spec.dtype).reshape(-1).view(np.uint8)
 
 
 class _DamagedBlockError(ValueError):
@@ -340,12 +356,12 @@ class _DamagedBlockError(ValueError):
 def _rows_of(
     block: RawBlock, rows: Sequence[int], shape: tuple[int, ...]
 ) -> Iterator[NDArray[np.float32]]:
-    """Rows of a raw block, some at a time, in memory that is used again; all of it is checked.
+    """Yield rows of a raw block, a few at a time, in a buffer that is reused; check all of it.
 
-    Parts that stay in the processor's cache, read and not mapped: faulting pages in costs more.
+    The parts fit into the CPU cache. They are read, not mapped: faulting pages in costs more.
 
     Raises:
-        _DamagedBlockError: it is missing or not as it was written; known after the last part.
+        _DamagedBlockError: the block is missing or damaged; raised after the last part.
     """
     most, crc = max(1, _PART // math.prod(shape)), 0
     values = np.empty((most, *shape), np.float32)
@@ -368,5 +384,5 @@ def _rows_of(
 
 
 def write_chunks(store: Path, chunks: Sequence[tuple[ArraySpec, int, bytes]]) -> list[Written]:
-    """Write chunks of small arrays: making a file can cost more than what stands in it."""
+    """Write chunks of small arrays; many in one task, as making a file takes most of the time."""
     return [write_chunk(store, spec, index, data, flush=False) for spec, index, data in chunks]

@@ -1,4 +1,4 @@
-"""Mean and deviation that a store is normalised by; refused where values would not be finite."""
+"""Mean and standard deviation of a store, and checks that normalised values are finite."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["check_range", "mean_std", "normalised"]
 
-_LEAST_STD = float(np.finfo(np.float32).tiny)  # below it float32 has fewer digits: denormal
+_LEAST_STD = float(np.finfo(np.float32).tiny)  # below it float32 values are denormal
 _NAMED = 3
 
 
 def normalised(
     magnitudes: NDArray[np.float32], mean: float, std: float, dtype: str
 ) -> NDArray[Any]:
-    """Magnitudes less the mean, over the deviation, as they are stored.
+    """Return ``(magnitudes - mean) / std`` in the stored dtype.
 
     Args:
-        magnitudes: any shape; overwritten.
-        mean: of the training split.
-        std: of the training split.
+        magnitudes: array of any shape; overwritten.
+        mean: mean of the training split.
+        std: standard deviation of the training split.
         dtype: float32 or float16.
     """
     np.subtract(magnitudes, np.float32(mean), out=magnitudes)
@@ -42,11 +42,13 @@ def normalised(
 def mean_std(
     results: Sequence[RowResult], split: Sequence[int], recipe: Recipe, home: Path
 ) -> tuple[float, float]:
-    """Mean and standard deviation of the training split, from sums added in the order of clips.
+    """Return mean and standard deviation of the training split.
+
+    The sums of the segments are added in their order, so that the result does not depend on the
+    number of workers.
 
     Raises:
-        InputError: no segment is in the training split, or what is there differs by less than
-            float32 can tell.
+        InputError: the training split is empty, or its standard deviation is too small for float32.
     """
     train = [result for result, part in zip(results, split, strict=True) if part == 0]
     count = len(train) * math.prod(recipe.shape)
@@ -71,20 +73,20 @@ def check_range(
     scale: tuple[float, float],
     home: Path,
 ) -> None:
-    """Refuse to normalise what would not be finite, before anything is.
+    """Raise if a normalised value would not be finite, before anything is normalised.
 
-    Normalising keeps the order of values, so that the lowest and highest magnitude of each row
-    tell for all of it.
+    Normalisation keeps the order of values, so it is enough to check the lowest and the highest
+    magnitude of each row.
 
     Args:
-        rows: of the store.
-        results: of rendering them.
+        rows: rows of the store.
+        results: result of rendering each row.
         recipe: its dtype is that of the store.
         scale: mean and standard deviation.
         home: the corpus's folder, for the message.
 
     Raises:
-        InputError: segments with a value that the dtype cannot hold; some of them are named.
+        InputError: some segments have values that the dtype cannot hold; the message names a few.
     """
     ends = np.array([(result.low, result.high) for result in results], np.float32)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,13 +1,13 @@
-"""The record of a store's recordings that lies beside it, as ``.NAME.zarr.sources``.
+"""The record of the recordings that a store was made from: the file ``.NAME.zarr.sources``.
 
-It is no part of the store: one that was copied, imported, or made by version 0.1.0 has none and is
-complete all the same; only whether its recordings were edited is not known then. It is tied to
-the store by its fingerprint, so that that of another store says nothing.
+The record is stored beside the store and is not a part of it. A store that was copied, imported or
+made by version 0.1.0 has none and is complete nevertheless, but nothing then shows whether its
+recordings were edited. The record names the store's fingerprint; that of another store is ignored.
 
-The file is a line of JSON, {format, format_version, store: the fingerprint, files: how many}; then
-the columns of all files, little endian, one behind the other: size (int64), mtime_ns (int64),
-crc32c (uint32), fresh (uint8: see `pipeline.features.sources`); then their paths, each ended by a
-zero byte, deflated (zlib); then the crc32c of all before it (uint32).
+The file is a line of JSON, {format, format_version, store: fingerprint, files: number of files};
+then one column after the other, little endian: size (int64), mtime_ns (int64), crc32c (uint32),
+fresh (uint8: see `pipeline.features.sources`); then the paths, each ended by a zero byte,
+compressed by zlib; then the crc32c of all bytes before it (uint32).
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _COLUMNS = (("size", "<i8"), ("mtime_ns", "<i8"), ("crc32c", "<u4"), ("fresh", "
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Whether a store's recordings are as they were when it was made.
+    """Result of comparing a store's recordings with their record.
 
     Attributes:
-        known: whether that can be known.
-        files: how many recordings there are.
-        read: how many were read to know it.
-        changed: those whose content is another one.
+        known: whether there is a record to compare with.
+        files: number of recordings.
+        read: number of recordings that had to be read.
+        changed: paths of the recordings whose content has changed.
     """
 
     known: bool
@@ -52,12 +52,12 @@ class Checked:
 
 
 def path_of(store: Path) -> Path:
-    """The file beside a store."""
+    """Return the path of a store's record."""
     return store.with_name(f".{store.name}.sources")
 
 
-def write_sources(goal: Path, fingerprint: str, sources: Sequence[Source]) -> None:
-    """Write the record of a store's recordings, durably; ``goal`` need not be where it is read."""
+def write_sources(target: Path, fingerprint: str, sources: Sequence[Source]) -> None:
+    """Write the record of a store's recordings to a file and flush it to disk."""
     about = {"format": FORMAT, "format_version": VERSION, "store": fingerprint}
     parts = [canonical_json({**about, "files": len(sources)}).encode() + b"\n"]
     for name, dtype in _COLUMNS:
@@ -68,18 +68,21 @@ def write_sources(goal: Path, fingerprint: str, sources: Sequence[Source]) -> No
     crc = 0
     for part in parts:
         crc = crc32c(part, crc)
-    write_durably(goal, *parts, crc.to_bytes(CRC_BYTES, "little"))
+    write_durably(target, *parts, crc.to_bytes(CRC_BYTES, "little"))
 
 
 def read_sources(path: Path, fingerprint: str) -> list[Source] | None:
-    """What the recordings of a store were; None if there is no record, or it is another store's.
+    """Read the record of a store's recordings.
 
     Args:
-        path: of the record.
-        fingerprint: of the store.
+        path: the record.
+        fingerprint: fingerprint of the store.
+
+    Returns:
+        The recordings as they were; None if the record does not exist or is of another store.
 
     Raises:
-        DamagedError: it is not as it was written.
+        DamagedError: the record is damaged.
     """
     try:
         raw = path.read_bytes()
@@ -94,28 +97,28 @@ def read_sources(path: Path, fingerprint: str) -> list[Source] | None:
 def _parse(raw: bytes, fingerprint: str) -> list[Source] | None:
     if crc32c(raw[:-CRC_BYTES]) != int.from_bytes(raw[-CRC_BYTES:], "little"):
         raise ValueError("crc32c")
-    line, _, rest = raw[:-CRC_BYTES].partition(b"\n")
+    line, _, body = raw[:-CRC_BYTES].partition(b"\n")
     about = json.loads(line)
     if (about["format"], about["format_version"]) != (FORMAT, VERSION):
         raise ValueError(f"{about['format']} version {about['format_version']}")
     if about["store"] != fingerprint:
         return None
-    columns, files, place = [], about["files"], 0
+    columns, files, offset = [], about["files"], 0
     for _, dtype in _COLUMNS:
-        columns.append(np.frombuffer(rest, dtype, files, place).tolist())
-        place += files * np.dtype(dtype).itemsize
-    names = zlib.decompress(rest[place:]).split(b"\0")[:-1]
+        columns.append(np.frombuffer(body, dtype, files, offset).tolist())
+        offset += files * np.dtype(dtype).itemsize
+    names = zlib.decompress(body[offset:]).split(b"\0")[:-1]
     return [
         Source(os.fsdecode(name), size, mtime_ns, crc, bool(fresh))
         for name, size, mtime_ns, crc, fresh in zip(names, *columns, strict=True)
     ]
 
 
-def adopt_sources(made: Path, store: Path, fingerprint: str) -> None:
-    """Move a record that lies elsewhere to its place beside the store, if it is that store's."""
+def adopt_sources(record: Path, store: Path, fingerprint: str) -> None:
+    """Move a record to its path beside the store, if its fingerprint is that of the store."""
     with suppress(DamagedError):
-        if read_sources(made, fingerprint) is not None:
-            made.replace(path_of(store))
+        if read_sources(record, fingerprint) is not None:
+            record.replace(path_of(store))
             fsync_folder(store.parent)
 
 
@@ -129,16 +132,16 @@ def check_sources(
     on_progress: Callable[[int, int], None] = lambda *_: None,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> Checked:
-    """Hold a store's recordings against its record; times that are out of date are set right.
+    """Compare a store's recordings with their record, and update outdated times in the record.
 
     Args:
-        store: whose.
-        fingerprint: of the store.
+        store: path of the store.
+        fingerprint: fingerprint of the store.
         home: the corpus's folder.
-        paths: the recordings that it is made of.
-        read_all: read all of them, and not only those whose size or time differs.
-        on_progress: called with (recordings read, those to be read).
-        on_message: told why nothing can be known.
+        paths: the recordings that the store is made of.
+        read_all: read all recordings, not only those whose size or time differs.
+        on_progress: called with the recordings read and the number to read.
+        on_message: called with the reason if there is no usable record and ``read_all`` is set.
     """
     record = path_of(store)
     try:
@@ -150,7 +153,7 @@ def check_sources(
         if read_all:
             on_message(
                 f"{store}: whether its recordings were edited cannot be known: {why}. Delete the "
-                "store to have it made again, with a record."
+                "store to have it rebuilt with a record."
             )
         return Checked(known=False, files=len(paths))
     compared = compare(home, noted, read_all=read_all, on_progress=on_progress)

@@ -1,8 +1,8 @@
-"""What recordings were as they were read, so that edited ones are noticed: size, time, checksum.
+"""Notice edited recordings: note size, time and checksum of each when it is read.
 
-A worker notes what it reads before it is decoded: an edit at any later moment shows as a
-difference. What differs in size or time is read and held against its checksum, so that a recording
-that was only copied or touched counts as the same.
+A worker notes the state of a recording before decoding it, so that any later edit shows as a
+difference. A recording whose size or time differs is read and compared with its checksum, so that
+one that was only copied or touched counts as unchanged.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 _PART = 1 << 20  # bytes read at once
-_AHEAD = 256  # files handed to the threads at once
-# File systems keep times of change in steps, up to this coarse (FAT): a file that changed less than
-# that before it was read may change once more and show the same time.
+_AHEAD = 256  # files submitted to the threads at once
+# Resolution of the times of change on the coarsest file system (FAT). A file that changed less than
+# this before it was read may change again and keep the same time.
 _COARSE_NS = 2_000_000_000
 _NAMED = 3
 
@@ -44,10 +44,10 @@ class Source(NamedTuple):
 
     Attributes:
         path: relative to the corpus's folder.
-        size: bytes; -1 if it could not be read.
-        mtime_ns: time of its last change.
-        crc32c: of all its bytes; None where another task notes it.
-        fresh: its last change was so recent that its time does not tell of another one.
+        size: size in bytes; -1 if the file could not be read.
+        mtime_ns: time of the last change.
+        crc32c: checksum of all bytes; None if another task notes it.
+        fresh: whether the last change was so recent that a further one may not change the time.
     """
 
     path: str
@@ -58,21 +58,21 @@ class Source(NamedTuple):
 
     @property
     def version(self) -> tuple[str, int, int]:
-        """What tells without reading that it has changed."""
+        """Path, size and time: a difference in them is seen without reading the file."""
         return self.path, self.size, self.mtime_ns
 
 
 def paths_of(rows: Iterable[Row]) -> list[str]:
-    """Recordings that rows are made of, each once, in order."""
-    found: dict[str, None] = {}
+    """Return the recordings that rows are made of, without duplicates, in order."""
+    paths: dict[str, None] = {}
     for row in rows:
         for path in (row.path,) if row.mixture is None else (p for p, _ in row.mixture.clean):
-            found[path] = None
-    return list(found)
+            paths[path] = None
+    return list(paths)
 
 
 def shared_paths(blocks: Sequence[Sequence[Row]]) -> Iterator[list[str]]:
-    """Of each of several lists of rows: the recordings that one before it is made of, too."""
+    """Yield, for each block of rows, its recordings that an earlier block uses too."""
     seen: set[str] = set()
     for rows in blocks:
         paths = paths_of(rows)
@@ -81,18 +81,18 @@ def shared_paths(blocks: Sequence[Sequence[Row]]) -> Iterator[list[str]]:
 
 
 def name_some(paths: Sequence[str]) -> str:
-    """The first of some paths, and how many there are: for a message."""
+    """Return the first of some paths and the number of the others, for a message."""
     more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
     return ", ".join(paths[:_NAMED]) + more
 
 
 class Reading:
-    """What a task reads: noted file by file.
+    """Notes of the recordings that a task reads.
 
     Args:
         home: the corpus's folder.
-        elsewhere: recordings whose checksum another task notes: those that many tasks read, each a
-            part, are not summed up by each.
+        elsewhere: recordings whose checksum another task notes. If several tasks read parts of a
+            long recording, only one of them computes its checksum.
     """
 
     def __init__(self, home: Path, elsewhere: Collection[str] = ()) -> None:
@@ -100,9 +100,9 @@ class Reading:
         self._seen: dict[tuple[str, int, int], Source] = {}
 
     def look(self, path: str) -> Callable[[int, os.stat_result, bytes], None]:
-        """What `audio.read` is to call with the open file before it decodes it.
+        """Return a callback for `audio.decoding.read` that notes a recording.
 
-        It takes the descriptor, the file's status and its first bytes.
+        The callback takes the file's descriptor, its status and its first bytes.
         """
 
         def look(handle: int, status: os.stat_result, head: bytes) -> None:
@@ -117,26 +117,26 @@ class Reading:
         return look
 
     def add(self, other: Reading) -> None:
-        """Take over what another one noted."""
+        """Add the notes of another reading."""
         self._seen |= other._seen
 
     def of(self, rows: Iterable[Row]) -> list[Source]:
-        """What the recordings of some rows were; one that changed meanwhile is there twice."""
+        """Return the noted states of rows' recordings; two if one changed in the meantime."""
         read = {path for path, _, _ in self._seen}
         unread = [_now(self._home, path) for path in paths_of(rows) if path not in read]
         return [*self._seen.values(), *unread]
 
 
 def _checksum(handle: int, head: bytes = b"") -> int:
-    """crc32c of an open file whose first bytes are known; its position is not used."""
-    crc, place = crc32c(head), len(head)
-    while part := os.pread(handle, _PART, place):
-        crc, place = crc32c(part, crc), place + len(part)
+    """Return the crc32c of an open file whose first bytes are known; its position is not used."""
+    crc, offset = crc32c(head), len(head)
+    while part := os.pread(handle, _PART, offset):
+        crc, offset = crc32c(part, crc), offset + len(part)
     return crc
 
 
 def _now(home: Path, path: str) -> Source:
-    """A recording as it is now, read from its first to its last byte."""
+    """Return the present state of a recording, after reading all of it."""
     reading = Reading(home)
     try:
         handle, status = regular(f"{home}/{path}")
@@ -151,12 +151,12 @@ def _now(home: Path, path: str) -> Source:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Recordings held against what they were.
+    """Result of comparing recordings with their noted states.
 
     Attributes:
-        same: each that has the same content, as it was noted -> as it is now.
-        changed: the others, as they were noted.
-        read: how many had to be read.
+        same: noted state -> present state of the recordings with unchanged content.
+        changed: noted states of the other recordings.
+        read: number of recordings that had to be read.
     """
 
     same: Mapping[Source, Source]
@@ -171,16 +171,16 @@ def compare(
     read_all: bool = False,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Compared:
-    """Look at recordings, and read those whose size or time differs from what was noted.
+    """Compare recordings with their noted states; read those whose size or time differs.
 
     Args:
         home: the corpus's folder.
-        noted: what they were.
-        read_all: read all of them.
-        on_progress: called with (recordings read, those to be read).
+        noted: noted states of the recordings.
+        read_all: read all recordings.
+        on_progress: called with the recordings read and the number to read.
     """
     noted = set(noted)
-    sums = {source.version: source.crc32c for source in noted if source.crc32c is not None}
+    checksums = {source.version: source.crc32c for source in noted if source.crc32c is not None}
     same: dict[Source, Source] = {}
     differ: list[Source] = []
     for source in noted:
@@ -196,9 +196,11 @@ def compare(
             now |= zip(part, threads.map(lambda path: _now(home, path), part), strict=True)
             on_progress(len(now), len(paths))
     for source in differ:
-        found = now[source.path]
-        if found.crc32c == sums.get(source.version) and (found.size < 0) == (source.size < 0):
-            same[source] = found
+        present = now[source.path]
+        if present.crc32c == checksums.get(source.version) and (present.size < 0) == (
+            source.size < 0
+        ):
+            same[source] = present
     return Compared(same, frozenset(noted - same.keys()), len(paths))
 
 
@@ -211,24 +213,24 @@ def _version_now(home: Path, path: str) -> tuple[str, int, int] | None:
 
 
 def joined(parts: Iterable[Iterable[Source]], home: Path) -> list[Source]:
-    """What tasks noted, each recording once, by path.
+    """Merge the notes of several tasks into one for each recording, sorted by path.
 
     Raises:
-        InputError: tasks read different versions of a recording.
+        InputError: tasks have read different versions of a recording.
     """
-    found: dict[str, Source] = {}
-    torn: list[str] = []
+    merged: dict[str, Source] = {}
+    changed: list[str] = []
     for source in (source for part in parts for source in part):
-        before = found.setdefault(source.path, source)
-        if before.version == source.version:
-            found[source.path] = source if before.crc32c is None else before
+        earlier = merged.setdefault(source.path, source)
+        if earlier.version == source.version:
+            merged[source.path] = source if earlier.crc32c is None else earlier
         elif source.size < 0:
-            found[source.path] = source  # not readable as a whole
-        elif before.size >= 0:
-            torn.append(source.path)
-    if torn:
+            merged[source.path] = source  # could not be read completely
+        elif earlier.size >= 0:
+            changed.append(source.path)
+    if changed:
         raise InputError(
-            f"{home}: recordings changed while they were read ({name_some(sorted(set(torn)))}). "
+            f"{home}: recordings changed while they were read ({name_some(sorted(set(changed)))}). "
             "Let nothing write there, and run the same command again."
         )
-    return [found[path] for path in sorted(found)]
+    return [merged[path] for path in sorted(merged)]

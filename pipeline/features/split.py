@@ -1,4 +1,4 @@
-"""Divide clips into train, validation and test: seeded, stratified, groups never parted."""
+"""Divide segments into train, validation and test: a seeded, stratified, group-wise split."""
 
 from __future__ import annotations
 
@@ -18,43 +18,45 @@ FRACTIONS = (0.7, 0.2, 0.1)
 def assign(
     groups: Sequence[str], labels: Sequence[str], *, seed: int, fill_all: bool = False
 ) -> list[int]:
-    """Assign each clip to a split, 70/20/10 of the clips as far as the groups allow.
+    """Assign each segment to a split, 70/20/10 of the segments as far as the groups allow.
 
-    Groups are dealt one by one, large ones first and equal ones in an order drawn from the seed,
-    each to the split that lacks most clips of the group's classes, as long as one lacks a whole
-    group; what is left over goes to the split that lacks most clips of all classes, so that
-    rounding in many small classes does not add up. A class that only one group has goes to train,
-    where it can be learned.
+    Groups are assigned one by one, large ones first and those of equal size in an order drawn from
+    the seed. A group goes to the split that lacks most segments of the group's classes, if that
+    split lacks at least as many as the group has. Otherwise it goes to the split that lacks most
+    segments in all, so that rounding errors of many small classes do not add up. A group whose
+    classes occur in no other group goes to train.
 
     Args:
-        groups: the group of each clip; a group goes to one split as a whole.
-        labels: the class of each clip, to stratify by.
-        seed: decides the order of equal groups.
-        fill_all: give each split at least one group, as a split by speaker needs; of two groups
-            one is validation, and test stays empty.
+        groups: group of each segment; all segments of a group go to the same split.
+        labels: class of each segment, to stratify by.
+        seed: seed of the order of groups of equal size.
+        fill_all: give each split at least one group, as needed to split by speaker. With two
+            groups, one is validation and test stays empty.
 
     Returns:
-        For each clip 0 (train), 1 (validation) or 2 (test).
+        For each segment, 0 (train), 1 (validation) or 2 (test).
     """
-    content: dict[str, Counter[str]] = defaultdict(Counter)
+    class_counts: dict[str, Counter[str]] = defaultdict(Counter)
     for group, label in zip(groups, labels, strict=True):
-        content[group][label] += 1
+        class_counts[group][label] += 1
     totals = Counter(labels)
-    owners = Counter(label for counts in content.values() for label in counts)
-    # Clips of each class, and of all, that each split still lacks.
+    groups_with = Counter(label for counts in class_counts.values() for label in counts)
+    # Segments that each split still lacks: of each class, and in all.
     lacks = {label: [share * n for share in FRACTIONS] for label, n in totals.items()}
     overall = [share * len(labels) for share in FRACTIONS]
     filled = [False] * len(SPLITS)
 
-    order = sorted(content, key=lambda g: (-content[g].total(), draw(seed, "split", g)[0], g))
+    order = sorted(
+        class_counts, key=lambda g: (-class_counts[g].total(), draw(seed, "split", g)[0], g)
+    )
     chosen: dict[str, int] = {}
     usable = range(min(len(SPLITS), len(order)))
-    for place, group in enumerate(order):
-        counts = content[group]
+    for position, group in enumerate(order):
+        counts = class_counts[group]
         empty = [s for s in usable if not filled[s]] if fill_all else ()
-        if fill_all and len(order) - place <= len(empty):
+        if fill_all and len(order) - position <= len(empty):
             allowed: Sequence[int] = empty
-        elif not fill_all and all(owners[label] == 1 for label in counts):
+        elif not fill_all and all(groups_with[label] == 1 for label in counts):
             allowed = (0,)
         else:
             allowed = (0, 1, 2)

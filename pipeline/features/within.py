@@ -1,7 +1,7 @@
-"""Corpora narrowed to the training recordings of another store.
+"""Restrict a corpus to the training recordings of another store.
 
-A teacher of anti-transfer may not have heard what the student is tested on: it is trained on the
-target's own training recordings, divided anew into a training and a validation split.
+A teacher must not be trained on recordings that the student is tested on. It is therefore trained
+on the training recordings of the student's store, with a new training and validation split.
 """
 
 from __future__ import annotations
@@ -18,36 +18,38 @@ __all__ = ["Training", "training_of"]
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """The training recordings of a store: all that a teacher of its task may have heard.
+    """The training recordings of a store, to which a teacher's corpus is restricted.
 
     Attributes:
-        store: name, for messages.
-        fingerprint: of the store; goes into the recipe as ``within``.
-        ids: of the recordings.
+        store: name of the store, for messages.
+        fingerprint: fingerprint of the store; the recipe's field ``within``.
+        ids: ids of the recordings.
     """
 
     store: str
     fingerprint: str
     ids: frozenset[str]
 
-    def of(self, corpus: Corpus, home: Path, clips: Sequence[Clip]) -> tuple[list[Clip], Skipped]:
-        """Those of a corpus's recordings that are among them, and how many are not.
+    def select(
+        self, corpus: Corpus, home: Path, clips: Sequence[Clip]
+    ) -> tuple[list[Clip], Skipped]:
+        """Return the recordings of a corpus that are among these, and the number of the others.
 
         Raises:
-            CorpusError: some are not in the corpus, so that it is another one.
+            CorpusError: the corpus lacks some of the recordings.
         """
-        taken = [clip for clip in clips if clip.id in self.ids]
-        if missing := sorted(self.ids - {clip.id for clip in taken}):
+        selected = [clip for clip in clips if clip.id in self.ids]
+        if missing := sorted(self.ids - {clip.id for clip in selected}):
             raise CorpusError(
                 f"{corpus.name}: {home}: {len(missing)} training recordings of the store "
                 f"{self.store} are not there, {missing[0]} among them. "
                 "Prepare both stores from the same source."
             )
         reason = f"not among the training recordings of {self.store}"
-        return taken, Skipped(reason, len(clips) - len(taken))
+        return selected, Skipped(reason, len(clips) - len(selected))
 
 
 def training_of(store: FeatureStore) -> Training:
-    """The recordings of a store's training split."""
+    """Return the recordings in the training split of a store."""
     ids = frozenset(store.recordings[row] for row in store.rows("train"))
     return Training(store.name, store.fingerprint, ids)
