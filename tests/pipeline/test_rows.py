@@ -200,5 +200,5 @@ def test_a_split_by_speaker_parts_no_speaker_and_fills_all_three(gsc_home):
 
 def test_a_split_by_an_unknown_label_names_those_there_are(gsc_home):
     rows = list_rows(GSC, gsc_home, gsc_recipe()).rows
-    with pytest.raises(InputError, match="by:singer: no such label; gsc has speaker, word"):
+    with pytest.raises(InputError, match="by:singer`: no such label; gsc has speaker, word"):
         _split(GSC, rows, "by:singer")
