@@ -205,12 +205,11 @@ def corpora(common: Context) -> None:
 @_common
 def download(common: Context, corpus: str, subset: str | None) -> None:
     """Fetch CORPUS, check it, and unpack it to where `prepare` finds it; resumes after a cut."""
-    from antigram.pipeline.corpora import find_corpus
-    from antigram.pipeline.download.corpora import download as run
+    from antigram.studies.preparing import download_corpus
     from antigram.studies.text import downloaded_text
 
     with common.progress() as shown:
-        done = run(find_corpus(corpus), common.workspace.corpora / corpus, subset=subset, **shown)
+        done = download_corpus(common.workspace, corpus, subset=subset, **shown)
     content = done.to_json()
     common.answer(content, downloaded_text(content))
 

@@ -3,6 +3,12 @@
 A student network learns one task while similarity to a *teacher*, a frozen network trained for an
 orthogonal task, is penalised (Guizzo, Weyde and Tarroni, 2021). The names below are loaded when
 they are first used: ``import antigram`` is quick and imports no torch.
+
+Each command has a function, which takes a `Workspace` and names of what lies in it:
+`prepare_corpus`, `describe_corpora`, `download_corpus`, `cache_grams` (and `estimate_grams`, which
+makes nothing), `plan`, `train_student`, `evaluate_file`, `predict_files`, `verify_named`, `export`,
+`import_`, `status`, `clean` and `run_demo`. They call functions that take paths and objects:
+`prepare`, `build_cache`, `train`, `evaluate`, `predict` and `verify`.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ if TYPE_CHECKING:
     from antigram.cache.build import build_cache
     from antigram.cache.grams import GramCache
     from antigram.model.loss.at_loss import at_loss
+    from antigram.model.training.checkpoint import load_checkpoint
     from antigram.model.training.evaluate import evaluate_checkpoint as evaluate
     from antigram.model.training.predict import predict
     from antigram.model.training.train import train
@@ -26,7 +33,18 @@ if TYPE_CHECKING:
     )
     from antigram.pipeline.features.preparation import prepare
     from antigram.pipeline.features.store import FeatureStore
-    from antigram.studies.verify import verify
+    from antigram.pipeline.workspace import Workspace
+    from antigram.studies.caching import cache_grams, estimate_grams
+    from antigram.studies.demo import run_demo
+    from antigram.studies.exchanging import export, import_
+    from antigram.studies.leftovers import clean
+    from antigram.studies.plan import plan
+    from antigram.studies.predicting import predict_files
+    from antigram.studies.preparing import download_corpus, prepare_corpus
+    from antigram.studies.scoring import evaluate_file
+    from antigram.studies.status import describe_corpora, status
+    from antigram.studies.training import train_student
+    from antigram.studies.verify import verify, verify_named
 
     __version__: str
 
@@ -38,31 +56,65 @@ __all__ = [
     "InputError",
     "StaleError",
     "StoredDataError",
+    "Workspace",
     "at_loss",
     "build_cache",
+    "cache_grams",
+    "clean",
+    "describe_corpora",
+    "download_corpus",
+    "estimate_grams",
     "evaluate",
+    "evaluate_file",
+    "export",
+    "import_",
+    "load_checkpoint",
+    "plan",
     "predict",
+    "predict_files",
     "prepare",
+    "prepare_corpus",
+    "run_demo",
+    "status",
     "train",
+    "train_student",
     "verify",
+    "verify_named",
 ]
 
 # Name -> module, and the name there if it is another.
 _HOME = {
     "DamagedError": ".pipeline.errors",
+    "DistributedError": ".pipeline.errors",
     "FeatureStore": ".pipeline.features.store",
     "GramCache": ".cache.grams",
     "InputError": ".pipeline.errors",
     "StaleError": ".pipeline.errors",
     "StoredDataError": ".pipeline.errors",
-    "DistributedError": ".pipeline.errors",
+    "Workspace": ".pipeline.workspace",
     "at_loss": ".model.loss.at_loss",
     "build_cache": ".cache.build",
+    "cache_grams": ".studies.caching",
+    "clean": ".studies.leftovers",
+    "describe_corpora": ".studies.status",
+    "download_corpus": ".studies.preparing",
+    "estimate_grams": ".studies.caching",
     "evaluate": ".model.training.evaluate:evaluate_checkpoint",
+    "evaluate_file": ".studies.scoring",
+    "export": ".studies.exchanging",
+    "import_": ".studies.exchanging",
+    "load_checkpoint": ".model.training.checkpoint",
+    "plan": ".studies.plan",
     "predict": ".model.training.predict",
+    "predict_files": ".studies.predicting",
     "prepare": ".pipeline.features.preparation",
+    "prepare_corpus": ".studies.preparing",
+    "run_demo": ".studies.demo",
+    "status": ".studies.status",
     "train": ".model.training.train",
+    "train_student": ".studies.training",
     "verify": ".studies.verify",
+    "verify_named": ".studies.verify",
 }
 
 

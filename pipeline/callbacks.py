@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["OnProgress"]
+__all__ = ["OnMessage", "OnProgress"]
 
 # Called with the name of a stage, the units done and the units in total.
 OnProgress = Callable[[str, int, int], None]
+# Called with a line for people.
+OnMessage = Callable[[str], None]

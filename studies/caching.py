@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,14 +18,12 @@ from antigram.model.training.device import named_device
 from antigram.model.training.distributed import distributed_context
 from antigram.model.training.guards import load_teacher
 from antigram.pipeline.audio.augmentation import Views
+from antigram.pipeline.callbacks import OnMessage, OnProgress
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.workspace import Workspace, plain_name
 from antigram.studies.job import layer_numbers
 
 __all__ = ["CacheJob", "cache_grams", "estimate_grams", "plan_cache"]
-
-OnMessage = Callable[[str], None]
-OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ class CacheJob:
 def plan_cache(
     workspace: Workspace,
     ckpt: Path,
-    layers: Sequence[str],
+    layers: Sequence[str | int],
     *,
     data: str | None = None,
     tap: Tap = "relu",
@@ -70,7 +68,7 @@ def plan_cache(
     Args:
         workspace: where the cache goes and the store lies.
         ckpt: checkpoint of the teacher.
-        layers: numbers of convolution layers as text, or ``all``.
+        layers: numbers of convolution layers, or ``all``.
         data: the store; default: the only one, or the one prepared last.
         tap: ``relu``, ``conv`` or ``released``.
         aggregation: what is made of the maps.
@@ -112,7 +110,7 @@ def plan_cache(
 def cache_grams(
     workspace: Workspace,
     ckpt: Path,
-    layers: Sequence[str],
+    layers: Sequence[str | int],
     *,
     batch_clips: int = 32,
     device: str = "auto",
@@ -125,7 +123,7 @@ def cache_grams(
     Args:
         workspace: where the cache goes and the store lies.
         ckpt: checkpoint of the teacher.
-        layers: numbers of convolution layers as text, or ``all``.
+        layers: numbers of convolution layers, or ``all``.
         batch_clips: segments in a batch.
         device: where the teacher runs.
         on_progress: told a stage's name, how much of it is done, and how much there is.
@@ -156,7 +154,7 @@ def cache_grams(
 def estimate_grams(
     workspace: Workspace,
     ckpt: Path,
-    layers: Sequence[str],
+    layers: Sequence[str | int],
     *,
     batch_clips: int = 32,
     device: str = "auto",

@@ -9,11 +9,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import antigram
+from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.workspace import Workspace
 from antigram.studies.report import (
@@ -46,7 +46,7 @@ def run_demo(
     width: int = 4,
     epochs: int = 12,
     seed: int = 0,
-    on_message: Callable[[str], None] = lambda _: None,
+    on_message: OnMessage = lambda _: None,
 ) -> dict[str, Any]:
     """Prepare, train the orthogonal net, cache, train all arms, and write the report.
 

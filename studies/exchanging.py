@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from antigram.cache.layer import FORMAT
+from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.storage.exchange import export_file, import_file
 from antigram.pipeline.storage.hdf5 import SUFFIX, read_bytes
 from antigram.pipeline.workspace import Workspace, locked, plain_name
 
 __all__ = ["Exported", "Imported", "export", "import_"]
-
-OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,13 @@ from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.guards import load_teacher
 from antigram.pipeline.audio.augmentation import Views
+from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.workspace import Workspace
 from antigram.studies.options import Options, check_options
 
 __all__ = ["Job", "layer_numbers", "resolve", "store_for"]
-
-OnMessage = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,12 +271,12 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def layer_numbers(texts: Sequence[str], arch: Arch) -> tuple[int, ...]:
-    """Layers asked for, sorted; ``all`` is every one.
+def layer_numbers(layers: Sequence[str | int], arch: Arch) -> tuple[int, ...]:
+    """Return the numbers of convolution layers, sorted; ``all`` stands for every one.
 
     Raises:
-        InputError: one is not a convolution of this net.
+        InputError: one is not a convolution of this network.
     """
-    if "all" in texts:
+    if "all" in layers:
         return tuple(range(1, arch.layers + 1))
-    return arch.check_layers([_number(text) for text in texts])
+    return arch.check_layers([_number(str(layer)) for layer in layers])

@@ -36,6 +36,7 @@ from antigram.model.training.config import TrainConfig
 from antigram.model.training.released import ReleasedStep
 from antigram.model.training.step import Step, Sums
 from antigram.pipeline.audio.augmentation import Views
+from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.mapped import MappedArray
@@ -228,7 +229,7 @@ class _Shapes:
 
 def plan(
     workspace: Workspace,
-    layers: Sequence[str],
+    layers: Sequence[str | int],
     *,
     data: str | None = None,
     task: str | None = None,
@@ -243,13 +244,13 @@ def plan(
     nets: int = 1,
     batch_clips: int = 13,
     precision: Precision = "32",
-    on_message: Callable[[str], None] = lambda _: None,
+    on_message: OnMessage = lambda _: None,
 ) -> dict[str, Any]:
     """Tell what a training on a store would take; nothing is made.
 
     Args:
         workspace: where the store is looked up.
-        layers: numbers of convolution layers as text, or ``all``.
+        layers: numbers of convolution layers, or ``all``.
         data: the store; default: the only one, or the one prepared last.
         task: label to learn; default: the store's main one.
         ckpt: the teacher, for its shape.

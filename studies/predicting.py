@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antigram.pipeline.audio.find import audio_files
+from antigram.pipeline.callbacks import OnMessage, OnProgress
 from antigram.pipeline.table import check_target, csv_table
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from antigram.model.training.predict import Recording, Unreadable
 
 __all__ = ["Predictions", "predict_files"]
-
-OnMessage = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def predict_files(
     table: Path | None = None,
     skip_unreadable: bool = False,
     device: str = "auto",
-    on_progress: Callable[[str, int, int], None] = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
     on_message: OnMessage = lambda _: None,
 ) -> Predictions:
     """Predict the classes of recordings and their segments.

@@ -1,24 +1,54 @@
-"""From a corpus by its name to a feature store of the workspace."""
+"""From a corpus by its name to its recordings, and to a feature store of the workspace."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from antigram.pipeline.audio.noise import NoiseBank, noise_files
+from antigram.pipeline.callbacks import OnMessage, OnProgress
 from antigram.pipeline.corpora import find_corpus
 from antigram.pipeline.corpus import Corpus, CorpusError, locate
+from antigram.pipeline.download.corpora import Downloaded, download
 from antigram.pipeline.features.naming import recipe_for, store_name
-from antigram.pipeline.features.preparation import OnProgress, Prepared, prepare
+from antigram.pipeline.features.preparation import Prepared, prepare
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.features.within import Training, training_of
 from antigram.pipeline.workspace import Workspace, plain_name
 
-__all__ = ["prepare_corpus"]
+__all__ = ["download_corpus", "prepare_corpus"]
 
-OnMessage = Callable[[str], None]
+
+def download_corpus(
+    workspace: Workspace,
+    corpus: str,
+    *,
+    subset: str | None = None,
+    on_progress: OnProgress = lambda *_: None,
+    on_message: OnMessage = lambda _: None,
+) -> Downloaded:
+    """Fetch a corpus, check it, and unpack it to where `prepare_corpus` looks for it.
+
+    Args:
+        workspace: where it goes.
+        corpus: its name.
+        subset: of a corpus that has subsets; default: that of its first archive.
+        on_progress: told a stage's name, megabytes done, and megabytes in all.
+        on_message: told what happens, in lines for people.
+
+    Raises:
+        InputError: there is no such corpus or nothing to download, the network failed, an archive
+            is another one, the disk is too small, or something else is in the way.
+    """
+    return download(
+        find_corpus(corpus),
+        workspace.corpora / corpus,
+        subset=subset,
+        on_progress=on_progress,
+        on_message=on_message,
+    )
 
 
 def prepare_corpus(

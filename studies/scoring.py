@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from antigram.model.training.checkpoint import load_checkpoint
 from antigram.model.training.device import named_device
 from antigram.model.training.evaluate import Scores, evaluate_checkpoint
+from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.choices import Split
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.workspace import Workspace
 
 __all__ = ["evaluate_file"]
-
-OnMessage = Callable[[str], None]
 
 
 def evaluate_file(

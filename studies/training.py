@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from antigram.model.choices import Mode
+from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.publish import check_goal
 from antigram.pipeline.workspace import Workspace, claimed_run, plain_name
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from antigram.studies.job import Job
 
 __all__ = ["Display", "train_student"]
-
-OnMessage = Callable[[str], None]
 
 
 class Display(Protocol):
@@ -86,6 +85,8 @@ def train_student(
         DistributedError: another process of a job of torchrun is gone.
     """
     own = {key: asked.pop(key) for key in Options.__slots__ if key in asked}
+    for key, kind in (("layers", str), ("betas", str), ("ckpts", Path)):
+        own[key] = tuple(map(kind, own.get(key, ())))
     options = Options(mode=mode, **own)
     ends = {key: asked.get(key) for key in ("epochs", "patience")}
     settings = {key: value for key, value in asked.items() if value is not None}

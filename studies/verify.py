@@ -12,6 +12,7 @@ from typing import Any
 from antigram.cache.key import layer_name
 from antigram.cache.layer import CacheLayer, layers_of, open_root
 from antigram.model.training.run_files import has_manifest, run_state, verify_files
+from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.archive import SUFFIXES, verify_archive
@@ -113,7 +114,7 @@ def verify_named(
     data: str | None = None,
     device: str = "auto",
     on_verified: Callable[[Verified], None] = lambda _: None,
-    on_message: Callable[[str], None] = lambda _: None,
+    on_message: OnMessage = lambda _: None,
 ) -> list[Verified]:
     """Read every byte of stores, caches and runs of a workspace, or of what is named.
 
@@ -179,7 +180,7 @@ def _recomputed(
     ckpt: Path,
     data: str | None,
     device: str,
-    on_message: Callable[[str], None],
+    on_message: OnMessage,
 ) -> list[Problem]:
     """Problems that running the teacher again shows."""
     from antigram.cache.recompute import recompute  # torch, which the rest needs not

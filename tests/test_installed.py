@@ -105,3 +105,5 @@ def test_it_runs_beside_modules_of_the_same_names(built, tmp_path):
     run(antigram, "cache-grams", "--ckpt", "e.pt", "--layer", 5, cwd=site)
     answer = run(antigram, "--json", "train", "--mode", "cached", *small[4:], cwd=site)
     assert json.loads(answer)["mode"] == "cached"
+    demo = json.loads(run(antigram, "--json", "demo", "--epochs", 1, "--width", 1, cwd=site))
+    assert set(demo["arms"]) == {"baseline", "wi", "online", "cached"}

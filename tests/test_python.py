@@ -1,0 +1,102 @@
+"""What the command line does, done from Python: functions that take a workspace and names."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import antigram
+from antigram import cli
+from antigram.studies.demo import antigram_command
+
+TINY = {"arch": "vgg11", "width": 1, "epochs": 1, "device": "cpu"}
+FUNCTIONS = {
+    "cache-grams": "cache_grams",
+    "clean": "clean",
+    "corpora": "describe_corpora",
+    "demo": "run_demo",
+    "download": "download_corpus",
+    "evaluate": "evaluate_file",
+    "export": "export",
+    "import": "import_",
+    "plan": "plan",
+    "predict": "predict_files",
+    "prepare": "prepare_corpus",
+    "status": "status",
+    "train": "train_student",
+    "verify": "verify_named",
+}
+
+
+def test_every_command_has_a_function_which_takes_what_its_options_give():
+    assert set(FUNCTIONS) == set(cli.app.commands)
+    own = {
+        "help",
+        "workspace",
+        "as_json",
+        "verbose",
+    }  # of every command; dry_run chooses a function
+    for command, name in FUNCTIONS.items():
+        taken = inspect.signature(getattr(antigram, name)).parameters
+        given = {param.name for param in cli.app.commands[command].params} - own
+        if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+            assert given <= set(taken), command
+        assert all(
+            p.default is not p.empty or p.name in given
+            for p in taken.values()
+            if p.kind is p.KEYWORD_ONLY
+        ), command
+
+
+def test_the_chain_from_python(audio, tmp_path):
+    workspace = antigram.Workspace(tmp_path / "workspace")
+    said = []
+    store = antigram.prepare_corpus(
+        workspace, "folder", source=audio, name="tones", workers=1, on_message=said.append
+    ).store
+    assert said[0] == f"folder: {audio}"
+    teacher = tmp_path / "net.pt"
+    first = antigram.train_student(workspace, mode="baseline", save=teacher, seed=1, **TINY)
+    assert antigram.estimate_grams(workspace, teacher, [3], device="cpu")["name"] == "tones--net"
+    built = antigram.cache_grams(workspace, teacher, [3], device="cpu")
+    assert (built.computed, list(built.layers)) == (30, [3])
+    result = antigram.train_student(workspace, mode="cached", layers=["net:3"], betas=[0.5], **TINY)
+    assert (result["layers"], result["beta"]) == ([3], 0.5)
+    assert (Path(result["run"]) / "report.html").is_file()
+    scores = antigram.evaluate_file(workspace, teacher, device="cpu")
+    assert scores.segments.accuracy == first["accuracy"]["test"]
+    table = tmp_path / "table.csv"
+    said = antigram.predict_files(teacher, [audio / "low"], table=table, device="cpu")
+    assert len(said.recordings) == len(table.read_text().splitlines()) - 1 == 10
+    exported = antigram.export(workspace, "tones", tmp_path / "tones.h5")
+    again = antigram.import_(workspace, exported.file, name="again")
+    assert antigram.FeatureStore(again.path).fingerprint == store.fingerprint
+    done = antigram.verify_named(workspace, recompute=4, ckpt=teacher, data="tones", device="cpu")
+    assert [each.problems for each in done] == [[]] * 5
+    there = antigram.status(workspace)
+    assert [len(there[kind]) for kind in ("stores", "caches", "runs")] == [2, 1, 2]
+    assert antigram.clean(workspace, dry_run=True).removed == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        ({"mode": "baseline", "lr": -1.0}, "`lr` -1.0: wanted"),
+        ({"mode": "baseline", "dropout": 1.2}, "`dropout` 1.2: wanted"),
+        ({"mode": "online", "layers": [5]}, "`mode=online` needs the teacher: `ckpts=FILE`"),
+        ({"mode": "frozen", "ckpts": ["n.pt"]}, "`mode=frozen` needs a layer: `layers` 1 to 13"),
+    ],
+)
+def test_a_mistake_in_python_names_the_argument(asked, match, tmp_path):
+    with pytest.raises(antigram.InputError, match=match):
+        antigram.train_student(antigram.Workspace(tmp_path), **asked)
+
+
+def test_the_demo_calls_the_antigram_that_is_imported(tmp_path, monkeypatch):
+    command, script = antigram_command()
+    assert Path(script) == Path(cli.__file__).resolve()
+    installed = tmp_path / "site-packages" / "antigram"
+    installed.mkdir(parents=True)
+    (installed / "cli.py").touch()  # no link, as in a checkout
+    monkeypatch.setattr(antigram, "__path__", [str(installed)])
+    assert antigram_command() == [command, "-P", "-m", "antigram"]
