@@ -40,6 +40,7 @@ from antigram.model.training.checkpoint import Teacher
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.chunks import ArraySpec, array_digest, encode, write_chunk
 from antigram.pipeline.storage.exchange import export_file
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import (
     create_arrays,
     create_group,
@@ -82,14 +83,15 @@ def teacher() -> Teacher:
 
 def made_layer(path: Path, plan: LayerPlan, clips: int) -> CacheLayer:
     """A layer of so many clips whose values are noise: reading does not look at them."""
-    folder = path / f"layer{plan.key.layer:02d}"
+    cache = Folder(path)
+    group = cache.below(f"layer{plan.key.layer:02d}")
     specs = plan.specs(clips)
     rng = np.random.default_rng(plan.key.layer)
     values = rng.standard_normal((specs[0].rows, *specs[0].shape[1:]), np.float32)
     written = {
         spec.name: [
             write_chunk(
-                folder, spec, index, encode(spec, index, _part(spec, index, values)), flush=False
+                group, spec, index, encode(spec, index, _part(spec, index, values)), flush=False
             )
             for index in range(spec.chunks)
         ]
@@ -104,13 +106,13 @@ def made_layer(path: Path, plan: LayerPlan, clips: int) -> CacheLayer:
     }
     content = {name: array_digest([w.sha256 for w in chunks]) for name, chunks in written.items()}
     attributes["fingerprint"] = layer_fingerprint(attributes, content)
-    create_group(folder, {"antigram": attributes})
-    create_arrays(folder, specs)
-    write_manifest(folder, written)
+    create_group(group, {"antigram": attributes})
+    create_arrays(group, specs)
+    write_manifest(group, written)
     create_group(
-        path, {"antigram": {"format": "antigram/grams", "format_version": 1, "features": ""}}
+        cache, {"antigram": {"format": "antigram/grams", "format_version": 1, "features": ""}}
     )
-    write_manifest(path, {})
+    write_manifest(cache, {})
     return CacheLayer(path, plan.key.layer)
 
 
@@ -220,7 +222,7 @@ def main() -> None:
                 found["over_memmap"] = found["us"]["memmap"] / found["us"]["antigram"]
                 found["over_zarr"] = found["us"]["zarr"] / found["us"]["antigram"]
                 begun = time.perf_counter()
-                problems = list(verify_group(made.folder))
+                problems = list(verify_group(made.group))
                 took = time.perf_counter() - begun
                 found["verify_gb_per_s"] = plan.bytes_per_clip * asked.clips / took / 1e9
                 if problems:

@@ -158,6 +158,7 @@ def stages(paths: list[Path], noise_home: Path) -> dict[str, float]:
     from antigram.pipeline.audio.noise import NoiseBank, mix_noise, noise_files
     from antigram.pipeline.audio.stft import stft
     from antigram.pipeline.storage.chunks import ArraySpec, encode, write_chunk
+    from antigram.pipeline.storage.folder import Folder
 
     spent = dict.fromkeys(
         ("header", "decode and resample", "mix", "stft", "normalise", "write"), 0.0
@@ -192,7 +193,7 @@ def stages(paths: list[Path], noise_home: Path) -> dict[str, float]:
             if number % 128 == 127:
                 data = encode(spec, 0, (block - np.float32(0.01)) * np.float32(20))
                 now = spend("normalise", now)
-                write_chunk(Path(folder), spec, 0, data)
+                write_chunk(Folder(Path(folder)), spec, 0, data)
                 spend("write", now)
         raw = _raw(used, Path(folder), len(used) * _CLIP_BYTES)
     return {stage: 1e6 * s / len(used) for stage, s in spent.items()} | raw

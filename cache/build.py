@@ -131,7 +131,7 @@ def _missing(
     for number, plan in plans.items():
         if number not in there or there[number].key != plan.key:
             missing[number] = plan
-        elif any(verify_group(there[number].folder, content=False)):
+        elif any(verify_group(there[number].group, content=False)):
             missing[number] = replace(plan, rank=_rank(there[number]), pilot=there[number].pilot)
     return missing
 

@@ -7,7 +7,6 @@ tensors of it.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +19,11 @@ from antigram.cache.key import CacheKey, layer_name
 from antigram.pipeline.audio.augmentation import COLUMNS
 from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.backend import Backend
 from antigram.pipeline.storage.hashing import digest
-from antigram.pipeline.storage.hdf5 import names_in, read_bytes
-from antigram.pipeline.storage.manifest import Manifest, read_manifest
+from antigram.pipeline.storage.manifest import DOCUMENT, Manifest, inner_groups, read_manifest
 from antigram.pipeline.storage.mapped import MappedArray
+from antigram.pipeline.storage.opening import open_backend
 from antigram.pipeline.storage.root import read_root
 
 __all__ = [
@@ -50,8 +50,9 @@ def open_root(path: Path) -> dict[str, Any]:
         InputError: there is no cache.
         StoredDataError: damaged, or of a newer version.
     """
-    root = read_root(path, FORMAT, VERSION, "Gram cache")
-    read_manifest(path).check_metadata(path, "Build the cache again.")
+    group = open_backend(path)
+    root = read_root(group, FORMAT, VERSION, "Gram cache")
+    read_manifest(group).check_metadata(group, "Build the cache again.")
     if not isinstance(root.get("features"), str):
         raise DamagedError(f"{path}: its attributes lack the features; build it again")
     return root
@@ -59,11 +60,11 @@ def open_root(path: Path) -> dict[str, Any]:
 
 def layers_of(path: Path) -> list[int]:
     """Layers a cache holds, sorted."""
-    if path.is_dir():
-        names = [p.name for p in path.glob("layer[0-9][0-9]")]
-    else:
-        names = [name for name in names_in(path) if re.fullmatch(r"layer\d\d", name)]
-    return sorted(int(name.removeprefix("layer")) for name in names)
+    return _numbers(open_backend(path))
+
+
+def _numbers(cache: Backend) -> list[int]:
+    return [int(name.removeprefix("layer")) for name in inner_groups(cache)]
 
 
 def choose_cache(caches: Sequence[Path], store: FeatureStore) -> Path:
@@ -116,25 +117,29 @@ class CacheLayer:
     Args:
         path: the cache.
         layer: number of the convolution layer.
+        backend: that the cache lies in, if not in that folder or file.
 
     Raises:
         InputError: the cache has not this layer.
         StoredDataError: damaged or incomplete.
     """
 
-    def __init__(self, path: Path, layer: int) -> None:
+    def __init__(self, path: Path, layer: int, backend: Backend | None = None) -> None:
         self.path = path
+        self._backend = backend
         self.folder = path / layer_name(layer)
-        if layer not in layers_of(path):
-            there = ", ".join(str(n) for n in layers_of(path)) or "none"
+        cache = open_backend(path) if backend is None else backend
+        if self.folder.name not in inner_groups(cache):
+            there = ", ".join(str(n) for n in _numbers(cache)) or "none"
             raise InputError(
                 f"{path}: layer {layer} is not cached (there: {there}). "
                 f"Add it with `antigram cache-grams` and `layers={layer}`."
             )
-        manifest: Manifest = read_manifest(self.folder)
-        manifest.check_metadata(self.folder, self._repair)
+        self.group = cache.below(self.folder.name)
+        manifest: Manifest = read_manifest(self.group)
+        manifest.check_metadata(self.group, self._repair)
         try:
-            found = json.loads(read_bytes(self.folder / "zarr.json"))["attributes"]["antigram"]
+            found = json.loads(self.group.get(DOCUMENT))["attributes"]["antigram"]
             complete = found["complete"]
             self.key = CacheKey.from_json(found["key"])
             self.channels, self.positions = int(found["channels"]), int(found["positions"])
@@ -151,7 +156,7 @@ class CacheLayer:
         def array(name: str) -> MappedArray:
             if name not in manifest.arrays:
                 raise DamagedError(f"{self.folder}: no array {name}. {self._repair}")
-            return MappedArray(self.folder, name, manifest.crcs(name), self._repair)
+            return MappedArray(self.group, name, manifest.crcs(name), self._repair)
 
         self._array = array
         self.values = self._values()
@@ -219,15 +224,15 @@ class CacheLayer:
         return self.key.views.count if self.key.views else 1
 
     @classmethod
-    def touched(cls, path: Path, layer: int) -> CacheLayer:
+    def touched(cls, path: Path, layer: int, backend: Backend | None = None) -> CacheLayer:
         """Open a layer and `touch` it."""
-        found = cls(path, layer)
-        found.touch()
-        return found
+        opened = cls(path, layer, backend)
+        opened.touch()
+        return opened
 
-    def __reduce__(self) -> tuple[Callable[[Path, int], CacheLayer], tuple[Path, int]]:
+    def __reduce__(self) -> tuple[Callable[..., CacheLayer], tuple[Path, int, Backend | None]]:
         """Opened anew in another process."""
-        return CacheLayer.touched, (self.path, self.key.layer)
+        return CacheLayer.touched, (self.path, self.key.layer, self._backend)
 
     def touch(self) -> None:
         """Read the norms, which a training needs from the beginning.

@@ -26,12 +26,15 @@ from antigram.pipeline.storage.chunks import (
     CRC_BYTES,
     Written,
     array_digest,
+    chunk_key,
     chunk_path,
     encode,
+    is_intact,
     write_chunk,
 )
 from antigram.pipeline.storage.durable import write_text
-from antigram.pipeline.storage.files import map_file, remove
+from antigram.pipeline.storage.files import remove
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.hashing import canonical_json
 from antigram.pipeline.storage.journal import Journal
 from antigram.pipeline.storage.manifest import (
@@ -40,7 +43,6 @@ from antigram.pipeline.storage.manifest import (
     read_manifest,
     write_manifest,
 )
-from antigram.pipeline.storage.mapped import is_whole
 
 __all__ = ["LayerWriter", "open_writers"]
 
@@ -56,11 +58,12 @@ class LayerWriter:
         self.plan = plan
         self.specs = plan.specs(clips)
         self.folder = partial / layer_name(plan.key.layer)
+        self._group = Folder(self.folder)
         if rank == 0:
             self._prepare(partial)
         own = f".{rank}.jsonl" if rank else ".jsonl"
         self.journal = Journal(self.folder.with_suffix(own))
-        self.done = {chunk for chunk, written in self._noted() if self._is_whole(chunk, written)}
+        self.done = {chunk for chunk, written in self._noted() if self._is_intact(chunk, written)}
 
     def _prepare(self, partial: Path) -> None:
         """Keep what an interrupted build of the same layer has done; clear away another's."""
@@ -91,13 +94,14 @@ class LayerWriter:
 
     def adopt(self, old: CacheLayer) -> None:
         """Take over the whole chunks of a damaged layer; they are linked, not copied."""
-        crcs = {spec.name: read_manifest(old.folder).crcs(spec.name) for spec in self.specs}
+        crcs = {spec.name: read_manifest(old.group).crcs(spec.name) for spec in self.specs}
         for index in set(range(self.specs[0].chunks)) - self.done:
             written = {}
             for spec in self.specs:
-                path = chunk_path(old.folder, spec, index)
-                if not is_whole(path, spec.rows * spec.row_bytes, crcs[spec.name][index]):
+                key, crc = chunk_key(spec, index), crcs[spec.name][index]
+                if not is_intact(old.group, key, spec.rows * spec.row_bytes, crc):
                     break
+                path = chunk_path(old.folder, spec, index)
                 goal = chunk_path(self.folder, spec, index)
                 goal.parent.mkdir(parents=True, exist_ok=True)
                 goal.unlink(missing_ok=True)
@@ -105,17 +109,18 @@ class LayerWriter:
                     goal.hardlink_to(path)
                 except OSError:  # a file system without links
                     shutil.copyfile(path, goal)
-                content = sha256(map_file(path)[:-CRC_BYTES].data).hexdigest()
-                written[spec.name] = asdict(Written(crcs[spec.name][index], content))
+                content = sha256(old.group.view(key)[:-CRC_BYTES].data).hexdigest()
+                written[spec.name] = asdict(Written(crc, content))
             else:
                 self.journal.append({"chunk": index, "written": written})
                 self.done.add(index)
 
-    def _is_whole(self, chunk: int, written: Mapping[str, Written]) -> bool:
+    def _is_intact(self, chunk: int, written: Mapping[str, Written]) -> bool:
         """Whether a chunk that the journal notes is there: a power cut may lose a rename."""
         return all(
-            is_whole(
-                chunk_path(self.folder, spec, chunk),
+            is_intact(
+                self._group,
+                chunk_key(spec, chunk),
                 spec.rows * spec.row_bytes,
                 written[spec.name].crc32c,
             )
@@ -125,7 +130,7 @@ class LayerWriter:
     def write(self, index: int, arrays: tuple[NDArray[Any], ...]) -> None:
         """Write a chunk of each array, flush them to disk, and note it."""
         written = {
-            spec.name: asdict(write_chunk(self.folder, spec, index, encode(spec, index, values)))
+            spec.name: asdict(write_chunk(self._group, spec, index, encode(spec, index, values)))
             for spec, values in zip(self.specs, arrays, strict=True)
         }
         self.journal.append({"chunk": index, "written": written})
@@ -149,9 +154,9 @@ class LayerWriter:
             name: array_digest([w.sha256 for w in chunks]) for name, chunks in arrays.items()
         }
         attributes["fingerprint"] = layer_fingerprint(attributes, content)
-        create_group(self.folder, {"antigram": attributes})
-        create_arrays(self.folder, self.specs)
-        write_manifest(self.folder, arrays)
+        create_group(self._group, {"antigram": attributes})
+        create_arrays(self._group, self.specs)
+        write_manifest(self._group, arrays)
 
 
 def open_writers(

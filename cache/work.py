@@ -19,6 +19,7 @@ from antigram.cache.layer import CacheLayer, layers_of, open_root
 from antigram.cache.plan import LayerPlan
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.storage.files import remove
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import FOLDER, create_group, write_manifest
 from antigram.pipeline.storage.publish import discard, publish, put_files
 
@@ -74,8 +75,8 @@ def _fresh_root(partial: Path) -> Path:
 
 def _make_root(folder: Path, root: Mapping[str, Any], layers: Path | None = None) -> None:
     """Write metadata that names the layers of a cache, so that a lost one is missed."""
-    create_group(folder, {"antigram": {**root, "layers": _layer_prints(layers or folder)}})
-    write_manifest(folder, {})
+    create_group(Folder(folder), {"antigram": {**root, "layers": _layer_prints(layers or folder)}})
+    write_manifest(Folder(folder), {})
 
 
 def _layer_prints(target: Path) -> dict[str, str]:

@@ -12,7 +12,8 @@ from filelock import FileLock, Timeout
 
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.files import identity_at
-from antigram.pipeline.storage.hdf5 import SUFFIX
+from antigram.pipeline.storage.folder import Folder
+from antigram.pipeline.storage.opening import is_exported
 from antigram.pipeline.storage.root import has_parts
 
 __all__ = ["Workspace", "claimed_run", "is_locked", "locked", "plain_name"]
@@ -168,7 +169,9 @@ class Workspace:
     def members(folder: Path) -> list[Path]:
         """Return the finished stores or caches of a folder, damaged ones too, oldest first."""
         members = [
-            p for p in folder.glob("[!.]*.zarr") if (p / "zarr.json").is_file() or has_parts(p)
+            path
+            for path in folder.glob("[!.]*.zarr")
+            if (path / "zarr.json").is_file() or has_parts(Folder(path))
         ]
         return sorted(members, key=lambda p: (_made_ns(p), p.name))
 
@@ -185,7 +188,7 @@ class Workspace:
             InputError: it does not exist; the message lists the known names.
         """
         for path in (Path(name), folder / f"{name}.zarr", folder / name):
-            if path.is_dir() or (path.suffix == SUFFIX and path.is_file()):
+            if path.is_dir() or is_exported(path):
                 return path
         known = sorted(p.name.removesuffix(".zarr") for p in folder.glob("[!.]*") if p.is_dir())
         listed = f"there are {', '.join(known)}" if known else "there are none"

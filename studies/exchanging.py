@@ -11,7 +11,8 @@ from antigram.cache.layer import FORMAT
 from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.storage.exchange import export_file, import_file
-from antigram.pipeline.storage.hdf5 import SUFFIX, read_bytes
+from antigram.pipeline.storage.manifest import DOCUMENT
+from antigram.pipeline.storage.opening import is_exported, open_backend
 from antigram.pipeline.workspace import Workspace, locked, plain_name
 
 __all__ = ["Exported", "Imported", "export", "import_"]
@@ -85,10 +86,10 @@ def import_(
         InputError: there is no such file, or it is not one that was exported.
         DamagedError: the file is damaged; nothing is left behind.
     """
-    if not file.is_file() or file.suffix != SUFFIX:
+    if not is_exported(file):
         raise InputError(f"{file}: no such file; wanted one that `antigram export` wrote")
     try:
-        is_cache = FORMAT.encode() in read_bytes(file / "zarr.json")
+        is_cache = FORMAT.encode() in open_backend(file).get(DOCUMENT)
     except FileNotFoundError:
         raise DamagedError(f"{file}: its root document is missing. Export it again.") from None
     home = workspace.grams if is_cache else workspace.features

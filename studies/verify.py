@@ -17,9 +17,9 @@ from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.archive import SUFFIXES, verify_archive
 from antigram.pipeline.storage.exchange import verify_export
-from antigram.pipeline.storage.hdf5 import SUFFIX, read_bytes
-from antigram.pipeline.storage.manifest import Problem, verify_group
-from antigram.pipeline.storage.root import DOCUMENT, has_parts
+from antigram.pipeline.storage.manifest import DOCUMENT, Problem, verify_group
+from antigram.pipeline.storage.opening import is_exported, open_backend
+from antigram.pipeline.storage.root import has_parts
 from antigram.pipeline.workspace import Workspace
 
 __all__ = [
@@ -53,7 +53,7 @@ class Verified:
 def kind_of(path: Path) -> str:
     """``store``, ``cache``, ``run``, ``export`` or ``checkpoint``: by its place where in doubt."""
     if path.is_file():
-        return "export" if path.suffix == SUFFIX else "checkpoint"
+        return "export" if is_exported(path) else "checkpoint"
     if (path / "config.json").is_file() or path.parent.name == "runs":
         return "run"
     if any(path.glob("layer[0-9][0-9]")) or path.parent.name == "grams":
@@ -67,9 +67,12 @@ def check_kind(path: Path) -> None:
     Raises:
         InputError: it is none of a store, cache, run, export or checkpoint.
     """
-    ours = kind_of(path) in ("run", "checkpoint") or has_parts(path)
+    if kind_of(path) in ("run", "checkpoint"):
+        return
+    group = open_backend(path)
+    ours = has_parts(group)
     with suppress(OSError):  # all but its root document may be lost
-        ours = ours or b'"antigram/' in read_bytes(path / DOCUMENT)
+        ours = ours or b'"antigram/' in group.get(DOCUMENT)
     if not ours:
         raise InputError(f"{path}: no store, cache or run there; `antigram status` lists what is")
 
@@ -163,7 +166,7 @@ def _chosen(workspace: Workspace, names: Sequence[str]) -> list[Path]:
     for name in names:
         match = [p for p in every if name in (p.name, p.name.removesuffix(".zarr"))]
         path = Path(name)
-        if path.is_dir() or (path.suffix in (SUFFIX, *SUFFIXES) and path.is_file()):
+        if path.is_dir() or is_exported(path) or (path.suffix in SUFFIXES and path.is_file()):
             check_kind(path)
             match = [path]
         if not match:
@@ -194,7 +197,7 @@ def _recomputed(
 
 def verify_store(path: Path) -> Iterator[Problem]:
     """Problems of a feature store."""
-    problems = list(verify_group(path))
+    problems = list(verify_group(open_backend(path)))
     yield from problems
     if not problems:
         try:
@@ -213,7 +216,7 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
         path: the cache.
         stores: feature stores it may have been made from.
     """
-    yield from verify_group(path)
+    yield from verify_group(open_backend(path))
     try:
         root = open_root(path)
     except (InputError, StoredDataError) as error:
@@ -229,7 +232,7 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
             yield Problem(path / layer_name(int(number)), "missing")
     for number in numbers:
         folder = path / f"layer{number:02d}"
-        problems = list(verify_group(folder))
+        problems = list(verify_group(open_backend(folder)))
         yield from problems
         if not problems:
             try:

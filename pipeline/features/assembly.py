@@ -23,6 +23,7 @@ from antigram.pipeline.features.rendering import write_chunks
 from antigram.pipeline.features.store import FORMAT, VERSION, store_fingerprint
 from antigram.pipeline.features.summary import lengths_of
 from antigram.pipeline.storage.chunks import STRING, ArraySpec, Written, encode
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import create_arrays, create_group, write_manifest
 
 __all__ = ["SmallArrays", "finish_store", "small_arrays", "sort_classes"]
@@ -122,8 +123,8 @@ def finish_store(
     tasks = [(store, chunks[i : i + _FILES_A_TASK]) for i in range(0, len(chunks), _FILES_A_TASK)]
     written = {
         (spec.name, index): one
-        for (_, asked), group in pool.run(write_chunks, tasks)
-        for (spec, index, _), one in zip(asked, group, strict=True)
+        for (_, asked), made in pool.run(write_chunks, tasks)
+        for (spec, index, _), one in zip(asked, made, strict=True)
     }
     for spec in specs[1:]:
         arrays[spec.name] = [written[spec.name, index] for index in range(spec.chunks)]
@@ -145,14 +146,15 @@ def finish_store(
         "listing": listing.identity,
         "versions": versions(("antigram", "numpy", "scipy", "soundfile", "soxr", "zarr")),
     }
-    create_group(store, {})
+    group = Folder(store)
+    create_group(group, {})
     if any("/" in spec.name for spec in specs):
-        create_group(store / "labels", {})
-    create_arrays(store, specs)
-    create_group(store, {"antigram": root})
+        create_group(group.below("labels"), {})
+    create_arrays(group, specs)
+    create_group(group, {"antigram": root})
     # The fingerprint needs the manifest's digests, and the manifest the root's checksum.
-    fingerprint = store_fingerprint(root, write_manifest(store, arrays))
+    fingerprint = store_fingerprint(root, write_manifest(group, arrays))
     root["fingerprint"] = fingerprint
-    create_group(store, {"antigram": root})
-    write_manifest(store, arrays)
+    create_group(group, {"antigram": root})
+    write_manifest(group, arrays)
     return fingerprint

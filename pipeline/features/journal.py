@@ -17,8 +17,8 @@ import numpy as np
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.rendering import RawBlock, RowResult
 from antigram.pipeline.features.sources import Source, compare
-from antigram.pipeline.storage.chunks import Written
-from antigram.pipeline.storage.mapped import is_whole
+from antigram.pipeline.storage.chunks import Written, is_intact
+from antigram.pipeline.storage.folder import Folder
 
 __all__ = ["BlockNote", "ChunkNote", "intact_chunks", "parsed_entries", "unchanged_blocks"]
 
@@ -137,12 +137,12 @@ def intact_chunks(
 ) -> dict[int, ChunkNote]:
     """Return the notes of the chunks that are intact on disk: a power cut may lose a rename."""
     size = math.prod(recipe.shape) * np.dtype(recipe.dtype).itemsize
-    whole = {}
+    store, intact = Folder(partial / "store"), {}
     for note in parsed_entries(entries, ChunkNote.from_json):
-        path = partial / "store" / "features" / "c" / str(note.chunk) / "0" / "0"
-        if is_whole(path, note.rows * size, note.written.crc32c):
-            whole[note.chunk] = note
-    return whole
+        key = f"features/c/{note.chunk}/0/0"
+        if is_intact(store, key, note.rows * size, note.written.crc32c):
+            intact[note.chunk] = note
+    return intact
 
 
 def _source(value: object) -> Source:

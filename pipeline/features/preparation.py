@@ -46,6 +46,7 @@ from antigram.pipeline.features.within import Training
 from antigram.pipeline.storage.chunks import rows_per_chunk
 from antigram.pipeline.storage.durable import flush_filesystem, write_text
 from antigram.pipeline.storage.files import size_of, size_text
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.hashing import canonical_json
 from antigram.pipeline.storage.manifest import verify_group
 from antigram.pipeline.storage.publish import discard, publish, recover, work_folder
@@ -288,7 +289,7 @@ def _up_to_date(target: Path, recipe: Recipe, listing: Listing) -> FeatureStore 
     same = store.recipe == recipe and store.root.get("listing") == listing.identity
     same = same and store.main_label == listing.main  # the table's columns may have been moved
     # Not only when asked to verify: what says that it is up to date must be whole.
-    return store if same and not any(verify_group(target, content=False)) else None
+    return store if same and not any(verify_group(Folder(target), content=False)) else None
 
 
 def _tell_of_changes(

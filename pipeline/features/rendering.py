@@ -40,6 +40,7 @@ from antigram.pipeline.storage.chunks import (
 )
 from antigram.pipeline.storage.durable import atomic_file, begin_writeback
 from antigram.pipeline.storage.files import map_file, named
+from antigram.pipeline.storage.folder import Folder
 
 __all__ = [
     "CRASHES",
@@ -385,4 +386,5 @@ def _rows_of(
 
 def write_chunks(store: Path, chunks: Sequence[tuple[ArraySpec, int, bytes]]) -> list[Written]:
     """Write chunks of small arrays; many in one task, as making a file takes most of the time."""
-    return [write_chunk(store, spec, index, data, flush=False) for spec, index, data in chunks]
+    group = Folder(store)
+    return [write_chunk(group, spec, index, data, flush=False) for spec, index, data in chunks]

@@ -15,10 +15,12 @@ from antigram.pipeline.choices import check_choice
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.split import SPLITS
+from antigram.pipeline.storage.backend import Backend
 from antigram.pipeline.storage.chunks import STRING
 from antigram.pipeline.storage.hashing import digest
 from antigram.pipeline.storage.manifest import Manifest, read_manifest
 from antigram.pipeline.storage.mapped import MappedArray
+from antigram.pipeline.storage.opening import open_backend
 from antigram.pipeline.storage.root import read_root
 
 __all__ = [
@@ -62,20 +64,22 @@ class FeatureStore:
     """A finished feature store, read only.
 
     Args:
-        path: ``NAME.zarr``.
+        path: ``NAME.zarr``, or a file that was exported.
+        backend: that it lies in, if not in that folder or file.
 
     Raises:
         InputError: there is none, or it is something else.
         StoredDataError: damaged, incomplete or of a newer version.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, backend: Backend | None = None) -> None:
         self.path = path = Path(path)
-        self.root = read_root(path, FORMAT, VERSION, "feature store")
+        self._group = open_backend(path) if backend is None else backend
+        self.root = read_root(self._group, FORMAT, VERSION, "feature store")
         if self.root.get("complete") is not True:
             raise DamagedError(f"{path}: not complete; run the same `antigram prepare` again")
-        self._manifest = read_manifest(path)
-        self._manifest.check_metadata(path, self._repair)
+        self._manifest = read_manifest(self._group)
+        self._manifest.check_metadata(self._group, self._repair)
         try:
             self.recipe = Recipe.from_json(self.root["recipe"])
             self.mean, self.std = float(self.root["mean"]), float(self.root["std"])
@@ -108,7 +112,7 @@ class FeatureStore:
         """An array of the store; with ``dtype``, one that has a value of it for each clip."""
         if name not in self._manifest.arrays:
             raise DamagedError(f"{self.path}: no array {name} in its manifest. {self._repair}")
-        array = MappedArray(self.path, name, self._manifest.crcs(name), self._repair)
+        array = MappedArray(self._group, name, self._manifest.crcs(name), self._repair)
         if dtype is not None:
             array.require([dtype], (len(self),))
         return array

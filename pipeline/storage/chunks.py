@@ -21,7 +21,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from antigram.pipeline.storage.durable import atomic_file, begin_writeback, write_in_parts
+from antigram.pipeline.storage.backend import Viewer, Writer
 from antigram.pipeline.storage.hashing import digest
 
 __all__ = [
@@ -29,10 +29,12 @@ __all__ = [
     "ArraySpec",
     "Written",
     "array_digest",
+    "chunk_key",
     "chunk_path",
     "crc32c",
     "decode_texts",
     "encode",
+    "is_intact",
     "rows_per_chunk",
     "write_chunk",
 ]
@@ -118,9 +120,14 @@ class Written:
         raise ValueError(f"{value!r} is not what was written")
 
 
+def chunk_key(spec: ArraySpec, index: int) -> str:
+    """Key of a chunk in its group: Zarr's default encoding."""
+    return "/".join([spec.name, "c", str(index), *("0" for _ in spec.shape[1:])])
+
+
 def chunk_path(folder: Path, spec: ArraySpec, index: int) -> Path:
-    """File of a chunk, in Zarr's default key encoding."""
-    return folder.joinpath(*spec.name.split("/"), "c", str(index), *("0" for _ in spec.shape[1:]))
+    """File of a chunk of a group in a folder."""
+    return folder / chunk_key(spec, index)
 
 
 def encode(spec: ArraySpec, index: int, values: NDArray[Any] | Sequence[str]) -> NDArray[np.uint8]:
@@ -158,29 +165,47 @@ def decode_texts(raw: bytes, rows: int) -> list[str]:
 
 
 def write_chunk(
-    folder: Path,
+    group: Writer,
     spec: ArraySpec,
     index: int,
     data: bytes | NDArray[np.uint8],
     *,
     flush: bool = True,
 ) -> Written:
-    """Write one chunk atomically.
+    """Store one chunk, with its checksum behind it.
 
-    Without ``flush`` a power cut (not a kill) may still lose it: for what is checked when it is
-    resumed, and flushed with all else (`flush_filesystem`) before it is published.
+    Args:
+        group: where the array lies.
+        spec: of the array.
+        index: of the chunk.
+        data: from `encode`.
+        flush: see `Writer`.
     """
     raw = data.data if isinstance(data, np.ndarray) else memoryview(data)
     crc = crc32c(data)
-    path = chunk_path(folder, spec, index)
-    if not path.parent.is_dir():
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path, flush=flush) as file:
-        write_in_parts(file, raw)
-        file.write(crc.to_bytes(CRC_BYTES, "little"))
-        if not flush:
-            begin_writeback(file)
+    group.put(chunk_key(spec, index), raw, crc.to_bytes(CRC_BYTES, "little"), flush=flush)
     return Written(crc, sha256(raw).hexdigest())
+
+
+def is_intact(group: Viewer, key: str, size: int, crc: int) -> bool:
+    """Whether a chunk is there as it was written.
+
+    Args:
+        group: where it lies.
+        key: its key.
+        size: bytes of its rows.
+        crc: their checksum.
+    """
+    try:
+        raw = group.view(key)
+    except OSError:
+        return False
+    tail = crc.to_bytes(CRC_BYTES, "little")  # other readers go by the checksum behind the data
+    return (
+        raw.size == size + CRC_BYTES
+        and raw[-CRC_BYTES:].tobytes() == tail
+        and crc32c(raw[:-CRC_BYTES]) == crc
+    )
 
 
 def array_digest(chunks: Sequence[str]) -> str:

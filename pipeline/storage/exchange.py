@@ -8,17 +8,26 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
+from antigram.pipeline.storage.backend import Backend, Writer
 from antigram.pipeline.storage.chunks import STRING, array_digest, write_chunk
 from antigram.pipeline.storage.durable import atomic_path, flush_filesystem
 from antigram.pipeline.storage.files import size_text
-from antigram.pipeline.storage.hdf5 import FORMAT, SUFFIX, VERSION, inside, read_bytes
-from antigram.pipeline.storage.manifest import FOLDER, Problem, read_manifest, verify_group
+from antigram.pipeline.storage.folder import Folder
+from antigram.pipeline.storage.hdf5 import FORMAT, SUFFIX, VERSION, ExportedFile
+from antigram.pipeline.storage.manifest import (
+    FOLDER,
+    Problem,
+    inner_groups,
+    read_manifest,
+    verify_group,
+)
 from antigram.pipeline.storage.mapped import MappedArray
+from antigram.pipeline.storage.opening import is_exported
 from antigram.pipeline.storage.publish import check_goal, discard, publish, recover, work_folder
 from antigram.pipeline.storage.root import has_parts
 
@@ -26,18 +35,20 @@ __all__ = ["export_file", "import_file", "verify_export"]
 
 _EXPORT_AGAIN = "Export it again."
 OnProgress = Callable[[str, int, int], None]
+Group = TypeVar("Group", bound=Backend)
 _MOST_ATTRIBUTE = 60_000  # bytes: what every HDF5 library takes
 _NAME = re.compile(r"[A-Za-z0-9_.+@ -]+")
 
 
-def _groups(path: Path) -> list[Path]:
-    """Groups with a manifest of their own: the store or cache itself, and a cache's layers."""
-    layers = sorted(p for p in path.glob("layer[0-9][0-9]") if p.is_dir())
-    return [path, *layers]
+def _groups(root: Group) -> Iterator[tuple[str, Group]]:
+    """Groups with a manifest of their own, each behind the prefix of its keys in the root."""
+    yield "", root
+    for name in inner_groups(root):
+        yield f"{name}/", root.below(name)
 
 
 def export_file(path: Path, goal: Path, on_progress: OnProgress = lambda *_: None) -> int:
-    """Write a store or cache as one HDF5 file, whole or not at all.
+    """Write a store or cache as one HDF5 file, atomically.
 
     Args:
         path: the store or cache.
@@ -55,12 +66,13 @@ def export_file(path: Path, goal: Path, on_progress: OnProgress = lambda *_: Non
 
     if not path.is_dir():
         raise InputError(f"{path}: is an exported file already; copy it, or import it first")
-    if not has_parts(path):
+    source = Folder(path)
+    if not has_parts(source):
         raise InputError(f"{path}: no store or cache there; `antigram status` lists what is")
     if goal.suffix != SUFFIX:
         raise InputError(f"`goal` {goal}: wanted a name that ends in {SUFFIX}")
     check_goal("`goal`", goal)
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    size = sum(entry.size for entry in source.list())
     if size > (free := shutil.disk_usage(goal.absolute().parent).free):
         raise InputError(f"`goal` {goal}: {size_text(size)} wanted, {size_text(free)} free")
     done = 0
@@ -71,17 +83,16 @@ def export_file(path: Path, goal: Path, on_progress: OnProgress = lambda *_: Non
         # Fixed lengths: HDF5 keeps variable ones in a heap without a checksum, and a flipped
         # bit there makes the library loop for ever.
         file.attrs["format"], file.attrs["format_version"] = np.bytes_(FORMAT), VERSION
-        for folder in _groups(path):
-            prefix = "" if folder == path else f"{folder.name}/"
-            manifest = read_manifest(folder)
-            manifest.check_metadata(folder, "Nothing was exported.")
+        for prefix, group in _groups(source):
+            manifest = read_manifest(group)
+            manifest.check_metadata(group, "Nothing was exported.")
             for name in manifest.arrays:
-                array = MappedArray(folder, name, manifest.crcs(name), "Nothing was exported.")
+                array = MappedArray(group, name, manifest.crcs(name), "Nothing was exported.")
                 for part in _copy(file, prefix + name, array):
                     done += part
                     on_progress("exported", min(done, size), size)
             for document in (*manifest.metadata, f"{FOLDER}/zarr.json"):
-                raw = np.frombuffer(read_bytes(folder / document), np.uint8)
+                raw = np.frombuffer(group.get(document), np.uint8)
                 file.create_dataset(f"zarr/{prefix}{document}", data=raw)
                 _note(file, PurePosixPath(prefix + document).parent, raw.tobytes())
     return goal.stat().st_size
@@ -132,25 +143,23 @@ def import_file(source: Path, goal: Path, on_progress: OnProgress = lambda *_: N
         InputError: not such a file.
         DamagedError: damaged, or hostile; nothing is left behind.
     """
-    if (there := inside(source)) is None:
+    if not is_exported(source):
         raise InputError(f"{source}: no such file; wanted one that `antigram export` wrote")
-    documents = there[0].documents
-    prefixes = _checked_groups(source, documents)
-    if _is_same(goal, documents):
+    exported = ExportedFile.at(source)
+    _check_names(exported)
+    if _is_same(Folder(goal), exported.file.documents):
         return False
     recover(goal)
     partial = goal.with_name(f".{goal.name}.import")
     discard(partial)
+    made = Folder(partial)
     try:
-        for name, raw in documents.items():
-            place = partial / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("wb") as out:
-                out.write(raw)
-        for prefix in prefixes:
-            _import_group(source / prefix, partial / prefix, on_progress)
-        for prefix in prefixes:
-            for problem in verify_group(partial / prefix, content=False):
+        for name, raw in exported.file.documents.items():
+            made.put(name, raw, flush=False)
+        for prefix, group in _groups(exported):
+            _import_group(group, Folder(partial / prefix), on_progress)
+        for _, finished in _groups(made):
+            for problem in verify_group(finished, content=False):
                 raise DamagedError(f"{source}: {problem.path.name}: {problem.problem}")
         flush_filesystem(partial)
         publish(partial, goal)
@@ -160,18 +169,16 @@ def import_file(source: Path, goal: Path, on_progress: OnProgress = lambda *_: N
     return True
 
 
-def _checked_groups(source: Path, documents: Mapping[str, bytes]) -> list[str]:
-    """Prefixes of the groups with a manifest of their own: ``""`` and, of a cache, its layers.
+def _check_names(exported: ExportedFile) -> None:
+    """Refuse a file whose documents have names that antigram does not write.
 
     Raises:
-        DamagedError: a document has a name that antigram does not write.
+        DamagedError: it has one.
     """
-    for name in documents:
+    for name in exported.file.documents:
         parts = name.split("/")
         if parts[-1] != "zarr.json" or not all(map(_NAME.fullmatch, parts)) or ".." in parts:
-            raise DamagedError(f"{source}: holds a document called {name!r}")
-    inner = sorted({name.partition("/")[0] for name in documents})
-    return ["", *(f"{name}/" for name in inner if re.fullmatch(r"layer\d\d", name))]
+            raise DamagedError(f"{exported.where()}: holds a document called {name!r}")
 
 
 def verify_export(source: Path) -> Iterator[Problem]:
@@ -184,39 +191,41 @@ def verify_export(source: Path) -> Iterator[Problem]:
         InputError: HDF5, but not written by `export_file`.
     """
     try:
-        if (there := inside(source)) is None:
+        if not is_exported(source):
             raise InputError(f"{source}: no such file")
-        for prefix in _checked_groups(source, there[0].documents):
-            manifest = read_manifest(source / prefix)
-            manifest.check_metadata(source / prefix, _EXPORT_AGAIN)
+        exported = ExportedFile.at(source)
+        _check_names(exported)
+        for _, group in _groups(exported):
+            manifest = read_manifest(group)
+            manifest.check_metadata(group, _EXPORT_AGAIN)
             for name, entry in manifest.arrays.items():
-                array = MappedArray(source / prefix, name, manifest.crcs(name), _EXPORT_AGAIN)
+                array = MappedArray(group, name, manifest.crcs(name), _EXPORT_AGAIN)
                 parts = (array.raw_chunk(index) for index in range(array.spec.chunks))
                 content = array_digest([sha256(part.data).hexdigest() for part in parts])
                 if content != entry["sha256"]:
-                    yield Problem(source / prefix / name, "does not match the manifest's SHA-256")
+                    yield Problem(Path(array.where), "does not match the manifest's SHA-256")
     except StoredDataError as error:
         yield Problem(source, str(error).removeprefix(f"{source}: "))
 
 
-def _import_group(source: Path, folder: Path, on_progress: OnProgress) -> None:
+def _import_group(source: Backend, made: Writer, on_progress: OnProgress) -> None:
     manifest = read_manifest(source)
     manifest.check_metadata(source, _EXPORT_AGAIN)
     for name in manifest.arrays:
         array = MappedArray(source, name, manifest.crcs(name), _EXPORT_AGAIN)
         for index in range(array.spec.chunks):
-            write_chunk(folder, array.spec, index, array.raw_chunk(index), flush=False)
+            write_chunk(made, array.spec, index, array.raw_chunk(index), flush=False)
             on_progress(f"imported {name}", index + 1, array.spec.chunks)
 
 
-def _is_same(goal: Path, documents: dict[str, bytes]) -> bool:
+def _is_same(there: Folder, documents: Mapping[str, bytes]) -> bool:
     """Whether all that a file holds is there, by its metadata, and as it was written."""
     for name, raw in documents.items():
         try:
-            if (goal / name).read_bytes() != raw:
+            if there.get(name) != raw:
                 return False
         except OSError:
             return False
     return not any(
-        problem for folder in _groups(goal) for problem in verify_group(folder, content=False)
+        problem for _, group in _groups(there) for problem in verify_group(group, content=False)
     )

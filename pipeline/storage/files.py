@@ -93,21 +93,23 @@ def map_noted(path: Path) -> tuple[NDArray[np.uint8], Identity]:
     chunks than a process may open files (1,024 by default).
 
     A file that is truncated while its map is read ends the process by SIGBUS: whoever reads for
-    long compares sizes beforehand (`MappedArray.look`), which leaves a moment, and no more.
+    long compares sizes beforehand (`RowView.look`), which leaves a moment, and no more.
 
     Raises:
-        OSError: not there, empty, no regular file, or not mappable.
+        OSError: not there, no regular file, or not mappable.
     """
     handle, status = regular(path)
     size = status.st_size
     try:
-        place = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
+        place = size and _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
     finally:
         os.close(handle)
-    _raise_if_failed(place, path)
-    buffer = (ctypes.c_uint8 * size).from_address(place)
-    weakref.finalize(buffer, _LIBC.munmap, place, size)
-    array: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
+    array = np.empty(0, np.uint8)  # a map of nothing cannot be had
+    if size:
+        _raise_if_failed(place, path)
+        buffer = (ctypes.c_uint8 * size).from_address(place)
+        weakref.finalize(buffer, _LIBC.munmap, place, size)
+        array = np.frombuffer(memoryview(buffer), np.uint8)
     array.flags.writeable = False
     return array, Identity.of(status)
 

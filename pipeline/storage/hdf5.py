@@ -5,12 +5,17 @@ so that rows are read from a map of the file as they are from chunk files. Zarr'
 the manifests lie in ``/zarr``: every chunk is held against its checksum, and an import gives back
 the very bytes of what was exported.
 
-What lies in a file is named by a path that goes on inside it: ``cache.h5/layer05/zarr.json``.
+In messages, what lies in a file is named by a path that goes on inside it:
+``cache.h5/layer05/zarr.json``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,17 +24,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
-from antigram.pipeline.storage.chunks import STRING, ArraySpec, encode
-from antigram.pipeline.storage.files import map_noted
-from antigram.pipeline.storage.regular import read_regular
+from antigram.pipeline.storage.backend import (
+    MOST_DOCUMENT,
+    REPLACED,
+    WRITTEN,
+    Entry,
+    OverwrittenError,
+    RowLayout,
+)
+from antigram.pipeline.storage.chunks import (
+    CRC_BYTES,
+    STRING,
+    ArraySpec,
+    chunk_key,
+    crc32c,
+    encode,
+)
+from antigram.pipeline.storage.files import Identity, identity_at, map_noted
+from antigram.pipeline.storage.layout import spec_of
 
-__all__ = ["FORMAT", "SUFFIX", "VERSION", "SingleFile", "inside", "names_in", "read_bytes"]
+__all__ = ["FORMAT", "SUFFIX", "VERSION", "ExportedFile", "FileRows", "SingleFile"]
 
 FORMAT = "antigram/hdf5"
 VERSION = 1
 SUFFIX = ".h5"
-_MOST_DOCUMENT = 256 << 20  # bytes: a manifest of 20 million chunks
 _MOST_OBJECTS = 2_000  # a cache of 19 layers has a tenth of that
+_CHUNK = re.compile(r"(?P<name>.+)/c/(?P<index>\d{1,12})(/0)*")
 
 
 class SingleFile:
@@ -50,6 +70,7 @@ class SingleFile:
         self.documents: dict[str, bytes] = {}
         self._numbers: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]] = {}
         self._texts: dict[str, list[str]] = {}
+        self._specs: dict[str, ArraySpec] = {}
         try:
             self._raw, self.identity = map_noted(path)
             with h5py.File(path, "r") as file:
@@ -85,12 +106,56 @@ class SingleFile:
             cells = self._raw[place or 0 : (place or 0) + size].view(f"S{dataset.dtype.itemsize}")
             self._texts[name] = [cell.decode() for cell in cells.tolist()]
         elif name.startswith("zarr/"):
-            if dataset.dtype != np.uint8 or size > _MOST_DOCUMENT:
+            if dataset.dtype != np.uint8 or size > MOST_DOCUMENT:
                 raise DamagedError(f"{self.path}: {name}: {size} bytes of {dataset.dtype}")
             document = self._raw[place : place + size].tobytes()
             self.documents[name.removeprefix("zarr/")] = document
         else:
             self._numbers[name] = place or 0, dataset.shape, dataset.dtype
+
+    @property
+    def names(self) -> list[str]:
+        """Keys of all documents, and the beginnings of those of all chunks."""
+        return [*self.documents, *(f"{name}/c/" for name in (*self._numbers, *self._texts))]
+
+    def has_array(self, name: str) -> bool:
+        """Whether there is a dataset of that name."""
+        return name in self._numbers or name in self._texts
+
+    def spec(self, name: str) -> ArraySpec:
+        """Layout of an array, from its document.
+
+        Raises:
+            FileNotFoundError: there is no such document.
+            DamagedError: it is not that of an array.
+        """
+        if name not in self._specs:
+            document = f"{name}/zarr.json"
+            if document not in self.documents:
+                where = str(self.path / document)
+                raise FileNotFoundError(errno.ENOENT, "not in the file", where)
+            try:
+                self._specs[name] = spec_of(name, json.loads(self.documents[document]))
+            except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+                raise DamagedError(
+                    f"{self.path}/{document}: not an array of antigram's ({error}). "
+                    "Export it again."
+                ) from None
+        return self._specs[name]
+
+    def rows(self, name: str, spec: ArraySpec) -> NDArray[np.uint8]:
+        """(row, byte of the row) of an array of numbers, without a copy.
+
+        Raises:
+            DamagedError: the array is missing, or has another shape or dtype than its metadata.
+        """
+        place, shape, dtype = self._numbers.get(name, (0, (), np.dtype(np.void)))
+        if shape != spec.shape or dtype != np.dtype(spec.dtype).newbyteorder("<"):
+            raise DamagedError(
+                f"{self.path}: {name} is {shape} {dtype}, wanted {spec.shape} {spec.dtype}"
+            )
+        size = spec.shape[0] * spec.row_bytes
+        return self._raw[place : place + size].reshape(spec.shape[0], spec.row_bytes)
 
     def chunk(self, name: str, spec: ArraySpec, index: int) -> NDArray[np.uint8]:
         """Bytes of a chunk as its file would hold them, less the checksum.
@@ -104,13 +169,7 @@ class SingleFile:
             if len(texts) != spec.shape[0]:
                 raise DamagedError(f"{self.path}: {name}: {len(texts)} texts of {spec.shape[0]}")
             return encode(spec, index, texts[span])
-        place, shape, dtype = self._numbers.get(name, (0, (), np.dtype(np.void)))
-        if shape != spec.shape or dtype != np.dtype(spec.dtype).newbyteorder("<"):
-            raise DamagedError(
-                f"{self.path}: {name} is {shape} {dtype}, wanted {spec.shape} {spec.dtype}"
-            )
-        first = place + span.start * spec.row_bytes
-        data = self._raw[first : first + (span.stop - span.start) * spec.row_bytes]
+        data = self.rows(name, spec)[span].reshape(-1)
         if span.stop - span.start == spec.rows:
             return data
         rows = data.view(np.dtype(spec.dtype).newbyteorder("<")).reshape(-1, *spec.shape[1:])
@@ -141,41 +200,156 @@ def _datasets(
             yield from _datasets(member, path, f"{prefix}{name}/", seen)
 
 
+class FileRows:
+    """A `RowView` of a contiguous dataset; the last chunk alone is a copy, with what pads it.
+
+    Args:
+        file: that holds it.
+        name: of the dataset.
+        spec: of the array.
+    """
+
+    def __init__(self, file: SingleFile, name: str, spec: ArraySpec) -> None:
+        self._file, self._name, self._spec = file, name, spec
+        self.table = file.rows(name, spec)
+        self.apart = spec.rows
+        self._noted: Identity | None = file.identity  # None: the map cannot change any more
+
+    def open(self, index: int) -> None:
+        """See `RowView`; the file is mapped already."""
+
+    def part(self, index: int) -> NDArray[np.uint8]:
+        """Rows of a chunk: see `RowView`."""
+        return self._file.chunk(self._name, self._spec, index)
+
+    def look(self, chosen: Sequence[int], intact: Callable[[int], bool]) -> list[str]:
+        """See `RowView`: of a file that was written to, all chunks of the array are read again."""
+        path, was = self._file.path, self._noted
+        if was is None or not chosen or (now := identity_at(path)) == was:
+            return []
+        if now is None or not now.is_same_file(was):
+            self._noted = None
+            return [f"{path}: {REPLACED}"]
+        if now.size != was.size:
+            raise OverwrittenError(str(path), now.size)
+        if not all(intact(index) for index in range(self._spec.chunks)):
+            raise OverwrittenError(f"{path}/{self._name}", now.size)
+        self._noted = now
+        return [f"{path}: {WRITTEN}"]
+
+
 @lru_cache(maxsize=16)
 def _opened(path: Path, _size: int, _mtime_ns: int) -> SingleFile:
     return SingleFile(path)
 
 
-def inside(path: Path) -> tuple[SingleFile, str] | None:
-    """The exported file that a path leads into, and the rest of the path, with a slash behind."""
-    for place in (path, *path.parents):
-        if place.suffix == SUFFIX and place.is_file():
-            status = place.stat()
-            rest = path.relative_to(place).as_posix()
-            file = _opened(place, status.st_size, status.st_mtime_ns)
-            return file, "" if rest == "." else f"{rest}/"
-    return None
+@dataclass(frozen=True, slots=True)
+class ExportedFile:
+    """A `Backend` in one HDF5 file. It is read only: `pipeline.storage.exchange` writes such files.
 
+    Chunks have the keys and bytes that their files would have in a folder; the checksum behind a
+    chunk is not stored and is made when it is asked for.
 
-def read_bytes(path: Path) -> bytes:
-    """Content of a metadata file, in a folder or in an exported file.
-
-    Raises:
-        OSError: no regular file, or of absurd size; FileNotFoundError: it is not there.
+    Attributes:
+        file: that holds all.
+        prefix: of its root in the file, with a slash behind, or empty.
     """
-    if (there := inside(path)) is None:
-        return read_regular(path, _MOST_DOCUMENT)
-    file, name = there
-    try:
-        return file.documents[name.removesuffix("/")]
-    except KeyError:
-        raise FileNotFoundError(2, "not in the file", str(path)) from None
 
+    file: SingleFile
+    prefix: str = ""
 
-def names_in(path: Path) -> list[str]:
-    """Names of what lies in a group that has metadata: in a folder or in an exported file."""
-    if (there := inside(path)) is None:
-        return sorted(p.parent.name for p in path.glob("*/zarr.json"))
-    file, prefix = there
-    inner = (name.removeprefix(prefix) for name in file.documents if name.startswith(prefix))
-    return sorted({name.partition("/")[0] for name in inner if name.count("/") >= 1})
+    @classmethod
+    def at(cls, path: Path, prefix: str = "") -> ExportedFile:
+        """Open a file, or take the one that is open if nothing wrote to it.
+
+        Raises:
+            InputError: HDF5, but not ours.
+            StoredDataError: not as it was written, or of a newer version.
+        """
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DamagedError(f"{path}: {error.strerror}. Export it again.") from None
+        return cls(_opened(path, status.st_size, status.st_mtime_ns), prefix)
+
+    def __reduce__(self) -> tuple[Callable[[Path, str], ExportedFile], tuple[Path, str]]:
+        """Opened anew in another process."""
+        return ExportedFile.at, (self.file.path, self.prefix)
+
+    def get(self, key: str) -> bytes:
+        """Bytes of a document or chunk: see `Reader`."""
+        document = self.file.documents.get(self.prefix + key)
+        return self.view(key).tobytes() if document is None else document
+
+    def view(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """See `Viewer`; without a copy, unless it ends behind a chunk's rows or is padded."""
+        if (document := self.file.documents.get(self.prefix + key)) is not None:
+            return np.frombuffer(document, np.uint8)[start:stop]
+        name, spec, index = self._chunk(key)
+        data = self.file.chunk(name, spec, index)
+        if stop is None or stop > data.size:
+            tail = crc32c(data).to_bytes(CRC_BYTES, "little")
+            data = np.concatenate([data, np.frombuffer(tail, np.uint8)])
+        part = data[start:stop]
+        part.flags.writeable = False
+        return part
+
+    def _chunk(self, key: str) -> tuple[str, ArraySpec, int]:
+        """Dataset, layout and index of the chunk that has a key."""
+        found = _CHUNK.fullmatch(key)
+        if found is not None and self.file.has_array(name := self.prefix + found["name"]):
+            spec, index = self.file.spec(name), int(found["index"])
+            if index < spec.chunks and key == chunk_key(replace(spec, name=found["name"]), index):
+                return name, spec, index
+        raise FileNotFoundError(errno.ENOENT, "not in the file", self.where(key))
+
+    def view_rows(self, name: str, keys: Sequence[str], layout: RowLayout) -> FileRows:
+        """See `RowViewer`."""
+        full = self.prefix + name
+        return FileRows(self.file, full, self.file.spec(full))
+
+    def head(self, key: str) -> Entry | None:
+        """See `Header`; the identity of all objects is the file's."""
+        if (document := self.file.documents.get(self.prefix + key)) is not None:
+            return Entry(key, len(document), self.file.identity)
+        try:
+            name, spec, index = self._chunk(key)
+        except FileNotFoundError:
+            return None
+        if spec.dtype == STRING:
+            size = self.file.chunk(name, spec, index).size
+        else:
+            size = self.file.rows(name, spec).shape[1] * spec.rows
+        return Entry(key, size + CRC_BYTES, self.file.identity)
+
+    def list(self) -> Iterator[Entry]:
+        """See `Lister`."""
+        keys = []
+        for document in self.file.documents:
+            if not document.startswith(self.prefix):
+                continue
+            keys.append(key := document.removeprefix(self.prefix))
+            name = document.removesuffix("/zarr.json")
+            if self.file.has_array(name):
+                spec = replace(self.file.spec(name), name=key.removesuffix("/zarr.json"))
+                keys += [chunk_key(spec, index) for index in range(spec.chunks)]
+        for key in sorted(keys, key=lambda key: key.split("/")):
+            if (entry := self.head(key)) is not None:
+                yield entry
+
+    def groups(self) -> Sequence[str]:
+        """See `Grouped`."""
+        inner = (n.removeprefix(self.prefix) for n in self.file.names if n.startswith(self.prefix))
+        return sorted({name.partition("/")[0] for name in inner if "/" in name})
+
+    def below(self, name: str) -> ExportedFile:
+        """See `Grouped`."""
+        return ExportedFile(self.file, f"{self.prefix}{name}/")
+
+    def reopened(self) -> ExportedFile:
+        """See `Grouped`."""
+        return ExportedFile.at(self.file.path, self.prefix)
+
+    def where(self, key: str = "") -> str:
+        """Path of the file, and what follows in it: see `Grouped`."""
+        return str(self.file.path / self.prefix / key)

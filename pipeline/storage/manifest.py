@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,11 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from antigram.pipeline.errors import DamagedError
+from antigram.pipeline.storage.backend import Backend, Grouped, Reader, Store, Viewer, Writer
 from antigram.pipeline.storage.chunks import CRC_BYTES, ArraySpec, Written, array_digest, crc32c
-from antigram.pipeline.storage.durable import write_text
-from antigram.pipeline.storage.files import map_file
 from antigram.pipeline.storage.hashing import canonical_json, digest
-from antigram.pipeline.storage.hdf5 import read_bytes
 
 __all__ = [
     "Manifest",
@@ -34,12 +31,16 @@ __all__ = [
     "create_arrays",
     "create_group",
     "drop_strangers",
+    "inner_groups",
     "read_manifest",
     "verify_group",
     "write_manifest",
 ]
 
+DOCUMENT = "zarr.json"  # of a group or array
 FOLDER = "manifest"
+_KEY = f"{FOLDER}/{DOCUMENT}"
+_INNER = re.compile(r"layer\d\d")  # a group inside that has a manifest of its own
 _CHUNKS_AHEAD = 64
 FORMAT = {"format": "antigram/manifest", "format_version": 1}
 
@@ -64,34 +65,33 @@ class Manifest:
         found: Sequence[int] = self.arrays[array]["crc32c"]
         return found
 
-    def check_metadata(self, folder: Path, repair: str) -> None:
+    def check_metadata(self, group: Backend, repair: str) -> None:
         """Hold each ``zarr.json`` against its checksum, before it is believed.
 
         Raises:
             DamagedError: one is missing or not as it was written.
         """
         for name, wanted in self.metadata.items():
-            path = folder / name
             try:
-                whole = crc32c(read_bytes(path)) == wanted
+                intact = crc32c(group.get(name)) == wanted
             except OSError:
-                whole = False
-            if not whole:
-                raise DamagedError(f"{path}: missing, or not as it was written. {repair}")
+                intact = False
+            if not intact:
+                where = group.where(name)
+                raise DamagedError(f"{where}: missing, or not as it was written. {repair}")
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each array: its content, for a fingerprint."""
         return {name: entry["sha256"] for name, entry in self.arrays.items()}
 
 
-def create_group(folder: Path, attributes: Mapping[str, Any]) -> None:
+def create_group(group: Writer, attributes: Mapping[str, Any]) -> None:
     """Write a group's ``zarr.json``, in place of another if there is one."""
-    folder.mkdir(parents=True, exist_ok=True)
     document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
-    write_text(folder / "zarr.json", json.dumps(document, indent=2) + "\n")
+    group.put(DOCUMENT, (json.dumps(document, indent=2) + "\n").encode())
 
 
-def create_arrays(folder: Path, specs: Sequence[ArraySpec]) -> None:
+def create_arrays(group: Writer, specs: Sequence[ArraySpec]) -> None:
     """Write the ``zarr.json`` of each array; `chunks.write_chunk` writes the chunks.
 
     zarr says what stands in them, in memory; it would delete chunks that are already there.
@@ -100,10 +100,10 @@ def create_arrays(folder: Path, specs: Sequence[ArraySpec]) -> None:
     from zarr.codecs import BytesCodec, Crc32cCodec
 
     memory: dict[str, Any] = {}
-    group = zarr.create_group(zarr.storage.MemoryStore(memory))
+    made = zarr.create_group(zarr.storage.MemoryStore(memory))
     for spec in specs:
         text = spec.dtype == "string"
-        group.create_array(
+        made.create_array(
             spec.name,
             shape=spec.shape,
             chunks=(spec.rows, *spec.shape[1:]),
@@ -113,13 +113,11 @@ def create_arrays(folder: Path, specs: Sequence[ArraySpec]) -> None:
             fill_value=spec.fill,
             attributes=dict(spec.attributes),
         )
-    names = {f"{spec.name}/zarr.json" for spec in specs}
-    for key in sorted(names):
-        (folder / key).parent.mkdir(parents=True, exist_ok=True)
-        write_text(folder / key, memory[key].to_bytes().decode() + "\n")
+    for key in sorted(f"{spec.name}/{DOCUMENT}" for spec in specs):
+        group.put(key, memory[key].to_bytes(), b"\n")
 
 
-def write_manifest(folder: Path, arrays: Mapping[str, Sequence[Written]]) -> Manifest:
+def write_manifest(group: Store, arrays: Mapping[str, Sequence[Written]]) -> Manifest:
     """Write the manifest of a group whose chunks and metadata are all in place."""
     entries = {
         name: {
@@ -128,14 +126,9 @@ def write_manifest(folder: Path, arrays: Mapping[str, Sequence[Written]]) -> Man
         }
         for name, chunks in sorted(arrays.items())
     }
-    metadata = {
-        path.relative_to(folder).as_posix(): crc32c(path.read_bytes())
-        for path in _metadata_files(folder, entries)
-    }
+    metadata = {key: crc32c(group.get(key)) for key in _metadata_keys(entries)}
     content = {**FORMAT, "arrays": entries, "metadata": metadata}
-    document = _as_group(content)
-    (folder / FOLDER).mkdir(exist_ok=True)
-    write_text(folder / FOLDER / "zarr.json", canonical_json(document) + "\n")
+    group.put(_KEY, (canonical_json(_as_group(content)) + "\n").encode())
     return Manifest(entries, metadata)
 
 
@@ -145,22 +138,21 @@ def _as_group(content: Mapping[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
-def _metadata_files(folder: Path, arrays: Mapping[str, object]) -> Iterator[Path]:
+def _metadata_keys(arrays: Iterable[str]) -> list[str]:
     """``zarr.json`` of the group, of its arrays, and of the groups between."""
-    parents = {Path(name).parent for name in arrays} | {Path(name) for name in arrays} | {Path()}
-    for relative in sorted(parents):
-        yield folder / relative / "zarr.json"
+    names = {parent for name in arrays for parent in (name, name.rpartition("/")[0])}
+    return [f"{name}/{DOCUMENT}" if name else DOCUMENT for name in sorted(names | {""})]
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(group: Backend) -> Manifest:
     """Read a group's manifest and check it against its own digest.
 
     Raises:
         DamagedError: missing, unreadable, or not as it was written.
     """
-    path = folder / FOLDER / "zarr.json"
+    path = group.where(_KEY)
     try:
-        raw = read_bytes(path)
+        raw = group.get(_KEY)
         document = json.loads(raw)
         content = dict(document["attributes"])
         del content["digest"]
@@ -187,109 +179,118 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(arrays, metadata)
 
 
-def verify_group(folder: Path, *, content: bool = True) -> Iterator[Problem]:
+def verify_group(group: Backend, *, content: bool = True) -> Iterator[Problem]:
     """Read every byte of a group and hold it against the manifest.
 
     Args:
-        folder: the group.
+        group: what to check.
         content: hold it against the SHA-256 too, and not only against every crc32c, which finds
             all accidents at ten times the speed.
     """
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(group)
     except DamagedError as error:
-        yield Problem(folder / FOLDER / "zarr.json", str(error).partition(": ")[2])
+        yield Problem(Path(group.where(_KEY)), str(error).partition(": ")[2])
         return
-    for name, wanted in manifest.metadata.items():
-        path = folder / name
-        try:
-            if crc32c(read_bytes(path)) != wanted:
-                yield Problem(path, "not as it was written (crc32c)")
-        except FileNotFoundError:
-            yield Problem(path, "missing")
-        except OSError as error:
-            yield Problem(path, f"unreadable: {error.strerror}")
+    for key, wanted in manifest.metadata.items():
+        if problem := _metadata_problem(group, key, wanted):
+            yield Problem(Path(group.where(key)), problem)
+    there = [entry.key for entry in group.list()]
     for name, entry in manifest.arrays.items():
-        chunks: list[str] = []
-        found_problem = False
-        files = list(_chunk_files(folder, name, entry["crc32c"]))
-        for (path, _), (problem, chunk) in zip(
-            files, _verify_chunks(files, content=content), strict=True
+        digests: list[str] = []
+        damaged = False
+        chunks = list(_chunk_keys(group, name, entry["crc32c"], there))
+        for (key, _), (problem, chunk) in zip(
+            chunks, _verify_chunks(group, chunks, content=content), strict=True
         ):
-            chunks.append(chunk)
+            digests.append(chunk)
             if problem:
-                found_problem = True
-                yield Problem(path, problem)
-        if content and not found_problem and array_digest(chunks) != entry["sha256"]:
-            yield Problem(folder / name, "content does not match the manifest's SHA-256")
-    for path in _strangers(folder, manifest):
-        yield Problem(path, "unknown file: antigram did not write it")
+                damaged = True
+                yield Problem(Path(group.where(key)), problem)
+        if content and not damaged and array_digest(digests) != entry["sha256"]:
+            where = Path(group.where(name))
+            yield Problem(where, "content does not match the manifest's SHA-256")
+    for key in _strangers(group, manifest, there):
+        yield Problem(Path(group.where(key)), "unknown file: antigram did not write it")
 
 
-def drop_strangers(folder: Path) -> None:
+def _metadata_problem(group: Reader, key: str, wanted: int) -> str:
+    """What is wrong with a ``zarr.json``; '' if nothing is."""
+    try:
+        return "" if crc32c(group.get(key)) == wanted else "not as it was written (crc32c)"
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def drop_strangers(group: Store) -> None:
     """Delete all files of a group that no manifest in it lists: those of a writer that was killed.
 
     Raises:
         DamagedError: the group, or a group inside, has no manifest that can be read.
     """
-    for group in (folder, *sorted(p.parent for p in folder.glob(f"layer[0-9][0-9]/{FOLDER}"))):
-        for path in _strangers(group, read_manifest(group)):
-            path.unlink()
+    for inner in (group, *(group.below(name) for name in _with_manifest(group))):
+        there = [entry.key for entry in inner.list()]
+        for key in _strangers(inner, read_manifest(inner), there):
+            inner.delete(key)
 
 
-def _strangers(folder: Path, manifest: Manifest) -> Iterator[Path]:
-    """Files of a group that its manifest does not list."""
-    expected = {folder / name for name in manifest.metadata} | {folder / FOLDER / "zarr.json"}
+def _strangers(group: Backend, manifest: Manifest, there: Sequence[str]) -> Iterator[str]:
+    """Objects of a group that its manifest does not list."""
+    expected = {*manifest.metadata, _KEY}
     for name, entry in manifest.arrays.items():
-        expected.update(path for path, _ in _chunk_files(folder, name, entry["crc32c"]))
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path not in expected and not _in_inner_group(path, folder):
-            yield path
+        expected.update(key for key, _ in _chunk_keys(group, name, entry["crc32c"], there))
+    inner = _with_manifest(group)
+    for key in there:
+        if key not in expected and key.partition("/")[0] not in inner:
+            yield key
 
 
-def _in_inner_group(path: Path, folder: Path) -> bool:
-    """Whether a file belongs to a group inside that has a manifest of its own: a cache's layer."""
-    first = path.relative_to(folder).parts[0]
-    return re.fullmatch(r"layer\d\d", first) is not None and (folder / first / FOLDER).is_dir()
+def inner_groups(group: Grouped) -> list[str]:
+    """Names of the groups inside that should have a manifest of their own: a cache's layers."""
+    return [name for name in group.groups() if _INNER.fullmatch(name)]
 
 
-def _chunk_files(folder: Path, name: str, crcs: Sequence[int]) -> Iterator[tuple[Path, int]]:
+def _with_manifest(group: Grouped) -> list[str]:
+    """Those of `inner_groups` that have a manifest, if perhaps an empty one."""
+    return [name for name in inner_groups(group) if FOLDER in group.below(name).groups()]
+
+
+def _chunk_keys(
+    group: Reader, name: str, crcs: Sequence[int], there: Sequence[str]
+) -> Iterator[tuple[str, int]]:
+    """Key and checksum of each chunk; where the metadata is unreadable, by the keys there are."""
     try:
-        axes = len(json.loads(read_bytes(folder / name / "zarr.json"))["shape"])
+        axes = len(json.loads(group.get(f"{name}/{DOCUMENT}"))["shape"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        axes = 1 + sum(1 for _ in _zeros_below(folder / name / "c" / "0"))
+        first = f"{name}/c/"
+        below = (key.removeprefix(first) for key in there if key.startswith(first))
+        axes = max((1 + key.count("/") for key in below), default=1)
     for index, crc in enumerate(crcs):
-        yield (folder / name / "c" / str(index)).joinpath(*["0"] * (axes - 1)), crc
-
-
-def _zeros_below(path: Path) -> Iterator[Path]:
-    """Folders ``0/0/...`` below a chunk's: the axes, where an array's metadata is unreadable."""
-    while path.is_dir():
-        path /= "0"
-        yield path
+        yield "/".join([name, "c", str(index), *["0"] * (axes - 1)]), crc
 
 
 def _verify_chunks(
-    files: Sequence[tuple[Path, int]], *, content: bool
+    group: Viewer, chunks: Sequence[tuple[str, int]], *, content: bool
 ) -> Iterator[tuple[str, str]]:
     """`_verify_chunk` of each, in order, by as many threads as there are cores: hashing is slow."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        for start in range(0, len(files), _CHUNKS_AHEAD):  # so that few are in memory
-            part = files[start : start + _CHUNKS_AHEAD]
-            yield from threads.map(lambda f: _verify_chunk(*f, content=content), part)
+        for start in range(0, len(chunks), _CHUNKS_AHEAD):  # so that few are in memory
+            part = chunks[start : start + _CHUNKS_AHEAD]
+            yield from threads.map(lambda c: _verify_chunk(group, *c, content=content), part)
 
 
-def _verify_chunk(path: Path, wanted: int, *, content: bool) -> tuple[str, str]:
-    """Return what is wrong with a chunk file ('' if nothing), and its SHA-256 if asked for."""
+def _verify_chunk(group: Viewer, key: str, wanted: int, *, content: bool) -> tuple[str, str]:
+    """Return what is wrong with a chunk ('' if nothing is), and its SHA-256 if asked for."""
     try:
-        status = path.stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size <= CRC_BYTES:
-            return "truncated" if status.st_size else "empty", ""
-        raw = map_file(path)
+        raw = group.view(key)
     except FileNotFoundError:
         return "missing", ""
     except OSError as error:
         return f"unreadable: {error.strerror}", ""
+    if raw.size <= CRC_BYTES:
+        return "truncated" if raw.size else "empty", ""
     data, tail = raw[:-CRC_BYTES], int.from_bytes(raw[-CRC_BYTES:].tobytes(), "little")
     crc = crc32c(data)
     if crc != tail:

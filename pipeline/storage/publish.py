@@ -27,6 +27,7 @@ from pathlib import Path
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.durable import PARTIAL, fsync_folder
 from antigram.pipeline.storage.files import check_replaceable, remove
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import drop_strangers
 
 __all__ = [
@@ -110,7 +111,7 @@ def publish(new: Path, goal: Path) -> None:
         new: the finished group.
         goal: a store, a cache, or a layer in a cache.
     """
-    drop_strangers(new)
+    drop_strangers(Folder(new))
     aside = _aside(goal)
     if goal.exists():
         discard(aside)

@@ -132,9 +132,9 @@ def test_adding_a_layer_computes_only_that_layer(build, monkeypatch):
     before = content_of(build(layers=(5,)).path)
     calls, real = [], antigram.cache.layer_writer.write_chunk
 
-    def counted(folder, *rest):
-        calls.append(folder.name)
-        return real(folder, *rest)
+    def counted(group, *rest):
+        calls.append(group.path.name)
+        return real(group, *rest)
 
     monkeypatch.setattr(antigram.cache.layer_writer, "write_chunk", counted)
     built = build(layers=(1, 5))

@@ -36,17 +36,17 @@ CLIPS, ROWS = 15, 2  # 8 chunks of each of the 9 arrays
 # One server for all kills, as torch takes seconds to import: it forks a builder for each line.
 SERVER = """
 import os, sys, time
-import antigram.pipeline.storage.chunks
+import antigram.pipeline.storage.folder
 from tests.cache.test_killed import build
 
 def slow_down():
     # Half of the wait lies before a chunk's bytes are written, half before its name is its own.
-    real = antigram.pipeline.storage.chunks.write_in_parts
+    real = antigram.pipeline.storage.folder.write_in_parts
     def slowly(file, raw):
         time.sleep(0.004)
         real(file, raw)
         time.sleep(0.004)
-    antigram.pipeline.storage.chunks.write_in_parts = slowly
+    antigram.pipeline.storage.folder.write_in_parts = slowly
 
 def die_at(call):
     real, calls = os.fsync, []

@@ -11,6 +11,7 @@ from antigram.cache.grams import GramCache
 from antigram.cache.layer import layer_fingerprint
 from antigram.pipeline.errors import DamagedError
 from antigram.pipeline.storage.chunks import ArraySpec, encode, write_chunk
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import (
     create_arrays,
     create_group,
@@ -30,25 +31,27 @@ def rewrite(build):
         path = build(layers=(5,)).path
         folder = path / "layer05"
         attributes = json.loads((folder / "zarr.json").read_text())["attributes"]["antigram"]
-        manifest, written = read_manifest(folder), {}
+        manifest, written = read_manifest(Folder(folder)), {}
         for name in manifest.arrays:
-            values = MappedArray(folder, name, manifest.crcs(name), "").read()
+            values = MappedArray(Folder(folder), name, manifest.crcs(name), "").read()
             values = arrays.get(name, lambda v: v)(values)
             spec = ArraySpec(name, values.shape, str(values.dtype), 4)
             shutil.rmtree(folder / name)
-            create_arrays(folder, [spec])
+            create_arrays(Folder(folder), [spec])
             written[name] = [
-                write_chunk(folder, spec, i, encode(spec, i, values[spec.span(i)]), flush=False)
+                write_chunk(
+                    Folder(folder), spec, i, encode(spec, i, values[spec.span(i)]), flush=False
+                )
                 for i in range(spec.chunks)
             ]
-        content = write_manifest(folder, written).digests()
+        content = write_manifest(Folder(folder), written).digests()
         attributes["fingerprint"] = layer_fingerprint(attributes, content)
-        create_group(folder, {"antigram": attributes})
-        write_manifest(folder, written)
+        create_group(Folder(folder), {"antigram": attributes})
+        write_manifest(Folder(folder), written)
         root = json.loads((path / "zarr.json").read_text())["attributes"]["antigram"]
         root["layers"] = {"5": attributes["fingerprint"]}
-        create_group(path, {"antigram": root})
-        write_manifest(path, {})
+        create_group(Folder(path), {"antigram": root})
+        write_manifest(Folder(path), {})
         return path
 
     return make
@@ -75,7 +78,7 @@ WRONG = {
 def test_a_layer_that_does_not_hold_what_its_key_says_is_refused(name, rewrite, store):
     arrays, says = WRONG[name]
     path = rewrite(**arrays)
-    assert not list(verify_group(path / "layer05"))  # every checksum is right
+    assert not list(verify_group(Folder(path / "layer05")))  # every checksum is right
     with pytest.raises(DamagedError, match=says):
         GramCache(path, store)
     problems = [problem.problem for problem in verify_cache(path, [store.path])]

@@ -14,6 +14,7 @@ from antigram.model.training.student import build_student
 from antigram.model.training.train import train
 from antigram.pipeline.errors import DamagedError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.chunks import chunk_key
 from antigram.pipeline.storage.exchange import export_file
 from antigram.pipeline.storage.mapped import MappedArray
 from antigram.pipeline.storage.publish import publish
@@ -102,7 +103,7 @@ def overwrite(path):
 
 
 def chunk(array, index=0):
-    return array.folder.joinpath(array.spec.name, "c", str(index), *"0" * (len(array.shape) - 1))
+    return array.group.path / chunk_key(array.spec, index)
 
 
 def test_a_training_ends_with_its_result_when_its_store_and_cache_are_replaced(

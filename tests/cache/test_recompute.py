@@ -11,6 +11,7 @@ from antigram.cache.layer import CacheLayer, layer_fingerprint
 from antigram.cache.recompute import recompute
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.chunks import encode, write_chunk
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import create_group, write_manifest
 from antigram.pipeline.storage.mapped import MappedArray
 from tests.cache.conftest import ARRAYS
@@ -29,16 +30,16 @@ def rewrite(path, layer, changes):
         rows = changes.get(name, lambda rows: rows)(inner[:].copy())
         spec = replace(found.values.spec, name=name, shape=inner.shape, dtype=inner.dtype.name)
         arrays[name] = [
-            write_chunk(folder, spec, index, encode(spec, index, rows[spec.span(index)]))
+            write_chunk(Folder(folder), spec, index, encode(spec, index, rows[spec.span(index)]))
             for index in range(spec.chunks)
         ]
     attributes = json.loads((folder / "zarr.json").read_bytes())["attributes"]["antigram"]
-    manifest = write_manifest(folder, arrays)
+    manifest = write_manifest(Folder(folder), arrays)
     attributes["fingerprint"] = layer_fingerprint(attributes, manifest.digests())
-    create_group(folder, {"antigram": attributes})
-    manifest = write_manifest(folder, arrays)
+    create_group(Folder(folder), {"antigram": attributes})
+    manifest = write_manifest(Folder(folder), arrays)
     for name in arrays:  # what a reader opens without complaint
-        MappedArray(folder, name, manifest.crcs(name), "").read()
+        MappedArray(Folder(folder), name, manifest.crcs(name), "").read()
 
 
 def put(row, value):

@@ -12,6 +12,7 @@ from antigram.pipeline.corpus import Clip, CorpusError
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.preparation import Prepared, prepare
 from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import verify_group
 from tests.pipeline import trees
 from tests.pipeline.trees import sound, wav
@@ -155,7 +156,7 @@ def test_any_label_column_makes_a_whole_store_or_is_refused_by_name(column, tabl
         assert repr(column) in str(error) or "has no name" in str(error)  # noqa: PT017 - either outcome is right
     else:
         assert store.classes[column] == ["1", "2"]
-        assert list(verify_group(target)) == []
+        assert list(verify_group(Folder(target))) == []
 
 
 def test_a_label_column_called_noise_does_not_clash_with_the_noise(table, tmp_path):

@@ -12,6 +12,7 @@ from antigram.pipeline.download.extract import Limits, unpacked
 from antigram.pipeline.features.preparation import Prepared
 from antigram.pipeline.storage.chunks import STRING, ArraySpec, encode, write_chunk
 from antigram.pipeline.storage.exchange import export_file
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import create_arrays, create_group, write_manifest
 from tests.pipeline import trees
 from tests.pipeline.small import prepare_gsc
@@ -89,16 +90,16 @@ def group(tmp_path, rng):
         ArraySpec("whole", (5,), "int32", 5),
         ArraySpec("text", (5,), STRING, 2),
     ]
-    create_group(folder, {"antigram": {"made": "by hand"}, "wide": "y" * 70_000})
-    create_arrays(folder, specs)
+    create_group(Folder(folder), {"antigram": {"made": "by hand"}, "wide": "y" * 70_000})
+    create_arrays(Folder(folder), specs)
     written = {
         spec.name: [
-            write_chunk(folder, spec, i, encode(spec, i, values[spec.name][spec.span(i)]))
+            write_chunk(Folder(folder), spec, i, encode(spec, i, values[spec.name][spec.span(i)]))
             for i in range(spec.chunks)
         ]
         for spec in specs
     }
-    write_manifest(folder, written)
+    write_manifest(Folder(folder), written)
     return folder, values
 
 

@@ -19,6 +19,7 @@ from antigram.pipeline.storage.chunks import (
     write_chunk,
 )
 from antigram.pipeline.storage.durable import atomic_file
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.journal import Journal
 from antigram.pipeline.storage.manifest import create_arrays, create_group, write_manifest
 from tests.pipeline.small import flip
@@ -44,14 +45,14 @@ def values_of(spec: ArraySpec, rng):
 
 def write_group(folder, spec: ArraySpec, values):
     written = [
-        write_chunk(folder, spec, i, encode(spec, i, values[spec.span(i)]))
+        write_chunk(Folder(folder), spec, i, encode(spec, i, values[spec.span(i)]))
         for i in range(spec.chunks)
     ]
-    create_group(folder, {"antigram": {"format": "test"}})
+    create_group(Folder(folder), {"antigram": {"format": "test"}})
     if "/" in spec.name:
-        create_group(folder / "labels", {})
-    create_arrays(folder, [spec])
-    return write_manifest(folder, {spec.name: written})
+        create_group(Folder(folder / "labels"), {})
+    create_arrays(Folder(folder), [spec])
+    return write_manifest(Folder(folder), {spec.name: written})
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -145,7 +146,7 @@ def test_a_file_is_flushed_to_disk_before_it_is_renamed(tmp_path, monkeypatch):
     monkeypatch.setattr(
         type(tmp_path), "replace", lambda one, two: (done.append("rename"), replace(one, two))[1]
     )
-    write_chunk(tmp_path, SPECS["one row"], 0, b"data")
+    write_chunk(Folder(tmp_path), SPECS["one row"], 0, b"data")
     assert done == ["fsync", "rename", "fsync"]
 
 

@@ -19,6 +19,7 @@ import pytest
 from antigram.pipeline.errors import DamagedError
 from antigram.pipeline.features.store import FeatureStore, store_fingerprint
 from antigram.pipeline.storage.chunks import STRING, ArraySpec, crc32c, encode, write_chunk
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import (
     create_arrays,
     create_group,
@@ -64,10 +65,10 @@ def rewrite(light, tmp_path):
         root = json.loads((path / "zarr.json").read_text())["attributes"]["antigram"]
         root["classes"].update(classes or {})
         written = {}
-        for name in read_manifest(path).arrays:
+        for name in read_manifest(Folder(path)).arrays:
             meta = json.loads((path / name / "zarr.json").read_text())
             dtype, rows = meta["data_type"], meta["chunk_grid"]["configuration"]["chunk_shape"][0]
-            array = MappedArray(path, name, read_manifest(path).crcs(name), "")
+            array = MappedArray(Folder(path), name, read_manifest(Folder(path)).crcs(name), "")
             change = arrays.get(name.replace("/", "_"))
             if change is None:
                 spec = ArraySpec(name, tuple(meta["shape"]), dtype, rows, meta["attributes"])
@@ -79,17 +80,19 @@ def rewrite(light, tmp_path):
                 shape = np.shape(values) if dtype != STRING else (len(values),)
                 spec = ArraySpec(name, shape, dtype, min(rows, len(values)), meta["attributes"])
                 shutil.rmtree(path / name)
-                create_arrays(path, [spec])
+                create_arrays(Folder(path), [spec])
             written[name] = [
-                write_chunk(path, spec, i, encode(spec, i, values[spec.span(i)]), flush=False)
+                write_chunk(
+                    Folder(path), spec, i, encode(spec, i, values[spec.span(i)]), flush=False
+                )
                 for i in range(spec.chunks)
             ]
         (path / "zarr.json").unlink()  # a link
-        create_group(path, {"antigram": root})
-        manifest = write_manifest(path, written)
+        create_group(Folder(path), {"antigram": root})
+        manifest = write_manifest(Folder(path), written)
         root["fingerprint"] = store_fingerprint(root, manifest)
-        create_group(path, {"antigram": root})
-        write_manifest(path, written)
+        create_group(Folder(path), {"antigram": root})
+        write_manifest(Folder(path), written)
         return path
 
     return make
@@ -146,7 +149,7 @@ WRONG = {
 def test_a_store_that_does_not_hold_what_its_format_names_is_refused(name, rewrite):
     arrays, says = WRONG[name]
     path = rewrite(**arrays)
-    assert not list(verify_group(path))  # every checksum is right
+    assert not list(verify_group(Folder(path)))  # every checksum is right
     with pytest.raises(DamagedError, match=says):
         read_all(path)
     assert [re.search(says, problem.problem) is not None for problem in verify_store(path)] == [
@@ -190,14 +193,14 @@ def test_an_absurd_shape_is_refused_before_memory_is_taken(name, light, tmp_path
     ABSURD[name](meta)
     document.unlink()
     document.write_text(json.dumps(meta))
-    crcs = read_manifest(path).crcs("features")
+    crcs = read_manifest(Folder(path)).crcs("features")
 
     def refuse(*_, **__):
         raise AssertionError("memory was taken")
 
     monkeypatch.setattr(np, "empty", refuse)
     with pytest.raises(DamagedError, match="features"):
-        MappedArray(path, "features", crcs, "").read()
+        MappedArray(Folder(path), "features", crcs, "").read()
 
 
 def test_more_texts_than_a_chunk_may_have_are_refused_before_memory_is_taken(light, tmp_path):
@@ -206,7 +209,7 @@ def test_more_texts_than_a_chunk_may_have_are_refused_before_memory_is_taken(lig
     for file in sorted((path / "clip_id" / "c").iterdir()):
         file.unlink()
         file.write_bytes(data + struct.pack("<I", crc32c(data)))
-    array = MappedArray(path, "clip_id", [crc32c(data)] * 6, "")
+    array = MappedArray(Folder(path), "clip_id", [crc32c(data)] * 6, "")
     with pytest.raises(DamagedError, match="c/0: is not 4 texts"):
         array.read_text()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import verify_group
 from tests.pipeline import trees
 from tests.pipeline.small import ROW_BYTES, bytes_of, names_in, prepare_gsc
@@ -123,7 +124,7 @@ def test_a_killed_prepare_leaves_nothing_in_the_store_that_is_published_later(
     target = tmp_path / "features" / "gsc.zarr"
     assert killed_at(place, target) == -signal.SIGKILL
     make(home, target)
-    assert list(verify_group(target)) == []
+    assert list(verify_group(Folder(target))) == []
     assert bytes_of(target) == undisturbed
     assert names_in(target.parent) == ["gsc.zarr"]
 

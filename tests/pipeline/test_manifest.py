@@ -8,6 +8,7 @@ import pytest
 
 from antigram.pipeline.errors import DamagedError
 from antigram.pipeline.storage.chunks import ArraySpec, chunk_path, encode, write_chunk
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import (
     create_arrays,
     create_group,
@@ -31,17 +32,18 @@ def group(tmp_path) -> Path:
         (LABELS, np.array([0, 1, 0, -1, 1, 1], np.int32)),
     ):
         written[spec.name] = [
-            write_chunk(folder, spec, i, encode(spec, i, values[spec.span(i)])) for i in range(2)
+            write_chunk(Folder(folder), spec, i, encode(spec, i, values[spec.span(i)]))
+            for i in range(2)
         ]
-    create_group(folder, {"antigram": {"format": "test"}})
-    create_group(folder / "labels", {})
-    create_arrays(folder, [FEATURES, LABELS])
-    write(folder, written)
+    create_group(Folder(folder), {"antigram": {"format": "test"}})
+    create_group(Folder(folder / "labels"), {})
+    create_arrays(Folder(folder), [FEATURES, LABELS])
+    write(Folder(folder), written)
     return folder
 
 
 def problems(folder: Path) -> dict[str, str]:
-    return {p.path.relative_to(folder).as_posix(): p.problem for p in verify_group(folder)}
+    return {p.path.relative_to(folder).as_posix(): p.problem for p in verify_group(Folder(folder))}
 
 
 def files(folder: Path) -> list[Path]:
@@ -81,7 +83,7 @@ def test_a_flipped_bit_of_the_manifest_is_found_wherever_it_is(group):
         for bit in (place % 8, (place + 3) % 8):
             flip(path, place, bit)
             try:
-                read_manifest(group)
+                read_manifest(Folder(group))
             except DamagedError:
                 pass
             else:
@@ -139,14 +141,14 @@ def test_two_swapped_chunks_are_both_found(group):
 
 
 def test_an_older_version_of_a_chunk_with_its_own_checksum_is_found(group):
-    write_chunk(group, FEATURES, 0, encode(FEATURES, 0, np.zeros((4, 2, 3), np.float32)))
+    write_chunk(Folder(group), FEATURES, 0, encode(FEATURES, 0, np.zeros((4, 2, 3), np.float32)))
     assert list(problems(group)) == ["features/c/0/0/0"]
 
 
 def test_a_manifest_of_another_group_is_found(group, tmp_path):
     other = Path(shutil.copytree(group, tmp_path / "other.zarr"))
-    chunk = write_chunk(other, LABELS, 0, encode(LABELS, 0, np.ones(4, np.int32)))
-    manifest = read_manifest(group)
+    chunk = write_chunk(Folder(other), LABELS, 0, encode(LABELS, 0, np.ones(4, np.int32)))
+    manifest = read_manifest(Folder(group))
     assert chunk.crc32c not in manifest.crcs("labels/word")
     shutil.copy(group / "manifest" / "zarr.json", other / "manifest" / "zarr.json")
     assert list(problems(other)) == ["labels/word/c/0"]
@@ -170,7 +172,7 @@ def test_a_directory_in_the_place_of_a_chunk_is_found(group):
 
 
 def test_a_manifest_gives_the_checksum_of_each_chunk_by_index(group):
-    manifest = read_manifest(group)
+    manifest = read_manifest(Folder(group))
     for spec in (FEATURES, LABELS):
         tails = [chunk_path(group, spec, i).read_bytes()[-4:] for i in range(2)]
         assert manifest.crcs(spec.name) == [int.from_bytes(tail, "little") for tail in tails]
@@ -183,5 +185,5 @@ def test_a_manifest_gives_the_checksum_of_each_chunk_by_index(group):
 def test_a_manifest_that_is_none_is_refused(content, group):
     (group / "manifest" / "zarr.json").write_bytes(content)
     with pytest.raises(DamagedError, match="unreadable"):
-        read_manifest(group)
+        read_manifest(Folder(group))
     assert list(problems(group)) == ["manifest/zarr.json"]

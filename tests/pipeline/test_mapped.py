@@ -10,6 +10,7 @@ import pytest
 from antigram.pipeline.errors import DamagedError
 from antigram.pipeline.storage.chunks import STRING, ArraySpec, chunk_path, encode, write_chunk
 from antigram.pipeline.storage.files import map_file
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import create_arrays
 from antigram.pipeline.storage.mapped import MappedArray
 from tests.pipeline.small import flip
@@ -26,14 +27,14 @@ def values(rng) -> np.ndarray:
 
 
 def write(folder: Path, spec: ArraySpec, values) -> list[int]:
-    create_arrays(folder, [spec])
+    create_arrays(Folder(folder), [spec])
     spans = [(i, values[spec.span(i)]) for i in range(spec.chunks)]
-    return [write_chunk(folder, spec, i, encode(spec, i, v)).crc32c for i, v in spans]
+    return [write_chunk(Folder(folder), spec, i, encode(spec, i, v)).crc32c for i, v in spans]
 
 
 @pytest.fixture
 def array(tmp_path, values) -> MappedArray:
-    return MappedArray(tmp_path, "features", write(tmp_path, FEATURES, values), REPAIR)
+    return MappedArray(Folder(tmp_path), "features", write(tmp_path, FEATURES, values), REPAIR)
 
 
 def test_all_rows_are_read_as_written(array, values):
@@ -65,7 +66,7 @@ def test_a_chunk_is_a_read_only_map_with_its_padding(array, values):
 
 
 def test_text_is_read_as_written(tmp_path):
-    array = MappedArray(tmp_path, "clip_id", write(tmp_path, TEXT, IDS), REPAIR)
+    array = MappedArray(Folder(tmp_path), "clip_id", write(tmp_path, TEXT, IDS), REPAIR)
     assert array.read_text() == IDS
 
 
@@ -98,7 +99,7 @@ def damage_swap(path: Path) -> None:
     ids=["flip", "truncate", "append", "swap", "empty", "delete"],
 )
 def test_a_damaged_chunk_is_refused_and_the_others_are_read(damage, says, array, values):
-    damage(chunk_path(array.folder, FEATURES, 1))
+    damage(chunk_path(array.group.path, FEATURES, 1))
     np.testing.assert_array_equal(array.read_span(slice(0, 4)), values[:4])
     out = np.empty((1, 3, 5), np.float32)
     for attempt in (lambda: array.gather([5], out), array.read, lambda: array.chunk(1)):
@@ -111,7 +112,7 @@ def test_a_flip_of_any_bit_of_a_chunks_data_is_refused(array, tmp_path):
     for place in range(path.stat().st_size - 4):
         flip(path, place, place % 8)
         with pytest.raises(DamagedError):
-            MappedArray(tmp_path, "features", array._crcs, REPAIR).chunk(1)
+            MappedArray(Folder(tmp_path), "features", array._crcs, REPAIR).chunk(1)
         flip(path, place, place % 8)
 
 
@@ -119,7 +120,7 @@ def test_damaged_text_is_refused(tmp_path):
     crcs = write(tmp_path, TEXT, IDS)
     flip(chunk_path(tmp_path, TEXT, 1), 3)
     with pytest.raises(DamagedError, match="clip_id/c/1"):
-        MappedArray(tmp_path, "clip_id", crcs, REPAIR).read_text()
+        MappedArray(Folder(tmp_path), "clip_id", crcs, REPAIR).read_text()
 
 
 @pytest.mark.parametrize(
@@ -136,13 +137,13 @@ def test_an_array_that_antigram_does_not_write_is_refused(change, array, tmp_pat
     path = tmp_path / "features" / "zarr.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(DamagedError, match=r"features/zarr.json"):
-        MappedArray(tmp_path, "features", array._crcs, REPAIR)
+        MappedArray(Folder(tmp_path), "features", array._crcs, REPAIR)
 
 
 def test_an_array_without_metadata_is_refused(array, tmp_path):
     (tmp_path / "features" / "zarr.json").unlink()
     with pytest.raises(DamagedError, match="not an array of antigram's"):
-        MappedArray(tmp_path, "features", array._crcs, REPAIR)
+        MappedArray(Folder(tmp_path), "features", array._crcs, REPAIR)
 
 
 def test_a_mapped_array_travels_to_another_process_without_its_maps(array, values):

@@ -9,6 +9,7 @@ import zarr
 
 from antigram.pipeline.audio.noise import SNR_LEVELS, NoiseBank, mix_noise, noise_files
 from antigram.pipeline.errors import InputError
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import verify_group
 from antigram.pipeline.workspace import is_locked
 from tests.pipeline import trees
@@ -117,7 +118,7 @@ def test_float16_holds_the_rounded_float32(clean, gsc_home, tmp_path):
 
 
 def test_a_finished_store_verifies_and_nothing_lies_beside_it(noisy):
-    assert list(verify_group(noisy.store.path)) == []
+    assert list(verify_group(Folder(noisy.store.path))) == []
     beside = sorted(p.name for p in noisy.store.path.parent.iterdir())
     assert beside == [".gsc-high.zarr.sources", "gsc-high.zarr"]
 
@@ -169,7 +170,7 @@ def test_a_damaged_store_is_made_again(damage, store_copy, noisy, gsc_home, nois
     else:
         path.unlink()
     prepare_gsc(gsc_home, store_copy, noise_home=noise_home)
-    assert list(verify_group(store_copy)) == []
+    assert list(verify_group(Folder(store_copy))) == []
     assert bytes_of(store_copy) == bytes_of(noisy.store.path)
 
 

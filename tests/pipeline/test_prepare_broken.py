@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from antigram.pipeline.errors import InputError
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import verify_group
 from tests.pipeline import trees
 from tests.pipeline.small import bytes_of, names_in, prepare_gsc
@@ -72,7 +73,7 @@ def test_an_unusable_clip_stops_it_and_is_left_out_when_allowed(
     [rejected] = store.root["rejected"]
     assert rejected["source"] == source
     assert reason in rejected["reason"]
-    assert list(verify_group(target)) == []
+    assert list(verify_group(Folder(target))) == []
     assert np.isfinite(store.features.read()).all()
 
 
