@@ -1,6 +1,6 @@
-"""From a corpus to the rows of a store: headers checked, recordings cut or segmented, split drawn.
+"""List the rows of a store: check headers, cut or segment recordings, and assign splits.
 
-Nothing is decoded here, so a listing of 100,000 files takes seconds and its mistakes come first.
+Nothing is decoded here, so listing 100,000 files takes seconds and errors are reported early.
 """
 
 from __future__ import annotations
@@ -41,31 +41,32 @@ SHORT_PIECE = "piece shorter than half a window"
 
 
 class Row(NamedTuple):
-    """One row of a store: where its audio is, and what is known about it.
+    """One row of a store: the position of its audio, and its labels.
 
-    A tuple, as all rows are sent to workers: a dataclass takes ten times as long to pickle.
+    It is a tuple because all rows are sent to workers, and a dataclass takes ten times as long to
+    pickle.
     """
 
     clip_id: str
     path: str  # relative to the corpus's folder, with /
     start: int  # first sample, at the recipe's rate
-    samples: int  # of audio; the rest of the row is zeros
+    samples: int  # length of the audio; the rest of the row is zeros
     labels: tuple[tuple[str, str], ...]
     group: str
     official: str | None
-    mixture: Mixture | None = None  # then `path` and `start` are within it, at `offset`
-    offset: int = 0  # first sample, within the mixture
-    length: int = 0  # samples of the recording that it is of, before it is cut
+    mixture: Mixture | None = None  # `path` and `start` are those of its recording at `offset`
+    offset: int = 0  # first sample within the mixture
+    length: int = 0  # samples of the complete recording
 
     def source(self, sample_rate: int) -> str:
-        """``PATH#START_S``."""
+        """Return ``PATH#START_S``."""
         seconds = f"{self.start / sample_rate:.6f}".rstrip("0").rstrip(".")
         return f"{self.path}#{seconds}"
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A recording, or a segment of one, that should be there and cannot be used."""
+    """A recording or segment that is missing or cannot be used, and the reason."""
 
     source: str
     reason: str
@@ -73,31 +74,31 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All rows a corpus can give, sorted by clip_id."""
+    """All rows of a corpus, sorted by clip_id, and the files that give none."""
 
     rows: tuple[Row, ...]
     rejected: tuple[Reject, ...]
     skipped: dict[str, int]
     label_names: tuple[str, ...]  # the main one first
     identity: str  # SHA-256 over the rows and the sizes of their files
-    notes: tuple[str, ...] = ()  # for the user: what the adapter chose
-    sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of its recordings, by path
+    notes: tuple[str, ...] = ()  # lines for the user about choices of the adapter
+    sizes: Mapping[str, int] = field(default_factory=dict)  # path -> size of the recording in bytes
 
     @property
     def main(self) -> str:
-        """The label that the corpus is mostly used for."""
+        """The main label."""
         return self.label_names[0]
 
 
 def segments_of(count: int, recipe: Recipe) -> tuple[list[tuple[int, int]], bool]:
-    """Divide a recording into segments as the recipe says; `prepare` and `predict` both ask here.
+    """Divide a recording into segments, for `prepare` and `predict` alike.
 
     Args:
         count: samples of the recording, at the recipe's rate.
-        recipe: its length, overlap, and what becomes of a longer recording.
+        recipe: defines length and overlap of segments, and whether recordings are cut.
 
     Returns:
-        First sample and number of samples of each segment, which is zeros behind them; and
+        First sample and number of samples of each segment (the rest of a segment is zeros); and
         whether a last piece was left out.
     """
     starts, short = [0], False
@@ -120,35 +121,36 @@ def list_rows(
 
     Args:
         corpus: the adapter.
-        home: the corpus's own folder; of a corpus that is mixed here, that of the clean speech.
-        recipe: what rows are wanted.
-        noise: class -> recordings, for a corpus that is mixed here.
+        home: the corpus's own folder; for a corpus mixed by antigram, that of the clean speech.
+        recipe: recipe of the store.
+        noise: class of noise -> recordings, for a corpus mixed by antigram.
         only: recordings to take; the others are skipped and counted.
-        workers: processes that check headers.
-        on_progress: called with (headers checked, headers in all).
+        workers: number of processes that check headers.
+        on_progress: called with the headers checked and the headers in all.
 
     Raises:
-        CorpusError: the corpus gives nothing, gives an id twice, or has a name that is not UTF-8.
+        CorpusError: the corpus has no usable recording, two clips with the same id, or a name that
+            is not UTF-8.
     """
     skipped: Counter[str] = Counter()
     clips: list[Clip] = []
     rejected: list[Reject] = []
     notes: list[str] = []
-    for found in _found(corpus, home, recipe, noise):
-        if isinstance(found, Skipped):
-            skipped[found.reason] += found.count
-        elif isinstance(found, Rejected):
-            rejected.append(Reject(found.path, found.reason))
-        elif isinstance(found, Note):
-            notes.append(found.text)
+    for entry in _entries(corpus, home, recipe, noise):
+        if isinstance(entry, Skipped):
+            skipped[entry.reason] += entry.count
+        elif isinstance(entry, Rejected):
+            rejected.append(Reject(entry.path, entry.reason))
+        elif isinstance(entry, Note):
+            notes.append(entry.text)
         else:
-            clips.append(found)
+            clips.append(entry)
     if not clips:
-        raise _nothing(corpus, home, skipped)
+        raise _no_recording(corpus, home, skipped)
     if only is not None:
-        clips, left = only.select(corpus, home, clips)
-        if left.count:
-            skipped[left.reason] += left.count
+        clips, excluded = only.select(corpus, home, clips)
+        if excluded.count:
+            skipped[excluded.reason] += excluded.count
     label_names = corpus.labels or tuple(dict.fromkeys(k for clip in clips for k in clip.labels))
     _check_label_names(corpus, home, label_names, recipe)
     labelled = [clip for clip in clips if clip.labels.get(label_names[0])]
@@ -156,7 +158,7 @@ def list_rows(
         skipped[f"no {label_names[0]} label"] += len(clips) - len(labelled)
     clips = sorted(labelled, key=lambda clip: clip.id)
     if not clips:
-        raise _nothing(corpus, home, skipped)
+        raise _no_recording(corpus, home, skipped)
     _check_clips(corpus, home, clips)
     clips = _limit(clips, recipe, label_names[0])
     infos = probe_all(
@@ -193,7 +195,7 @@ def list_rows(
     )
 
 
-def _found(
+def _entries(
     corpus: Corpus, home: Path, recipe: Recipe, noise: Mapping[str, Sequence[Path]] | None
 ) -> Iterable[Entry]:
     if corpus.list_clips is not None:
@@ -211,7 +213,7 @@ def _found(
     return corpus.list_mixtures(request)
 
 
-def _nothing(corpus: Corpus, home: Path, skipped: Counter[str]) -> CorpusError:
+def _no_recording(corpus: Corpus, home: Path, skipped: Counter[str]) -> CorpusError:
     left_out = "; ".join(f"{n} x {reason}" for reason, n in skipped.items()) or "nothing"
     return CorpusError(
         f"{corpus.name}: no recording in {home} (skipped: {left_out}). Name another `source`."
@@ -219,7 +221,7 @@ def _nothing(corpus: Corpus, home: Path, skipped: Counter[str]) -> CorpusError:
 
 
 def _check_label_names(corpus: Corpus, home: Path, names: Sequence[str], recipe: Recipe) -> None:
-    """Labels become names of arrays, and come from other people's tables."""
+    """Raise if a label cannot name an array; names come from users' tables."""
     for name in names:
         if not name or name.startswith((".", "__")) or name == "zarr.json" or set(name) & _UNSAFE:
             raise CorpusError(
@@ -247,31 +249,31 @@ def _check_clips(corpus: Corpus, home: Path, clips: list[Clip]) -> None:
 
 
 def _limit(clips: list[Clip], recipe: Recipe, main: str) -> list[Clip]:
-    """Keep so many recordings (clips) of each class of the main label, and in all, by the seed."""
+    """Draw the recordings that the recipe's limits for each class and in all allow."""
     if not (recipe.balance or recipe.limit_per_class or recipe.limit):
         return clips
-    drawn = {clip.id: draw(recipe.seed, "limit", clip.id)[0] for clip in clips}
+    numbers = {clip.id: draw(recipe.seed, "limit", clip.id)[0] for clip in clips}
     classes: dict[str, list[Clip]] = defaultdict(list)
-    for clip in sorted(clips, key=lambda clip: (drawn[clip.id], clip.id)):
+    for clip in sorted(clips, key=lambda clip: (numbers[clip.id], clip.id)):
         classes[clip.labels[main]].append(clip)
-    most = min(map(len, classes.values())) if recipe.balance else len(clips)
+    limit = min(map(len, classes.values())) if recipe.balance else len(clips)
     if recipe.limit_per_class:
-        most = min(most, recipe.limit_per_class)
-    kept = [clip for members in classes.values() for clip in members[:most]]
+        limit = min(limit, recipe.limit_per_class)
+    chosen = [clip for members in classes.values() for clip in members[:limit]]
     if recipe.limit:
-        kept = sorted(kept, key=lambda clip: (drawn[clip.id], clip.id))[: recipe.limit]
-    return sorted(kept, key=lambda clip: clip.id)
+        chosen = sorted(chosen, key=lambda clip: (numbers[clip.id], clip.id))[: recipe.limit]
+    return sorted(chosen, key=lambda clip: clip.id)
 
 
 def _rows_of(
     clip: Clip, info: AudioInfo | str | None, recipe: Recipe
 ) -> Iterator[Row | Skipped | Reject]:
-    """Segments of a clip, and what of it gives none.
+    """Yield the rows of a clip, and why parts of it give none.
 
     Args:
         clip: a recording, a part of one, or a mixture.
-        info: of its header, or why it has none; None for a mixture.
-        recipe: how it is cut.
+        info: its header, or the reason why it has none; None for a mixture.
+        recipe: defines how the clip is divided.
     """
     if clip.mixture is not None:
         return _rows_of_mixture(clip, clip.mixture, recipe)
@@ -308,7 +310,7 @@ def _rows_of_recording(
 
 
 def _rows_of_mixture(clip: Clip, mixture: Mixture, recipe: Recipe) -> Iterator[Row | Skipped]:
-    """Fragments of a mixture; the source of each is the clean recording in which it begins."""
+    """Yield the segments of a mixture; the source of each is the recording in which it begins."""
     segments, short = segments_of(mixture.samples, recipe)
     if short:
         yield Skipped(SHORT_PIECE)
@@ -330,10 +332,10 @@ def _rows_of_mixture(clip: Clip, mixture: Mixture, recipe: Recipe) -> Iterator[R
 
 
 def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -> list[int]:
-    """Split of each row, as the recipe says: index into `SPLITS`.
+    """Return the split of each row, as an index into `SPLITS`.
 
     Raises:
-        InputError: the publisher gives no split, or ``by:LABEL`` names no label of the corpus.
+        InputError: the publisher provides no split, or ``by:LABEL`` names an unknown label.
     """
     if recipe.split == "official":
         missing = [row.clip_id for row in rows if row.official is None]
@@ -351,6 +353,6 @@ def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -
     known = sorted({name for row in rows for name, _ in row.labels})
     if label not in known:
         raise InputError(f"`split=by:{label}`: no such label; {corpus.name} has {', '.join(known)}")
-    # A clip that lacks the label can only be a group of its own.
+    # A row without the label is grouped by its recording.
     groups = [dict(row.labels).get(label, f"\0{row.group}") for row in rows]
     return assign(groups, labels, seed=recipe.seed, fill_all=True)

@@ -1,4 +1,4 @@
-"""From what was asked to a recipe, and the default name of its store."""
+"""Make a recipe from the settings of a user, and the default name of its store."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from antigram.pipeline.features.recipe import Recipe
 __all__ = ["default_overlap", "recipe_for", "store_name"]
 
 
-def recipe_for(corpus: Corpus, asked: Mapping[str, Any]) -> tuple[Corpus, Recipe]:
-    """Recipe for what a user asked, the corpus's own defaults for the rest; and the corpus so set.
+def recipe_for(corpus: Corpus, settings: Mapping[str, Any]) -> tuple[Corpus, Recipe]:
+    """Make a recipe from settings, with the defaults of a corpus.
 
     Args:
         corpus: the adapter.
-        asked: fields of the recipe, and options of the corpus.
+        settings: fields of the recipe, and options of the corpus.
+
+    Returns:
+        The corpus, adapted to its options, and the recipe.
 
     Raises:
-        InputError: the corpus has not such an option, or a value is not one of those known.
+        InputError: the corpus has no such option, or a value is not accepted.
     """
-    fields = {key: value for key, value in asked.items() if key in Recipe.__dataclass_fields__}
-    own = {key: value for key, value in asked.items() if key not in fields}
-    if unknown := sorted(set(own) - set(corpus.options)):
+    fields = {key: value for key, value in settings.items() if key in Recipe.__dataclass_fields__}
+    corpus_options = {key: value for key, value in settings.items() if key not in fields}
+    if unknown := sorted(set(corpus_options) - set(corpus.options)):
         known = ", ".join(map(_named, corpus.options)) or "none of its own"
         raise InputError(f"{_named(unknown[0])}: {corpus.name} has no such option; it has {known}")
-    for key, value in own.items():
+    for key, value in corpus_options.items():
         if not str(value).strip():
             raise InputError(f"{_named(key)} {value!r}: is empty; give a value, or leave it out")
-    options = {k: corpus.resolve(k, v) for k, v in {**corpus.options, **own}.items()}
+    options = {k: corpus.resolve(k, v) for k, v in {**corpus.options, **corpus_options}.items()}
     corpus = corpus.adapt(corpus, options)
     options = {key: value for key, value in options.items() if value}
     seconds = fields.get("seconds", corpus.seconds)
@@ -48,7 +51,7 @@ def _named(option: str) -> str:
 
 
 def store_name(corpus: Corpus, recipe: Recipe) -> str:
-    """Default name of a store: the corpus, and what differs from its defaults."""
+    """Return the default name of a store: the corpus, and settings that differ from defaults."""
     parts = [corpus.name]
     if recipe.noise != corpus.noise:
         parts.append(recipe.noise)
@@ -83,5 +86,5 @@ def store_name(corpus: Corpus, recipe: Recipe) -> str:
 
 
 def default_overlap(corpus: Corpus, seconds: float) -> float:
-    """Overlap of a corpus's windows; one-second windows (words) do not overlap, as in the paper."""
+    """Return the default overlap; one-second windows (words) do not overlap, as in the paper."""
     return 0.0 if seconds == 1 else corpus.overlap

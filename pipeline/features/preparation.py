@@ -1,8 +1,9 @@
-"""Make a feature store from a corpus: list, render, normalise, publish. Resumable at any moment.
+"""Prepare a feature store from a corpus: list, render, normalise, publish. Resumable at any point.
 
-Work goes on in ``.NAME.partial`` beside the goal: raw blocks of magnitudes first (the mean and
-deviation are known only when all training clips were seen), then normalised chunks. Journals say
-what is done; the finished group is renamed into place in one step.
+The store is built in ``.NAME.partial`` beside its final path. The first pass writes raw blocks of
+magnitudes, as mean and deviation are known only when all training segments are rendered; the second
+pass normalises them into chunks. Journals list what is done. The finished group is renamed into
+place in one step.
 """
 
 from __future__ import annotations
@@ -60,21 +61,29 @@ _TASKS = "antigram.pipeline.features.rendering"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A finished store, and what making it took."""
+    """Result of `prepare`.
+
+    Attributes:
+        store: the opened store.
+        seconds: duration of the call.
+        computed: number of segments decoded in this call.
+        sources: result of comparing the recordings with their record.
+        left_alone: whether the store existed already and was kept.
+    """
 
     store: FeatureStore
     seconds: float
-    computed: int  # segments decoded in this run
+    computed: int
     sources: Checked
-    left_alone: bool = False  # it was there already
+    left_alone: bool = False
 
     @cached_property
     def summary(self) -> Summary:
-        """What the store holds."""
+        """Summary of the store's contents."""
         return summarise(self.store)
 
     def to_json(self) -> dict[str, Any]:
-        """Fields of ``prepare --json``."""
+        """Return the fields of ``prepare --json``."""
         store, counts = self.store, np.bincount(self.store.split, minlength=len(SPLITS))
         names = np.array(store.recordings)
         return {
@@ -100,7 +109,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """What `prepare` was asked for."""
+    """Arguments of `prepare`."""
 
     corpus: Corpus
     home: Path
@@ -115,7 +124,7 @@ class _Job:
 
     @property
     def partial(self) -> Path:
-        """Where the store is made."""
+        """Folder in which the store is built."""
         return work_folder(self.target)
 
 
@@ -133,32 +142,33 @@ def prepare(
     on_progress: OnProgress | None = None,
     on_message: Callable[[str], None] | None = None,
 ) -> Prepared:
-    """Make the feature store ``target``, or leave it alone if it is there with the same recipe.
+    """Prepare the feature store ``target``; leave it alone if it exists with the same recipe.
 
-    It is made again if a recording has been edited since: one whose size or time differs from what
-    is recorded beside the store (`pipeline.features.source_record`) is read and held against its
-    checksum. The lock of ``target`` is held throughout.
+    An existing store is rebuilt if a recording has been edited since. A recording whose size or
+    time differs from the record beside the store (`pipeline.features.source_record`) is read and
+    compared with its checksum. The lock of ``target`` is held throughout.
 
     Args:
         corpus: the adapter.
         home: the corpus's own folder.
-        recipe: decides the numbers.
-        target: ``NAME.zarr``.
+        recipe: everything that the store's contents depend on.
+        target: path of the store, ``NAME.zarr``.
         noise: class -> recordings, if the recipe has noise.
         only: the recordings to take, if the recipe has ``within``.
-        workers: processes.
-        max_rejected: recordings and segments that may be unusable; with more of them nothing is
-            published.
-        check_all: hold all recordings against their checksums.
-        on_progress: told of progress.
-        on_message: told what the adapter chose and what has changed, in lines for the user.
+        workers: number of processes.
+        max_rejected: largest number of unusable recordings and segments; with more of them, no
+            store is published.
+        check_all: compare all recordings with their checksums, not only those whose size or time
+            differs.
+        on_progress: called with a stage, the units done and the units in all.
+        on_message: called with lines for the user: choices of the adapter, and edited recordings.
 
     Returns:
-        The opened store.
+        The opened store, and what this call did.
 
     Raises:
-        InputError: the corpus gives nothing usable, too much of it is unusable, or it changes; or
-            another process is preparing ``target``.
+        InputError: the corpus has no usable recording or too many unusable ones, recordings change
+            while they are read, or another process is preparing ``target``.
     """
     begun = time.perf_counter()
     job = _Job(
@@ -175,7 +185,7 @@ def prepare(
     )
     with locked(target, "preparing"):
         recover(target)
-        Workers.warm_up(_TASKS)  # imports while the corpus is listed
+        Workers.warm_up(_TASKS)  # it imports while the corpus is listed
         listing = list_rows(
             corpus,
             home,
@@ -187,26 +197,26 @@ def prepare(
         )
         for note in listing.notes:
             job.on_message(note)
-        if (there := _up_to_date(target, recipe, listing)) is not None:
-            checked = _check_sources(job, listing, there)
+        if (existing := _up_to_date(target, recipe, listing)) is not None:
+            checked = _check_sources(job, listing, existing)
             if not checked.changed:
                 seconds = time.perf_counter() - begun
-                return Prepared(there, seconds, 0, checked, left_alone=True)
+                return Prepared(existing, seconds, 0, checked, left_alone=True)
         checked, computed = _make(job, listing)
         return Prepared(FeatureStore(target), time.perf_counter() - begun, computed, checked)
 
 
-def _check_sources(job: _Job, listing: Listing, there: FeatureStore) -> Checked:
-    """Compare the recordings with those that the store was made of; it stays if they are the same.
+def _check_sources(job: _Job, listing: Listing, existing: FeatureStore) -> Checked:
+    """Compare the recordings with those that an existing store was made from.
 
     Raises:
-        InputError: they are, and more of them are unusable than are allowed now.
+        InputError: they are unchanged, but more of them are unusable than are allowed now.
     """
     target, partial = job.target, job.partial
-    adopt_sources(partial / "sources", target, there.fingerprint)
+    adopt_sources(partial / "sources", target, existing.fingerprint)
     checked = check_sources(
         target,
-        there.fingerprint,
+        existing.fingerprint,
         job.home,
         paths_of(listing.rows),
         read_all=job.check_all,
@@ -215,22 +225,22 @@ def _check_sources(job: _Job, listing: Listing, there: FeatureStore) -> Checked:
     )
     if checked.changed:
         job.on_message(
-            f"{there.name}: {len(checked.changed)} recordings were edited since it was prepared "
-            f"({name_some(checked.changed)}): it is made again"
+            f"{existing.name}: {len(checked.changed)} recordings were edited since it was prepared "
+            f"({name_some(checked.changed)}): it is rebuilt"
         )
         return checked
-    _check_rejected(job, [Reject(**r) for r in there.root["rejected"]])
-    os.utime(target / "zarr.json")  # it is now the one prepared last
-    if _is_noted(job, listing):  # killed right after it had published
+    _check_rejected(job, [Reject(**r) for r in existing.root["rejected"]])
+    os.utime(target / "zarr.json")  # it is now the store prepared last
+    if _is_noted(job, listing):  # left by a run that was killed right after publishing
         discard(partial)
     return checked
 
 
 def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
-    """Make the store and put it in place; an interrupted run of the same job is gone on with.
+    """Build the store and publish it; resume an interrupted run of the same job.
 
     Returns:
-        Its recordings, and how many segments were decoded.
+        The state of its recordings, and the number of segments that were decoded.
     """
     corpus, home, recipe, partial = job.corpus, job.home, job.recipe, job.partial
     _begin(job, listing)
@@ -239,25 +249,27 @@ def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
         bank = NoiseBank.build(dict(job.noise), recipe.sample_rate, partial / "noise.f32")
     _check_free(job, listing)
     context = Context(recipe, home, partial / "raw", bank)
-    with Workers(job.workers, set_up, context, _TASKS) as pool, ThreadPoolExecutor(1) as aside:
-        # What this process has to do is done while the others work.
-        early = aside.submit(split_rows, corpus, listing.rows, recipe, listing.main)
+    with Workers(job.workers, set_up, context, _TASKS) as pool, ThreadPoolExecutor(1) as background:
+        # This process does its part while the workers render.
+        future_split = background.submit(split_rows, corpus, listing.rows, recipe, listing.main)
         rendered, computed = render_all(
             pool, context, listing, partial, job.on_progress, check_all=job.check_all
         )
         sources = joined((note.sources for _, note in rendered.blocks.values()), home)
-        _tell_of_changes(sources, listing, job.on_message)
+        _report_changes(sources, listing, job.on_message)
         _list_rejected(job, rendered.rejected)
         _check_rejected(job, rendered.rejected)
         if not rendered.rows:
             raise InputError(f"{corpus.name}: no usable recording in {home}; see `max_rejected`")
         if len(rendered.rows) == len(listing.rows):
-            split = early.result()
+            split = future_split.result()
         else:
             split = split_rows(corpus, rendered.rows, recipe, listing.main)
         scale = mean_std(rendered.results, split, recipe, home)
         check_range(rendered.rows, rendered.results, recipe, scale, home)
-        small = aside.submit(small_arrays, corpus, listing, rendered, recipe, split, bank)
+        future_arrays = background.submit(
+            small_arrays, corpus, listing, rendered, recipe, split, bank
+        )
         chunks = normalise_all(pool, home, partial, rendered, recipe, scale, job.on_progress)
         fingerprint = finish_store(
             pool,
@@ -268,7 +280,7 @@ def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
             rendered,
             scale,
             chunks,
-            small.result(),
+            future_arrays.result(),
         )
     write_sources(partial / "sources", fingerprint, sources)
     flush_filesystem(partial)
@@ -279,23 +291,23 @@ def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
 
 
 def _up_to_date(target: Path, recipe: Recipe, listing: Listing) -> FeatureStore | None:
-    """Return the store that is there if it has this recipe, and the corpus has not changed."""
+    """Return the existing store if its recipe and its corpus are the same, else None."""
     if not target.exists():
         return None
     try:
         store = FeatureStore(target)
     except (InputError, StoredDataError):
-        return None  # damaged or foreign: replaced once the new one is whole
+        return None  # damaged or foreign: it is replaced when the new store is complete
     same = store.recipe == recipe and store.root.get("listing") == listing.identity
-    same = same and store.main_label == listing.main  # the table's columns may have been moved
-    # Not only when asked to verify: what says that it is up to date must be whole.
+    same = same and store.main_label == listing.main  # columns may have been reordered
+    # The metadata is checked, as it decides that the store is up to date.
     return store if same and not any(verify_group(Folder(target), content=False)) else None
 
 
-def _tell_of_changes(
+def _report_changes(
     sources: Sequence[Source], listing: Listing, inform: Callable[[str], None]
 ) -> None:
-    """Warn of recordings that were read as something else than was listed."""
+    """Report recordings that changed between listing and reading."""
     sizes = listing.sizes
     changed = [s.path for s in sources if s.size >= 0 and s.size != sizes.get(s.path, s.size)]
     if changed:
@@ -306,7 +318,7 @@ def _tell_of_changes(
 
 
 def _begin(job: _Job, listing: Listing) -> None:
-    """Keep what an interrupted run of the same job has done; clear away what another one has."""
+    """Keep the work of an interrupted run of the same job; delete that of another job."""
     partial = job.partial
     if not _is_noted(job, listing):
         discard(partial)
@@ -319,22 +331,22 @@ def _note(job: _Job, listing: Listing) -> str:
 
 
 def _is_noted(job: _Job, listing: Listing) -> bool:
-    """Whether what lies beside the store is an interrupted run of the same job."""
+    """Whether the folder beside the store is an interrupted run of the same job."""
     note = job.partial / "job.json"
     return note.is_file() and note.read_bytes() == _note(job, listing).encode()
 
 
 def _check_free(job: _Job, listing: Listing) -> None:
-    """Refuse a run that the disk cannot hold, before it begins.
+    """Raise if there is too little free disk space.
 
-    A chunk takes the room of its raw block, which goes when the chunk is there: beside all raw
-    blocks there are at most those chunks that are in the making.
+    A raw block is deleted when its chunks are written. The raw blocks of all rows are therefore on
+    disk together with at most the chunks that are being written.
     """
     partial = job.partial
     row, rows = 4 * math.prod(job.recipe.shape), len(listing.rows)
-    making = (2 * job.workers + 1) * rows_per_chunk(row, rows)
+    unfinished = (2 * job.workers + 1) * rows_per_chunk(row, rows)
     used = sum(size_of(path) for path in (partial / "raw", partial / "store"))
-    wanted, free = row * (rows + min(rows, making)) - used, shutil.disk_usage(partial).free
+    wanted, free = row * (rows + min(rows, unfinished)) - used, shutil.disk_usage(partial).free
     if wanted > free:
         raise InputError(
             f"{partial.parent}: {size_text(free)} free, {size_text(wanted)} wanted while "
@@ -343,20 +355,20 @@ def _check_free(job: _Job, listing: Listing) -> None:
 
 
 def _list_rejected(job: _Job, rejected: Sequence[Reject]) -> None:
-    """Write ``NAME.rejected.csv`` beside the store, or remove that of an earlier run."""
-    listed = job.target.with_name(job.target.name.removesuffix(".zarr") + ".rejected.csv")
+    """Write ``NAME.rejected.csv`` beside the store, or delete that of an earlier run."""
+    table = job.target.with_name(job.target.name.removesuffix(".zarr") + ".rejected.csv")
     if not rejected:
-        listed.unlink(missing_ok=True)
+        table.unlink(missing_ok=True)
         return
-    beside = job.partial / "rejected.csv"
-    with csv_table(beside, ("source", "reason")) as add:
+    unpublished = job.partial / "rejected.csv"
+    with csv_table(unpublished, ("source", "reason")) as add:
         for reject in rejected:
             add((reject.source, reject.reason))
-    beside.replace(listed)
+    unpublished.replace(table)
 
 
 def _check_rejected(job: _Job, rejected: Sequence[Reject]) -> None:
-    """Refuse more unusable recordings and segments than are allowed."""
+    """Raise if there are more unusable recordings and segments than are allowed."""
     if len(rejected) > job.max_rejected:
         first = "; ".join(f"{r.source}: {r.reason}" for r in rejected[:3])
         more = f"; and {len(rejected) - 3} more" if len(rejected) > 3 else ""

@@ -1,7 +1,7 @@
-"""The recipe of a feature store: everything that decides its numbers, and nothing else.
+"""The recipe of a feature store: everything that its contents depend on, and nothing else.
 
-Paths, worker counts and limits on rejects are arguments of functions: here they would change the
-fingerprint of a store whose numbers they do not change.
+Paths, numbers of workers and limits on rejects are arguments of functions instead. As fields they
+would change the fingerprint of a store although its contents are the same.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "bool": bool,
     "Mapping[str, str]": Mapping,
 }
-_MOST_BYTES = 1 << 32  # of a segment; an hour at 48 kHz takes a third
-# Bump when the code makes other numbers from the same fields.
+_MOST_BYTES = 1 << 32  # of one segment; an hour at 48 kHz takes a third
+# Change this when the code computes other values from the same fields.
 VERSION = "prepare/1"
 
 
@@ -43,28 +43,28 @@ class Recipe:
 
     Attributes:
         corpus: name of the adapter.
-        options: the adapter's own options, resolved (``{"words": "digits"}``).
-        seconds: length of a row.
-        overlap: share of a window that the next repeats, in [0, 1).
-        longer: ``cut`` or ``segment``.
+        options: the adapter's own options in canonical form (``{"words": "digits"}``).
+        seconds: length of a segment.
+        overlap: share of a window that the next one repeats, in [0, 1).
+        longer: how a longer recording is stored: ``cut`` or ``segment``.
         noise: ``none``, ``low`` (20 to 40 dB) or ``high`` (0 to 10 dB).
-        snr_mode: ``exact``, or ``released``: half the nominal SNR, as in the paper's code.
+        snr_mode: ``exact``, or ``released``: half of the nominal SNR, as in the paper's code.
         noise_files: SHA-256 over names and bytes of the noise recordings; empty without noise.
         split: ``random``, ``official`` or ``by:LABEL``.
-        seed: of the split, the noise and the choice of clips.
-        limit_per_class: recordings of a class of the main label; 0 is all.
-        limit: recordings in all, drawn; 0 is all.
-        balance: keep as many recordings of each class as the smallest has.
-        last_window: of a recording that is segmented: ``pad`` it with zeros, or let it ``end``
-            with the recording.
-        within: fingerprint of the store whose training recordings alone are taken; empty: all.
-        dtype: of the stored features.
+        seed: seed of the split, the noise and the choice of recordings.
+        limit_per_class: largest number of recordings in a class of the main label; 0: no limit.
+        limit: largest number of recordings in all, chosen at random; 0: no limit.
+        balance: whether to reduce all classes to the size of the smallest.
+        last_window: last window of a segmented recording: ``pad`` it with zeros, or move it back to
+            ``end`` with the recording.
+        dtype: dtype of the stored features.
         sample_rate: Hz.
-        n_fft: window and transform length, samples.
-        hop: samples.
-        window: as scipy.signal names it, periodic.
-        resampler: name and quality.
-        version: of the code.
+        n_fft: length of window and transform, in samples.
+        hop: samples between frames.
+        window: name of a periodic window in scipy.signal.
+        resampler: name and quality of the resampler.
+        version: version of the code that computes the features.
+        within: fingerprint of a store; only its training recordings are taken. Empty: all.
     """
 
     corpus: str
@@ -112,7 +112,7 @@ class Recipe:
         self._check_size()
 
     def _check_types(self) -> None:
-        """Refuse what is of another type, or out of the range that a library would crash at."""
+        """Raise if a field has the wrong type, or a value with which a library would crash."""
         for f in fields(self):
             if f.name in choices_of(Recipe):
                 continue
@@ -130,7 +130,7 @@ class Recipe:
                 raise InputError(f"{name} is {getattr(self, name)}; wanted {least} to {most}")
 
     def _check_size(self) -> None:
-        """Refuse segments that no memory holds."""
+        """Raise if a segment does not fit into memory."""
         frames, bins = self.shape
         if 4 * frames * bins > _MOST_BYTES:
             raise InputError(
@@ -140,25 +140,25 @@ class Recipe:
 
     @property
     def samples(self) -> int:
-        """Samples in a row."""
+        """Samples in a segment."""
         return round(self.seconds * self.sample_rate)
 
     @property
     def window_hop(self) -> int:
-        """Samples from the start of one window to that of the next, when segmenting."""
+        """Samples from the start of a window to that of the next, when segmenting."""
         return max(1, round(self.samples * (1 - self.overlap)))
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(frame, freq) of a row: one frame per hop begun, and one more (scipy's padding)."""
+        """(frame, freq) of a segment: (``ceil(samples / hop) + 1``, ``n_fft / 2 + 1``)."""
         return -(-self.samples // self.hop) + 1, self.n_fft // 2 + 1
 
     def segment_id(self, recording: str, index: int) -> str:
-        """Id of a segment, ``RECORDING#00001``; of a corpus that is cut, the recording's own."""
+        """Return the id of a segment, ``RECORDING#00001``; of a cut recording, its own id."""
         return recording if self.longer == "cut" else f"{recording}#{index:05d}"
 
     def recording_of(self, segment_id: str) -> str:
-        """Id of the recording that a segment is of: the inverse of `segment_id`."""
+        """Return the id of a segment's recording: the inverse of `segment_id`."""
         return segment_id if self.longer == "cut" else segment_id.rpartition("#")[0] or segment_id
 
     @property
@@ -167,7 +167,7 @@ class Recipe:
         return digest(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types only, for attributes and checkpoints; without ``within`` if it is empty."""
+        """Return the fields as plain types, without ``within`` if it is empty."""
         plain = {**asdict(self), "options": dict(self.options)}
         if not self.within:
             del plain["within"]
@@ -175,10 +175,10 @@ class Recipe:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Recipe:
-        """Inverse of `to_json`.
+        """Return the recipe that `to_json` stored.
 
         Raises:
-            StoredDataError: a field is unknown or the version is another one.
+            StoredDataError: a field is unknown or invalid, or the version is another one.
         """
         unknown = sorted(set(stored) - {f.name for f in fields(cls)})
         if unknown or stored.get("version") != VERSION:

@@ -1,4 +1,4 @@
-"""Open a feature store: features mapped, labels in memory, everything checked that is read."""
+"""Read a feature store: features are memory-mapped, and everything that is read is checked."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _NO_LABEL = -1
 
 
 def store_fingerprint(root: Mapping[str, Any], manifest: Manifest) -> str:
-    """SHA-256 of recipe and content: what a cache is tied to.
+    """Return the SHA-256 of recipe and contents, by which caches refer to a store.
 
-    Content is every array, and the mean, standard deviation and classes the numbers stand for.
+    The contents are all arrays, the mean, the standard deviation and the names of the classes.
     """
     return digest(
         {
@@ -53,7 +53,7 @@ def store_fingerprint(root: Mapping[str, Any], manifest: Manifest) -> str:
 
 
 def _are_classes(classes: object) -> bool:
-    """Whether each label has a list of names."""
+    """Whether ``classes`` maps each label to a list of names."""
     return isinstance(classes, dict) and all(
         isinstance(names, list) and all(isinstance(name, str) for name in names)
         for names in classes.values()
@@ -61,15 +61,26 @@ def _are_classes(classes: object) -> bool:
 
 
 class FeatureStore:
-    """A finished feature store, read only.
+    """A finished feature store, opened for reading.
 
     Args:
-        path: ``NAME.zarr``, or a file that was exported.
-        backend: that it lies in, if not in that folder or file.
+        path: folder ``NAME.zarr``, or an exported HDF5 file.
+        backend: where the store's keys are read from; default: the folder or file at ``path``.
+
+    Attributes:
+        path: path of the store.
+        root: root attribute ``antigram``.
+        recipe: recipe that the store was made with.
+        mean: mean of the training split, which was subtracted.
+        std: standard deviation of the training split, by which was divided.
+        fingerprint: SHA-256 of recipe and contents.
+        main_label: name of the main label.
+        classes: label -> names of its classes.
+        features: ``(clip, frame, freq)`` float32 or float16, normalised; memory-mapped.
 
     Raises:
-        InputError: there is none, or it is something else.
-        StoredDataError: damaged, incomplete or of a newer version.
+        InputError: ``path`` does not exist, or is not a feature store.
+        StoredDataError: the store is damaged, incomplete or of a newer version.
     """
 
     def __init__(self, path: str | Path, backend: Backend | None = None) -> None:
@@ -86,14 +97,14 @@ class FeatureStore:
             self.fingerprint = str(self.root["fingerprint"])
             self.main_label = str(self.root["main_label"])
             self.classes: dict[str, list[str]] = self.root["classes"]
-            whole = store_fingerprint(self.root, self._manifest) == self.fingerprint
+            matches = store_fingerprint(self.root, self._manifest) == self.fingerprint
         except (KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"{path}: its attributes lack {error}; prepare it again") from None
         if not _are_classes(self.classes):
             raise DamagedError(f"{path}: its classes are not lists of names. {self._repair}")
         if self.main_label not in self.classes:
             raise DamagedError(f"{path}: its main label {self.main_label!r} is none of its labels")
-        if not whole:
+        if not matches:
             raise DamagedError(f"{path}: does not match its fingerprint. {self._repair}")
         self.features = self._array("features")
         self.features.require([self.recipe.dtype], (None, *self.recipe.shape))
@@ -101,15 +112,15 @@ class FeatureStore:
 
     @property
     def name(self) -> str:
-        """Name in the workspace."""
+        """Name of the store in its workspace."""
         return self.path.name.removesuffix(".zarr")
 
     @property
     def _repair(self) -> str:
-        return f"Run `antigram verify {self.path}`; `antigram prepare` makes it again."
+        return f"Run `antigram verify {self.path}`; `antigram prepare` rebuilds it."
 
     def _array(self, name: str, dtype: str | None = None) -> MappedArray:
-        """An array of the store; with ``dtype``, one that has a value of it for each clip."""
+        """Return an array; with ``dtype``, check that it has one such value for each segment."""
         if name not in self._manifest.arrays:
             raise DamagedError(f"{self.path}: no array {name} in its manifest. {self._repair}")
         array = MappedArray(self._group, name, self._manifest.crcs(name), self._repair)
@@ -118,7 +129,7 @@ class FeatureStore:
         return array
 
     def _numbers(self, name: str, dtype: str, least: int, most: int) -> NDArray[Any]:
-        """A number for each clip, none outside of a range."""
+        """Return an array with one number for each segment, checked to be within a range."""
         values = self._array(name, dtype).read()
         wrong = np.flatnonzero((values < least) | (values > most))
         if len(wrong):
@@ -133,20 +144,23 @@ class FeatureStore:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(frame, freq) of a clip."""
+        """(frame, freq) of a segment."""
         return self.features.shape[1], self.features.shape[2]
 
     @property
     def silence(self) -> float:
-        """What a magnitude of zero became."""
+        """Normalised value of a magnitude of zero."""
         return -self.mean / self.std
 
     def labels(self, label: str) -> NDArray[np.int32]:
-        """Class of each clip, -1 where it is not known.
+        """Return the class of each segment, as an index into ``classes[label]``.
+
+        Returns:
+            ``(clip,)`` int32, read only; -1 where the class is not known.
 
         Raises:
             InputError: the store has no such label.
-            DamagedError: not as it was written, or a class that there is not.
+            DamagedError: the array is damaged, or has an index without a class.
         """
         if label not in self.classes:
             known = ", ".join(self.classes)
@@ -154,18 +168,18 @@ class FeatureStore:
         if label not in self._labels:
             last = len(self.classes[label]) - 1
             values = self._numbers(f"labels/{label}", "int32", _NO_LABEL, last)
-            values.flags.writeable = False  # all who ask share it
+            values.flags.writeable = False  # the array is shared by all callers
             self._labels[label] = values
         return self._labels[label]
 
     @cached_property
     def split(self) -> NDArray[np.int8]:
-        """0 train, 1 validation, 2 test, for each clip."""
+        """Split of each segment, ``(clip,)`` int8: 0 train, 1 validation, 2 test."""
         return self._numbers("split", "int8", 0, len(SPLITS) - 1)
 
     @cached_property
     def clip_ids(self) -> list[str]:
-        """Sorted."""
+        """Ids of the segments, sorted."""
         ids = self._array("clip_id", STRING).read_text()
         for row, (before, after) in enumerate(pairwise(ids), 1):
             if before >= after:
@@ -177,28 +191,35 @@ class FeatureStore:
 
     @cached_property
     def recordings(self) -> list[str]:
-        """Id of the recording that each segment is of; of a corpus that is cut, the segment's."""
+        """Id of each segment's recording; in a corpus that is cut, the segment's own id."""
         return [self.recipe.recording_of(clip_id) for clip_id in self.clip_ids]
 
     @cached_property
     def sources(self) -> list[str]:
-        """``PATH#START_S`` of each clip."""
+        """``PATH#START_S`` of each segment: file within the corpus, and start in seconds."""
         return self._array("source", STRING).read_text()
 
     def read_index(self, label: str) -> None:
-        """Read all but the features that is known of the clips, before others replace the store."""
+        """Read a label, split and ids into memory, in case the store is replaced while open."""
         _ = self.labels(label), self.split, self.clip_ids
 
     @cached_property
     def snr_db(self) -> NDArray[np.float32] | None:
-        """Nominal SNR of each clip, NaN where no noise was mixed in; None without noise."""
+        """Nominal SNR of each segment in dB, NaN where it stayed clean; None without noise."""
         return self._array("snr_db").read() if "snr_db" in self._manifest.arrays else None
 
     def rows(self, split: str, label: str | None = None) -> NDArray[np.int64]:
-        """Indices of a split's clips, in order; of those only that have the label, if one is given.
+        """Return the indices of a split's segments, in order.
+
+        Args:
+            split: train, validation or test.
+            label: leave out segments whose class of this label is not known; None keeps all.
+
+        Returns:
+            ``(clip,)`` int64.
 
         Raises:
-            InputError: no such split or label.
+            InputError: the store has no such split or label.
         """
         check_choice("split", split, SPLITS)
         chosen = self.split == SPLITS.index(split)

@@ -1,4 +1,4 @@
-"""What a feature store holds, at a glance: classes, groups, lengths, noise, and what it lacks."""
+"""Summarise a feature store: classes, groups, lengths and noise, with warnings."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["Groups", "Summary", "lengths_of", "summarise"]
 
-_MOST_CLASSES = 20  # that are listed one by one
-_MOST_LEVELS = 12  # of SNR, likewise
-_WIDTH = 24  # of a name in the table
-_NAMED = 5  # classes that are missing
+_MOST_CLASSES = 20  # up to which each class has a line
+_MOST_LEVELS = 12  # up to which each SNR is counted by itself
+_WIDTH = 24  # characters of a name in the table
+_NAMED = 5  # missing classes that a warning names
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """What a split should not divide.
+    """Numbers of speakers, recordings or other groups in each split.
 
     Attributes:
-        of: a label (``speaker``), or ``recording``.
-        counts: how many are in each split.
-        shared: how many are in more than one split.
+        of: what the groups are: a label (``speaker``), or ``recording``.
+        counts: number of groups in train, validation and test.
+        shared: number of groups in more than one split.
     """
 
     of: str
@@ -40,19 +40,20 @@ class Groups:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a store holds.
+    """Counts of the contents of a store.
 
     Attributes:
-        label: whose classes are counted.
-        classes: class -> its segments in train, validation and test.
-        groups: the label that the store is split by, if it is, and the speakers, if they are
-            known; else the recordings.
-        lengths: of recordings, in seconds (``shortest_s``, ``median_s``, ``longest_s``), how many
-            of them were ``cut``, and how many segments ``padded``; None for a store that was made
-            by version 0.1.0.
-        snr_db: SNR in dB -> segments; of more than 12 levels, by fives. None without noise.
-        without_noise: segments of a noisy store that stayed clean.
-        warnings: what is missing.
+        label: label whose classes are counted.
+        classes: class -> number of segments in train, validation and test.
+        groups: groups of the label that the store is split by, and speakers, if they are known;
+            else recordings.
+        lengths: lengths of recordings in seconds (``shortest_s``, ``median_s``, ``longest_s``),
+            number of recordings that were ``cut`` and of segments that were ``padded``; None for a
+            store made by version 0.1.0.
+        snr_db: SNR in dB -> number of segments; more than 12 levels are binned by 5 dB. None
+            without noise.
+        without_noise: number of segments in a noisy store that stayed clean.
+        warnings: a line for each empty split and for missing classes.
     """
 
     label: str
@@ -64,23 +65,23 @@ class Summary:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Field ``summary`` of ``prepare --json``: counts by the names of the splits."""
+        """Return the field ``summary`` of ``prepare --json``."""
         return {
             **asdict(self),
             "classes": {name: _by_split(counts) for name, counts in self.classes.items()},
             "groups": [
-                {"of": each.of, **_by_split(each.counts), "shared": each.shared}
-                for each in self.groups
+                {"of": group.of, **_by_split(group.counts), "shared": group.shared}
+                for group in self.groups
             ],
             "snr_db": self.snr_db and {f"{level:g}": n for level, n in self.snr_db.items()},
         }
 
     def lines(self) -> list[str]:
-        """A table for people; of more than 20 classes, the smallest and the largest only."""
+        """Return a table as lines; of more than 20 classes, only the smallest and the largest."""
         rows = [(f"segments by {self.label}", *SPLITS), *self._class_rows()]
         rows += [
-            (f"{each.of}s ({each.shared} in more than one split)", *map(str, each.counts))
-            for each in self.groups
+            (f"{group.of}s ({group.shared} in more than one split)", *map(str, group.counts))
+            for group in self.groups
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(1 + len(SPLITS))]
         lines = [
@@ -96,30 +97,30 @@ class Summary:
         if self.snr_db is not None:
             levels = ", ".join(f"{n} at {level:g} dB" for level, n in self.snr_db.items())
             lines.append(f"SNR: {levels}; {self.without_noise} segments without noise")
-        return [*lines, *(f"warning: {each}" for each in self.warnings)]
+        return [*lines, *(f"warning: {text}" for text in self.warnings)]
 
     def _class_rows(self) -> Iterable[tuple[str, ...]]:
-        every = list(self.classes)
-        shown = {_short(name): name for name in every}
-        if len(every) > _MOST_CLASSES:
+        names = list(self.classes)
+        shown = {_short(name): name for name in names}
+        if len(names) > _MOST_CLASSES:
             sizes = {name: sum(counts) for name, counts in self.classes.items()}
-            least, most = min(every, key=sizes.__getitem__), max(every, key=sizes.__getitem__)
+            least, most = min(names, key=sizes.__getitem__), max(names, key=sizes.__getitem__)
             shown = {f"smallest: {_short(least)}": least, f"largest: {_short(most)}": most}
         for text, name in shown.items():
             yield (f"  {text}", *map(str, self.classes[name]))
         columns = list(zip(*self.classes.values(), strict=True))
         yield ("  all", *(str(sum(column)) for column in columns))
-        if len(every) > _MOST_CLASSES:
+        if len(names) > _MOST_CLASSES:
             counts = (str(np.count_nonzero(column)) for column in columns)
-            yield (f"  of {len(every)} classes", *counts)
+            yield (f"  of {len(names)} classes", *counts)
 
 
 def summarise(store: FeatureStore, label: str | None = None) -> Summary:
-    """Count what is in a store.
+    """Summarise a store from its small arrays, without reading features.
 
     Args:
-        store: read from its small arrays alone.
-        label: whose classes are counted; default: the main one.
+        store: the store.
+        label: label whose classes are counted; default: the main one.
 
     Raises:
         InputError: the store has no such label.
@@ -144,7 +145,7 @@ def summarise(store: FeatureStore, label: str | None = None) -> Summary:
 
 
 def lengths_of(rows: Sequence[Row], recipe: Recipe) -> dict[str, float]:
-    """What `prepare` notes of the lengths of recordings, as they are before they are cut."""
+    """Return statistics of the lengths of recordings before they are cut; see `Summary`."""
     samples = {recipe.recording_of(row.clip_id): row.length for row in rows}
     cut = recipe.longer == "cut"
     return {
@@ -166,32 +167,32 @@ def _short(name: str) -> str:
 
 
 def _count(values: NDArray[np.int32], split: NDArray[np.int8], classes: int) -> NDArray[np.int64]:
-    """Segments (class, split); those without a class (-1) are not counted."""
+    """Count segments: (class, split); segments without a class (-1) are left out."""
     known = values >= 0
     cells = values[known].astype(np.int64) * len(SPLITS) + split[known]
     return np.bincount(cells, minlength=classes * len(SPLITS)).reshape(classes, len(SPLITS))
 
 
 def _groups(store: FeatureStore) -> tuple[Groups, ...]:
-    _, _, divided = store.recipe.split.partition("by:")
-    labels = [name for name in dict.fromkeys((divided, "speaker")) if name in store.classes]
-    found = [
+    _, _, split_label = store.recipe.split.partition("by:")
+    labels = [name for name in dict.fromkeys((split_label, "speaker")) if name in store.classes]
+    groups = [
         _grouped(name, _count(store.labels(name), store.split, len(store.classes[name])))
         for name in labels
     ]
-    if not found:
+    if not groups:
         names, index = np.unique(np.array(store.recordings), return_inverse=True)
-        found = [_grouped("recording", _count(index.astype(np.int32), store.split, len(names)))]
-    return tuple(found)
+        groups = [_grouped("recording", _count(index.astype(np.int32), store.split, len(names)))]
+    return tuple(groups)
 
 
 def _grouped(of: str, counts: NDArray[np.int64]) -> Groups:
-    there = counts > 0
-    return Groups(of, tuple(there.sum(axis=0).tolist()), int((there.sum(axis=1) > 1).sum()))
+    present = counts > 0
+    return Groups(of, tuple(present.sum(axis=0).tolist()), int((present.sum(axis=1) > 1).sum()))
 
 
 def _snr(snr_db: NDArray[np.float32] | None) -> tuple[dict[float, int] | None, int]:
-    """Segments by SNR, and how many have none."""
+    """Return SNR -> number of segments, and the number of segments without noise."""
     if snr_db is None:
         return None, 0
     known = snr_db[np.isfinite(snr_db)]

@@ -110,7 +110,7 @@ def test_check_sources_finds_an_edit_that_kept_size_and_time(shell, home):
     }  # fmt: skip
     code, _, err = shell(*wanted, "--check-sources")
     assert code == 0
-    assert f"x: 1 recordings were edited since it was prepared ({TWO}): it is made again" in err
+    assert f"x: 1 recordings were edited since it was prepared ({TWO}): it is rebuilt" in err
     assert bytes_of(store) != before
     assert shell.json(*wanted, "--check-sources")["sources"]["read"] == 24
 
