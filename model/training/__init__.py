@@ -1,3 +1,3 @@
-"""Settings, batches, the step, the loop, checkpoints, scores and predictions."""
+"""Training, evaluation and prediction: settings, batches, steps, checkpoints and scores."""
 
 __all__: list[str] = []

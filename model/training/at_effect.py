@@ -1,6 +1,7 @@
-"""Does AT act? Similarity by layer and teacher, and AT's gradient beside the cross-entropy's.
+"""Measure the effect of AT: similarities, and its gradient relative to the cross-entropy's.
 
-Nothing here changes a training: no random number is drawn, no gradient reaches a parameter.
+The measurements do not change a training: they draw no random number, and their gradients reach no
+parameter.
 """
 
 from __future__ import annotations
@@ -18,102 +19,106 @@ __all__ = ["Effect", "Gradients", "Probe", "Similarities", "Table", "effect_note
 
 # Layer -> teacher -> value; layers are text, as JSON has it.
 Table = dict[str, dict[str, Any]]
-# Loss of a layer from its maps and a weight for each of some teachers.
+# Computes the loss of a layer from its maps and a weight for each teacher that is compared there.
 LossOf = Callable[[Tensor, Tensor], Tensor]
 
-_LITTLE = 0.01
+_LITTLE = 0.01  # a share of the cross-entropy's gradient
 
 
 class Probe(Protocol):
-    """Looks at a step's forward pass."""
+    """Observes the forward pass of a step."""
 
     def tap(
         self, layer: int, maps: Tensor, members: Sequence[int], means: Tensor, loss_of: LossOf
     ) -> None:
-        """Called at a layer for some of its teachers.
+        """Take what is known at a tap; called for each layer that is compared.
 
         Args:
             layer: counted from 1.
-            maps: ``(batch, channel, frame, freq)`` of the student, as the next layer takes them.
-            members: which teachers, as numbers of `Sources.names`.
+            maps: maps of the student at the tap, ``(batch, channel, frame, freq)``.
+            members: teachers that are compared there, as indices into `Sources.names`.
             means: ``(teacher,)`` similarities, averaged over the batch.
-            loss_of: the AT loss from such maps and a weight for each of these teachers.
+            loss_of: computes the AT loss from maps and a weight for each of these teachers.
         """
 
     def end(self, ce: Tensor, segments: int) -> None:
-        """Called behind the forward pass.
+        """Take the cross-entropy; called after the forward pass.
 
         Args:
             ce: mean cross-entropy of the batch.
-            segments: that count; 0 if the batch stands for no share of the ranks' batch.
+            segments: number of segments in the batch; 0 if they only fill in for an empty share of
+                this rank, and do not count.
         """
 
 
 def _pairs(sources: Sources) -> list[tuple[int, int]]:
-    """Each layer with each teacher that is compared there."""
+    """Return each layer with the index of each teacher that is compared there."""
     specs = [source.spec for source in sources.members.values()]
     return [(n, i) for n in sources.layers for i, spec in enumerate(specs) if n in spec.layers]
 
 
 def _table(sources: Sources, values: Mapping[tuple[int, int], Any]) -> Table:
-    found: Table = {}
-    for (layer, place), value in values.items():
-        found.setdefault(str(layer), {})[sources.names[place]] = value
-    return found
+    table: Table = {}
+    for (layer, teacher), value in values.items():
+        table.setdefault(str(layer), {})[sources.names[teacher]] = value
+    return table
 
 
 class Similarities:
-    """Mean similarity over the segments of a pass, by layer and teacher: a `Probe`.
+    """A `Probe` that averages similarities over the segments of a pass, by layer and teacher.
 
     Args:
         sources: the teachers.
-        device: of the student.
+        device: device of the student.
     """
 
     def __init__(self, sources: Sources, device: torch.device) -> None:
         self._sources = sources
         self._pairs = _pairs(sources)
         self._sums = torch.zeros(len(self._pairs) + 1, dtype=torch.float64, device=device)
-        self._seen: dict[tuple[int, int], Tensor] = {}
+        self._of_batch: dict[tuple[int, int], Tensor] = {}
 
     def tap(
         self, layer: int, maps: Tensor, members: Sequence[int], means: Tensor, loss_of: LossOf
     ) -> None:
         """See `Probe`."""
         del maps, loss_of
-        for place, mean in zip(members, means.reshape(-1), strict=True):
-            self._seen[layer, place] = mean.double()
+        for teacher, mean in zip(members, means.reshape(-1), strict=True):
+            self._of_batch[layer, teacher] = mean.double()
 
     def end(self, ce: Tensor, segments: int) -> None:
         """See `Probe`."""
         del ce
-        values = [self._seen.pop(pair) for pair in self._pairs]
+        values = [self._of_batch.pop(pair) for pair in self._pairs]
         if segments:
             one = torch.ones((), dtype=torch.float64, device=self._sums.device)
             self._sums += torch.stack([*values, one]) * segments
 
     def means(self, distributed: DistributedContext) -> Table:
-        """Means over the segments of all ranks."""
+        """Return the means over the segments of all ranks."""
         sums = distributed.sum(self._sums.clone())
         means = (sums[:-1] / sums[-1].clamp_min(1)).tolist()
         return _table(self._sources, dict(zip(self._pairs, means, strict=True)))
 
 
 class Gradients:
-    """Norm of AT's gradient over that of the cross-entropy, at the tapped maps: a `Probe`.
+    """A `Probe` of one training batch that compares the gradients of AT and cross-entropy.
 
-    For one training batch: it takes a backward pass down to the lowest tap, without the weights'
-    gradients, and keeps the graph. AT's gradient is that of a teacher's similarity at its own
-    layer, before beta. The ratio is None where the cross-entropy has no gradient, and 0 where
-    what is compared is the input, of which no weight is a part.
+    At each tap it divides the norm of AT's gradient by that of the cross-entropy's, both with
+    respect to the maps. AT's gradient is that of one teacher's similarity at this layer, before
+    beta. The ratio is None if the gradient of the cross-entropy is zero, and 0 if the tap is the
+    network's input, on which the weights have no effect.
+
+    This takes a backward pass down to the lowest tap, without gradients of the weights; the graph
+    is retained.
 
     Args:
         sources: the teachers.
-        keep: called with the ratios.
+        on_ratios: called with the ratios.
     """
 
-    def __init__(self, sources: Sources, keep: Callable[[Table], None]) -> None:
-        self._sources, self._keep = sources, keep
+    def __init__(self, sources: Sources, on_ratios: Callable[[Table], None]) -> None:
+        self._sources, self._on_ratios = sources, on_ratios
         self._at: dict[tuple[int, int], Tensor] = {}
         self._maps: dict[int, Tensor] = {}
 
@@ -126,12 +131,12 @@ class Gradients:
             return
         self._maps[layer] = maps
         leaf = maps.detach().requires_grad_()
-        for number, place in enumerate(members):
-            chosen = torch.zeros(len(members), device=maps.device)
-            chosen[number] = 1
+        for number, teacher in enumerate(members):
+            weights = torch.zeros(len(members), device=maps.device)
+            weights[number] = 1
             with torch.enable_grad():
-                loss = loss_of(leaf, chosen)
-            self._at[layer, place] = _norm(torch.autograd.grad(loss, leaf)[0])
+                loss = loss_of(leaf, weights)
+            self._at[layer, teacher] = _norm(torch.autograd.grad(loss, leaf)[0])
 
     def end(self, ce: Tensor, segments: int) -> None:
         """See `Probe`."""
@@ -141,9 +146,9 @@ class Gradients:
         norms = {layer: _norm(slope).item() for layer, slope in zip(layers, slopes, strict=True)}
         self._maps = {}
         ratios: dict[tuple[int, int], float | None] = dict.fromkeys(_pairs(self._sources), 0.0)
-        for (layer, place), at in self._at.items():
-            ratios[layer, place] = at.item() / norms[layer] if norms[layer] else None
-        self._keep(_table(self._sources, ratios))
+        for (layer, teacher), at in self._at.items():
+            ratios[layer, teacher] = at.item() / norms[layer] if norms[layer] else None
+        self._on_ratios(_table(self._sources, ratios))
 
 
 def _norm(slope: Tensor) -> Tensor:
@@ -152,13 +157,13 @@ def _norm(slope: Tensor) -> Tensor:
 
 
 class Effect:
-    """What a run learns of AT's effect: similarities over validation, and ratios of gradients.
+    """The effect of AT over a run: similarities over validation, and ratios of gradients.
 
     Args:
-        sources: the teachers; None without AT: then there is nothing to learn.
-        device: of the student.
-        known: from `to_plain`, of a run that goes on.
-        leads: whether this rank's batches are measured.
+        sources: the teachers; None without AT, when there is nothing to measure.
+        device: device of the student.
+        known: result of `to_plain`, if the run is resumed; else empty.
+        leads: whether gradients are measured on this rank.
     """
 
     def __init__(
@@ -170,19 +175,19 @@ class Effect:
         leads: bool = True,
     ) -> None:
         self._sources, self._device, self._leads = sources, device, leads
-        none: Table | None = None if sources else {}
-        self.at_initial: Table | None = known.get("at_initial", none)
-        self.at_best: Table | None = known.get("at_best", none)
-        self.gradient_ratio: Table | None = known.get("gradient_ratio", none)
+        unknown: Table | None = None if sources else {}
+        self.at_initial: Table | None = known.get("at_initial", unknown)
+        self.at_best: Table | None = known.get("at_best", unknown)
+        self.gradient_ratio: Table | None = known.get("gradient_ratio", unknown)
         self._first: Table = known.get("first", {})
         self._last: Table = known.get("last", {})
 
     def to_plain(self) -> dict[str, Any]:
-        """For a checkpoint, at any step."""
+        """Return the state to store in last.pt, at any step."""
         return {**self.to_json(), "first": self._first, "last": self._last}
 
     def to_json(self) -> dict[str, Any]:
-        """Fields of result.json: None for what was not measured, as an older antigram began."""
+        """Return fields of result.json; None if an earlier version began the run unmeasured."""
         return {
             "at_initial": self.at_initial,
             "at_best": self.at_best,
@@ -190,27 +195,40 @@ class Effect:
         }
 
     def similarities(self) -> Similarities | None:
-        """Probe of a pass over validation."""
+        """Return a probe for a pass over validation; None without AT."""
         return Similarities(self._sources, self._device) if self._sources else None
 
     def gradients(self, *, first: bool, last: bool) -> Gradients | None:
-        """Probe of a training step: none but at the first and the last step of an epoch."""
+        """Return a probe for the first or last step of an epoch; None for other steps.
 
-        def keep(ratios: Table) -> None:
+        Args:
+            first: whether the step is the first of its epoch.
+            last: whether it is the last.
+        """
+
+        def on_ratios(ratios: Table) -> None:
             if first:
                 self._first = ratios
             self._last = ratios
 
         if self._sources is None or not self._leads or not (first or last):
             return None
-        return Gradients(self._sources, keep)
+        return Gradients(self._sources, on_ratios)
 
     def begin(self, similarity: Table) -> None:
-        """Take the similarities that validation has before the first step."""
+        """Record the similarities over validation before the first step."""
         self.at_initial = similarity
 
     def end_epoch(self, similarity: Table, *, best: bool) -> dict[str, Table]:
-        """Take the similarities of an epoch's validation; fields of its entry in metrics.jsonl."""
+        """Record the similarities over an epoch's validation.
+
+        Args:
+            similarity: mean similarities, by layer and teacher.
+            best: whether this is the best epoch so far.
+
+        Returns:
+            Fields of the epoch's entry in metrics.jsonl.
+        """
         if self._sources is None:
             return {}
         ratio = {
@@ -223,11 +241,12 @@ class Effect:
 
 
 def effect_note(ratios: Table | None, weights: Mapping[str, float]) -> str | None:
-    """A line that says AT did next to nothing, if that is so.
+    """Return a line that says that AT had next to no effect; None if it had one, or is unknown.
 
     Args:
-        ratios: layer -> teacher -> those of the best epoch's first and last step, before beta.
-        weights: what each teacher's AT loss was multiplied by.
+        ratios: ratios of gradients in the best epoch's first and last step, before beta, by layer
+            and teacher.
+        weights: factor of each teacher's AT loss.
     """
     known = [
         (abs(weights[name]) * value, layer)

@@ -1,6 +1,6 @@
-"""What an accuracy is worth: that of guessing, of the most frequent class, and a binomial test.
+"""Baselines of an accuracy: guessing, the most frequent class, and a binomial test against them.
 
-Imports no torch, so that reports and the command line may use it.
+This module does not import torch, so that reports and the command line can use it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["above_chance", "chance", "majority"]
 
 
 def chance(classes: Sized) -> float:
-    """Accuracy expected of a guess among these classes, all drawn alike.
+    """Return the expected accuracy of a uniform guess among these classes.
 
     Raises:
         ValueError: there is no class.
@@ -25,37 +25,40 @@ def chance(classes: Sized) -> float:
 
 
 def majority(train_labels: NDArray[np.integer], split_labels: NDArray[np.integer]) -> float | None:
-    """Accuracy on a split of always answering the most frequent class of the training split.
+    """Return the accuracy of always predicting the most frequent class of the training split.
+
+    If several classes are equally frequent, the first of them is predicted.
 
     Args:
-        train_labels: ``(segment,)`` classes of the training split; below 0: not known, left out.
+        train_labels: ``(segment,)`` classes of the training split; negative numbers are unknown
+            classes, which do not count.
         split_labels: ``(segment,)`` classes of the split that is scored, likewise.
 
     Returns:
-        A share in [0, 1]; None if either has no known class. Of equally frequent classes the
-        first is answered.
+        A share in [0, 1]; None if either split has no known class.
     """
-    learned = train_labels[train_labels >= 0]
-    asked = split_labels[split_labels >= 0]
-    if not learned.size or not asked.size:
+    train_known = train_labels[train_labels >= 0]
+    split_known = split_labels[split_labels >= 0]
+    if not train_known.size or not split_known.size:
         return None
-    return float(np.mean(asked == np.bincount(learned).argmax()))
+    return float(np.mean(split_known == np.bincount(train_known).argmax()))
 
 
 def above_chance(correct: int, n: int, p0: float) -> float:
-    """How likely ``correct`` or more of ``n`` answers are right where each is with probability p0.
+    """Test whether an accuracy is above chance, by the exact one-sided binomial test.
 
     Args:
-        correct: correct answers, 0 to ``n``.
-        n: independent answers: recordings rather than segments, as segments of one recording are
-            answered alike.
-        p0: probability of a correct answer without knowledge: `chance`, or `majority`.
+        correct: number of correct predictions, 0 to ``n``.
+        n: number of independent predictions. Count recordings rather than segments, as predictions
+            for segments of one recording depend on each other.
+        p0: probability of a correct prediction without knowledge: `chance`, or `majority`.
 
     Returns:
-        The p-value of the exact one-sided binomial test; 1 without answers.
+        The p-value: the probability of ``correct`` or more correct predictions if each is correct
+        with probability ``p0``; 1 without predictions.
     """
     if not correct:
         return 1.0
-    from scipy.special import bdtrc  # takes a while to import, and most commands need no test
+    from scipy.special import bdtrc  # imported late: it is slow, and most commands do not need it
 
     return float(bdtrc(correct - 1, n, p0))

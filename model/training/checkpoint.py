@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold, and what of it is refused. Their files: `model.training.tensors`."""
+"""Checkpoints: their content and its validation. `model.training.tensors` has their files."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ __all__ = [
 ]
 
 VERSION = 1
-_LEAST, _MOST = 1e-30, 1e30  # of a standard deviation: it and 1 over it are finite in float32
+_LEAST, _MOST = 1e-30, 1e30  # of a standard deviation, whose reciprocal is finite in float32, too
 _MOST_FLOAT = torch.finfo(torch.float32).max
 _OURS = (torch.float32,)
-_OTHERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of a teacher
+_TEACHERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A trained net, and all that is needed to use it on audio.
+    """A trained network with everything that is needed to apply it to audio.
 
     Attributes:
-        arch: the net's.
-        task: label it was trained for.
-        classes: names of the outputs.
+        arch: name and width of the network.
+        task: label that it was trained to predict.
+        classes: names of the outputs, in their order.
         state_dict: weights, by torchvision's names.
-        recipe: how its input was made.
-        mean: of the training split it was normalised with.
-        std: likewise.
-        provenance: where it comes from: run, mode, versions; nothing depends on it.
-        scores: by split, what it reached: accuracy, chance, majority, segments; empty for
-            checkpoints of before there were scores.
+        recipe: preprocessing of its input.
+        mean: mean of the training split, which is subtracted from its input.
+        std: standard deviation of the training split, by which its input is divided.
+        provenance: run, mode and versions, for people; nothing depends on them.
+        scores: accuracy, chance, majority and number of segments, by split; empty in checkpoints
+            of versions that did not store scores.
     """
 
     arch: Arch
@@ -62,7 +62,7 @@ class Checkpoint:
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
-        """What is stored."""
+        """Return the content of the file."""
         return {
             "format": FORMAT,
             "format_version": VERSION,
@@ -78,7 +78,7 @@ class Checkpoint:
         }
 
     def net(self) -> Vgg:
-        """The net with its weights, in eval mode."""
+        """Build the network with its weights, in eval mode."""
         net = Vgg(self.arch, len(self.classes))
         net.load_state_dict(self.state_dict)
         return net.eval()
@@ -86,12 +86,12 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """The convolution part of a trained net.
+    """The convolution part of a trained network.
 
     Attributes:
-        arch: the net's.
-        state: tensors of ``features``.
-        note: what was done to read it, for the user; empty for our own checkpoints.
+        arch: name and width of the network.
+        state: weights of ``features``, by torchvision's names, in float32.
+        note: says how weights were converted on reading; empty if they were not.
         scores: as in `Checkpoint`.
     """
 
@@ -101,7 +101,7 @@ class Teacher:
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def net(self) -> Vgg:
-        """The convolution part with its weights. Draws from no random generator."""
+        """Build the convolution part with its weights, in eval mode; draws no random number."""
         with torch.device("meta"):
             net = Vgg(self.arch, 0)
         net.load_state_dict(self.state, assign=True)
@@ -109,11 +109,11 @@ class Teacher:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read one of our checkpoints.
+    """Read a checkpoint that antigram wrote.
 
     Raises:
-        InputError: it is none, or not whole.
-        StoredDataError: of a newer version.
+        InputError: the file is missing, or is not a complete checkpoint of antigram.
+        StoredDataError: the file is damaged, or was written by a newer version.
     """
     content = load_tensors(path)
     if content.get("format") != FORMAT:
@@ -136,9 +136,9 @@ def _checkpoint(
             f"this antigram reads up to {VERSION}. Update antigram."
         )
     try:
-        found = _fields(content)
+        checkpoint = _fields(content)
         with torch.device("meta"):
-            wanted = Vgg(found.arch, len(found.classes)).state_dict()
+            wanted = Vgg(checkpoint.arch, len(checkpoint.classes)).state_dict()
     except StoredDataError as error:
         recipe = content["recipe"]
         if isinstance(recipe, Mapping) and recipe.get("version") == RECIPE_VERSION:
@@ -148,18 +148,19 @@ def _checkpoint(
         raise InputError(f"{path}: not a complete checkpoint: {error} is missing") from None
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InputError(f"{path}: not a complete checkpoint: {error}") from None
-    _check_tensors(path, found.state_dict, wanted, dtypes)
-    return found
+    _check_tensors(path, checkpoint.state_dict, wanted, dtypes)
+    return checkpoint
 
 
 def _fields(content: Mapping[str, Any]) -> Checkpoint:
-    """A checkpoint of what was stored, tensors aside.
+    """Build a checkpoint from the content of a file, with every field but the weights checked.
 
     Raises:
-        StoredDataError: the recipe is of another version, or says what none may.
-        ValueError: another field does; so do KeyError, TypeError, AttributeError, OverflowError.
+        StoredDataError: the recipe is invalid, or of another version.
+        ValueError: another field is invalid. KeyError, TypeError, AttributeError and
+            ArithmeticError may be raised for the same reason.
     """
-    found = Checkpoint(
+    checkpoint = Checkpoint(
         arch=Arch(**content["arch"]),
         task=_text("task", content["task"]),
         classes=_names(content["classes"]),
@@ -170,16 +171,16 @@ def _fields(content: Mapping[str, Any]) -> Checkpoint:
         provenance=dict(content["provenance"]),
         scores=_scores(content.get("scores", {})),
     )
-    if isinstance(found.arch.width, bool):
-        raise TypeError(f"width is {found.arch.width}, wanted a number")
-    least = 2 ** found.arch.blocks.count("M")
-    if min(found.recipe.shape) < least:
-        frames, bins = found.recipe.shape
+    if isinstance(checkpoint.arch.width, bool):
+        raise TypeError(f"width is {checkpoint.arch.width}, wanted a number")
+    least = 2 ** checkpoint.arch.blocks.count("M")
+    if min(checkpoint.recipe.shape) < least:
+        frames, bins = checkpoint.recipe.shape
         raise ValueError(
             f"the recipe makes segments of {frames} frames and {bins} bins; the poolings of "
-            f"{found.arch.name} leave nothing of less than {least} x {least}"
+            f"{checkpoint.arch.name} need at least {least} x {least}"
         )
-    return found
+    return checkpoint
 
 
 def _text(name: str, value: object) -> str:
@@ -197,7 +198,7 @@ def _number(name: str, value: object, least: float, most: float) -> float:
 
 
 def _names(value: object) -> list[str]:
-    """Names of classes: text, each once."""
+    """Return the names of classes, after checking that each is text and occurs once."""
     if not isinstance(value, list | tuple) or not value:
         raise TypeError(f"classes is {value!r:.40}, wanted a list of names")
     names = [_text("a class", name) for name in value]
@@ -207,14 +208,14 @@ def _names(value: object) -> list[str]:
 
 
 def _scores(value: object) -> dict[str, dict[str, Any]]:
-    """By split; what they hold is for people, and no number that is not one is among it."""
-    if not isinstance(value, dict) or not all(isinstance(of, dict) for of in value.values()):
+    """Return the scores by split, after checking the numbers that are shown to people."""
+    if not isinstance(value, dict) or not all(isinstance(score, dict) for score in value.values()):
         raise TypeError("scores are not those of splits")
-    for of in value.values():
+    for score in value.values():
         for name, most in (("accuracy", 1), ("chance", 1), ("majority", 1), ("segments", 2**63)):
-            if of.get(name) is not None:
-                _number(f"the score {name}", of[name], 0, most)
-    return {_text("a split", split): dict(of) for split, of in value.items()}
+            if score.get(name) is not None:
+                _number(f"the score {name}", score[name], 0, most)
+    return {_text("a split", split): dict(score) for split, score in value.items()}
 
 
 def _check_tensors(
@@ -223,22 +224,23 @@ def _check_tensors(
     wanted: Mapping[str, Tensor],
     dtypes: Collection[torch.dtype],
 ) -> None:
-    """Refuse weights that are not those of a net, naming the first that is not.
+    """Raise if a state dict is not that of a network.
 
     Args:
-        path: for the message.
-        state: as they were read.
-        wanted: with the shapes they must have.
-        dtypes: that are taken.
+        path: the file, for the message.
+        state: the state dict to check.
+        wanted: tensors of the network, for their names and shapes.
+        dtypes: allowed dtypes.
 
     Raises:
-        InputError: a tensor is missing, unknown, not plain, or not finite as float32.
+        InputError: a tensor is missing, unknown, not plain, or not finite as float32; the message
+            names the first.
     """
     for name, like in wanted.items():
         tensor, shape = state.get(name), tuple(like.shape)
         if not isinstance(tensor, Tensor):
-            is_ = "missing" if tensor is None else f"a {type(tensor).__name__}"
-            raise InputError(f"{path}: {name} is {is_}, wanted {shape}")
+            actual = "missing" if tensor is None else f"a {type(tensor).__name__}"
+            raise InputError(f"{path}: {name} is {actual}, wanted {shape}")
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or tensor.is_neg() or tensor.is_quantized or tensor.dtype not in dtypes:
             kinds = ", ".join(map(_kind, dtypes))
@@ -248,7 +250,7 @@ def _check_tensors(
             )
         if tuple(tensor.shape) != shape:
             raise InputError(f"{path}: {name} is {tuple(tensor.shape)}, wanted {shape}")
-        least, most = tensor.aminmax()  # NaN if any is
+        least, most = tensor.aminmax()  # both are NaN if any value is
         if not (least >= -_MOST_FLOAT and most <= _MOST_FLOAT):
             raise InputError(
                 f"{path}: {name} holds NaN or infinite values, or too large ones for float32; "
@@ -265,25 +267,25 @@ def _kind(dtype: torch.dtype) -> str:
 def open_teacher(path: Path) -> Teacher:
     """Read the convolution part of a checkpoint, or of a plain VGG state dict.
 
-    Weights of another precision are converted to float32. Three input channels of a state dict
-    (torchvision's ImageNet weights) are summed to one. Both are said in the note.
+    Weights of another precision are converted to float32. The three input channels of a state dict
+    (torchvision's ImageNet weights) are summed to one. `Teacher.note` reports either.
 
     Raises:
-        InputError: neither of the two.
-        StoredDataError: damaged, or of a newer version.
+        InputError: the file is missing, or is neither a checkpoint nor a VGG state dict.
+        StoredDataError: the file is damaged, or was written by a newer version.
     """
     content = load_tensors(path)
     if content.get("format") == FORMAT:
-        ours = _checkpoint(path, content, _OTHERS)
-        state, converted = _as_float32(conv_state(ours.state_dict))
+        checkpoint = _checkpoint(path, content, _TEACHERS)
+        state, converted = _as_float32(conv_state(checkpoint.state_dict))
         note = f"{path}: {converted}" if converted else ""
-        return Teacher(ours.arch, state, note, ours.scores)
+        return Teacher(checkpoint.arch, state, note, checkpoint.scores)
     state = {name: t for name, t in conv_state(content).items() if isinstance(t, Tensor)}
     arch, channels = _arch_of(path, state)
     with torch.device("meta"):
         wanted = Vgg(arch, 0).state_dict()
     wanted["features.0.weight"] = torch.empty(arch.width, channels, 3, 3, device="meta")
-    _check_tensors(path, state, wanted, _OTHERS)
+    _check_tensors(path, state, wanted, _TEACHERS)
     state, converted = _as_float32({name: state[name] for name in wanted})
     note = f"{path}: a plain state dict, taken as {arch.name} of width {arch.width}"
     note += f"; {converted}" if converted else ""
@@ -294,7 +296,7 @@ def open_teacher(path: Path) -> Teacher:
 
 
 def _arch_of(path: Path, state: Mapping[str, Tensor]) -> tuple[Arch, int]:
-    """Which VGG a state dict is of, and its input channels."""
+    """Return the VGG that a state dict belongs to, and its number of input channels."""
     first = state.get("features.0.weight")
     convs = sum(name.endswith(".weight") for name in state)
     if first is None or first.ndim != 4 or first.shape[1] not in (1, 3):
@@ -315,7 +317,7 @@ def _arch_of(path: Path, state: Mapping[str, Tensor]) -> tuple[Arch, int]:
 
 
 def _as_float32(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Weights in float32, and what was said of those that were not."""
-    others = sorted({_kind(t.dtype) for t in state.values() if t.dtype != torch.float32})
-    said = f"its {', '.join(others)} weights were converted to float32" if others else ""
-    return {name: tensor.float() for name, tensor in state.items()}, said
+    """Convert weights to float32; return them with a note that names the dtypes converted."""
+    dtypes = sorted({_kind(t.dtype) for t in state.values() if t.dtype != torch.float32})
+    note = f"its {', '.join(dtypes)} weights were converted to float32" if dtypes else ""
+    return {name: tensor.float() for name, tensor in state.items()}, note

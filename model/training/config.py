@@ -1,4 +1,4 @@
-"""Everything that decides a training's numbers, less its data and the teachers."""
+"""Settings of a training: everything that decides its numbers, except its data and teachers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,34 @@ __all__ = ["TrainConfig"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides a training's numbers, less its data and the teacher.
+    """Settings of a training, with the paper's values as defaults.
 
-    The defaults are the paper's. ``layers`` are those of AT, or up to which ``frozen`` freezes;
-    ``betas`` are those of single sources, by name, where they differ from ``beta``; ``views`` is
-    how training clips are augmented.
+    Attributes:
+        mode: ``baseline``, ``wi`` (initial weights of a teacher), ``frozen`` (the same, with the
+            lower layers frozen), ``online`` (AT with a live teacher) or ``cached`` (AT with a
+            cache).
+        task: label to predict.
+        arch: name and width of the student.
+        layers: layers that are compared with the teachers; with mode ``frozen``, layers up to the
+            highest of these are frozen.
+        beta: weight of the AT loss.
+        betas: pairs of a teacher's name and its own beta, for teachers that do not use ``beta``.
+        aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
+        tap: point of a layer that is compared: ``relu``, ``conv`` or ``released``.
+        similarity: ``cos2`` or ``mse-sigmoid``, as in `at_losses`.
+        loss: ``paper``, or ``released``: that of the paper's released code.
+        epochs: greatest number of epochs.
+        patience: epochs without a lower validation loss after which training stops.
+        batch_clips: segments in a batch.
+        lr: learning rate of Adam.
+        dropout: dropout probability of the hidden linear layers.
+        seed: seed of initial weights, batch orders, dropout and augmentation.
+        precision: ``32``, ``tf32`` or ``bf16``.
+        max_steps: greatest number of steps; 0 for no limit.
+        views: augmentation of the training segments; None for no augmentation.
+
+    Raises:
+        InputError: a value is invalid, or two settings exclude each other.
     """
 
     mode: Mode
@@ -77,12 +100,12 @@ class TrainConfig:
             )
 
     def at_weight(self, source: str) -> float:
-        """What a source's AT loss is multiplied by; the released code squares beta."""
+        """Return the factor of a teacher's AT loss: its beta, squared for the released loss."""
         beta = dict(self.betas).get(source, self.beta)
         return beta**2 if self.loss == "released" else beta
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types."""
+        """Return the settings as plain types; without ``views`` if there is no augmentation."""
         plain = {**asdict(self), "layers": list(self.layers), "betas": dict(self.betas)}
         if self.views is None:
             del plain["views"]

@@ -1,4 +1,4 @@
-"""From logits to decisions: of a segment by itself, of a recording by all of its segments."""
+"""Turn logits into class probabilities of segments, and these into those of a recording."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ _MOST_FRAMES = 64 * 512  # 64 segments of 4 s: the first maps of a VGG16 then ta
 
 
 def segments_at_once(frames: int) -> int:
-    """Segments in a batch of so many frames each: 64, and fewer of those above four seconds."""
+    """Return the batch size for prediction: 64, or fewer for segments longer than four seconds.
+
+    Args:
+        frames: frames of a segment.
+    """
     return max(1, min(_MOST_SEGMENTS, _MOST_FRAMES // frames))
 
 
 def finite_rows(x: Tensor, logits: Tensor) -> NDArray[np.bool_]:
-    """Segments whose features and logits are all finite: no other can be decided.
+    """Find the segments whose features and logits are all finite; only these can be predicted.
 
-    Features are looked at, too: a ReLU may make a plain zero of an infinite value.
+    The features are checked as well, because a ReLU may turn an infinite value into zero.
 
     Args:
         x: ``(segment, 1, frame, freq)`` features.
         logits: ``(segment, class)``.
 
     Returns:
-        ``(segment,)``, in host memory.
+        ``(segment,)`` bool, in host memory.
     """
     finite: NDArray[np.bool_] = (
         (x.flatten(1).isfinite().all(1) & logits.isfinite().all(1)).cpu().numpy()
@@ -36,21 +40,23 @@ def finite_rows(x: Tensor, logits: Tensor) -> NDArray[np.bool_]:
 
 
 def log_probabilities(logits: Tensor) -> NDArray[np.float64]:
-    """Log-softmax ``(segment, class)`` of finite logits, in float64 and host memory."""
-    found: NDArray[np.float64] = logits.double().log_softmax(1).cpu().numpy()
-    return found
+    """Return the log-softmax ``(segment, class)`` of finite logits, in float64 and host memory."""
+    log_softmax: NDArray[np.float64] = logits.double().log_softmax(1).cpu().numpy()
+    return log_softmax
 
 
 def average(segments: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Class probabilities of a recording: the softmax of its segments' mean log-probabilities.
+    """Compute the class probabilities of a recording from those of its segments.
+
+    They are the softmax of the mean log-probabilities.
 
     Args:
         segments: ``(segment, class)`` log-probabilities of one recording.
 
     Returns:
-        ``(class,)``, which add up to 1.
+        ``(class,)`` probabilities, which sum to 1.
     """
     mean = segments.mean(0)
-    shares: NDArray[np.float64] = np.exp(mean - mean.max())
-    shares /= shares.sum()
-    return shares
+    probabilities: NDArray[np.float64] = np.exp(mean - mean.max())
+    probabilities /= probabilities.sum()
+    return probabilities

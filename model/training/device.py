@@ -1,4 +1,4 @@
-"""The device that is asked for by its name."""
+"""Devices by their names."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["named_device"]
 
 
 def named_device(name: str) -> torch.device:
-    """Find the device of a name; one that cannot be had is never replaced by another.
+    """Return the device of a name. A missing device is an error, never replaced by another.
 
     Args:
-        name: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: the GPU if there is one.
+        name: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: the GPU if there is one, else the CPU.
 
     Raises:
         InputError: there is no such device.

@@ -1,4 +1,4 @@
-"""Several processes that train one net or build one cache, started by torchrun; or just one."""
+"""Rank, world size and collectives of a job that torchrun started; no-ops in a single process."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _GONE = (
     "another process of this job ended, and with it the job; its own line or torchrun's report "
     "says why. The same command goes on where it was (train: with `resume`)."
 )
-_PATIENCE = timedelta(minutes=30)  # others wait while the first evaluates
+_TIMEOUT = timedelta(minutes=30)  # the other ranks wait while rank 0 evaluates
 
 
 class DistributedContext:
-    """The processes of a job; without torchrun a team of one.
+    """Rank, world size and collectives; no-ops in a single process.
 
     Attributes:
-        rank: number of this process.
-        size: processes in all.
+        rank: number of this process, from 0.
+        size: world size: the number of processes.
     """
 
     def __init__(self) -> None:
@@ -37,72 +37,77 @@ class DistributedContext:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes and speaks."""
+        """Whether this is rank 0, which writes files and shows messages."""
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """Each process its own GPU, where GPUs are asked for."""
+        """Return the device of this process: if ``device`` is a GPU, the one of its local rank.
+
+        Raises:
+            InputError: this machine runs more processes than it has GPUs.
+        """
         if device.type == "cuda" and self.size > 1:
-            if (own := int(os.environ.get("LOCAL_RANK", "0"))) >= torch.cuda.device_count():
+            gpus = torch.cuda.device_count()
+            if (local_rank := int(os.environ.get("LOCAL_RANK", "0"))) >= gpus:
                 raise InputError(
-                    f"process {own} of this machine has no GPU, as there are "
-                    f"{torch.cuda.device_count()}: start as many processes as there are GPUs"
+                    f"process {local_rank} of this machine has no GPU, as there are {gpus}: start "
+                    f"{gpus} processes on it"
                 )
-            device = torch.device("cuda", own)
+            device = torch.device("cuda", local_rank)
             torch.cuda.set_device(device)
         return device
 
     def wrap(self, net: Vgg) -> nn.Module:
-        """The net, its gradients averaged over the team."""
+        """Return a network whose gradients are averaged over all ranks."""
         if self.size == 1:
             return net
         return nn.parallel.DistributedDataParallel(net)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over the team, in every process."""
+        """Return the sum over all ranks, on every rank; ``values`` are overwritten with it."""
         if self.size > 1:
             distributed.all_reduce(values)
         return values
 
     def share(self, text: str) -> str:
-        """The first process's text, in every process."""
-        box = [text]
+        """Return the text of rank 0, on every rank."""
+        texts = [text]
         if self.size > 1:
-            distributed.broadcast_object_list(box, src=0)
-        return box[0]
+            distributed.broadcast_object_list(texts, src=0)
+        return texts[0]
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all ranks have called this."""
         if self.size > 1:
             distributed.barrier()
 
 
 @contextmanager
 def distributed_context(device: torch.device) -> Iterator[DistributedContext]:
-    """Join the job that torchrun started; leave it at the end.
+    """Join the job that torchrun started, and leave it at the end.
 
     Raises:
-        DistributedError: another process of the job is gone.
+        DistributedError: another process of the job has ended.
     """
-    one = DistributedContext()
-    if one.size == 1:
-        yield one
+    context = DistributedContext()
+    if context.size == 1:
+        yield context
         return
-    # A process that waits for one that died gets an error of the backend; one that computes is
-    # told by torchrun to end.
-    before = signal.signal(signal.SIGTERM, _told_to_end)
+    # If another process dies, the backend raises an error in a process that waits for it, and
+    # torchrun sends SIGTERM to one that computes.
+    previous = signal.signal(signal.SIGTERM, _on_sigterm)
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        distributed.init_process_group(backend, timeout=_PATIENCE)
-        yield one
+        distributed.init_process_group(backend, timeout=_TIMEOUT)
+        yield context
         distributed.destroy_process_group()  # not after an error: NCCL would wait for the others
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
             raise DistributedError(_GONE) from error
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _told_to_end(*_: object) -> None:
+def _on_sigterm(*_: object) -> None:
     raise DistributedError(_GONE)

@@ -1,4 +1,4 @@
-"""Checks of a training's teachers, data and losses: what cannot teach, be learned, or go on."""
+"""Checks of a training's teachers, classes and losses."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["UNTRAINED", "LossGuard", "check_classes", "load_teacher"]
 
-_NAMED = 20  # segments in a message
-_CLASSES = 5
+_MOST_SEGMENTS, _MOST_CLASSES = 20, 5  # that a message names
 _DIVERGED = (
     "The training has diverged: lower `lr`; if that does not help, listen to these recordings."
 )
@@ -29,17 +28,22 @@ UNTRAINED = (
 
 
 def load_teacher(path: Path, on_message: Callable[[str], None]) -> Teacher:
-    """`open_teacher` of weights that a training begins with or compares with.
+    """Open a checkpoint whose weights a training starts from, or is compared with.
 
     Args:
-        path: of the checkpoint.
-        on_message: told what was done to read it, and if it has learned nothing by its own scores.
+        path: the checkpoint.
+        on_message: called with a line if weights were converted, and with one if the checkpoint's
+            scores are not above chance.
+
+    Raises:
+        InputError: as for `open_teacher`.
+        StoredDataError: as for `open_teacher`.
     """
-    net = open_teacher(path)
-    for note in (net.note, teacher_note(path, net.scores)):
+    teacher = open_teacher(path)
+    for note in (teacher.note, teacher_note(path, teacher.scores)):
         if note:
             on_message(note)
-    return net
+    return teacher
 
 
 def check_classes(
@@ -48,38 +52,39 @@ def check_classes(
     rows: Mapping[str, NDArray[np.int64]],
     on_message: Callable[[str], None],
 ) -> None:
-    """Refuse a validation split that knows none of the classes that training has.
+    """Raise if training and validation have no class in common.
 
     Args:
         store: features and labels.
-        task: the label to learn.
-        rows: indices of each split's segments.
-        on_message: told how many segments of validation and test have a class that training lacks.
+        task: label to predict.
+        rows: indices of the segments of each split.
+        on_message: called with the number of validation and of test segments whose class does not
+            occur in training.
 
     Raises:
-        InputError: no validation segment has a class seen in training, so that no epoch is better
-            than another.
+        InputError: no validation segment has a class that occurs in training, so that validation
+            cannot tell which epoch is best.
     """
     labels, names = store.labels(task), store.classes[task]
     seen = np.zeros(len(names), bool)
     seen[labels[rows["train"]]] = True
     for split in ("validation", "test"):
-        own = labels[rows[split]]
-        unseen = own[~seen[own]]
+        classes = labels[rows[split]]
+        unseen = classes[~seen[classes]]
         if not len(unseen):
             continue
-        lacking = _listed([names[i] for i in np.unique(unseen)], _CLASSES)
-        if split == "validation" and len(unseen) == len(own):
-            known = _listed([names[i] for i in np.flatnonzero(seen)], _CLASSES)
+        lacking = _listed([names[i] for i in np.unique(unseen)], _MOST_CLASSES)
+        if split == "validation" and len(unseen) == len(classes):
+            known = _listed([names[i] for i in np.flatnonzero(seen)], _MOST_CLASSES)
             raise InputError(
-                f"{store.path}: none of the {len(own)} validation segments has a {task} that is "
-                f"seen in training (validation has {lacking}; training {known}), as the store was "
+                f"{store.path}: none of the {len(classes)} validation segments has a {task} that "
+                f"is seen in training (validation has {lacking}; training {known}), as the store was "
                 f"prepared with `split={store.recipe.split}`. Training and validation must share "
                 "classes: prepare with `split=random`; for a teacher of this store's students, "
                 f"also with `within={store.name}`, which takes its training recordings alone."
             )
         on_message(
-            f"{len(unseen)} of {len(own)} {split} segments have a {task} that is not seen in "
+            f"{len(unseen)} of {len(classes)} {split} segments have a {task} that is not seen in "
             f"training, and count as wrong: {lacking}"
         )
 
@@ -90,15 +95,16 @@ def _listed(names: Sequence[str], most: int) -> str:
 
 
 class LossGuard:
-    """Stops a training whose loss is no longer a number, and says whose fault it is.
+    """Stops a training whose loss is not finite, with an error that names the cause.
 
-    A GPU's losses are looked at every few steps: the segments since the last look are remembered.
+    Losses on a GPU are checked every few steps only, so the segments since the last check are
+    remembered.
 
     Args:
-        store: the features.
-        sources: the teachers' rows; None without AT.
+        store: features.
+        sources: rows of the teachers; None without AT.
         lr: learning rate, for the message.
-        look: raises if others have overwritten what is stored.
+        look: raises if another process has overwritten the stored data.
     """
 
     def __init__(
@@ -116,17 +122,18 @@ class LossGuard:
         self._batches.append(segments)
 
     def check(self, loss: Tensor, epoch: int, when: str, advice: str = _DIVERGED) -> None:
-        """Look at the loss of the batch that was added last.
+        """Raise if the loss of the batch that was added last is not finite.
 
         Args:
-            loss: scalar.
-            epoch: counted from 1, which decides the view of cached rows; 0 outside training.
+            loss: the loss, a scalar.
+            epoch: counted from 1; decides the view of cached rows. 0 outside training.
             when: epoch and step, for the message.
-            advice: ends the message.
+            advice: what to do, at the end of the message.
 
         Raises:
-            DamagedError: stored features or rows of a teacher are not finite, or overwritten.
-            InputError: they are, and the loss is not.
+            DamagedError: the loss is not finite, because stored features or rows of a teacher are
+                not finite, or were overwritten.
+            InputError: the loss is not finite, but the stored data are.
         """
         batches, self._batches = self._batches, []
         if torch.isfinite(loss):
@@ -137,26 +144,31 @@ class LossGuard:
         ids = [self._store.clip_ids[i] for i in batches[-1].tolist()]
         raise InputError(
             f"{when}: the loss is {loss.item()} with `lr={self._lr:g}`, at the segments "
-            f"{_listed(ids, _NAMED)}. {advice}"
+            f"{_listed(ids, _MOST_SEGMENTS)}. {advice}"
         )
 
     def _check_stored(self, segments: NDArray[np.int64], epoch: int) -> None:
         store = self._store
         values = np.empty((len(segments), *store.shape), np.float32)
         store.features.gather(segments, values)
-        for what, repair, finite in [
+        for what, repair, stored in [
             (f"{store.path}: the features", "Remove the store and prepare it again.", values),
             *self._rows(segments, epoch),
         ]:
-            good = np.isfinite(finite.reshape(len(segments), -1)).all(1)
-            if not good.all():
-                ids = [store.clip_ids[i] for i in segments[~good].tolist()]
-                raise DamagedError(f"{what} of {_listed(ids, _NAMED)} are not finite. {repair}")
+            finite = np.isfinite(stored.reshape(len(segments), -1)).all(1)
+            if not finite.all():
+                ids = [store.clip_ids[i] for i in segments[~finite].tolist()]
+                raise DamagedError(
+                    f"{what} of {_listed(ids, _MOST_SEGMENTS)} are not finite. {repair}"
+                )
 
     def _rows(
         self, segments: NDArray[np.int64], epoch: int
     ) -> Iterator[tuple[str, str, NDArray[np.float32]]]:
-        """What is stored of the teachers: where, what to do, values and norms of the segments."""
+        """Yield the stored rows of each teacher and layer.
+
+        Each comes as its name and the advice for the message, and ``(segment, value)`` values.
+        """
         members = self._sources.members if self._sources else {}
         for name, source in members.items():
             for layer, rows in source.read(segments, epoch).items():
