@@ -78,8 +78,8 @@ def check_classes(
             known = _listed([names[i] for i in np.flatnonzero(seen)], _MOST_CLASSES)
             raise InputError(
                 f"{store.path}: none of the {len(classes)} validation segments has a {task} that "
-                f"is seen in training (validation has {lacking}; training {known}), as the store was "
-                f"prepared with `split={store.recipe.split}`. Training and validation must share "
+                f"is seen in training (validation has {lacking}; training {known}), as the store "
+                f"was prepared with `split={store.recipe.split}`. Training and validation must share "
                 "classes: prepare with `split=random`; for a teacher of this store's students, "
                 f"also with `within={store.name}`, which takes its training recordings alone."
             )
