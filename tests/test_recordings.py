@@ -310,7 +310,7 @@ def test_a_net_without_finite_logits_decides_nothing(made, there):
         2, f"outputs for segment {first} are not finite", "evaluate", "--ckpt", "broken.pt"
     )
     predict = ("predict", "--ckpt", "broken.pt", "--skip-unreadable")
-    there.refused(2, "audio/low/0#7.wav: the net's outputs", *predict, "audio/low/0#7.wav")
+    there.refused(2, "audio/low/0#7.wav: the network's outputs", *predict, "audio/low/0#7.wav")
 
 
 def test_help_counts_recordings_where_recordings_are_counted(shell):

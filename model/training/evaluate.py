@@ -1,4 +1,4 @@
-"""How well a net does on a split of a store: confusion matrix, accuracy, recalls.
+"""Evaluate a network on a split of a store: confusion matrix, accuracy and recalls.
 
 Segments are scored one by one, and recordings by the mean of their segments' log-probabilities.
 """
@@ -29,12 +29,12 @@ __all__ = ["Scores", "Tally", "evaluate", "evaluate_checkpoint"]
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How often a net's decisions on segments, or on recordings, are correct.
+    """Counts of a network's predictions, for segments or for recordings.
 
     Attributes:
         classes: names, in the order of the axes of ``confusion``.
-        confusion: (true class, decided class) counts.
-        majority: accuracy of always answering the most frequent class of the training split; None
+        confusion: ``(true class, predicted class)`` counts.
+        majority: accuracy of always predicting the most frequent class of the training split; None
             if the store has no such split.
     """
 
@@ -44,22 +44,22 @@ class Tally:
 
     @property
     def count(self) -> int:
-        """Segments, or recordings, that were decided."""
+        """Number of segments, or of recordings, that were predicted."""
         return int(self.confusion.sum())
 
     @property
     def accuracy(self) -> float | None:
-        """Share of correct decisions; None without any."""
+        """Share of correct predictions; None without any."""
         return int(self.confusion.trace()) / self.count if self.count else None
 
     @property
     def chance(self) -> float:
-        """Accuracy expected of a guess among the classes."""
+        """Expected accuracy of a uniform guess among the classes."""
         return chance(self.classes)
 
     @property
     def recall(self) -> dict[str, float | None]:
-        """Share of correct decisions in each class; None for a class that does not occur."""
+        """Share of correct predictions in each class; None for a class that does not occur."""
         return {
             name: float(row[i] / row.sum()) if row.sum() else None
             for i, (name, row) in enumerate(zip(self.classes, self.confusion, strict=True))
@@ -67,55 +67,61 @@ class Tally:
 
     @property
     def unweighted_average_recall(self) -> float | None:
-        """Mean recall of the classes that occur: each counts alike, however rare."""
+        """Mean recall of the classes that occur, all with the same weight."""
         known = [value for value in self.recall.values() if value is not None]
         return sum(known) / len(known) if known else None
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """A net on a split: its segments one by one, and its recordings."""
+    """Scores of a network on a split.
+
+    Attributes:
+        segments: predictions of single segments.
+        recordings: predictions of recordings.
+    """
 
     segments: Tally
     recordings: Tally
 
     def to_json(self) -> dict[str, Any]:
-        """Fields of ``evaluate --json``."""
-        one, all_ = self.segments, self.recordings
+        """Return fields of ``evaluate --json``."""
+        segments, recordings = self.segments, self.recordings
         return {
-            "accuracy": one.accuracy,
-            "recall": one.recall,
-            "unweighted_average_recall": one.unweighted_average_recall,
-            "chance": one.chance,
-            "majority": one.majority,
-            "confusion": one.confusion.tolist(),
-            "classes": list(one.classes),
-            "clips": one.count,
+            "accuracy": segments.accuracy,
+            "recall": segments.recall,
+            "unweighted_average_recall": segments.unweighted_average_recall,
+            "chance": segments.chance,
+            "majority": segments.majority,
+            "confusion": segments.confusion.tolist(),
+            "classes": list(segments.classes),
+            "clips": segments.count,
             "recordings": {
-                "accuracy": all_.accuracy,
-                "unweighted_average_recall": all_.unweighted_average_recall,
-                "majority": all_.majority,
-                "confusion": all_.confusion.tolist(),
-                "recordings": all_.count,
+                "accuracy": recordings.accuracy,
+                "unweighted_average_recall": recordings.unweighted_average_recall,
+                "majority": recordings.majority,
+                "confusion": recordings.confusion.tolist(),
+                "recordings": recordings.count,
             },
         }
 
 
 @torch.no_grad()
 def evaluate(net: Vgg, batches: Batches, rows: NDArray[np.int64], classes: Sequence[str]) -> Scores:
-    """Predict each segment and each recording with the net in eval mode, in full float32.
+    """Predict segments and recordings in full float32; return their confusion matrices.
 
-    A recording is all segments of one file that have the same class: where noise was mixed in, its
-    class may change from one segment to the next. Of a corpus that is cut each row is one.
+    All segments of a file that have the same class count as one recording: the class of mixed-in
+    noise, for example, may change from segment to segment. In a corpus whose recordings are cut,
+    each row is a recording.
 
     Args:
-        net: its logits are ``(segment, class)``.
-        batches: of the store, with the classes' numbers in ``classes``.
+        net: network, which is put in eval mode.
+        batches: batches of the store, whose labels are indices into ``classes``.
         rows: ``(segment,)`` indices of labelled segments.
-        classes: names of the net's outputs.
+        classes: names of the network's outputs.
 
     Raises:
-        InputError: the net's logits are not finite; the message names the first such segment.
+        InputError: the network's logits are not finite; the message names the first such segment.
         StoredDataError: stored features are not finite, or damaged.
     """
     set_precision("32")
@@ -123,32 +129,32 @@ def evaluate(net: Vgg, batches: Batches, rows: NDArray[np.int64], classes: Seque
     store, labels = batches.store, batches.labels
     segments, recordings = np.zeros((2, len(classes), len(classes)), np.int64)
     missing = Counter(_recordings(store, labels, rows))
-    sums: dict[tuple[str, int], NDArray[np.float64]] = {}  # of recordings with segments to come
+    sums: dict[tuple[str, int], NDArray[np.float64]] = {}  # of recordings that miss segments
     for batch in batches.passes(rows):
         logits = net(batch.x)
         finite = finite_rows(batch.x, logits)
         if not finite.all():
             raise _not_finite(store, int(batch.clips[finite.argmin()]))
-        found = log_probabilities(logits)
-        np.add.at(segments, (labels[batch.clips], found.argmax(1)), 1)
-        for key, one in zip(_recordings(store, labels, batch.clips), found, strict=True):
-            sums[key] = sums.get(key, 0.0) + one
+        log_probs = log_probabilities(logits)
+        np.add.at(segments, (labels[batch.clips], log_probs.argmax(1)), 1)
+        for key, row in zip(_recordings(store, labels, batch.clips), log_probs, strict=True):
+            sums[key] = sums.get(key, 0.0) + row
             missing[key] -= 1
             if not missing[key]:
                 recordings[key[1], sums.pop(key).argmax()] += 1
     train = store.rows("train")
     train = train[labels[train] >= 0]
-    known = [_classes(store, labels, chosen) for chosen in (train, rows)]
+    of_recordings = [_classes(store, labels, of_split) for of_split in (train, rows)]
     return Scores(
         Tally(classes, segments, majority(labels[train], labels[rows])),
-        Tally(classes, recordings, majority(*known)),
+        Tally(classes, recordings, majority(*of_recordings)),
     )
 
 
 def _recordings(
     store: FeatureStore, labels: NDArray[np.int32], rows: NDArray[np.int64]
 ) -> list[tuple[str, int]]:
-    """Recording and class of each segment."""
+    """Return the recording and the class of each segment."""
     names = store.recordings
     return [
         (names[i], label) for i, label in zip(rows.tolist(), labels[rows].tolist(), strict=True)
@@ -158,12 +164,12 @@ def _recordings(
 def _classes(
     store: FeatureStore, labels: NDArray[np.int32], rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Class of each recording."""
+    """Return the class of each recording."""
     return np.array([label for _, label in set(_recordings(store, labels, rows))], np.int64)
 
 
 def _not_finite(store: FeatureStore, row: int) -> InputError | StoredDataError:
-    """Say whether the store or the net makes a segment undecidable."""
+    """Return an error that says whether the store or the network has values that are not finite."""
     name = store.clip_ids[row]
     if not np.isfinite(store.features.take([row])).all():
         return StoredDataError(
@@ -171,8 +177,8 @@ def _not_finite(store: FeatureStore, row: int) -> InputError | StoredDataError:
             "Prepare the store again; if its dtype is float16, with `dtype=float32`."
         )
     return InputError(
-        f"{store.path}: the net's outputs for segment {name} are not finite, though its features "
-        "are: no class can be decided. Train the net again, with a lower `lr`."
+        f"{store.path}: the network's outputs for segment {name} are not finite, though its "
+        "features are: no class can be predicted. Train the network again, with a lower `lr`."
     )
 
 
@@ -186,28 +192,31 @@ def evaluate_checkpoint(
     batch_clips: int | None = None,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> Scores:
-    """Evaluate a checkpoint on a split of a store, which may not be the one it was trained on.
+    """Evaluate a checkpoint on a split of a store, which need not be the one it was trained on.
+
+    The features are normalised again, with the checkpoint's mean and standard deviation.
 
     Args:
-        checkpoint: the net, with its classes and preprocessing.
+        checkpoint: the network, with its classes and preprocessing.
         store: features and labels.
         split: ``train``, ``validation`` or ``test``.
-        task: the store's label that holds the checkpoint's classes; by default it has the name of
-            the checkpoint's task.
-        device: where the net runs.
-        batch_clips: segments in a batch; by default 64, or fewer of long ones.
-        on_message: told if the store was replaced meanwhile.
+        task: label of the store that has the checkpoint's classes; by default the label with the
+            name of the checkpoint's task.
+        device: device that the network runs on.
+        batch_clips: segments in a batch; by default 64, or fewer for long segments.
+        on_message: called with a line if another process replaces the store meanwhile.
 
     Raises:
-        InputError: the store has not the label, has classes that the net does not know, or its
-            features are not of the checkpoint's kind; or the net's logits are not finite.
+        InputError: the store lacks the label, has classes that the checkpoint lacks, or was
+            prepared with another sample rate or spectrogram; or the network's logits are not
+            finite.
         StoredDataError: stored features are not finite, or damaged.
     """
     for field in ("sample_rate", "n_fft", "hop", "window"):
-        was, is_ = getattr(checkpoint.recipe, field), getattr(store.recipe, field)
-        if was != is_:
+        wanted, actual = getattr(checkpoint.recipe, field), getattr(store.recipe, field)
+        if wanted != actual:
             raise InputError(
-                f"{store.path}: {field} is {is_}, the checkpoint was trained with {was}. "
+                f"{store.path}: {field} is {actual}, the checkpoint was trained with {wanted}. "
                 "Prepare the store with the checkpoint's settings."
             )
     task = task or checkpoint.task

@@ -1,4 +1,4 @@
-"""The precision of a network's arithmetic: ``32`` (float32), ``tf32`` or ``bf16``."""
+"""Set the precision of a network's arithmetic: ``32`` (float32), ``tf32`` or ``bf16``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["autocast", "set_precision"]
 
 
 def set_precision(precision: Precision) -> None:
-    """Let matrix products and convolutions use TF32, or have full float32: ``32``."""
+    """Use TF32 for matrix products and convolutions on GPUs, or full float32 for ``32``."""
     full = precision == "32"
     torch.backends.cuda.matmul.allow_tf32 = not full
     torch.backends.cudnn.allow_tf32 = not full
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Context in which networks run in bfloat16 if that is the precision; else it does nothing."""
+    """Return a context in which networks run in bfloat16 for ``bf16``; otherwise a no-op."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -1,4 +1,4 @@
-"""Classes of recordings and of their segments: the checkpoint carries all of the preprocessing."""
+"""Predict the classes of recordings and segments, with the preprocessing of a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ["Prediction", "Recording", "Unreadable", "about", "about_text", "colu
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the net says of a recording, or of one segment of it.
+    """Class probabilities of a recording, or of one of its segments.
 
     Attributes:
-        file: as it was named.
-        classes: names of the net's outputs.
-        shares: ``(class,)`` float64 probabilities, which add up to 1.
-        start_s: where the segment begins, in seconds; None of a recording.
+        file: path of the recording, as the user gave it.
+        classes: names of the network's outputs.
+        shares: ``(class,)`` float64 probabilities, which sum to 1.
+        start_s: start of the segment, in seconds; None for a recording.
     """
 
     file: str
@@ -54,7 +54,7 @@ class Prediction:
         return dict(zip(self.classes, self.shares.tolist(), strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """Fields of ``predict --json``; a recording has no ``start_s``."""
+        """Return fields of ``predict --json``; a recording has no ``start_s``."""
         start = {} if self.start_s is None else {"start_s": self.start_s}
         return {
             "file": self.file,
@@ -64,23 +64,23 @@ class Prediction:
         }
 
     def cells(self) -> list[str | float]:
-        """Row of a table with `columns`."""
+        """Return the row of a table whose header is `columns`."""
         return [self.file, self.start_s or 0.0, self.label, *self.shares.tolist()]
 
     def line(self) -> str:
-        """For people: where, the class, its probability."""
-        where = "" if self.start_s is None else f" {self.start_s:g} s"
-        return f"{self.file}{where}: {self.label} ({self.shares.max():.3f})"
+        """Return a line with file, start, class and its probability."""
+        start = "" if self.start_s is None else f" {self.start_s:g} s"
+        return f"{self.file}{start}: {self.label} ({self.shares.max():.3f})"
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A file's segments, decided.
+    """Predictions for the segments of a recording.
 
     Attributes:
-        file: as it was named.
-        classes: names of the net's outputs.
-        starts_s: where each segment begins, in seconds.
+        file: path of the recording, as the user gave it.
+        classes: names of the network's outputs.
+        starts_s: start of each segment, in seconds.
         log_probabilities: ``(segment, class)`` float64.
     """
 
@@ -91,35 +91,40 @@ class Recording:
 
     @property
     def segments(self) -> list[Prediction]:
-        """Each segment by itself."""
+        """Predictions for the segments."""
         pairs = zip(self.starts_s, np.exp(self.log_probabilities), strict=True)
         return [Prediction(self.file, self.classes, shares, start) for start, shares in pairs]
 
     @property
     def prediction(self) -> Prediction:
-        """The recording by all of its segments: softmax of their mean log-probabilities."""
+        """Prediction for the recording: the softmax of its segments' mean log-probabilities."""
         return Prediction(self.file, self.classes, average(self.log_probabilities))
 
     def lines(self) -> list[str]:
-        """For people: the recording, and its segments if it has several."""
+        """Return a line for the recording, and one for each segment if there are several."""
         segments = self.segments if len(self.starts_s) > 1 else []
         return [self.prediction.line(), *(f"  {segment.line()}" for segment in segments)]
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A file that cannot be used, and why."""
+    """A file that cannot be used.
+
+    Attributes:
+        file: path of the recording, as the user gave it.
+        reason: why it cannot be used.
+    """
 
     file: str
     reason: str
 
     def to_json(self) -> dict[str, str]:
-        """Fields of ``predict --json``."""
+        """Return fields of ``predict --json``."""
         return {"file": self.file, "reason": self.reason}
 
 
 def about(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint's predictions are worth: field ``checkpoint`` of ``predict --json``."""
+    """Return task, classes, chance and scores: field ``checkpoint`` of ``predict --json``."""
     return {
         "task": checkpoint.task,
         "classes": list(checkpoint.classes),
@@ -129,22 +134,23 @@ def about(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def about_text(checkpoint: Checkpoint) -> str:
-    """The same for people: ``word: 10 classes, chance 0.100; accuracy in training: test 0.8``."""
-    known = {split: found.get("accuracy") for split, found in checkpoint.scores.items()}
-    own = accuracies_text({"accuracy": known, "scores": checkpoint.scores})
+    """Return `about` as a line, such as ``word: 10 classes, chance 0.100; ...``."""
+    known = {split: score.get("accuracy") for split, score in checkpoint.scores.items()}
+    accuracies = accuracies_text({"accuracy": known, "scores": checkpoint.scores})
     return (
         f"{checkpoint.task}: {len(checkpoint.classes)} classes, chance "
-        f"{chance(checkpoint.classes):.3f}; the checkpoint's own accuracy: {own or 'not known'}"
+        f"{chance(checkpoint.classes):.3f}; the checkpoint's own accuracy: "
+        f"{accuracies or 'not known'}"
     )
 
 
 def columns(checkpoint: Checkpoint) -> list[str]:
-    """Header of a table of segments, whose rows are `Prediction.cells`."""
+    """Return the header of a table of segments, whose rows are `Prediction.cells`."""
     return ["file", "start_s", "label", *(f"probability_{name}" for name in checkpoint.classes)]
 
 
 class _Segment(NamedTuple):
-    """One segment's input of the net, ``(frame, freq)``; ``last`` of its file."""
+    """Features ``(frame, freq)`` of a segment; ``last`` marks the last segment of its file."""
 
     file: str
     start_s: float
@@ -160,25 +166,26 @@ def predict(
     skip_unreadable: bool = False,
     on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Iterator[Recording | Unreadable]:
-    """Predict recordings in the segments, and with the preprocessing, that the net was trained on.
+    """Predict recordings, in segments and with the preprocessing that the network was trained on.
 
-    No noise is added. A file that the corpus's recipe would cut is one segment. All headers are
-    read first; then segments of one file or of many go through the net together, so that memory
-    does not grow with the length of a file or their number.
+    No noise is added. A recording that the recipe cuts, instead of segmenting it, is one segment.
+    All headers are read first. Then segments go through the network in batches, which may span
+    files, so that memory does not grow with the length or number of files.
 
     Args:
-        checkpoint: the net, with its classes and preprocessing.
-        files: of audio.
-        device: where the net runs.
-        skip_unreadable: give an `Unreadable` for a file that cannot be used, and go on.
-        on_progress: told of progress: a stage's name, files done, files in all.
+        checkpoint: the network, with its classes and preprocessing.
+        files: audio files.
+        device: device that the network runs on.
+        skip_unreadable: whether to yield an `Unreadable` for a file that cannot be used and to go
+            on, instead of raising.
+        on_progress: called with the name of a stage, the files that are done and their total.
 
     Yields:
-        One result a file, in their order.
+        One result for each file, in the order of ``files``.
 
     Raises:
-        InputError: a file cannot be used and is not to be skipped, or none can be; or the net's
-            outputs are not finite, in which case the message names file and segment.
+        InputError: a file cannot be used and is not to be skipped, or no file can be used; or the
+            network's outputs are not finite: the message then names file and segment.
     """
     lengths: list[int | Unreadable] = []
     for path in files:
@@ -188,32 +195,32 @@ def predict(
         on_progress("headers", len(lengths), len(files))
     set_precision("32")
     net = checkpoint.net().to(device)
-    readable, left_out = 0, []
+    readable, skipped = 0, []
     for result in _predict(checkpoint, net, _segments(checkpoint, files, lengths), device):
         if isinstance(result, Recording):
             readable += 1
         elif skip_unreadable:
-            left_out.append(result)
+            skipped.append(result)
         else:
             raise _unusable(result)
         yield result
-        on_progress("recordings", readable + len(left_out), len(files))
-    if left_out and not readable:
-        raise _unusable(left_out[0], f"none of {len(files)} files can be used. ")
+        on_progress("recordings", readable + len(skipped), len(files))
+    if skipped and not readable:
+        raise _unusable(skipped[0], f"none of {len(files)} files can be used. ")
 
 
 def _length(path: Path, recipe: Recipe) -> int | Unreadable:
-    """Samples of a file at the recipe's rate, by its header."""
+    """Return the length of a file in samples at the recipe's rate, from its header."""
     try:
         return probe(path).samples_at(recipe.sample_rate)
     except AudioError as error:
         return Unreadable(plain_text(path), str(error))
 
 
-def _unusable(found: Unreadable, before: str = "") -> InputError:
+def _unusable(unreadable: Unreadable, before: str = "") -> InputError:
     return InputError(
-        f"{before}{found.file}: {found.reason}. Repair it or leave it out; where others can be "
-        "used, `skip_unreadable` leaves out all such files."
+        f"{before}{unreadable.file}: {unreadable.reason}. Repair it or leave it out; if others can "
+        "be used, `skip_unreadable` leaves out all such files."
     )
 
 
@@ -223,18 +230,18 @@ def _predict(
     items: Iterable[_Segment | Unreadable],
     device: torch.device,
 ) -> Iterator[Recording | Unreadable]:
-    """Decide segments in batches, and gather those of each file."""
+    """Predict segments in batches, and collect those of each file."""
     starts: list[float] = []
     rows: list[NDArray[np.float64]] = []
     for group in _groups(items, segments_at_once(checkpoint.recipe.shape[0])):
-        decided = iter(_decide(net, [s for s in group if isinstance(s, _Segment)], device))
+        predicted = iter(_predict_batch(net, [s for s in group if isinstance(s, _Segment)], device))
         for item in group:
             if isinstance(item, Unreadable):
-                starts, rows = [], []  # of segments that came before the damage
+                starts, rows = [], []  # drop the segments before the damage
                 yield item
                 continue
             starts.append(item.start_s)
-            rows.append(next(decided))
+            rows.append(next(predicted))
             if item.last:
                 yield Recording(item.file, checkpoint.classes, starts, np.stack(rows))
                 starts, rows = [], []
@@ -243,7 +250,7 @@ def _predict(
 def _groups(
     items: Iterable[_Segment | Unreadable], most: int
 ) -> Iterator[list[_Segment | Unreadable]]:
-    """Items in their order, as lists of at most so many segments."""
+    """Group items, in their order, into lists with at most ``most`` segments each."""
     group: list[_Segment | Unreadable] = []
     segments = 0
     for item in items:
@@ -257,8 +264,10 @@ def _groups(
 
 
 @torch.no_grad()
-def _decide(net: Vgg, segments: Sequence[_Segment], device: torch.device) -> NDArray[np.float64]:
-    """Log-probabilities ``(segment, class)``."""
+def _predict_batch(
+    net: Vgg, segments: Sequence[_Segment], device: torch.device
+) -> NDArray[np.float64]:
+    """Return log-probabilities ``(segment, class)``."""
     if not segments:
         return np.empty((0, 0))
     x = torch.from_numpy(np.stack([segment.x for segment in segments]))[:, None].to(device)
@@ -267,8 +276,8 @@ def _decide(net: Vgg, segments: Sequence[_Segment], device: torch.device) -> NDA
     if not finite.all():
         bad = segments[int(finite.argmin())]
         raise InputError(
-            f"{bad.file}: the net's outputs for the segment at {bad.start_s:g} s are not finite: "
-            "no class can be decided. Train the net again, with a lower `lr`."
+            f"{bad.file}: the network's outputs for the segment at {bad.start_s:g} s are not "
+            "finite: no class can be predicted. Train the network again, with a lower `lr`."
         )
     return log_probabilities(logits)
 
@@ -276,7 +285,7 @@ def _decide(net: Vgg, segments: Sequence[_Segment], device: torch.device) -> NDA
 def _segments(
     checkpoint: Checkpoint, files: Sequence[Path], lengths: Sequence[int | Unreadable]
 ) -> Iterator[_Segment | Unreadable]:
-    """Input of the net for each segment of each file."""
+    """Yield the network's input for each segment of each file."""
     recipe = checkpoint.recipe
     for path, length in zip(files, lengths, strict=True):
         if isinstance(length, Unreadable):
@@ -285,26 +294,26 @@ def _segments(
         name = plain_text(path)
         parts, _ = segments_of(length, recipe)
         try:
-            for place, (start, samples) in enumerate(parts):
+            for index, (start, samples) in enumerate(parts):
                 x = _features(path, start, samples, recipe)
                 x -= np.float32(checkpoint.mean)
                 x *= np.float32(1 / checkpoint.std)
-                yield _Segment(name, start / recipe.sample_rate, x, place == len(parts) - 1)
+                yield _Segment(name, start / recipe.sample_rate, x, index == len(parts) - 1)
         except AudioError as error:
             yield Unreadable(name, str(error))
 
 
 def _features(path: Path, start: int, samples: int, recipe: Recipe) -> NDArray[np.float32]:
-    """Magnitudes ``(frame, freq)`` of a segment, as `prepare` makes them without noise.
+    """Return magnitudes ``(frame, freq)`` of a segment, as `prepare` computes them without noise.
 
     Raises:
-        AudioError: it cannot be decoded, or its spectrum is not finite.
+        AudioError: the segment cannot be decoded, or its spectrum is not finite.
     """
     y = np.zeros(recipe.samples, np.float32)
-    heard = read(path, start=start, count=samples, sample_rate=recipe.sample_rate)
-    if not heard.size:
+    audio = read(path, start=start, count=samples, sample_rate=recipe.sample_rate)
+    if not audio.size:
         raise AudioError(f"no audio at {start / recipe.sample_rate:g} s")
-    y[: heard.size] = heard
+    y[: audio.size] = audio
     x = stft(y, n_fft=recipe.n_fft, hop=recipe.hop, window=recipe.window)
     if not np.isfinite(x).all():
         raise AudioError("samples so large that its spectrum is not finite")

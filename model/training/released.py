@@ -1,7 +1,7 @@
-"""A training step as the paper's released code takes it, written from its description.
+"""The training step of the paper's released code, written from its description.
 
-For comparisons only: the student runs twice, the teacher with gradients, and the batch is folded
-into the channels of its Gram.
+It is for comparisons only. The student runs twice, the teacher runs with gradients, and the batch
+is folded into the channels of the Gram.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["ReleasedStep"]
 
 
 class ReleasedStep:
-    """Forward passes and loss of a batch.
+    """Forward passes and loss of a batch, as in the released code.
 
     Args:
-        net: in training.
-        teacher: its parameters take gradients, as they do there.
-        layer: where the two are compared.
-        precision: of the forward passes, of the teacher too: as `Step` has it.
+        net: the student.
+        teacher: the teacher; its parameters require gradients, as in the released code.
+        layer: layer at which the two are compared.
+        precision: precision of the forward passes of both, as in `Step`.
     """
 
     def __init__(self, net: Vgg, teacher: Vgg, layer: int, precision: Precision = "32") -> None:
@@ -33,13 +33,13 @@ class ReleasedStep:
         self.precision: Precision = precision
 
     def __call__(self, batch: Batch, _sums: object) -> Tensor:
-        """Loss of a batch."""
+        """Return the loss of a batch, with a beta of 1."""
         maps: list[Tensor] = []
         with autocast(batch.x.device, self.precision):
             logits = self.net(batch.x)
-            for each in (self.teacher, self.net):
-                each.run_features(
-                    batch.x, [self.layer], "relu", lambda _, found: maps.append(found), stop=True
+            for net in (self.teacher, self.net):
+                net.run_features(
+                    batch.x, [self.layer], "relu", lambda _, tapped: maps.append(tapped), stop=True
                 )
         ce = functional.cross_entropy(logits.float(), batch.y)
         return ce + released_loss(maps[1], maps[0])

@@ -1,4 +1,4 @@
-"""Stored arrays on the device, where they fit: then no step waits for a host."""
+"""Copy stored arrays to the device if they fit, so that no step waits for the host."""
 
 from __future__ import annotations
 
@@ -10,28 +10,37 @@ from antigram.pipeline.storage.mapped import MappedArray
 
 __all__ = ["budget_for", "bytes_of", "on_device"]
 
-_SHARE = 0.5  # of the free memory: the rest is the training's
+_SHARE = 0.5  # of the free memory; the training needs the rest
 
 
-def budget_for(device: torch.device, asked: int | None) -> int:
-    """Bytes of device memory that data may take: as asked, else half of what a GPU has free."""
-    if asked is not None:
-        return asked
+def budget_for(device: torch.device, limit: int | None) -> int:
+    """Return the bytes of device memory that data may take.
+
+    Args:
+        device: device of the training.
+        limit: returned if given; by default half of a GPU's free memory, and 0 on a CPU.
+    """
+    if limit is not None:
+        return limit
     if device.type != "cuda":
-        return 0  # a CPU's own memory is where the maps are already
+        return 0  # the stored arrays are mapped into host memory already
     return int(torch.cuda.mem_get_info(device)[0] * _SHARE)
 
 
 def bytes_of(array: MappedArray) -> int:
-    """Bytes of all rows of an array."""
+    """Return the size of all rows of an array, in bytes."""
     return array.spec.row_bytes * len(array)
 
 
 def on_device(array: MappedArray, device: torch.device) -> Tensor:
-    """All rows of an array, as stored, on a device; copied chunk by chunk, each one checked."""
-    whole = torch.empty(array.shape, dtype=getattr(torch, array.spec.dtype), device=device)
+    """Copy all rows of an array to a device, as stored, after checking each chunk.
+
+    Raises:
+        DamagedError: a chunk is damaged.
+    """
+    rows_on_device = torch.empty(array.shape, dtype=getattr(torch, array.spec.dtype), device=device)
     for index in range(array.spec.chunks):
         span = array.spec.span(index)
         rows = np.array(array.chunk(index)[: span.stop - span.start])
-        whole[span] = torch.from_numpy(rows).to(device)
-    return whole
+        rows_on_device[span] = torch.from_numpy(rows).to(device)
+    return rows_on_device

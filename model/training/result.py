@@ -1,4 +1,4 @@
-"""What a training has to tell when it ends: its result, its best weights, where it was made."""
+"""The result of a training, and the checkpoint of its best weights."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from antigram.pipeline.storage.durable import atomic_path
 from antigram.pipeline.storage.publish import work_folder
 
 __all__ = [
+    "baselines_of",
     "checkpoint_of",
     "copy_best",
     "environment",
-    "held_against",
     "memory_mb",
     "result_of",
 ]
@@ -45,19 +45,19 @@ def result_of(
     worked: float,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Most of what ``result.json`` holds.
+    """Return most fields of ``result.json``; `train` adds the others.
 
     Args:
         run: the run's folder.
         store: features and labels.
-        config: of the training.
-        state: where it ended.
-        net: with the weights of the best epoch.
-        scores: of that network, by split.
+        config: settings of the training.
+        state: where the training ended.
+        net: network with the weights of the best epoch.
+        scores: scores of that network, by split.
         times: seconds of each step.
-        waited: seconds that steps waited for data.
-        worked: seconds of all steps, waiting and all.
-        device: where it was trained.
+        waited: seconds that all steps waited for data.
+        worked: seconds of all steps, including the waits.
+        device: device that the network was trained on.
     """
     per_step = statistics.median(times) if times else 0.0
     on_cuda = device.type == "cuda"
@@ -93,10 +93,15 @@ def result_of(
     }
 
 
-def held_against(worth: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Chance, and majority on the test split, or on validation where there is no test split."""
-    judged = worth["test"] if worth["test"]["segments"] else worth["validation"]
-    return {"chance": judged["chance"], "majority": judged["majority"], "scores": worth}
+def baselines_of(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return fields ``chance``, ``majority`` and ``scores`` of ``result.json``.
+
+    Args:
+        scores: result of `worth.score`, by split. Chance and majority are those of the test split,
+            or of validation if the test split is empty.
+    """
+    judged = scores["test"] if scores["test"]["segments"] else scores["validation"]
+    return {"chance": judged["chance"], "majority": judged["majority"], "scores": scores}
 
 
 def checkpoint_of(
@@ -106,14 +111,14 @@ def checkpoint_of(
     run: Path,
     scores: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Checkpoint:
-    """The network as it is now, with all that another command needs of it.
+    """Return a checkpoint of a network with its current weights.
 
     Args:
-        net: the network.
-        store: features and labels, whose preprocessing goes along.
-        config: of the training.
+        net: network.
+        store: features and labels that it was trained on, with their preprocessing.
+        config: settings of the training.
         run: the run's folder.
-        scores: of the network, by split, if they are known.
+        scores: result of `worth.score`, by split, if known.
     """
     return Checkpoint(
         arch=config.arch,
@@ -124,26 +129,26 @@ def checkpoint_of(
         mean=store.mean,
         std=store.std,
         provenance={"run": run.name, "mode": config.mode, **environment()},
-        scores={split: dict(found) for split, found in (scores or {}).items()},
+        scores={split: dict(score) for split, score in (scores or {}).items()},
     )
 
 
 def copy_best(run: Path, target: Path) -> None:
-    """Copy the best weights to where the user wants them, atomically."""
-    # One name: what a kill leaves, the next copy replaces.
+    """Copy the best weights of a run to a file, atomically."""
+    # The partial file has a fixed name, so that the next copy replaces what a killed one left.
     with atomic_path(target, work_folder(target), flush=False) as beside:
         shutil.copyfile(run / "best.pt", beside)
 
 
 def memory_mb(device: torch.device) -> float:
-    """Most MB taken so far: of the GPU, or of the process."""
+    """Return the peak memory so far, in MB: of the GPU, or of the process if device is a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def environment() -> dict[str, str]:
-    """Versions, for provenance; nothing depends on it."""
+    """Return the versions of Python and of packages, for provenance; nothing depends on them."""
     names = ("antigram", "torch", "torchvision", "numpy", "zarr")
     return {
         "python": platform.python_version(),

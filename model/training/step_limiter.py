@@ -1,4 +1,4 @@
-"""How far the host runs ahead of a device."""
+"""Limit the steps that the host queues on a GPU."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 
 __all__ = ["StepLimiter"]
 
-_AHEAD = 2  # steps; more hide no more, and make a loader look late that is in time
+_AHEAD = 2  # steps; more are no faster, and count harmless waits for data
 
 
 class StepLimiter:
-    """Keeps the host at most two steps ahead of a GPU; on a CPU there is nothing to wait for.
+    """Limits the steps queued on a GPU to two; does nothing on a CPU.
 
     Args:
-        device: of the net.
+        device: device of the student.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -23,7 +23,7 @@ class StepLimiter:
         self._steps: deque[torch.cuda.Event] = deque()
 
     def wait(self) -> None:
-        """Called after each step."""
+        """Wait until at most two steps are queued; call this after each step."""
         if not self._on:
             return
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The student: a network with the weights that its training begins with."""
+"""Build the student with its initial weights."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ __all__ = ["build_student"]
 
 
 def build_student(config: TrainConfig, classes: int, init: Mapping[str, Tensor] | None) -> Vgg:
-    """The net to train, its weights drawn from the seed alone, whatever was built before.
+    """Build the student with its initial weights, which depend on the seed only.
+
+    The state of torch's global random generator is neither used nor changed.
 
     Args:
-        config: its shape, and the seed.
-        classes: outputs.
-        init: convolution weights to begin with (``wi``, ``frozen``, ``--init``).
+        config: settings of the training.
+        classes: number of outputs.
+        init: convolution weights to start from, by torchvision's names; None to draw them.
+
+    Raises:
+        InputError: ``init`` has weights of other names or shapes than the student.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights_seed(config.seed))
@@ -35,12 +40,12 @@ def build_student(config: TrainConfig, classes: int, init: Mapping[str, Tensor] 
 
 
 def _load_convolutions(net: Vgg, init: Mapping[str, Tensor]) -> None:
-    own = net.state_dict()
+    state = net.state_dict()
     for name, tensor in init.items():
-        if name not in own or own[name].shape != tensor.shape:
-            found = tuple(own[name].shape) if name in own else "missing"
+        if name not in state or state[name].shape != tensor.shape:
+            wanted = tuple(state[name].shape) if name in state else "missing"
             raise InputError(
-                f"initial weights: {name} is {tuple(tensor.shape)}, the net's is {found}. "
+                f"initial weights: {name} is {tuple(tensor.shape)}, the student's is {wanted}. "
                 "Give the same `arch` and `width` as those weights have."
             )
-    net.load_state_dict({**own, **init})
+    net.load_state_dict({**state, **init})

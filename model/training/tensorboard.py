@@ -1,4 +1,4 @@
-"""Events for TensorBoard in a run's folder."""
+"""Write TensorBoard events into a run's folder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["TensorBoardLogger"]
 
 
 class TensorBoardLogger:
-    """TensorBoard events in a run's folder, if tensorboard is installed; else nothing.
+    """Writes the metrics of each epoch for TensorBoard, if tensorboard is installed.
 
     Args:
-        run: the folder; not touched before the first epoch, as the trainer wants to make it.
+        run: the run's folder, which must exist when the first epoch is logged.
     """
 
     def __init__(self, run: Path) -> None:
@@ -21,15 +21,15 @@ class TensorBoardLogger:
         self._writer: Any = None
 
     def epoch(self, entry: Mapping[str, Any]) -> None:
-        """Add an entry of metrics.jsonl; epochs that are run again replace those of before."""
+        """Log an entry of metrics.jsonl; an epoch that is run again replaces its earlier events."""
         step = entry["epoch"]
         if self._writer is None:
             try:
                 from torch.utils import tensorboard
             except ImportError:
                 return
-            made: Any = tensorboard.SummaryWriter  # untyped, if it is there
-            self._writer = made(str(self._run), purge_step=step)
+            writer: Any = tensorboard.SummaryWriter  # untyped if tensorboard is installed
+            self._writer = writer(str(self._run), purge_step=step)
         scalars = {"data_wait_seconds": entry.get("data_wait_seconds")}
         for split in ("train", "validation"):
             scalars |= {f"{key}/{split}": value for key, value in _leaves(entry.get(split, {}))}
@@ -39,7 +39,7 @@ class TensorBoardLogger:
         self._writer.flush()
 
     def close(self) -> None:
-        """Close the file of events, if there is one."""
+        """Close the file of events, if one is open."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -1,4 +1,7 @@
-"""Files of tensors and plain types: never unpickled into code, checked before they are read."""
+"""Read and write files of tensors and plain types.
+
+Files are checked before they are read, and reading one cannot run code.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from antigram.pipeline.storage.files import named, size_text
 __all__ = ["FORMAT", "load_tensors", "save_tensors", "write_tensors"]
 
 FORMAT = "antigram/checkpoint"
-# What torch.load raises for files that are no checkpoints, or not intact.
+# Errors of torch.load for files that are not checkpoints, or are damaged.
 _UNREADABLE = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -33,8 +36,8 @@ _UNREADABLE = (
 
 
 @dataclass(slots=True)
-class _Remembers:
-    """A file that keeps the error of a write: torch's zip writer tells only that there was one."""
+class _ErrorKeepingSink:
+    """A file that keeps the error of a failed write, which torch's zip writer does not pass on."""
 
     file: Sink
     error: OSError | None = None
@@ -51,39 +54,44 @@ class _Remembers:
 
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """`write_tensors` to a file, atomically."""
+    """Write a file with `write_tensors`, atomically."""
     with atomic_file(path) as file:
         write_tensors(file, content)
 
 
 def write_tensors(file: Sink, content: Mapping[str, Any]) -> None:
-    """`torch.save` to an open file; `load_tensors` reads it. A checkpoint gets a digest.
+    """Write content to an open file with `torch.save`; a checkpoint also gets a digest.
+
+    Args:
+        file: receives the bytes; `load_tensors` reads them.
+        content: tensors and plain types.
 
     Raises:
-        OSError: what the system said of a write: the disk is full, say.
+        OSError: a write failed, for example because the disk is full.
     """
     seal = Seal(file) if content.get("format") == FORMAT else None
-    goal = _Remembers(seal or file)
+    sink = _ErrorKeepingSink(seal or file)
     try:
-        torch.save(dict(content), goal)  # type: ignore[arg-type]  # all of IO that it uses
+        torch.save(dict(content), sink)  # type: ignore[arg-type]  # it needs only these methods
     except RuntimeError:
-        if goal.error is None:
+        if sink.error is None:
             raise
-        raise goal.error from None
+        raise sink.error from None
     if seal is not None:
         seal.finish()
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Read a file of tensors and plain types, and nothing else.
+    """Read a file of tensors and plain types.
 
-    What is checked is what is read: another file that takes its name meanwhile is not.
+    The file is opened once, so that its content is checked and read even if another file replaces
+    it meanwhile.
 
     Raises:
-        InputError: not there, not such a file, or one that would run code.
-        DamagedError: it is not as it was written.
-        MemoryError: there is too little for it.
-        OSError: it cannot be read; names the file.
+        InputError: there is no such file, or it is not a checkpoint, or it would run code.
+        DamagedError: the file has changed since it was written.
+        MemoryError: there is too little memory for the tensors.
+        OSError: the file cannot be read; the error names it.
     """
     if not path.is_file():
         raise InputError(
@@ -103,11 +111,11 @@ def load_tensors(path: Path) -> dict[str, Any]:
 def _load(path: Path, file: BinaryIO) -> object:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickles: the error says enough
+            warnings.simplefilter("ignore")  # about unusual pickles, as the error says enough
             return torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         why = "it holds more than tensors and plain types, or was not written by torch.save"
-        if isinstance(error, RuntimeError):  # of the archive, and it says what
+        if isinstance(error, RuntimeError):  # about the archive, with a text that names the cause
             why = str(error).strip().splitlines()[0][:120]
         if "can't allocate memory" in str(error):
             size = size_text(path.stat().st_size)

@@ -25,9 +25,9 @@ from antigram.model.training.guards import UNTRAINED, LossGuard, check_classes
 from antigram.model.training.precision import set_precision
 from antigram.model.training.resident import budget_for
 from antigram.model.training.result import (
+    baselines_of,
     checkpoint_of,
     environment,
-    held_against,
     memory_mb,
     result_of,
 )
@@ -243,7 +243,7 @@ def train(
     result |= {
         "resumable": keep_resume,
         "data_on_device": batches.resident,
-        **held_against(worth),
+        **baselines_of(worth),
         **effect.to_json(),
     }
     notes = [student_note(worth), effect_note(effect.gradient_ratio, step.weights)]

@@ -1,6 +1,6 @@
-"""What the scores of a network are worth: held against chance and the most frequent class.
+"""Compare the scores of a network with chance and with the most frequent class.
 
-Imports no torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from antigram.model.training.chance import above_chance
 
 __all__ = ["accuracies_text", "score", "score_text", "student_note", "teacher_note"]
 
-_LEVEL = 0.05
-_JUDGED = ("validation", "test")  # training segments may be learned by heart
+_LEVEL = 0.05  # of significance
+_JUDGED = ("validation", "test")  # splits; training segments may be memorised
 
 
 class Counted(Protocol):
-    """Decisions on segments, or on recordings: see `model.training.evaluate.Tally`."""
+    """Counts of predictions, for segments or recordings: `model.training.evaluate.Tally`."""
 
     @property
     def confusion(self) -> NDArray[np.int64]:
-        """(true class, decided class) counts."""
+        """``(true class, predicted class)`` counts."""
 
     @property
     def count(self) -> int:
-        """How many were decided."""
+        """Number of predictions."""
 
     @property
     def accuracy(self) -> float | None:
-        """Share of correct decisions."""
+        """Share of correct predictions; None without any."""
 
     @property
     def chance(self) -> float:
@@ -41,19 +41,24 @@ class Counted(Protocol):
 
     @property
     def majority(self) -> float | None:
-        """Accuracy of always answering the most frequent class of the training split."""
+        """Accuracy of always predicting the most frequent class of the training split."""
 
 
 def score(segments: Counted, recordings: Counted) -> dict[str, Any]:
-    """What a result and a checkpoint keep of a split.
+    """Return the scores of a split that a result and a checkpoint store.
+
+    Args:
+        segments: predictions of the split's segments.
+        recordings: predictions of its recordings.
 
     Returns:
-        ``accuracy``, ``chance`` and ``majority`` of ``segments`` (how many); of ``recordings`` (how
-        many) ``recordings_accuracy``, ``recordings_majority`` and ``p``: how likely a network that
-        knows nothing is correct on as many, by a one-sided binomial test against the larger of
-        chance and majority. Accuracy and majority are None without segments.
+        For segments: ``accuracy``, ``chance``, ``majority`` and their number, ``segments``. For
+        recordings: ``recordings_accuracy``, ``recordings_majority`` and their number,
+        ``recordings``. ``p`` is the p-value of a one-sided binomial test of the recordings'
+        accuracy against the larger of chance and majority. Accuracy and majority are None without
+        segments.
     """
-    known_by_nothing = max(recordings.chance, recordings.majority or 0.0)
+    baseline = max(recordings.chance, recordings.majority or 0.0)
     return {
         "accuracy": segments.accuracy,
         "chance": segments.chance,
@@ -62,18 +67,23 @@ def score(segments: Counted, recordings: Counted) -> dict[str, Any]:
         "recordings": recordings.count,
         "recordings_accuracy": recordings.accuracy,
         "recordings_majority": recordings.majority,
-        "p": above_chance(int(recordings.confusion.trace()), recordings.count, known_by_nothing),
+        "p": above_chance(int(recordings.confusion.trace()), recordings.count, baseline),
     }
 
 
 def score_text(split: str, known: Mapping[str, Any]) -> str:
-    """``test 0.812 (chance 0.250, majority 0.301)``."""
+    """Return a text such as ``test 0.812 (chance 0.250, majority 0.301)``."""
     parts = [f"{key} {known[key]:.3f}" for key in ("chance", "majority") if _number(known.get(key))]
     return f"{split} {known['accuracy']:.3f}" + (f" ({', '.join(parts)})" if parts else "")
 
 
 def accuracies_text(result: Mapping[str, Any]) -> str:
-    """Accuracy of each split that has segments, from a result.json; older ones hold no scores."""
+    """Return a text with the accuracy of each split that has segments.
+
+    Args:
+        result: content of a result.json; earlier versions stored no ``scores``, and the text then
+            has accuracies alone.
+    """
     scores = result.get("scores", {})
     return ", ".join(
         score_text(split, {"accuracy": value, **scores.get(split, {})})
@@ -83,32 +93,32 @@ def accuracies_text(result: Mapping[str, Any]) -> str:
 
 
 def student_note(scores: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """A line that says so if a trained network is not above chance on validation or test.
+    """Return a line that says that a network is not above chance; None if it is, or is unknown.
 
     Args:
-        scores: split -> `score`.
+        scores: result of `score`, by split; validation and test count.
     """
-    poor = [split for split in _JUDGED if _learned(scores.get(split, {})) is False]
-    if not poor:
+    at_chance = [split for split in _JUDGED if _learned(scores.get(split, {})) is False]
+    if not at_chance:
         return None
-    each = "; ".join(
+    texts = "; ".join(
         f"{score_text(split, scores[split])}, p = {scores[split]['p']:.2g} of "
         f"{scores[split]['recordings']} recordings"
-        for split in poor
+        for split in at_chance
     )
     return (
-        f"not above chance or the most frequent class: {each} (one-sided binomial test, wanted "
+        f"not above chance or the most frequent class: {texts} (one-sided binomial test, wanted "
         f"p < {_LEVEL:g}). The network shows nothing that it has learned: train longer, with "
         "another `lr`, or on more recordings, before it is compared or taken as a teacher."
     )
 
 
 def teacher_note(path: Path, scores: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """A line that says so if a checkpoint's own scores show that it has learned nothing.
+    """Return a warning if a checkpoint's own scores are not above chance, else None.
 
     Args:
-        path: of the checkpoint.
-        scores: split -> `score`, or less; nothing is said of checkpoints that carry none.
+        path: the checkpoint, for the message.
+        scores: result of `score`, by split; may lack fields or splits, and is then unknown.
     """
     known = scores.get("validation", {})
     if _learned(known) is not False:
@@ -121,13 +131,13 @@ def teacher_note(path: Path, scores: Mapping[str, Mapping[str, Any]]) -> str | N
 
 
 def _learned(known: Mapping[str, Any]) -> bool | None:
-    """Whether a split's scores are above chance and majority; None if they do not say."""
+    """Return whether a split's scores are above chance and majority; None if unknown."""
     if not _number(known.get("accuracy")):
         return None
     if _number(known.get("p")):
         return bool(known["p"] < _LEVEL)
-    bars = [known[key] for key in ("chance", "majority") if _number(known.get(key))]
-    return bool(known["accuracy"] > max(bars)) if bars else None
+    baselines = [known[key] for key in ("chance", "majority") if _number(known.get(key))]
+    return bool(known["accuracy"] > max(baselines)) if baselines else None
 
 
 def _number(value: object) -> bool:
