@@ -57,7 +57,9 @@ def test_training_the_student_does_not_change_the_weights_it_began_with(config, 
 
 
 def test_initial_weights_of_another_shape_are_refused_by_name(config, teacher):
-    with pytest.raises(InputError, match=r"features\.0\.weight is \(2, 1, 3, 3\), the student's is"):
+    with pytest.raises(
+        InputError, match=r"features\.0\.weight is \(2, 1, 3, 3\), the student's is"
+    ):
         build_student(config("wi", arch=Arch("vgg11", 4)), 3, teacher.state)
     with pytest.raises(InputError, match=r"features\.\d+\.weight is .*missing"):
         build_student(config("wi"), 3, Vgg(Arch("vgg19", 2), 0).state_dict())
