@@ -1,4 +1,4 @@
-"""Batches of a feature store: gathered from its maps by a thread, one or more ahead of the net."""
+"""Batches of a feature store, which a thread loads ahead of the training."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["Batch", "Batches"]
 
-_AHEAD = 3
+_AHEAD = 3  # batches
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some segments (clips) of a store, on the device of the net.
+    """Some segments of a store, on the device of the network.
 
     Attributes:
-        clips: (batch,) their indices in the store, in host memory.
-        x: (batch, 1, frame, freq) float32 features.
-        y: (batch,) int64 classes.
-        read: what the Gram source has stored for them, in host memory.
-        weight: of the loss, so that the mean over a team's shares is that over the clips; 0 if
-            these clips stand for no share.
-        rows: of the teachers, on the device, which a step takes from here, so that the batch serves
-            one step; None if a live net is among them: the step then asks the sources.
+        clips: ``(batch,)`` indices of the segments in the store, in host memory.
+        x: ``(batch, 1, frame, freq)`` float32 features.
+        y: ``(batch,)`` int64 classes.
+        read: result of `GramSource.read` for these segments, in host memory.
+        weight: factor of the loss, such that the mean over the ranks is the mean over the segments
+            of all ranks; 0 if this rank's share of the batch is empty, and the segments only fill
+            in for it.
+        rows: rows of the teachers, on the device. A step takes them from here, so a batch serves
+            one step. None if any teacher is live; the step then asks the sources for rows.
     """
 
     clips: NDArray[np.int64]
@@ -48,7 +49,7 @@ class Batch:
 
 
 class _Loaded(NamedTuple):
-    """A batch in host memory; ``x`` are indices where the device holds the features."""
+    """A batch in host memory; ``x`` has indices instead if the device holds the features."""
 
     clips: NDArray[np.int64]
     x: Tensor
@@ -63,22 +64,22 @@ def _pinned(values: NDArray[np.int64], pin: bool) -> Tensor:  # noqa: FBT001
 
 
 class Batches:
-    """Gives the batches of one pass over some rows, and measures how long the net waited.
+    """Loads the batches of a pass over some segments, and measures the waits for them.
 
     Args:
         store: features and labels.
-        task: the label to learn.
-        grams: source of the teacher's rows, if there is AT.
-        batch_clips: clips in a batch; the last one may be shorter.
-        device: where the net is.
-        labels: ``(clip,)`` int32 classes by the net's own numbers, -1 for none; by default those
-            of the store.
-        rescale: scale and shift of the features, for a net that was trained on another store.
-        views: how clips are augmented in training, where the source of Grams leaves it open.
-        device_memory: bytes of the device that features and rows may take, as a whole or not at
-            all; augmented and rescaled features are made on the host.
-        rank: number of this process among those that share each batch.
-        ranks: how many there are.
+        task: label to predict.
+        grams: source of the teachers' rows; None without AT.
+        batch_clips: segments in a batch; the last batch may have fewer.
+        device: device of the network.
+        labels: ``(segment,)`` int32 classes, as indices into the network's outputs, -1 for none;
+            by default those of the store.
+        rescale: factor and shift of the features, for a network trained on another store.
+        views: augmentation of training segments, if ``grams`` has no views of its own.
+        device_memory: bytes of device memory that data may take. Features and rows are kept there
+            only if all of them fit, and are neither augmented nor rescaled.
+        rank: number of this process among those that share each batch, from 0.
+        ranks: number of these processes.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Batches:
         self.batch_clips = batch_clips
         self.device = device
         self.wait_s = 0.0
-        self._beside: torch.cuda.Stream | None = None
+        self._copy_stream: torch.cuda.Stream | None = None
         self.data_bytes = bytes_of(store.features) + (grams.stored_bytes if grams else 0)
         fixed = views is None and (grams is None or grams.views is None)
         self.resident = fixed and rescale == (1.0, 0.0) and self.data_bytes <= device_memory
@@ -113,12 +114,12 @@ class Batches:
             if grams is not None:
                 grams.keep_on(device)
 
-    def _load(self, whole: NDArray[np.int64], epoch: int) -> _Loaded:
-        clips = whole[self.rank :: self.ranks]
-        weight = len(clips) * self.ranks / len(whole)
+    def _load(self, of_all_ranks: NDArray[np.int64], epoch: int) -> _Loaded:
+        clips = of_all_ranks[self.rank :: self.ranks]
+        weight = len(clips) * self.ranks / len(of_all_ranks)
         if not len(clips):
-            clips = whole[:1]  # every process takes part in every step
-        # Pinned, small or not: a copy from other memory waits for those before it.
+            clips = of_all_ranks[:1]  # every rank takes part in every step
+        # Small tensors are pinned, too: a copy from other memory waits for the copies before it.
         pin = self.device.type == "cuda"
         y = _pinned(self.labels[clips].astype(np.int64), pin)
         if self.resident:
@@ -132,11 +133,11 @@ class Batches:
             apply_views(x.numpy()[:, 0], params, self.store.silence)
         return _Loaded(clips, x, y, self._read(clips, epoch), weight)
 
-    def _read(self, clips: NDArray[np.int64], epoch: int) -> Any:  # noqa: ANN401 - the source's own
+    def _read(self, clips: NDArray[np.int64], epoch: int) -> Any:  # noqa: ANN401 - differs by source
         return self.grams.read(clips, epoch) if self.grams else {}
 
     def _params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
-        """What turns the clips into the views of an epoch: as stored with their Grams, or drawn."""
+        """Return augmentation parameters for an epoch, stored with the Grams or drawn."""
         if self.grams is not None and self.grams.views is not None:
             return self.grams.params(clips, epoch)
         if self.views is None or epoch == 0:
@@ -145,7 +146,12 @@ class Batches:
         return self.views.params(ids, self.views.of_epoch(epoch), self.store.shape)
 
     def passes(self, rows: NDArray[np.int64], epoch: int = 0) -> Iterator[Batch]:
-        """Batches of these rows, in order; ``epoch``, from 1, decides how they are augmented."""
+        """Yield the batches of a pass.
+
+        Args:
+            rows: ``(segment,)`` indices into the store, in the order of the pass.
+            epoch: counted from 1; decides the augmentation. 0 outside training: no augmentation.
+        """
         size = self.batch_clips
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         self.wait_s = 0.0
@@ -166,24 +172,24 @@ class Batches:
         return Batch(loaded.clips, x, y, loaded.read, loaded.weight, rows)
 
     def _move_ahead(self, loaded: Iterator[_Loaded]) -> Iterator[Batch]:
-        """Copy each batch to the GPU while the one before it is in use, in a stream beside."""
-        # One for all passes: memory of a stream is used again by that stream alone.
-        if self._beside is None:
-            self._beside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        beside = self._beside
-        beside.wait_stream(torch.cuda.current_stream(self.device))
-        before: tuple[Batch, torch.cuda.Event] | None = None
-        for each in loaded:
-            with torch.cuda.stream(beside):
-                now = self._move(each), beside.record_event()
-            if before is not None:
-                yield self._arrived(*before)
-            before = now
-        if before is not None:
-            yield self._arrived(*before)
+        """Copy each batch to the GPU in a second stream, while the batch before it is in use."""
+        # All passes share the stream, as its memory is reused within the same stream only.
+        if self._copy_stream is None:
+            self._copy_stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        copies = self._copy_stream
+        copies.wait_stream(torch.cuda.current_stream(self.device))
+        previous: tuple[Batch, torch.cuda.Event] | None = None
+        for item in loaded:
+            with torch.cuda.stream(copies):
+                copied = self._move(item), copies.record_event()
+            if previous is not None:
+                yield self._arrived(*previous)
+            previous = copied
+        if previous is not None:
+            yield self._arrived(*previous)
 
     def _arrived(self, batch: Batch, copied: torch.cuda.Event) -> Batch:
-        """Let the net's stream wait for a copy, and the copy's memory for the net."""
+        """Make the compute stream wait for a copy; record_stream guards the copy's memory."""
         stream = torch.cuda.current_stream(self.device)
         stream.wait_event(copied)
         for tensor in (batch.x, batch.y, *(batch.rows.tensors() if batch.rows else ())):
@@ -191,7 +197,7 @@ class Batches:
         return batch
 
     def _ahead(self, parts: Sequence[NDArray[np.int64]], epoch: int) -> Iterator[_Loaded]:
-        """Load parts in a thread; an error there is raised here."""
+        """Load parts in a thread, and raise its errors in the caller's."""
         ready: queue.Queue[_Loaded | BaseException] = queue.Queue(_AHEAD)
         stop = threading.Event()
 
@@ -209,7 +215,7 @@ class Batches:
                     if stop.is_set():
                         return
                     put(self._load(part, epoch))
-            except BaseException as error:  # noqa: BLE001 - raised again in the other thread
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 put(error)
 
         thread = threading.Thread(target=work, daemon=True)

@@ -1,4 +1,4 @@
-"""One step of a training: forward pass, task loss, AT loss of any number of teachers."""
+"""One step of a training: forward pass, cross-entropy, and AT loss of any number of teachers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ __all__ = ["Step", "Sums"]
 
 @dataclass(slots=True)
 class Sums:
-    """Sums over clips of one pass, kept on the device so that no step waits for them.
+    """Sums of losses over the segments of a pass, kept on the device so that no step waits.
 
     Attributes:
         sources: names of the teachers.
-        device: where the sums are.
-        values: ce, right decisions, and the AT loss of each source.
-        clips: how many were added.
+        device: device of the sums.
+        values: ``(2 + teacher,)`` float64: sums of the cross-entropy, of correct predictions, and
+            of each teacher's AT loss before beta.
+        clips: number of segments.
     """
 
     sources: tuple[str, ...]
@@ -43,48 +44,64 @@ class Sums:
     def __post_init__(self) -> None:
         self.values = torch.zeros(2 + len(self.sources), dtype=torch.float64, device=self.device)
 
-    def add(self, ce: Tensor, right: Tensor, at: Tensor, clips: int) -> None:
-        """Add the means of a batch: cross-entropy, right decisions, (source,) AT losses."""
-        each = [ce.detach().reshape(1) * clips, right.reshape(1), at.detach() * clips]
-        self.values += torch.cat(each)
+    def add(self, ce: Tensor, correct: Tensor, at: Tensor, clips: int) -> None:
+        """Add a batch.
+
+        Args:
+            ce: mean cross-entropy.
+            correct: number of correct predictions.
+            at: ``(teacher,)`` mean AT losses, before beta.
+            clips: number of segments in the batch.
+        """
+        sums = [ce.detach().reshape(1) * clips, correct.reshape(1), at.detach() * clips]
+        self.values += torch.cat(sums)
         self.clips += clips
 
     def to_plain(self) -> dict[str, Any]:
-        """For a checkpoint: `restore` takes it."""
+        """Return the sums as plain types, to store in last.pt."""
         return {"values": self.values.tolist(), "clips": self.clips}
 
     def restore(self, plain: Mapping[str, Any]) -> None:
-        """Go on from `to_plain`."""
+        """Set the sums to a result of `to_plain`."""
         self.values.copy_(torch.tensor(plain["values"], dtype=torch.float64))
         self.clips = plain["clips"]
 
     def means(
         self, weights: Mapping[str, float], distributed: DistributedContext
     ) -> dict[str, float | dict[str, float]]:
-        """Means over clips: loss, ce, at (before beta), accuracy; AT by source if several."""
+        """Return means over the segments of all ranks.
+
+        Args:
+            weights: factor of each teacher's AT loss.
+            distributed: rank and world size.
+
+        Returns:
+            ``loss``, ``ce``, ``at`` (before beta, summed over teachers) and ``accuracy``; with
+            several teachers also ``at_by_source``.
+        """
         clips = torch.tensor([float(self.clips)], dtype=torch.float64, device=self.device)
-        whole = distributed.sum(torch.cat([self.values, clips]))
-        ce, right, *each = (whole[:-1] / whole[-1].clamp_min(1)).tolist()
-        by_source = dict(zip(self.sources, each, strict=True))
+        sums = distributed.sum(torch.cat([self.values, clips]))
+        ce, accuracy, *at = (sums[:-1] / sums[-1].clamp_min(1)).tolist()
+        by_source = dict(zip(self.sources, at, strict=True))
         loss = ce + sum(weights[name] * value for name, value in by_source.items())
-        found: dict[str, float | dict[str, float]] = {
+        means: dict[str, float | dict[str, float]] = {
             "loss": loss,
             "ce": ce,
-            "at": sum(each),
-            "accuracy": right,
+            "at": sum(at),
+            "accuracy": accuracy,
         }
-        return {**found, "at_by_source": by_source} if len(each) > 1 else found
+        return {**means, "at_by_source": by_source} if len(at) > 1 else means
 
 
 class Step:
-    """Forward pass and losses of a batch: the same for training and validation.
+    """Forward pass and losses of a batch, the same for training and validation.
 
     Args:
-        net: in training.
-        sources: the teachers' side; None without AT.
-        config: of the training.
-        device: where all of it is.
-        forward: the net as the team wraps it, if there is one.
+        net: the student.
+        sources: sources of the teachers' rows; None without AT.
+        config: settings of the training.
+        device: device of student, teachers and batches.
+        forward: the student as `DistributedContext.wrap` returns it; by default ``net``.
     """
 
     def __init__(
@@ -106,19 +123,19 @@ class Step:
         self._some: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, batch: Batch, sums: Sums, probe: Probe | None = None) -> Tensor:
-        """Return the batch's mean loss, and add its clips' losses to the sums.
+        """Return the mean loss of a batch, and add its losses to the sums.
 
         Args:
-            batch: the segments; the teachers' rows in it are taken, layer by layer.
-            sums: of the pass.
-            probe: looks at the forward pass, and changes nothing.
+            batch: segments; the teachers' rows are taken from it, layer by layer.
+            sums: sums of the pass.
+            probe: observes the forward pass without changing it.
         """
         config, sources = self.config, self.sources
-        at = torch.zeros(len(self.names), device=self.device)  # means by source, before beta
+        at = torch.zeros(len(self.names), device=self.device)  # means by teacher, before beta
         losses: list[Tensor] = []
         teacher: dict[int, Tensor] = {}
         rows: TeacherRows | None = None
-        # A live teacher runs as `antigram cache-grams` of the same --precision runs it.
+        # A live teacher runs in the same precision as when a cache is built.
         with autocast(self.device, config.precision):
             if config.loss == "released":
                 teacher = self._released_maps(batch)
@@ -142,9 +159,9 @@ class Step:
                 return
             if rows is None:
                 raise LookupError(f"layer {layer}: tapped, and no teacher is compared there")
-            groups = rows.take(layer)  # gone with this function, before the backward pass
+            groups = rows.take(layer)  # freed when this function returns, before the backward pass
             members = tuple(itertools.chain.from_iterable(numbers for numbers, _ in groups))
-            places, weights = self._of(members)
+            indices, weights = self._of(members)
             stacks = [stack for _, stack in groups]
 
             def loss_of(maps: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,35 +170,35 @@ class Step:
             loss, means = loss_of(maps, weights)
             losses.append(loss)
             if probe is not None:
-                probe.tap(layer, maps, members, means, lambda *given: loss_of(*given)[0])
-            at = at + means if members == self._all else at.index_add(0, places, means)
+                probe.tap(layer, maps, members, means, lambda *args: loss_of(*args)[0])
+            at = at + means if members == self._all else at.index_add(0, indices, means)
 
         with autocast(self.device, config.precision):
             forward = self.forward if self.net.training else self.net
             logits = forward(batch.x, self.layers, config.tap, on_tap)
         ce = functional.cross_entropy(logits.float(), batch.y)
-        right = (logits.argmax(1) == batch.y).sum()
+        correct = (logits.argmax(1) == batch.y).sum()
         if batch.weight:
-            sums.add(ce, right, at, len(batch.y))
+            sums.add(ce, correct, at, len(batch.y))
         if probe is not None:
             probe.end(ce, len(batch.y) if batch.weight else 0)
         loss = sum(losses, start=ce)
         return loss if batch.weight == 1 else loss * batch.weight
 
     def _of(self, members: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Places of some sources, on the device, and their weights."""
+        """Return the indices of some teachers, as a tensor on the device, and their weights."""
         if members not in self._some:
-            places = torch.tensor(members, device=self.device)
-            self._some[members] = places, self._weights[places]
+            indices = torch.tensor(members, device=self.device)
+            self._some[members] = indices, self._weights[indices]
         return self._some[members]
 
     def _released_maps(self, batch: Batch) -> dict[int, Tensor]:
-        only = list(self.sources.members.values()) if self.sources is not None else []
-        if len(only) != 1 or not isinstance(only[0], LiveGrams):
+        sources = list(self.sources.members.values()) if self.sources is not None else []
+        if len(sources) != 1 or not isinstance(sources[0], LiveGrams):
             raise InputError("`loss=released` needs one teacher itself: `mode=online`")
-        found: dict[int, Tensor] = {}
+        maps: dict[int, Tensor] = {}
         with torch.no_grad():
-            only[0].net.run_features(
-                batch.x, self.layers, self.config.tap, found.__setitem__, stop=True
+            sources[0].net.run_features(
+                batch.x, self.layers, self.config.tap, maps.__setitem__, stop=True
             )
-        return found
+        return maps

@@ -1,4 +1,4 @@
-"""One training: the loop, read from top to bottom, and what it leaves on disk."""
+"""The training loop, in one function, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from antigram.pipeline.storage.held import Held
 
 __all__ = ["OnTrainingProgress", "train"]
 
-# Called with the epoch, steps done in it, steps in all, and what is known of the losses.
+# Called with the epoch, the steps done in it, the steps of an epoch, and losses and rates by name.
 OnTrainingProgress = Callable[[int, int, int, Mapping[str, float]], None]
 
 
@@ -64,30 +64,32 @@ def train(
     device_memory: int | None = None,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Train a net and leave config, metrics, checkpoints and result in a folder.
+    """Train a student; write config, metrics, checkpoints and result into the run's folder.
 
     Args:
-        net: from `build_student`.
+        net: the student, from `build_student`.
         store: features and labels.
-        grams: the teachers' side, live or cached; None without AT.
-        config: decides the numbers.
-        run: the run's folder; new unless ``resume``.
-        device: where to train.
-        on_progress: told of progress.
-        resume: go on from ``last.pt``; ``epochs`` and ``patience`` may be raised.
-        distributed: of processes that train together; each takes its share of every batch.
-        keep_resume: keep ``last.pt`` when the run ends, so that it can go on with more epochs.
-        save_every_s: seconds between two ``last.pt``; longer where writing it takes long.
-        device_memory: bytes of a GPU that data may take; None: half of what is free.
-        on_message: told what was decided.
+        grams: sources of the teachers' rows, live or cached; None without AT.
+        config: settings of the training.
+        run: the run's folder; it must not exist unless ``resume`` is true.
+        device: device to train on.
+        on_progress: called during and after each epoch: see `OnTrainingProgress`.
+        resume: whether to go on from last.pt; ``epochs`` and ``patience`` may be raised.
+        distributed: rank and world size; by default those that torchrun set. Each rank takes its
+            share of every batch.
+        keep_resume: whether to keep last.pt when the run ends, so that epochs can be added later.
+        save_every_s: least number of seconds between two writes of last.pt; more if a write is
+            slow.
+        device_memory: bytes of GPU memory that data may take; by default half of the free memory.
+        on_message: called with a line for each note and warning.
 
     Returns:
-        What ``result.json`` holds.
+        Content of result.json.
 
     Raises:
-        InputError: a split has no segment, validation has no class that training has, the loss is
-            no longer finite, or the run is there, was started with other settings or cannot go on.
-        StoredDataError: stored data is damaged.
+        InputError: train or validation has no segment, or they have no class in common; the loss
+            is not finite; or the run exists, was started with other settings or cannot be resumed.
+        StoredDataError: stored data are damaged.
     """
     distributed = distributed or DistributedContext()
     store.read_index(config.task)
@@ -103,10 +105,10 @@ def train(
     set_precision(config.precision)
     sources = grams if isinstance(grams, Sources) or grams is None else Sources({"": grams})
     held = Held((store.features, *(sources.arrays if sources else ())), on_message)
-    # Channels last: tensor cores want it, and a CPU is 1.2 to 1.9 times as fast.
+    # Channels last suits tensor cores, and makes a CPU 1.2 to 1.9 times as fast.
     net.to(device).to(memory_format=torch.channels_last)
-    learned = [p for p in net.parameters() if p.requires_grad]
-    adam = torch.optim.Adam(learned, lr=config.lr, fused=True)
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    adam = torch.optim.Adam(trainable, lr=config.lr, fused=True)
     batches = Batches(
         store,
         config.task,
@@ -164,20 +166,20 @@ def train(
             started.streams.begin_epoch(state.epoch, distributed.rank, distributed.size)
         order = started.streams.order(rows["train"], state.epoch)
         mark, since = begun, 0
-        left = order[state.done * config.batch_clips :]
-        for batch in batches.passes(left, state.epoch):
+        remaining = order[state.done * config.batch_clips :]
+        for batch in batches.passes(remaining, state.epoch):
             last = state.done + 1 == steps_in_epoch or state.step + 1 == config.max_steps
             loss = step(batch, sums, effect.gradients(first=not state.done, last=last))
             guard.add(batch.clips)
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
-            adam.zero_grad(set_to_none=True)  # no gradients beside the next batch's activations
+            adam.zero_grad(set_to_none=True)  # frees gradients before the next batch's activations
             limiter.wait()
             state.step += 1
             state.done += 1
             since += 1
             if last or state.done % 10 == 0 or device.type == "cpu":
-                # A GPU is then done with all that was queued.
+                # This waits for all queued steps of a GPU, so that the time below is theirs.
                 guard.check(loss, state.epoch, f"epoch {state.epoch}, step {state.done}")
                 now = time.perf_counter()
                 times += [(now - mark) / since] * since
@@ -195,11 +197,12 @@ def train(
                 )
             if config.max_steps and state.step >= config.max_steps:
                 break
-            # Every ten seconds, or so seldom that writing takes a twentieth of the time.
-            # Sums and random numbers of the others are not in it: a team saves after each epoch.
+            # Save every `save_every_s`, or less often, so that writing takes at most a twentieth of
+            # the time. last.pt lacks the sums and random numbers of other ranks, so a run of
+            # several ranks saves after each epoch only.
             now = time.perf_counter()
             if distributed.size == 1 and now - saved > max(save_every_s, 20 * save_took):
-                held.look()  # nothing is saved of data that others overwrote
+                held.look()  # raises if data were overwritten, before anything is saved
                 state.sums, state.effect = sums.to_plain(), effect.to_plain()
                 state.save(files, net, adam)
                 saved = time.perf_counter()
@@ -211,13 +214,13 @@ def train(
         state.done, state.sums = 0, {}
 
         when = f"validation after epoch {state.epoch}, step {state.step} of the run"
-        unseen, similarity = validate(when)
+        losses, similarity = validate(when)
         held.look()
-        best = state.is_best(unseen["loss"])
+        best = state.is_best(losses["loss"])
         entry: dict[str, Any] = {
             "epoch": state.epoch,
             "train": sums.means(step.weights, distributed),
-            "validation": unseen,
+            "validation": losses,
             "seconds": time.perf_counter() - begun,
             "data_wait_seconds": wait_s,
             **effect.end_epoch(similarity, best=best),
@@ -234,12 +237,12 @@ def train(
     board.close()
     distributed.wait()
     net.load_state_dict(load_tensors(run / BEST)["state_dict"])
-    # Decisions need no rows of the teachers, and one process makes them all.
-    alone = Batches(store, config.task, None, config.batch_clips, device)
-    scores = {split: evaluate(net, alone, rows[split], classes) for split in SPLITS}
+    # Evaluation needs no rows of the teachers, and is not shared among ranks.
+    unshared = Batches(store, config.task, None, config.batch_clips, device)
+    scores = {split: evaluate(net, unshared, rows[split], classes) for split in SPLITS}
     held.look()
     result = result_of(run, store, config, state, net, scores, times, waited, worked, device)
-    worth = {split: score(found.segments, found.recordings) for split, found in scores.items()}
+    worth = {split: score(s.segments, s.recordings) for split, s in scores.items()}
     result |= {
         "resumable": keep_resume,
         "data_on_device": batches.resident,
@@ -267,7 +270,7 @@ def _validate(
     when: str,
     *advice: str,
 ) -> tuple[dict[str, Any], Table]:
-    """Mean losses over validation, and similarities by layer and teacher; in eval mode."""
+    """Return mean losses over validation, and similarities by layer and teacher."""
     step.net.eval()
     sums, probe = Sums(step.names, step.device), effect.similarities()
     with torch.no_grad():
@@ -282,14 +285,14 @@ def _write_best(files: RunFiles, checkpoint: Checkpoint) -> None:
 
 
 def _finish(files: RunFiles, result: Mapping[str, Any]) -> None:
-    """Drop last.pt unless it was to be kept; also of a run that was killed behind its result."""
-    if not result.get("resumable", True):  # results of before do not say, and keep what they have
+    """Delete last.pt unless it is to be kept, also if the run was killed after its result."""
+    if not result.get("resumable", True):  # results of earlier versions lack it: last.pt is kept
         files.remove(LAST)
     files.adopt_events()
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, float]:
-    """``{"train": {"ce": 1.}}`` -> ``{"train ce": 1.}``, for progress."""
+    """Flatten an entry of metrics.jsonl: ``{"train": {"ce": 1.}}`` -> ``{"train ce": 1.}``."""
     return {
         f"{split} {key}": value
         for split in ("train", "validation")
