@@ -1,4 +1,4 @@
-"""Where a training is, how it begins, and how it goes on: ``last.pt`` and ``metrics.jsonl``."""
+"""Start and resume a run: the state of a training, ``last.pt`` and ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -26,18 +26,28 @@ METRICS, RESULT, LAST, BEST = "metrics.jsonl", "result.json", "last.pt", "best.p
 
 @dataclass(slots=True)
 class State:
-    """Where a training is: what ``last.pt`` holds besides the tensors."""
+    """Progress of a training: the content of last.pt other than tensors.
+
+    Attributes:
+        epoch: number of the current epoch, from 1; 0 before the first.
+        step: steps taken in all epochs.
+        best_epoch: epoch with the least validation loss; 0 before the first validation.
+        best_loss: its validation loss.
+        done: steps taken in an unfinished epoch; 0 between epochs.
+        sums: `Sums.to_plain` of an unfinished epoch.
+        effect: `Effect.to_plain`; empty in files of earlier versions.
+    """
 
     epoch: int = 0
     step: int = 0
     best_epoch: int = 0
     best_loss: float = float("inf")
-    done: int = 0  # steps of an epoch that is not finished
-    sums: dict[str, Any] = field(default_factory=dict)  # and what they added up to
-    effect: dict[str, Any] = field(default_factory=dict)  # of AT; not in older files
+    done: int = 0
+    sums: dict[str, Any] = field(default_factory=dict)
+    effect: dict[str, Any] = field(default_factory=dict)
 
     def over(self, config: TrainConfig) -> bool:
-        """All epochs or steps are done, or the validation loss has not improved for too long."""
+        """Return whether training ends: by ``epochs``, ``max_steps`` or ``patience``."""
         if self.done:
             return False
         stuck = self.epoch - self.best_epoch >= config.patience
@@ -45,7 +55,7 @@ class State:
         return self.epoch >= config.epochs or stuck or stepped
 
     def why_over(self, config: TrainConfig) -> str:
-        """Why it is, and what would let it go on."""
+        """Return why training has ended, and which setting would let it go on."""
         if self.epoch >= config.epochs:
             return f"it has {self.epoch} epochs; raise `epochs`"
         if config.max_steps and self.step >= config.max_steps:
@@ -53,14 +63,14 @@ class State:
         return f"the validation loss is at its least at epoch {self.best_epoch}; raise `patience`"
 
     def is_best(self, loss: float) -> bool:
-        """Note the epoch if its validation loss is the least so far."""
+        """Return whether a validation loss is the least so far; if so, record it and its epoch."""
         if self.best_epoch and not loss < self.best_loss:
             return False
         self.best_epoch, self.best_loss = self.epoch, loss
         return True
 
     def save(self, files: RunFiles, net: Vgg, adam: torch.optim.Adam) -> None:
-        """Write last.pt, from which the run can go on."""
+        """Write last.pt, from which the run can be resumed."""
         device = next(net.parameters()).device
         content = {
             **FORMAT,
@@ -77,15 +87,15 @@ class State:
 
 @dataclass(slots=True)
 class Start:
-    """How a training begins.
+    """A run that is ready to train, new or resumed.
 
     Attributes:
-        files: of the run.
-        state: where it is.
-        streams: of random numbers.
-        entries: of metrics.jsonl.
-        result: of a run that is over; nothing is left to train.
-        note: for the user.
+        files: files of the run.
+        state: progress of the run.
+        streams: random numbers of the run.
+        entries: entries of metrics.jsonl.
+        result: content of result.json if the run is finished and has nothing left to train.
+        note: a line for the user, or empty.
     """
 
     files: RunFiles
@@ -96,10 +106,10 @@ class Start:
     note: str = ""
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """Add an entry to metrics.jsonl; those of epochs that are run again are dropped."""
-        kept = [old for old in self.entries if old["epoch"] < entry["epoch"]]
-        self.entries = [*kept, dict(entry)]
-        text = "".join(json.dumps(each) + "\n" for each in self.entries)
+        """Add an entry to metrics.jsonl; entries of this epoch and of later ones are replaced."""
+        earlier = [old for old in self.entries if old["epoch"] < entry["epoch"]]
+        self.entries = [*earlier, dict(entry)]
+        text = "".join(json.dumps(line) + "\n" for line in self.entries)
         self.files.write_bytes(METRICS, text.encode())
 
 
@@ -113,42 +123,44 @@ def start(
     resume: bool,
     distributed: DistributedContext,
 ) -> Start:
-    """Make the run's folder; or read where an interrupted run is, and set net, Adam and RNG.
+    """Create the folder of a new run, or load the state of a run to resume.
 
     Args:
-        run: the folder.
-        settings: for config.json: what decides the numbers, and the environment.
-        config: what was asked for.
-        net: gets the weights.
-        adam: gets its averages.
-        resume: go on with what is there.
-        distributed: whose first process writes.
+        run: the run's folder.
+        settings: content of config.json: everything that decides the numbers, and the environment.
+        config: settings of the training, as given now.
+        net: the student; gets the stored weights.
+        adam: its optimiser; gets the stored averages.
+        resume: whether to resume the run if it exists. The states of torch's random generators
+            are then restored, too.
+        distributed: rank and world size; rank 0 writes.
 
     Raises:
-        InputError: the run is there, or was started with other settings, or cannot go on.
-        StoredDataError: the run is damaged, or of a newer version.
+        InputError: the run exists and ``resume`` is false, was started with other settings, or
+            cannot be resumed.
+        StoredDataError: the run is damaged, or was written by a newer version.
     """
     if not resume and run.exists():
-        raise InputError(f"{run}: a run of this name is there; choose another, or `resume` it")
+        raise InputError(f"{run}: this run exists; choose another name, or `resume` it")
     files = RunFiles.open(run) if resume else None
     if files is None or (files.version == 1 and LAST not in files and RESULT not in files):
         begun = Start(RunFiles(run, dict(settings)), State(), Streams(config.seed))
-        distributed.wait()  # until all have looked
+        distributed.wait()  # until all ranks have looked for the run
         if distributed.leads:
             begun.files.begin()
         return begun
     files.check(METRICS, BEST, LAST, RESULT)
-    grown = _grown(files, settings)
+    end_moved = _end_moved(files, settings)
     streams = Streams(config.seed) if files.version > 1 else FirstStreams(config.seed)
     begun = Start(files, State(), streams)
     if RESULT in files:
         begun.state, begun.result = _finished(files)
-        if grown and begun.state.over(config):
+        if end_moved and begun.state.over(config):
             begun.note = f"{run}: nothing to train: {begun.state.why_over(config)}"
         if not begun.state.over(config) and LAST not in files:
             raise InputError(
-                f"{run}: it has finished, and last.pt, from which it could go on, was dropped, as "
-                "`keep_resume` was not given. Train anew, or begin with its weights: "
+                f"{run}: the run has finished, and last.pt, from which it could be resumed, was "
+                "deleted, as `keep_resume` was not given. Train anew, or start from its weights: "
                 f"`init={run / BEST}`"
             )
     if begun.result is None or not begun.state.over(config):
@@ -158,32 +170,38 @@ def start(
             if begun.state.best_epoch and BEST not in files:
                 raise StoredDataError(f"{run / BEST}: missing. Restore it, or start a new run.")
         begun.entries = list(_entries(files, begun.state))
-    distributed.wait()  # until all have read
+    distributed.wait()  # until all ranks have read the files
     if distributed.leads:
         files.clear_leftovers()
         files.adopt_events()
         if begun.result is None:
             files.remove(RESULT, *DRAWN)
-            if grown:
+            if end_moved:
                 files.move_end(config.to_json())
     return begun
 
 
-def keep_ends(run: Path, config: TrainConfig, asked: Mapping[str, object]) -> TrainConfig:
-    """For a run that goes on: its own ``epochs`` and ``patience``, where none are asked for."""
+def keep_ends(run: Path, config: TrainConfig, given: Mapping[str, object]) -> TrainConfig:
+    """Take ``epochs`` and ``patience`` from the run to resume, unless the user gave them.
+
+    Args:
+        run: the run's folder.
+        config: settings of the training, as given now.
+        given: ``epochs`` and ``patience`` as the user gave them; None if not given.
+    """
     try:
         stored = json.loads((run / CONFIG).read_bytes())["config"]
-        ends = {name: int(stored[name]) for name in ENDS if asked.get(name) is None}
+        ends = {name: int(stored[name]) for name in ENDS if given.get(name) is None}
     except (OSError, ValueError, KeyError, TypeError):
-        return config  # `start` says what is wrong with it
+        return config  # `start` reports what is wrong with the run
     return replace(config, **ends)  # type: ignore[arg-type]
 
 
-def _grown(files: RunFiles, settings: Mapping[str, Any]) -> bool:
-    """Hold the settings of a run against those asked for; whether its end was moved.
+def _end_moved(files: RunFiles, settings: Mapping[str, Any]) -> bool:
+    """Compare the settings of a run with those given now; return whether its end was moved.
 
     Raises:
-        InputError: they differ in more; it names what differs and nothing else.
+        InputError: the settings differ otherwise; the message names those that differ.
     """
     keys = ("config", "features", "grams")
     was = dict(_leaves({key: files.settings.get(key) for key in keys}))
@@ -229,7 +247,7 @@ def _finished(files: RunFiles) -> tuple[State, dict[str, Any]]:
 
 
 def _load(files: RunFiles, net: Vgg, adam: torch.optim.Adam) -> State:
-    """Set net, Adam and RNG to what last.pt holds."""
+    """Load last.pt into network, optimiser and random generators; return the progress."""
     path = files.folder / LAST
     device = next(net.parameters()).device
     try:
@@ -238,16 +256,15 @@ def _load(files: RunFiles, net: Vgg, adam: torch.optim.Adam) -> State:
             raise ValueError(f"format is {last.get('format')!r}")
         if isinstance(number := last["format_version"], int) and number > 1:
             raise StoredDataError(f"written by version {number}, this reads up to 1")
-        known = asdict(State())
-        found = {"effect": {}, **{name: last[name] for name in known if name in last}}
-        for name, value in known.items():
-            if type(found[name]) is not type(value):
-                raise TypeError(f"{name} is {found[name]!r}")
-        if found["done"] and {"values", "clips"} - set(found["sums"]):
+        initial = asdict(State())
+        fields = {"effect": {}, **{name: last[name] for name in initial if name in last}}
+        for name, value in initial.items():
+            if type(fields[name]) is not type(value):
+                raise TypeError(f"{name} is {fields[name]!r}")
+        if fields["done"] and {"values", "clips"} - set(fields["sums"]):
             raise KeyError("sums")
-        own = net.state_dict()
         shapes = {name: tuple(tensor.shape) for name, tensor in last["model"].items()}
-        if shapes != {name: tuple(tensor.shape) for name, tensor in own.items()}:
+        if shapes != {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}:
             raise ValueError("it has weights of other shapes")
         net.load_state_dict(last["model"])
         adam.load_state_dict(last["optimiser"])
@@ -257,31 +274,31 @@ def _load(files: RunFiles, net: Vgg, adam: torch.optim.Adam) -> State:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = _first_line(error).removeprefix(f"{path}: ")
         raise StoredDataError(
-            f"{path}: not what this run left, or not all of it ({why}). Restore it, or start a "
-            "new run."
+            f"{path}: not as this run wrote it, or incomplete ({why}). Restore it, or start a new "
+            "run."
         ) from None
-    return State(**found)
+    return State(**fields)
 
 
 def _entries(files: RunFiles, state: State) -> Iterator[dict[str, Any]]:
-    """Entries of the epochs that are finished."""
-    path, wanted = files.folder / METRICS, range(1, state.epoch + (not state.done))
-    found: dict[int, dict[str, Any]] = {}
+    """Yield the entries of metrics.jsonl for the finished epochs."""
+    path, epochs = files.folder / METRICS, range(1, state.epoch + (not state.done))
+    entries: dict[int, dict[str, Any]] = {}
     try:
-        for line in path.read_bytes().splitlines() if wanted else ():
+        for line in path.read_bytes().splitlines() if epochs else ():
             entry = json.loads(line)
-            found[entry["epoch"]] = entry
+            entries[entry["epoch"]] = entry
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoredDataError(
-            f"{path}: unreadable behind {len(found)} lines ({_first_line(error)}). Restore it, or "
+            f"{path}: unreadable after {len(entries)} lines ({_first_line(error)}). Restore it, or "
             "start a new run."
         ) from None
-    if missing := set(wanted) - set(found):
+    if missing := set(epochs) - set(entries):
         raise StoredDataError(
-            f"{path}: without epoch {min(missing)}, but last.pt is at epoch {state.epoch}. "
-            "Restore it, or start a new run."
+            f"{path}: lacks epoch {min(missing)}, but last.pt is at epoch {state.epoch}. Restore "
+            "it, or start a new run."
         )
-    yield from (found[epoch] for epoch in wanted)
+    yield from (entries[epoch] for epoch in epochs)
 
 
 def _first_line(error: Exception) -> str:

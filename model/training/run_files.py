@@ -1,13 +1,14 @@
-"""Files of a run, each vouched for by the run's ``manifest.json``. No torch.
+"""Files of a run, checked by the run's ``manifest.json``.
 
-The manifest holds, by file, the states that the file may be in: its size and crc32c, or null where
-it may be missing. There is one, but for the file that is being changed: a change is announced there
-before it is made, by a state that is added, and settled after it. So a run that is killed between
-any two writes is intact, and anything but what this run wrote is found: flipped bits, deleted
-files, another run's.
+The manifest lists, for each file, the states that it may be in: its size and crc32c, or null if it
+may be missing. A file has one state, except while it is being changed: the new state is added to
+the manifest before the change, and the old one is removed after it. So a run that is killed between
+any two writes is intact, and the manifest reveals everything that this run did not write: flipped
+bits, deleted files, files of another run.
 
-Runs of version 1 have no manifest; nothing vouches for their files. TensorBoard appends to its
-files of events by itself: they are added when the process that wrote them has ended.
+Runs of version 1 have no manifest, and their files are not checked. TensorBoard appends to its
+event files by itself; they are added to the manifest when the process that wrote them has ended.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ __all__ = [
     "verify_files",
 ]
 
-VERSION = 2  # of a run, as config.json has it; from 2 on there is a manifest
+VERSION = 2  # of a run's format, stored in config.json; from 2 on, runs have a manifest
 CONFIG, MANIFEST = "config.json", "manifest.json"
-DRAWN = ("curves.png", "report.html")  # of a run that has its result
+DRAWN = ("curves.png", "report.html")  # made from a finished run
 FORMAT = {"format": "antigram/run-manifest", "format_version": 1}
-ENDS = ("epochs", "patience")  # when a training ends; changing them changes no epoch before
+ENDS = ("epochs", "patience")  # settings that end a training, without effect on earlier epochs
 _EVENTS = "events.out.tfevents.*"
 _AT_ONCE = 16 << 20  # bytes
 
@@ -54,7 +55,7 @@ _State = dict[str, int] | None  # bytes and crc32c; None: missing
 
 @dataclass(slots=True)
 class _Summed:
-    """A file that sums up what is written to it."""
+    """A file that counts the bytes written to it and computes their checksum."""
 
     file: BinaryIO
     bytes: int = 0
@@ -76,40 +77,40 @@ class _Summed:
 
 @dataclass(slots=True)
 class RunFiles:
-    """The files of one run; only one process may write them.
+    """Files of a run; a single process may write them.
 
     Attributes:
-        folder: the run's.
+        folder: the run's folder.
         settings: content of config.json.
-        version: of the run's format.
+        version: version of the run's format.
     """
 
     folder: Path
     settings: dict[str, Any]
     version: int = VERSION
     _states: dict[str, list[_State]] = field(default_factory=dict)
-    _noted: str = ""  # the manifest as it is on disk
+    _manifest: str = ""  # its text on disk
 
     def begin(self) -> None:
-        """Make the folder of a new run, and its config.json."""
+        """Create the folder of a new run, with its config.json."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.jsonl", "best.pt"):  # of a first epoch that was killed
+        for name in ("metrics.jsonl", "best.pt"):  # left if the first epoch was killed
             (self.folder / name).unlink(missing_ok=True)
         self.settings = {"format": "antigram/run", "format_version": VERSION, **self.settings}
         self.write_json(CONFIG, self.settings)
 
     def move_end(self, config: Mapping[str, Any]) -> None:
-        """Note the config of a run that goes on for longer than it was to."""
+        """Store the settings of a run that is resumed with another end."""
         self.settings = {**self.settings, "config": dict(config)}
         self.write_json(CONFIG, self.settings)
 
     @classmethod
     def open(cls, folder: Path) -> RunFiles | None:
-        """Read what a run's folder holds; None if it was killed before it had noted anything.
+        """Open a run's folder; return None if the run was killed before it wrote config.json.
 
         Raises:
-            StoredDataError: written by a newer version.
-            DamagedError: config.json or the manifest is not as it was written.
+            StoredDataError: the run was written by a newer version.
+            DamagedError: config.json or the manifest is missing or damaged.
         """
         path = folder / CONFIG
         if not path.is_file():
@@ -130,24 +131,24 @@ class RunFiles:
             )
         if version == 1 and not (folder / MANIFEST).exists():
             return cls(folder, settings, 1)
-        states, noted = _read_manifest(folder)
-        found = cls(folder, settings, VERSION, states, noted)
-        found.check(CONFIG)
-        if json.loads(noted)["run"] != _identity(settings):
+        states, manifest = _read_manifest(folder)
+        files = cls(folder, settings, VERSION, states, manifest)
+        files.check(CONFIG)
+        if json.loads(manifest)["run"] != _identity(settings):
             raise DamagedError(f"{folder / MANIFEST}: another run's; {path} has other settings")
-        return found
+        return files
 
     def __contains__(self, name: str) -> bool:
-        """Whether the run has such a file."""
+        """Return whether the run has a file of this name."""
         if self.version < VERSION:
             return (self.folder / name).is_file()
         return name in self._states and (self.folder / name).exists()
 
     def check(self, *names: str) -> None:
-        """Read files and hold them against the manifest.
+        """Read files and compare them with the manifest.
 
         Raises:
-            DamagedError: one is missing, or not as this run wrote it.
+            DamagedError: a file is missing, or is not as this run wrote it.
         """
         for name in names:
             if problem := self.problem(name):
@@ -156,62 +157,67 @@ class RunFiles:
                 )
 
     def problem(self, name: str) -> str:
-        """What is wrong with a file; '' if nothing is, or if nothing vouches for it."""
+        """Return what is wrong with a file; empty if it is intact, or if there is no manifest."""
         if self.version < VERSION:
             return ""
         path, states = self.folder / name, self._states.get(name, [None])
         try:
-            found = _state_of(path)
+            state = _state_of(path)
         except OSError as error:
             return f"unreadable: {error.strerror}"
-        if found in states:
+        if state in states:
             return ""
-        if found is None:
+        if state is None:
             return "missing"
         if name not in self._states:
             return "not a file of this run"
-        if found["bytes"] not in {state["bytes"] for state in states if state}:
+        if state["bytes"] not in {known["bytes"] for known in states if known}:
             return "another length than this run wrote: truncated, or another run's"
         return "not as this run wrote it (crc32c): a bit has flipped, or it is another run's"
 
     def write(self, name: str, write: Callable[[Sink], object]) -> None:
-        """Write a file so that it is there as a whole or not at all, and vouch for it."""
+        """Write a file atomically, and record its state in the manifest.
+
+        Args:
+            name: of the file.
+            write: called with the open file.
+        """
         with atomic_file(self.folder / name) as file:
             summed = _Summed(file)
             write(summed)
             self._announce(name, summed.state())
         self._states[name] = [summed.state()]
-        self._note()
+        self._write_manifest()
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """See `write`."""
+        """Write bytes to a file: see `write`."""
         self.write(name, lambda file: file.write(content))
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """See `write`."""
+        """Write JSON to a file: see `write`."""
         self.write_bytes(name, (json.dumps(content, indent=2) + "\n").encode())
 
     def remove(self, *names: str) -> None:
-        """Delete those files that are there."""
+        """Delete files; those that do not exist are ignored."""
         for name in names:
             if name in self:
                 self._announce(name, None)
                 (self.folder / name).unlink(missing_ok=True)
             self._states.pop(name, None)
-        self._note()
+        self._write_manifest()
 
     def adopt_events(self) -> None:
-        """Vouch for TensorBoard's files, once no process writes them."""
+        """Add TensorBoard's event files to the manifest; no process may write them any more."""
         for path in self.folder.glob(_EVENTS):
             self._states.setdefault(path.name, [_state_of(path)])
-        self._note()
+        self._write_manifest()
 
     def clear_leftovers(self) -> None:
-        """Delete what a process left that was killed while it wrote."""
+        """Delete unfinished files of a process that was killed while it wrote them."""
         recover(self.folder)
 
     def verify(self) -> Iterator[Problem]:
-        """What is wrong with each file."""
+        """Yield a problem for each file that is damaged, missing or unknown."""
         finished = "result.json" in self
         for name in sorted(self._states):
             if problem := self.problem(name):
@@ -225,21 +231,22 @@ class RunFiles:
                 yield Problem(path, "unknown file: this run did not write it")
 
     def _announce(self, name: str, state: _State) -> None:
+        """Add a state to the manifest, before the file is changed to it."""
         self._states[name] = [*self._states.get(name, [None]), state]
-        self._note()
+        self._write_manifest()
 
-    def _note(self) -> None:
-        """Write the manifest."""
+    def _write_manifest(self) -> None:
+        """Write the manifest, if it has changed."""
         if self.version < VERSION:
             return
         content = {**FORMAT, "run": _identity(self.settings), "files": self._states}
-        if (text := _text(content)) != self._noted:
+        if (text := _text(content)) != self._manifest:
             write_text(self.folder / MANIFEST, text)
-            self._noted = text
+            self._manifest = text
 
 
 def has_manifest(folder: Path) -> bool:
-    """Whether a run has a manifest, or must have one: all but those of version 1."""
+    """Return whether a run has or must have a manifest, which is so from version 2 on."""
     path = folder / CONFIG
     if (folder / MANIFEST).exists() or not path.exists():
         return (folder / MANIFEST).exists() or _may_lack_config(folder)
@@ -251,7 +258,7 @@ def has_manifest(folder: Path) -> bool:
 
 
 def verify_files(folder: Path) -> Iterator[Problem]:
-    """Problems of a run with a manifest, which a training may be writing meanwhile."""
+    """Yield the problems of a run with a manifest, even while a training writes to it."""
     for _ in range(5):
         before = _bytes_of(folder / MANIFEST)
         problems = list(_verify(folder))
@@ -270,8 +277,8 @@ def _verify(folder: Path) -> Iterator[Problem]:
             return
         try:
             files = RunFiles(folder, {}, VERSION, _read_manifest(folder)[0])
-        except DamagedError as other:
-            yield Problem(folder / MANIFEST, str(other).partition(": ")[2])
+        except DamagedError as manifest_error:
+            yield Problem(folder / MANIFEST, str(manifest_error).partition(": ")[2])
             return
         yield from (p for p in files.verify() if p.path != Path(where))
         return
@@ -280,7 +287,7 @@ def _verify(folder: Path) -> Iterator[Problem]:
 
 
 def run_state(folder: Path) -> str:
-    """``finished``, or how an intact run goes on; and what a killed process left."""
+    """Return a text about an intact run: whether it is finished, and any unfinished files."""
     finished = (folder / "result.json").is_file()
     text = "finished" if finished else "not finished: the same command with `resume` goes on"
     if left := list(_leftovers(folder)):
@@ -289,22 +296,23 @@ def run_state(folder: Path) -> str:
 
 
 def _leftovers(folder: Path) -> Iterator[Path]:
-    """Files that were being written when the process was killed."""
+    """Return the files that were being written when a process was killed."""
     return (left.path for left in leftovers_of(folder))
 
 
 def _may_lack_config(folder: Path) -> bool:
-    """Whether a run was killed before it had its config.json."""
+    """Return whether config.json may be missing, as the run was killed before it was written."""
     if (folder / MANIFEST).exists():
         return None in _read_manifest(folder)[0].get(CONFIG, [None])
     return not set(folder.rglob("*")) - set(_leftovers(folder))
 
 
 def _read_manifest(folder: Path) -> tuple[dict[str, list[_State]], str]:
-    """States by file, and the manifest's text.
+    """Return the states of each file, and the text of the manifest.
 
     Raises:
-        DamagedError: missing, or not as it was written.
+        DamagedError: the manifest is missing or damaged.
+        StoredDataError: the manifest was written by a newer version.
     """
     path = folder / MANIFEST
     try:
@@ -327,22 +335,22 @@ def _read_manifest(folder: Path) -> tuple[dict[str, list[_State]], str]:
 
 
 def _text(content: Mapping[str, Any]) -> str:
-    """A manifest as it is stored, with its own digest."""
+    """Return the text of a manifest, with its own digest."""
     return canonical_json({**content, "digest": digest(content)}) + "\n"
 
 
 def _identity(settings: Mapping[str, Any]) -> str:
-    """Digest of what decides a run's numbers, less when it ends."""
+    """Return a digest of the settings that decide a run's numbers, without those of its end."""
     config = {key: value for key, value in settings["config"].items() if key not in ENDS}
-    kept = {"config": config, **{key: settings[key] for key in ("features", "grams")}}
-    return digest(json.dumps(kept, sort_keys=True))  # as text: names of files may be no UTF-8
+    identity = {"config": config, **{key: settings[key] for key in ("features", "grams")}}
+    return digest(json.dumps(identity, sort_keys=True))  # text, as file names may not be UTF-8
 
 
 def _state_of(path: Path) -> _State:
-    """Size and crc32c of a file; None if there is none.
+    """Return the size and crc32c of a file; None if there is no such file.
 
     Raises:
-        OSError: not a regular file, or it cannot be read.
+        OSError: the file is not regular, or cannot be read.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
