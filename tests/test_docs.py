@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import antigram
-from tests.pipeline import trees
+from tests.support import corpus_trees
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("changes/*.md")])
@@ -62,7 +62,7 @@ def test_the_reference_has_every_public_name_and_all_it_names_is_there():
 
 
 def test_the_example_of_the_reference_runs_as_it_stands(tmp_path, monkeypatch, capsys):
-    trees.fsdd(tmp_path / "corpora" / "fsdd")
+    corpus_trees.fsdd(tmp_path / "corpora" / "fsdd")
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "api.md").read_text()
     code = page.partition("```python\n")[2].partition("```")[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.trees import sound, wav
+from tests.support.corpus_trees import sound, wav
 from tests.support.shell import Shell
 
 # Clears the screen, retitles the window, C1's way to begin a sequence, text that runs backwards.

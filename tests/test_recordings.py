@@ -17,7 +17,7 @@ from antigram.model.nets.vgg import Vgg
 from antigram.model.training.checkpoint import save_tensors
 from antigram.pipeline.features.store import FeatureStore
 from tests.model.tiny import CLASSES, RATE, log_probabilities_of, make_store, sharp, sound
-from tests.pipeline import trees
+from tests.support import corpus_trees
 from tests.support.shell import Shell
 
 ARCH = Arch("vgg11", 1)
@@ -37,7 +37,7 @@ def made(tmp_path_factory):
         for number in range(9):
             y = sound(kind, rng, seconds=1 + number % 3)
             name = f"{kind}/{number}#7.wav"  # no segment's number
-            trees.wav(folder / "audio" / name, y, subtype="FLOAT")
+            corpus_trees.wav(folder / "audio" / name, y, subtype="FLOAT")
             split = "train" if number < 3 + 2 * (kind == "low") else "test"
             lines.append((name, kind, "loud" if number % 2 else "soft", split))
         lines[-1] = (*lines[-1][:3], "validation")
@@ -79,7 +79,7 @@ def softmax_of_mean(rows):
 def test_predict_hears_the_segments_that_the_net_was_trained_on(
     shell, tmp_path, heard, last_window
 ):
-    trees.iemocap(tmp_path / "iemocap", sessions=2)
+    corpus_trees.iemocap(tmp_path / "iemocap", sessions=2)
     preset = ["--preset", "paper"] if last_window == "end" else []
     prepare = ("prepare", "iemocap", "--source", tmp_path / "iemocap", *preset)
     shell.json(*prepare, "--seconds", 0.9, "--overlap", 0.4, "--name", "turns")
@@ -223,10 +223,10 @@ def test_predict_takes_folders_and_patterns(there):
 
 
 def test_one_unreadable_file_stops_predict_unless_it_may_be_skipped(there):
-    trees.wav(Path("audio/high/bad.wav"), np.full(8, 0.5)).write_bytes(b"RIFFxx")
+    corpus_trees.wav(Path("audio/high/bad.wav"), np.full(8, 0.5)).write_bytes(b"RIFFxx")
     y = np.full(3 * RATE, 0.1, np.float32)
     y[-5] = np.nan  # in its last segment: those before it were heard
-    trees.wav(Path("audio/high/nan.wav"), y, subtype="FLOAT")
+    corpus_trees.wav(Path("audio/high/nan.wav"), y, subtype="FLOAT")
     predict = ("predict", "--ckpt", "net.pt")
     there.refused(2, "audio/high/bad.wav: truncated", *predict, "audio/high")
     there.refused(2, "audio/high/nan.wav: NaN", *predict, "audio/high/nan.wav", "audio/low")
@@ -278,7 +278,7 @@ def test_a_table_is_complete_or_not_there_and_never_in_place_of_a_recording(ther
     predict = ("predict", "--ckpt", "net.pt", "--csv")
     there.refused(2, "wanted a file for the table", *predict, "audio/low/0#7.wav", "audio/high")
     there.refused(2, "there is no folder", *predict, "none/t.csv", "audio/high")
-    trees.wav(Path("audio/high/zz.wav"), np.full(RATE, np.nan), subtype="FLOAT")
+    corpus_trees.wav(Path("audio/high/zz.wav"), np.full(RATE, np.nan), subtype="FLOAT")
     there.refused(2, "zz.wav: NaN", *predict, "t.csv", "audio/high")
     assert not list(Path().glob("*t.csv*"))
 
@@ -286,7 +286,7 @@ def test_a_table_is_complete_or_not_there_and_never_in_place_of_a_recording(ther
 def test_many_files_are_predicted_64_segments_at_a_time_as_one_by_one(there, heard):
     for number in range(30):
         y = sound("noise", np.random.default_rng(number), seconds=1 + number % 4)
-        trees.wav(Path(f"many/{number:02d}.wav"), y)
+        corpus_trees.wav(Path(f"many/{number:02d}.wav"), y)
     said = there.json("predict", "--ckpt", "net.pt", "many")
     assert [len(x) for x in heard] == [64, 9]
     for number in (0, 3, 27, 28, 29):

@@ -11,7 +11,7 @@ from antigram.pipeline.corpora.asc import ASC
 from antigram.pipeline.corpus import Clip, CorpusError, Rejected, Skipped, locate
 from antigram.pipeline.features.listing import list_rows
 from antigram.pipeline.features.recipe import Recipe
-from tests.pipeline.trees import MAC_RUBBISH, sound, wav
+from tests.support.corpus_trees import MAC_RUBBISH, sound, wav
 
 
 def tree(home: Path) -> Path:

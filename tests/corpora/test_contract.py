@@ -22,7 +22,7 @@ from antigram.pipeline.corpus import Clip, Corpus, CorpusError, MixtureRequest, 
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.naming import recipe_for
 from tests.corpora.listing import rows_of
-from tests.pipeline import trees
+from tests.support import corpus_trees
 
 ROOT = Path(__file__).resolve().parents[2]
 COPY = "birds"  # as in docs/add-a-corpus.md; not registered, unless somebody has just followed it
@@ -253,5 +253,5 @@ def test_an_unknown_corpus_is_answered_with_the_known_ones():
 
 def test_of_two_versions_the_last_by_name_is_taken(tmp_path):
     for version in ("speech_commands_v0.01", "speech_commands_v0.02"):
-        trees.gsc(tmp_path / version)
+        corpus_trees.gsc(tmp_path / version)
     assert locate(find_corpus("gsc"), [tmp_path]).name == "speech_commands_v0.02"

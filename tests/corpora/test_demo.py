@@ -9,8 +9,8 @@ import pytest
 from antigram.pipeline.corpora.demo import DEMO
 from antigram.pipeline.corpus import CorpusError
 from tests.corpora.listing import clips_of
-from tests.pipeline import trees
-from tests.pipeline.trees import sound, wav
+from tests.support import corpus_trees
+from tests.support.corpus_trees import sound, wav
 
 
 def tree(home: Path) -> Path:
@@ -20,7 +20,7 @@ def tree(home: Path) -> Path:
             for emotion in ("neutral", "sad"):
                 y = sound(len(word + voice + emotion), 12_000)
                 wav(home / "speech" / f"{word}_{voice}_{emotion}_0.wav", y, rate=22_050)
-    trees.noise(home)
+    corpus_trees.noise(home)
     return home
 
 

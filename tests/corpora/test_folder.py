@@ -14,10 +14,10 @@ from antigram.pipeline.features.preparation import Prepared, prepare
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import verify_group
-from tests.pipeline import trees
-from tests.pipeline.trees import sound, wav
+from tests.support import corpus_trees
+from tests.support.corpus_trees import sound, wav
 
-tree = trees.folder
+tree = corpus_trees.folder
 
 METADATA = """\ufefffile_name,split,mood,singer
 a.wav,train,calm,ann
@@ -161,7 +161,7 @@ def test_any_label_column_makes_a_whole_store_or_is_refused_by_name(column, tabl
 
 def test_a_label_column_called_noise_does_not_clash_with_the_noise(table, tmp_path):
     (table / "metadata.csv").write_text("file_name,mood,noise\na.wav,x,car\nc.wav,y,bus\n")
-    found = noise_files([trees.noise(tmp_path / "ms-snsd")])[1]
+    found = noise_files([corpus_trees.noise(tmp_path / "ms-snsd")])[1]
     identity = NoiseBank.digest_of(found)
     with pytest.raises(InputError, match="noise"):
         prepared(table, tmp_path / "x.zarr", found, noise="high", noise_files=identity)

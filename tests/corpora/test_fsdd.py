@@ -9,10 +9,10 @@ import pytest
 from antigram.pipeline.corpora.fsdd import FSDD
 from antigram.pipeline.corpus import CorpusError
 from tests.corpora.listing import clips_of, labels_of, real_rows
-from tests.pipeline import trees
-from tests.pipeline.trees import sound, wav
+from tests.support import corpus_trees
+from tests.support.corpus_trees import sound, wav
 
-tree = trees.fsdd
+tree = corpus_trees.fsdd
 
 
 def test_fsdd_takes_0_to_4_are_test_and_5_to_9_validation(tmp_path):

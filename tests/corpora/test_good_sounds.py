@@ -7,9 +7,9 @@ import pytest
 from antigram.pipeline.corpora.good_sounds import GOOD_SOUNDS, goodness
 from antigram.pipeline.corpus import Clip, CorpusError
 from tests.corpora.listing import rows_of
-from tests.pipeline import trees_more
+from tests.support import corpus_trees
 
-tree = trees_more.good_sounds
+tree = corpus_trees.good_sounds
 
 
 @pytest.mark.parametrize(

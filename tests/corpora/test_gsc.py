@@ -9,10 +9,10 @@ import pytest
 from antigram.pipeline.corpora.gsc import GSC
 from antigram.pipeline.corpus import CorpusError
 from tests.corpora.listing import clips_of, labels_of, real_rows
-from tests.pipeline import trees
-from tests.pipeline.trees import sound, wav
+from tests.support import corpus_trees
+from tests.support.corpus_trees import sound, wav
 
-tree = trees.gsc
+tree = corpus_trees.gsc
 
 
 @pytest.fixture(scope="module")

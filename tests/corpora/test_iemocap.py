@@ -10,10 +10,10 @@ import pytest
 from antigram.pipeline.corpora.iemocap import IEMOCAP
 from antigram.pipeline.corpus import Clip, CorpusError, locate
 from tests.corpora.listing import clips_of, real_rows
-from tests.pipeline import trees
-from tests.pipeline.trees import sound, wav
+from tests.support import corpus_trees
+from tests.support.corpus_trees import sound, wav
 
-tree = trees.iemocap
+tree = corpus_trees.iemocap
 
 
 @pytest.fixture

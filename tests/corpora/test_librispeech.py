@@ -12,10 +12,10 @@ from antigram.pipeline.features.naming import recipe_for
 from antigram.pipeline.features.preparation import prepare
 from antigram.pipeline.features.split import SPLITS
 from tests.corpora.listing import labels_of, rows_of
-from tests.pipeline import trees_more
-from tests.pipeline.trees import RATE, sound
+from tests.support import corpus_trees
+from tests.support.corpus_trees import RATE, sound
 
-tree = trees_more.librispeech
+tree = corpus_trees.librispeech
 
 SPOKEN = [("the", 0.0, 0.5), ("cat", 0.5, 1.0), ("the", 1.2, 1.5), ("dog", 1.5, 2.0)]
 

@@ -14,7 +14,7 @@ from antigram.pipeline.corpora import FOLDER
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.naming import recipe_for, store_name
 from antigram.pipeline.features.preparation import Prepared, prepare
-from tests.pipeline.trees import sound, wav
+from tests.support.corpus_trees import sound, wav
 
 FILES = [f"{n:02d}.wav" for n in range(12)]
 

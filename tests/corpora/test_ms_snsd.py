@@ -13,10 +13,10 @@ from antigram.pipeline.features import rendering as render
 from antigram.pipeline.features.naming import recipe_for
 from antigram.pipeline.features.preparation import prepare
 from tests.corpora.listing import labels_of, rows_of
-from tests.pipeline import trees_more
-from tests.pipeline.trees import RATE
+from tests.support import corpus_trees
+from tests.support.corpus_trees import RATE
 
-tree = trees_more.ms_snsd
+tree = corpus_trees.ms_snsd
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from collections import Counter
 
 from antigram.pipeline.corpora.nsynth import NSYNTH
 from tests.corpora.listing import labels_of, rows_of
-from tests.pipeline import trees_more
+from tests.support import corpus_trees
 
-tree = trees_more.nsynth
+tree = corpus_trees.nsynth
 
 
 def test_families_may_hold_an_underscore_and_splits_are_the_publishers(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from antigram.pipeline.corpora.TEMPLATE import TEMPLATE
 from antigram.pipeline.corpus import CorpusError
 from tests.corpora.listing import clips_of
-from tests.pipeline.trees import MAC_RUBBISH, sound, wav
+from tests.support.corpus_trees import MAC_RUBBISH, sound, wav
 
 
 def tree(home: Path) -> Path:

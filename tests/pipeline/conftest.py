@@ -14,20 +14,20 @@ from antigram.pipeline.storage.chunks import STRING, ArraySpec, encode, write_ch
 from antigram.pipeline.storage.exchange import export_file
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import create_arrays, create_group, write_manifest
-from tests.pipeline import trees
 from tests.pipeline.small import prepare_gsc
+from tests.support import corpus_trees
 
 IDS = ["", "naïve", "日本/a", "x" * 500, "z"]
 
 
 @pytest.fixture(scope="session")
 def gsc_home(tmp_path_factory) -> Path:
-    return trees.gsc(tmp_path_factory.mktemp("gsc"))
+    return corpus_trees.gsc(tmp_path_factory.mktemp("gsc"))
 
 
 @pytest.fixture(scope="session")
 def noise_home(tmp_path_factory) -> Path:
-    return trees.noise(tmp_path_factory.mktemp("ms-snsd"))
+    return corpus_trees.noise(tmp_path_factory.mktemp("ms-snsd"))
 
 
 @pytest.fixture(scope="session")

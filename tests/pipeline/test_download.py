@@ -12,8 +12,8 @@ from antigram.pipeline.corpora import CORPORA, find_corpus
 from antigram.pipeline.corpus import locate
 from antigram.pipeline.download.corpora import download
 from antigram.pipeline.errors import InputError
-from tests.pipeline import trees
 from tests.pipeline.loopback import Server, tar_gz, zipped
+from tests.support import corpus_trees
 from tests.support.shell import Shell
 
 
@@ -33,7 +33,7 @@ def target(tmp_path):
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     """GSC as it is published: no folder at the top."""
-    return tar_gz(trees.gsc(tmp_path_factory.mktemp("tree")), "./")
+    return tar_gz(corpus_trees.gsc(tmp_path_factory.mktemp("tree")), "./")
 
 
 def holding(name, *archives):
@@ -179,7 +179,7 @@ def test_subsets_of_librispeech_are_added(server, tmp_path):
 
 
 def test_archives_with_a_top_folder_and_in_several_parts(server, tmp_path, noise_home):
-    tree = trees.fsdd(tmp_path / "tree")
+    tree = corpus_trees.fsdd(tmp_path / "tree")
     repository = server.archive("fsdd.zip", zipped(tree, "free-spoken-digit-dataset-1.0.10"))
     noise = server.archive("noise.zip", zipped(noise_home, "MS-SNSD-master"))
     parts = []

@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from antigram.pipeline.errors import InputError
-from tests.pipeline import trees
 from tests.pipeline.small import bytes_of, prepare_gsc
+from tests.support import corpus_trees
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def outside_training(clean) -> list[str]:
 def scale(home: Path, level: float, but: set[str] = frozenset()) -> None:
     for path in home.rglob("[!.]*.wav"):
         if path.relative_to(home).as_posix() not in but:
-            trees.wav(path, soundfile.read(path)[0] * level, subtype="FLOAT")
+            corpus_trees.wav(path, soundfile.read(path)[0] * level, subtype="FLOAT")
 
 
 def test_a_loud_segment_outside_the_training_split_is_not_stored_as_infinity(home, clean, tmp_path):
     loud = sorted(outside_training(clean))[0]
-    trees.wav(home / loud, trees.sound(5) * np.float32(3e6), subtype="FLOAT")
+    corpus_trees.wav(home / loud, corpus_trees.sound(5) * np.float32(3e6), subtype="FLOAT")
     target = tmp_path / "store.zarr"
     match = rf"1 of 24 segments.* float16 ends at 6.55e\+04: {loud}#0. Use `dtype=float32`"
     with pytest.raises(InputError, match=match):
@@ -44,12 +44,12 @@ def test_a_loud_segment_outside_the_training_split_is_not_stored_as_infinity(hom
 
 def test_the_largest_value_that_float16_holds_is_stored(home, clean, tmp_path):
     loud = sorted(outside_training(clean))[0]
-    sound = trees.sound(5) * np.float32(1e4)
-    trees.wav(home / loud, sound, subtype="FLOAT")
+    sound = corpus_trees.sound(5) * np.float32(1e4)
+    corpus_trees.wav(home / loud, sound, subtype="FLOAT")
     store = prepare_gsc(home, tmp_path / "a.zarr").store
     scale_up = 65_504 / store.features.read().max()
     for factor, fits in ((0.999, True), (1.001, False)):
-        trees.wav(home / loud, sound * np.float32(scale_up * factor), subtype="FLOAT")
+        corpus_trees.wav(home / loud, sound * np.float32(scale_up * factor), subtype="FLOAT")
         shutil.rmtree(tmp_path / "a.zarr", ignore_errors=True)
         if fits:
             values = prepare_gsc(home, tmp_path / "a.zarr", dtype="float16").store.features.read()
@@ -72,14 +72,16 @@ def test_what_is_too_loud_for_float32_beside_faint_training_is_refused(home, cle
     loud = outside_training(clean)
     scale(home, 1e-34, but=set(loud))
     for path in loud:
-        trees.wav(home / path, trees.sound(5) * np.float32(1e6), subtype="FLOAT")
+        corpus_trees.wav(home / path, corpus_trees.sound(5) * np.float32(1e6), subtype="FLOAT")
     with pytest.raises(InputError, match=r"float32 ends at 3.4e\+38: .* Leave these recordings"):
         prepare_gsc(home, tmp_path / "store.zarr")
     assert not (tmp_path / "store.zarr").exists()
 
 
 def test_the_command_line_says_it_in_one_line_with_code_2(shell, home, clean):
-    trees.wav(home / outside_training(clean)[0], trees.sound(5) * np.float32(3e6), subtype="FLOAT")
+    corpus_trees.wav(
+        home / outside_training(clean)[0], corpus_trees.sound(5) * np.float32(3e6), subtype="FLOAT"
+    )
     wanted = ("prepare", "gsc", "--source", home, "--name", "x")
     shell.refused(2, "Use --dtype float32", *wanted, "--dtype", "float16")
     assert not Path("workspace/features/x.zarr").exists()

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from antigram.pipeline.features.store import FeatureStore
-from tests.pipeline import trees
 from tests.pipeline.small import bytes_of
 from tests.reliability.record import keep
+from tests.support import corpus_trees
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -29,12 +29,12 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    return trees.gsc(tmp_path_factory.mktemp("many"), per_word=60)
+    return corpus_trees.gsc(tmp_path_factory.mktemp("many"), per_word=60)
 
 
 @pytest.fixture(scope="module")
 def noise_home(tmp_path_factory):
-    return trees.noise(tmp_path_factory.mktemp("noise"))
+    return corpus_trees.noise(tmp_path_factory.mktemp("noise"))
 
 
 def start(tmp_path, home, noise_home, target, workers=2):

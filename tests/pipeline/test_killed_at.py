@@ -11,8 +11,8 @@ import pytest
 
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import verify_group
-from tests.pipeline import trees
 from tests.pipeline.small import ROW_BYTES, bytes_of, names_in, prepare_gsc
+from tests.support import corpus_trees
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 16  # a chunk: two of the parts in which workers normalise
@@ -68,7 +68,7 @@ def make(home, target):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    return trees.gsc(tmp_path_factory.mktemp("many"), per_word=12)
+    return corpus_trees.gsc(tmp_path_factory.mktemp("many"), per_word=12)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from antigram.pipeline.corpus import CorpusError
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.naming import recipe_for
 from antigram.pipeline.features.preparation import prepare
-from tests.pipeline import trees, trees_more
-from tests.pipeline.trees import sound, wav
+from tests.support import corpus_trees
+from tests.support.corpus_trees import sound, wav
 
 
 @pytest.fixture(autouse=True)
@@ -49,20 +49,20 @@ def nothing(path: Path) -> None:
 
 
 def with_table(home: Path) -> Path:
-    trees.folder(home)
+    corpus_trees.folder(home)
     (home / "metadata.csv").write_text("file_name,mood\ncat/cat_0.wav,x\ndog/dog_0.wav,y\n")
     return home
 
 
 # Corpus, its tree, and the file of it that an adapter opens itself.
 OPENED = [
-    ("gsc", trees.gsc, "testing_list.txt"),
-    ("gsc", trees.gsc, "validation_list.txt"),
-    ("iemocap", trees.iemocap, "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"),
+    ("gsc", corpus_trees.gsc, "testing_list.txt"),
+    ("gsc", corpus_trees.gsc, "validation_list.txt"),
+    ("iemocap", corpus_trees.iemocap, "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"),
     ("folder", with_table, "metadata.csv"),
-    ("nsynth", trees_more.nsynth, "nsynth-valid/examples.json"),
-    ("good-sounds", trees_more.good_sounds, "database.sqlite"),
-    ("librispeech", trees_more.librispeech, "*.alignment.txt"),
+    ("nsynth", corpus_trees.nsynth, "nsynth-valid/examples.json"),
+    ("good-sounds", corpus_trees.good_sounds, "database.sqlite"),
+    ("librispeech", corpus_trees.librispeech, "*.alignment.txt"),
 ]
 
 
@@ -89,7 +89,7 @@ def test_noise_that_is_no_regular_file_is_refused(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", [pipe, device, folder, nothing])
 def test_a_recording_that_is_no_regular_file_is_a_reject(kind, tmp_path):
-    home = trees.folder(tmp_path / "home")
+    home = corpus_trees.folder(tmp_path / "home")
     kind(home / "cat" / "odd.wav")
     (home / "metadata.csv").write_text("file_name,mood\ncat/odd.wav,x\ncat/cat_0.wav,x\n")
     corpus, recipe = recipe_for(CORPORA["folder"], {})
@@ -108,12 +108,12 @@ def test_a_text_without_end_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_textgrid_or_database_without_end_is_refused_before_a_library_opens_it(tmp_path):
-    home = trees_more.good_sounds(tmp_path / "home")
+    home = corpus_trees.good_sounds(tmp_path / "home")
     os.truncate(home / "database.sqlite", 1 << 40)  # sparse: it takes no room
     corpus, recipe = recipe_for(CORPORA["good-sounds"], {})
     with pytest.raises(CorpusError, match=r"database\.sqlite: .*1100 GB, wanted at most 268 MB"):
         prepare(corpus, home, recipe, tmp_path / "x.zarr")
-    speech = trees_more.librispeech(tmp_path / "speech")
+    speech = corpus_trees.librispeech(tmp_path / "speech")
     grid = min(speech.rglob("*.alignment.txt"))
     for path in speech.rglob("*.alignment.txt"):
         path.unlink()

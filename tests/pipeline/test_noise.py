@@ -14,8 +14,8 @@ from antigram.pipeline.audio.noise import (
     noise_files,
 )
 from antigram.pipeline.corpus import CorpusError
-from tests.pipeline.trees import RATE, sound, wav
 from tests.reference.scipy_features import rms
+from tests.support.corpus_trees import RATE, sound, wav
 
 DBFS_25 = 10 ** (-25 / 20)
 LEVELS = [*SNR_LEVELS["low"], *SNR_LEVELS["high"]]

@@ -11,8 +11,8 @@ from antigram.pipeline.errors import InputError
 from antigram.pipeline.features import rendering as render
 from antigram.pipeline.features.listing import list_rows
 from antigram.pipeline.storage.chunks import ArraySpec, chunk_path
-from tests.pipeline import trees
 from tests.pipeline.small import ROW_BYTES, bytes_of, flip, gsc_recipe, prepare_gsc
+from tests.support import corpus_trees
 
 
 def at_the_beginning(act):
@@ -63,7 +63,7 @@ def test_a_recording_that_changes_between_the_two_passes_is_noticed_where_it_is_
     def on_progress(stage, done, _total):
         if (stage, done) == ("normalise", before):
             (raw / "00000005.f32").unlink()
-            trees.wav(home / "zero" / "0000ab03_nohash_1.wav", trees.sound(999))
+            corpus_trees.wav(home / "zero" / "0000ab03_nohash_1.wav", corpus_trees.sound(999))
 
     with pytest.raises(InputError, match="recordings changed while they were read"):
         prepare_gsc(home, tmp_path / "gsc.zarr", on_progress=on_progress)
@@ -101,7 +101,9 @@ def test_a_task_may_be_run_twice(gsc_home, tmp_path):
 def test_raw_blocks_go_as_soon_as_no_chunk_needs_them(rejected, gsc_home, tmp_path):
     home = Path(shutil.copytree(gsc_home, tmp_path / "gsc"))
     if rejected:  # each chunk then takes rows of two blocks
-        trees.wav(home / "one" / "0000ab00_nohash_0.wav", np.full(16_000, np.nan), subtype="FLOAT")
+        corpus_trees.wav(
+            home / "one" / "0000ab00_nohash_0.wav", np.full(16_000, np.nan), subtype="FLOAT"
+        )
     partial, seen = tmp_path / ".gsc.zarr.partial", []
 
     def on_progress(stage, done, total):

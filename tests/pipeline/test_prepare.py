@@ -12,9 +12,9 @@ from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import verify_group
 from antigram.pipeline.workspace import is_locked
-from tests.pipeline import trees
 from tests.pipeline.small import bytes_of, flip, names_in, prepare_gsc
 from tests.reference.scipy_features import magnitudes, padded
+from tests.support import corpus_trees
 
 EPS = np.finfo(np.float32).eps
 SILENT = "one/0000ab03_nohash_0"
@@ -158,7 +158,7 @@ def test_another_recipe_replaces_the_store(store_copy, clean, gsc_home):
 def test_a_corpus_with_one_clip_more_replaces_the_store(gsc_home, clean, tmp_path):
     home = shutil.copytree(gsc_home, tmp_path / "gsc")
     target = shutil.copytree(clean.store.path, tmp_path / "gsc.zarr")
-    trees.wav(home / "two" / "0000ab07_nohash_0.wav", trees.sound(999))
+    corpus_trees.wav(home / "two" / "0000ab07_nohash_0.wav", corpus_trees.sound(999))
     assert len(prepare_gsc(home, target).store) == 25
 
 
@@ -182,7 +182,7 @@ def test_a_store_without_its_manifest_is_made_again(store_copy, noisy, gsc_home,
 
 def test_training_clips_that_are_all_silent_are_refused(tmp_path):
     for n in range(3):
-        trees.wav(tmp_path / "gsc" / "one" / f"0000000{n}_nohash_0.wav", np.zeros(16_000))
+        corpus_trees.wav(tmp_path / "gsc" / "one" / f"0000000{n}_nohash_0.wav", np.zeros(16_000))
     with pytest.raises(InputError, match="training segments are silent: nothing to learn"):
         prepare_gsc(tmp_path / "gsc", tmp_path / "gsc.zarr")
     assert not (tmp_path / "gsc.zarr").exists()

@@ -12,8 +12,8 @@ import pytest
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import verify_group
-from tests.pipeline import trees
 from tests.pipeline.small import bytes_of, names_in, prepare_gsc
+from tests.support import corpus_trees
 
 BAD_HEADER = "one/0000ab00_nohash_0.wav"
 BAD_SAMPLE = "two/0000ab02_nohash_1.wav"
@@ -25,17 +25,17 @@ def make_truncated(path: Path) -> None:
 
 
 def make_nan(path: Path) -> None:
-    y = trees.sound(1)
+    y = corpus_trees.sound(1)
     y[5_000] = np.nan
-    trees.wav(path, y, subtype="FLOAT")
+    corpus_trees.wav(path, y, subtype="FLOAT")
 
 
 def make_too_loud(path: Path) -> None:
-    trees.wav(path, trees.sound(1) * np.float32(1e30), subtype="FLOAT")
+    corpus_trees.wav(path, corpus_trees.sound(1) * np.float32(1e30), subtype="FLOAT")
 
 
 def make_missing_frames(path: Path) -> None:
-    trees.wav(path, np.zeros(0))
+    corpus_trees.wav(path, np.zeros(0))
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_an_unusable_clip_leaves_the_store_of_another_recipe_in_place(
 def test_nothing_usable_is_an_error_even_if_all_rejects_are_allowed(tmp_path):
     for n in range(3):
         path = tmp_path / "gsc" / "one" / f"0000000{n}_nohash_0.wav"
-        trees.wav(path, trees.sound(n))
+        corpus_trees.wav(path, corpus_trees.sound(n))
         make_truncated(path)
     with pytest.raises(InputError, match="no usable recording"):
         prepare_gsc(tmp_path / "gsc", tmp_path / "gsc.zarr", max_rejected=9)

@@ -14,9 +14,9 @@ from antigram.pipeline.corpora import CORPORA
 from antigram.pipeline.features.naming import recipe_for
 from antigram.pipeline.features.preparation import prepare
 from antigram.pipeline.features.source_record import path_of, read_sources
-from tests.pipeline import trees
 from tests.pipeline.small import bytes_of, flip, names_in, prepare_gsc
 from tests.pipeline.test_prepare_broken import Stopped, stop_at
+from tests.support import corpus_trees
 
 ONE, TWO = "one/0000ab00_nohash_0.wav", "two/0000ab03_nohash_1.wav"
 AN_HOUR_NS = 3_600_000_000_000
@@ -39,7 +39,7 @@ def age(path: Path) -> None:
 def edit(path: Path, seed: int = 999) -> None:
     """Other samples in a file of the same size."""
     size = path.stat().st_size
-    trees.wav(path, trees.sound(seed, (size - 44) // 2))
+    corpus_trees.wav(path, corpus_trees.sound(seed, (size - 44) // 2))
     assert path.stat().st_size == size
 
 
@@ -91,7 +91,7 @@ def test_recordings_that_were_only_touched_leave_the_store_alone_and_are_read_on
 
 def test_a_recording_that_had_just_been_written_is_read_again(home, edited, tmp_path):
     # File systems keep times in steps: an edit in the same step shows the same time.
-    trees.wav(home / ONE, trees.sound(5))
+    corpus_trees.wav(home / ONE, corpus_trees.sound(5))
     target = tmp_path / "a.zarr"
     prepare_gsc(home, target)
     edit_and_hide(home / ONE)
@@ -244,7 +244,7 @@ def long_ones(tmp_path, monkeypatch) -> Path:
 
     monkeypatch.setattr(chunks, "_TARGET_BYTES", 4 * 126 * 129 * 4)
     for seed, name in enumerate(("a/x.wav", "b/y.wav")):
-        trees.wav(tmp_path / "long" / name, trees.sound(seed, 160_000))
+        corpus_trees.wav(tmp_path / "long" / name, corpus_trees.sound(seed, 160_000))
         age(tmp_path / "long" / name)
     return tmp_path / "long"
 
@@ -279,9 +279,13 @@ def test_a_long_recording_has_one_checksum_whatever_the_number_of_blocks(long_on
 def test_clean_speech_of_mixtures_that_was_edited_makes_the_store_again(tmp_path):
     home = tmp_path / "ms-snsd"
     for n in range(4):
-        trees.wav(home / "clean_train" / f"clnsp{n}.wav", trees.sound(n, 80_000))
-        trees.wav(home / "noise_train" / f"Babble_{n}.wav", trees.sound(20 + n, 48_000))
-        trees.wav(home / "noise_train" / f"Typing_{n}.wav", trees.sound(40 + n, 48_000))
+        corpus_trees.wav(home / "clean_train" / f"clnsp{n}.wav", corpus_trees.sound(n, 80_000))
+        corpus_trees.wav(
+            home / "noise_train" / f"Babble_{n}.wav", corpus_trees.sound(20 + n, 48_000)
+        )
+        corpus_trees.wav(
+            home / "noise_train" / f"Typing_{n}.wav", corpus_trees.sound(40 + n, 48_000)
+        )
     from antigram.pipeline.audio.noise import NoiseBank, noise_files
 
     noise = noise_files([home])[1]
@@ -344,16 +348,16 @@ def test_killed_before_it_is_published_the_store_that_is_made_again_is_still_mad
 def test_a_recording_that_changes_after_it_was_listed_is_told_of_and_read_anew(home, tmp_path):
     def on_progress(stage, done, total):
         if stage == "headers" and done == total:
-            trees.wav(home / ONE, trees.sound(7, 15_000))
+            corpus_trees.wav(home / ONE, corpus_trees.sound(7, 15_000))
 
     target, said = tmp_path / "a.zarr", []
     with pytest.raises(ValueError, match="1 unusable"):  # it has become shorter
         prepare_gsc(home, target, on_progress=on_progress)
-    trees.wav(home / ONE, trees.sound(7, 12_000))
+    corpus_trees.wav(home / ONE, corpus_trees.sound(7, 12_000))
 
     def grow(stage, done, total):
         if stage == "headers" and done == total:
-            trees.wav(home / ONE, trees.sound(7, 16_000))
+            corpus_trees.wav(home / ONE, corpus_trees.sound(7, 16_000))
 
     prepare_gsc(home, target, on_progress=grow, on_message=said.append)
     assert f"1 recordings changed after they were listed ({ONE})" in said[-1]

@@ -13,8 +13,8 @@ from antigram.pipeline.features.preparation import prepare
 from antigram.pipeline.features.split import SPLITS
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.features.summary import summarise
-from tests.pipeline import trees
 from tests.pipeline.small import prepare_gsc
+from tests.support import corpus_trees
 
 
 def counted(store: FeatureStore, label: str) -> dict[str, dict[str, int]]:
@@ -70,7 +70,9 @@ def test_prepare_ends_with_a_table_of_classes_groups_lengths_and_noise(
 def test_a_store_says_which_split_is_empty_and_which_classes_are_missing(shell, tmp_path):
     for name, takes in (("high", 6), ("low", 6), ("rare", 1)):
         for take in range(takes):
-            trees.wav(tmp_path / "own" / name / f"{take}.wav", trees.sound(take, 8_000))
+            corpus_trees.wav(
+                tmp_path / "own" / name / f"{take}.wav", corpus_trees.sound(take, 8_000)
+            )
     rows = "".join(
         f"{name}/{take}.wav,{name},{'ab'[take % 2]}\n"
         for name in ("high", "low")
@@ -97,7 +99,9 @@ def test_of_many_classes_the_smallest_and_the_largest_are_shown(tmp_path):
     home = tmp_path / "own"
     for number in range(30):
         for take in range(1 + (number == 7) + (number != 4)):
-            trees.wav(home / f"class{number:02d}" / f"{take}.wav", trees.sound(take, 4_000))
+            corpus_trees.wav(
+                home / f"class{number:02d}" / f"{take}.wav", corpus_trees.sound(take, 4_000)
+            )
     summary = summarise(folder_store(home, tmp_path / "x.zarr"))
     lines = summary.lines()
     assert len(summary.classes) == 30
@@ -113,8 +117,8 @@ def test_of_many_classes_the_smallest_and_the_largest_are_shown(tmp_path):
 def test_lengths_are_of_recordings_and_what_is_padded_is_counted_in_segments(tmp_path):
     home = tmp_path / "own"
     for n, samples in enumerate((8_000, 40_000, 48_000, 36_000)):  # at 16 kHz
-        trees.wav(home / "a" / f"{n}.wav", trees.sound(n, samples))
-        trees.wav(home / "b" / f"{n}.wav", trees.sound(n, 16_000))
+        corpus_trees.wav(home / "a" / f"{n}.wav", corpus_trees.sound(n, samples))
+        corpus_trees.wav(home / "b" / f"{n}.wav", corpus_trees.sound(n, 16_000))
     summary = summarise(folder_store(home, tmp_path / "x.zarr"))
     assert summary.lengths == {
         "shortest_s": 0.5, "median_s": 1.0, "longest_s": 3.0, "cut": 0, "padded": 2,

@@ -10,7 +10,7 @@ from torchaudio import functional as reference
 from antigram.pipeline.audio.augmentation import COLUMNS, apply_views
 from antigram.pipeline.audio.noise import mix
 from antigram.pipeline.audio.stft import stft
-from tests.pipeline.trees import sound
+from tests.support.corpus_trees import sound
 
 EPS = np.finfo(np.float32).eps
 RATE = 16_000

@@ -1,1 +1,1 @@
-"""What several test folders make use of."""
+"""What tests make: recordings, corpora, stores, networks, runs, servers, shells."""
