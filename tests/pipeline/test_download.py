@@ -12,8 +12,9 @@ from antigram.pipeline.corpora import CORPORA, find_corpus
 from antigram.pipeline.corpus import locate
 from antigram.pipeline.download.corpora import download
 from antigram.pipeline.errors import InputError
-from tests.pipeline.loopback import Server, tar_gz, zipped
 from tests.support import corpus_trees
+from tests.support.archives import tar_gz, zipped
+from tests.support.http_server import Server
 from tests.support.shell import Shell
 
 

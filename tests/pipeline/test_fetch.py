@@ -9,7 +9,7 @@ import pytest
 import antigram.pipeline.download.fetch
 from antigram.pipeline.download.fetch import fetch
 from antigram.pipeline.errors import InputError
-from tests.pipeline.loopback import HTML, Server
+from tests.support.http_server import HTML, Server
 
 DATA = gzip.compress(np.random.default_rng(5).bytes(300_000))
 DIGEST = hashlib.sha256(DATA).hexdigest()

@@ -1,10 +1,7 @@
-"""A web server on this machine that can misbehave, and archives for it to serve."""
+"""A web server on this machine that can misbehave."""
 
 import hashlib
-import io
-import tarfile
 import threading
-import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from antigram.pipeline.corpus import Archive
@@ -73,18 +70,3 @@ class Server:
         """An archive whose size and hash are published."""
         digest = hashlib.sha256(data).hexdigest()
         return self.archive(name, data, size=len(data), known_hash=f"sha256:{digest}")
-
-
-def tar_gz(folder, top):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        tar.add(folder, top)
-    return buffer.getvalue()
-
-
-def zipped(folder, top):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as opened:
-        for path in sorted(folder.rglob("*")):
-            opened.write(path, f"{top}/{path.relative_to(folder).as_posix()}")
-    return buffer.getvalue()
