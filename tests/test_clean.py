@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from antigram.pipeline.workspace import locked
-from tests.pipeline.small import bytes_of
+from tests.support.files import bytes_of
 
 SPACE = Path("workspace")
 STORE, CACHE = SPACE / "features" / "tones.zarr", SPACE / "grams" / "tones--net.zarr"

@@ -16,7 +16,8 @@ import torch
 
 from antigram.model.nets.arch import Arch
 from tests.cache.conftest import content_of
-from tests.model.tiny import make_store, metrics, save_teacher, write_corpus
+from tests.model.tiny import metrics, save_teacher, write_corpus
+from tests.support.stores import make_store
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -17,7 +17,8 @@ from antigram.cache.plan import plan_layers
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
 from tests.model.conftest import _one_thread  # noqa: F401 - for these tests, too
-from tests.model.tiny import CPU, make_store, save_teacher, write_corpus
+from tests.model.tiny import CPU, save_teacher, write_corpus
+from tests.support.stores import make_store
 
 ARCH = Arch("vgg16", 2)
 LAYERS = (1, 5, 13)

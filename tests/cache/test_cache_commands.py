@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.cache.conftest import content_of, place_of
-from tests.model.tiny import flip, metrics
+from tests.model.tiny import metrics
+from tests.support.files import flip
 from tests.support.shell import Shell
 
 

@@ -22,7 +22,8 @@ from antigram.model.training.train import train
 from antigram.pipeline.errors import DamagedError, InputError, StaleError
 from antigram.pipeline.storage.exchange import export_file, import_file
 from tests.cache.conftest import ARCH, LAYERS, content_of, place_of
-from tests.model.tiny import CPU, flip, metrics
+from tests.model.tiny import CPU, metrics
+from tests.support.files import flip
 
 CLIPS = np.array([9, 2, 14, 2, 0, 12])  # of all four chunks, the last of which holds three rows
 KINDS = {  # codec, dtype, aggregation

@@ -20,7 +20,8 @@ from antigram.pipeline.storage.mapped import MappedArray
 from antigram.pipeline.storage.publish import publish
 from antigram.studies.verify import verify_cache, verify_store
 from tests.cache.conftest import ARCH, LAYERS, content_of
-from tests.model.tiny import CPU, make_store, metrics
+from tests.model.tiny import CPU, metrics
+from tests.support.stores import make_store
 
 ROW_BYTES = 126 * 129 * 4
 

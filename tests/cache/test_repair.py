@@ -10,8 +10,8 @@ from antigram.cache.layer import layers_of
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.studies.verify import verify_cache
 from tests.cache.conftest import ARRAYS, content_of
-from tests.model.tiny import flip
 from tests.reliability.record import keep
+from tests.support.files import flip
 
 CHUNKS = 4  # of 15 clips: 4, 4, 4 and 3
 ROWS = (4, 4, 4, 3)
@@ -245,7 +245,7 @@ def test_each_of_100_random_damages_is_found(codec, copy, built, store, rng):
         if kind == "older version" and chunk_of(older, layer, array, index).read_bytes() == raw:
             continue  # of a rank that loses nothing the energy is 1 in any net
         if kind == "flip":
-            flip(file, int(rng.integers(len(raw))), 1 << int(rng.integers(8)))
+            flip(file, int(rng.integers(len(raw))), int(rng.integers(8)))
         else:
             DAMAGES[kind](file, other, chunk_of(older, layer, array, index))
         where = f"{kind} of {file.relative_to(path)}"

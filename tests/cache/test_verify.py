@@ -14,12 +14,13 @@ from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.studies.verify import kind_of, verify_cache, verify_run, verify_store
 from tests.cache.conftest import ARCH
-from tests.model.tiny import CPU, copy_store, flip
+from tests.model.tiny import CPU
+from tests.support.files import flip
 
 
 @pytest.fixture
 def copied(store, tmp_path):
-    return copy_store(store.path, tmp_path / "features" / "copy.zarr")
+    return shutil.copytree(store.path, tmp_path / "features" / "copy.zarr")
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +34,7 @@ def finished(store, tmp_path_factory):
 
 @pytest.fixture
 def run(finished, tmp_path):
-    return copy_store(finished, tmp_path / "runs" / "run")
+    return shutil.copytree(finished, tmp_path / "runs" / "run")
 
 
 def files_of(path):
@@ -232,7 +233,7 @@ def test_a_flipped_bit_in_a_stores_metadata_is_never_read_as_something_else(copi
 
 
 def test_compmul_of_the_negative_input_is_refused(store, teacher, corpus, tmp_path):
-    copy_store(store.path, tmp_path / "features" / "tiny.zarr")
+    shutil.copytree(store.path, tmp_path / "features" / "tiny.zarr")
     asked = "--layer 1 --tap released --aggregation compmul --data tiny --device cpu".split()
     result = CliRunner().invoke(
         cli.app,

@@ -17,7 +17,7 @@ from tests.model.run_tools import (
     stop_at,
     train_baseline,
 )
-from tests.model.tiny import flip
+from tests.support.files import flip
 
 STATES = ("finished", "stopped")
 
@@ -63,7 +63,7 @@ def test_every_flipped_bit_in_any_file_of_a_run_is_found(run, rng):
         raw = (run / name).read_bytes()
         places = {0, len(raw) - 1, *rng.integers(len(raw), size=6).tolist()}
         for place in sorted(places):
-            flip(run / name, place, 1 << int(rng.integers(8)))
+            flip(run / name, place, int(rng.integers(8)))
             assert run / name in found_in(run), f"bit in byte {place} of {name}"
             (run / name).write_bytes(raw)
     assert not found_in(run)

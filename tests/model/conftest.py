@@ -8,7 +8,8 @@ import torch
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.training.config import TrainConfig
-from tests.model.tiny import checkpoint_of, make_store, save_teacher, write_corpus
+from tests.model.tiny import checkpoint_of, save_teacher, write_corpus
+from tests.support.stores import make_store
 
 ARCH = Arch("vgg11", 2)
 

@@ -18,16 +18,8 @@ from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.preparation import prepare
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.store import FeatureStore
-from tests.model.tiny import (
-    CLASSES,
-    CPU,
-    RATE,
-    checkpoint_of,
-    log_probabilities_of,
-    make_store,
-    sharp,
-    sound,
-)
+from tests.model.tiny import CLASSES, CPU, RATE, checkpoint_of, log_probabilities_of, sharp, sound
+from tests.support.stores import make_store
 
 ARCH = Arch("vgg11", 2)
 CONFUSION = np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]])

@@ -15,7 +15,8 @@ from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.mapped import MappedArray
 from tests.model.conftest import ARCH
-from tests.model.tiny import CLASSES, CPU, RATE, make_store, sound
+from tests.model.tiny import CLASSES, CPU, RATE, sound
+from tests.support.stores import make_store
 
 SPEAKERS = ("ann", "bob", "cid", "dee", "eve")
 

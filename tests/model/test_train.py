@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.studies.report import draw_run
 from tests.model.conftest import ARCH
-from tests.model.tiny import CPU, copy_store, flip, metrics
+from tests.model.tiny import CPU, metrics
+from tests.support.files import flip
 
 NUMBERS = ("loss", "ce", "at", "accuracy")
 
@@ -271,7 +273,7 @@ def test_a_split_without_clips_is_refused(run_mode, store):
 
 
 def test_damaged_features_stop_a_training(run_mode, store, tmp_path):
-    broken = copy_store(store.path, tmp_path / "broken.zarr")
+    broken = shutil.copytree(store.path, tmp_path / "broken.zarr")
     flip(broken / "features" / "c" / "0" / "0" / "0", 100_000)
     with pytest.raises(DamagedError, match=r"features/c/0/0/0.*crc32c"):
         run_mode(on=FeatureStore(broken))

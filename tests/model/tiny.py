@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +13,6 @@ import torch
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.checkpoint import Checkpoint, Teacher, open_teacher, save_tensors
-from antigram.pipeline.corpora import CORPORA
-from antigram.pipeline.features.preparation import prepare
-from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.store import FeatureStore
 
 RATE = 16_000
@@ -42,11 +38,6 @@ def write_corpus(home: Path, *, clips=14, seconds=1.0, seed=7):
                 y[:] = 0
             soundfile.write(home / kind / f"{number:02d}.wav", y, RATE, subtype="FLOAT")
     return home
-
-
-def make_store(home: Path, target: Path, **recipe) -> FeatureStore:
-    given = {"corpus": "folder", "longer": "segment", **recipe}
-    return prepare(CORPORA["folder"], home, Recipe(**given), target).store
 
 
 def checkpoint_of(arch: Arch, store: FeatureStore, *, seed=11, classes=None) -> Checkpoint:
@@ -91,17 +82,6 @@ def sharp(arch: Arch, store: FeatureStore, **changes) -> Checkpoint:
 def save_teacher(path: Path, arch: Arch, store: FeatureStore, *, seed=11) -> Teacher:
     save_tensors(path, checkpoint_of(arch, store, seed=seed).to_plain())
     return open_teacher(path)
-
-
-def flip(path: Path, place: int = -9, bit: int = 1) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[place] ^= bit
-    path.write_bytes(raw)
-
-
-def copy_store(path: Path, target: Path) -> Path:
-    shutil.copytree(path, target)
-    return target
 
 
 def metrics(run: Path):

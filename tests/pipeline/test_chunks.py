@@ -22,7 +22,7 @@ from antigram.pipeline.storage.durable import atomic_file
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.journal import Journal
 from antigram.pipeline.storage.manifest import create_arrays, create_group, write_manifest
-from tests.pipeline.small import flip
+from tests.support.files import flip
 
 SPECS = {
     "exact": ArraySpec("features", (8, 3, 5), "float32", 4),

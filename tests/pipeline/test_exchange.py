@@ -16,7 +16,7 @@ from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.exchange import export_file, import_file
 from tests.pipeline.conftest import IDS
-from tests.pipeline.small import all_names_in, bytes_of, flip
+from tests.support.files import all_names_in, bytes_of, flip
 
 ROOT = Path(__file__).resolve().parents[2]
 ARRAYS = {"clip_id", "features", "labels/speaker", "labels/word", "source", "split"}

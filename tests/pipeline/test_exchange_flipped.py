@@ -14,7 +14,7 @@ import pytest
 from antigram import cli
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.storage.exchange import export_file, import_file, verify_export
-from tests.pipeline.small import flip
+from tests.support.files import flip
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ import json, signal, sys
 from pathlib import Path
 import antigram.pipeline.storage.exchange as exchange
 from antigram.pipeline.errors import DamagedError, InputError
-from tests.pipeline.small import bytes_of
+from tests.support.files import bytes_of
 exchange.flush_filesystem = lambda _: None
 source, folder, flips = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 raw, made, wrong = source.read_bytes(), 0, []

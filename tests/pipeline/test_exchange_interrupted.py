@@ -12,7 +12,7 @@ import pytest
 
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.exchange import export_file, import_file
-from tests.pipeline.small import all_names_in, bytes_of
+from tests.support.files import all_names_in, bytes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ import pytest
 
 from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
 from antigram.pipeline.storage.exchange import import_file
-from tests.pipeline.small import all_names_in, bytes_of, flip
+from tests.support.files import all_names_in, bytes_of, flip
 
 
 def refused(error, match: str, file: Path, features: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 import soundfile
 
 from antigram.pipeline.errors import InputError
-from tests.pipeline.small import bytes_of, prepare_gsc
 from tests.support import corpus_trees
+from tests.support.files import bytes_of
+from tests.support.stores import prepare_gsc
 
 
 @pytest.fixture

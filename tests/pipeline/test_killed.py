@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from antigram.pipeline.features.store import FeatureStore
-from tests.pipeline.small import bytes_of
 from tests.reliability.record import keep
 from tests.support import corpus_trees
+from tests.support.files import bytes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.pipeline.small import prepare_gsc
+from tests.support.stores import prepare_gsc
 if __name__ == "__main__":
     home, noise, target, workers = sys.argv[1:]
     print("begun", flush=True)

@@ -11,8 +11,9 @@ import pytest
 
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import verify_group
-from tests.pipeline.small import ROW_BYTES, bytes_of, names_in, prepare_gsc
 from tests.support import corpus_trees
+from tests.support.files import bytes_of, names_in
+from tests.support.stores import ROW_BYTES, prepare_gsc
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 16  # a chunk: two of the parts in which workers normalise
@@ -62,7 +63,7 @@ if __name__ == "__main__":
 
 def make(home, target):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.pipeline.small.ROW_BYTES", ROWS * ROW_BYTES // 4)  # it has 4 a chunk
+        patch.setattr("tests.support.stores.ROW_BYTES", ROWS * ROW_BYTES // 4)  # it has 4 a chunk
         return prepare_gsc(home, target)
 
 

@@ -16,7 +16,7 @@ from antigram.pipeline.storage.manifest import (
     verify_group,
 )
 from antigram.pipeline.storage.manifest import write_manifest as write
-from tests.pipeline.small import flip
+from tests.support.files import flip
 
 FEATURES = ArraySpec("features", (6, 2, 3), "float32", 4)
 LABELS = ArraySpec("labels/word", (6,), "int32", 4, {"classes": ["no", "yes"]})

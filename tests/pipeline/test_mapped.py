@@ -13,7 +13,7 @@ from antigram.pipeline.storage.files import map_file
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import create_arrays
 from antigram.pipeline.storage.mapped import MappedArray
-from tests.pipeline.small import flip
+from tests.support.files import flip
 
 FEATURES = ArraySpec("features", (11, 3, 5), "float32", 4)
 TEXT = ArraySpec("clip_id", (5,), STRING, 2)

@@ -11,8 +11,9 @@ from antigram.pipeline.errors import InputError
 from antigram.pipeline.features import rendering as render
 from antigram.pipeline.features.listing import list_rows
 from antigram.pipeline.storage.chunks import ArraySpec, chunk_path
-from tests.pipeline.small import ROW_BYTES, bytes_of, flip, gsc_recipe, prepare_gsc
 from tests.support import corpus_trees
+from tests.support.files import bytes_of, flip
+from tests.support.stores import ROW_BYTES, gsc_recipe, prepare_gsc
 
 
 def at_the_beginning(act):

@@ -6,8 +6,8 @@ import pytest
 
 from antigram.pipeline.storage.chunks import crc32c
 from antigram.pipeline.storage.journal import Journal
-from tests.pipeline.small import bytes_of, names_in, prepare_gsc
-from tests.pipeline.test_prepare_broken import Stopped, stop_at
+from tests.support.files import bytes_of, names_in
+from tests.support.stores import Stopped, prepare_gsc, stop_at
 
 ROW = ["", 1.0, 1.0, False, -1, None, 0.0, 1.0]
 SOURCE = ["one/a.wav", 32_044, 1, 7, False]

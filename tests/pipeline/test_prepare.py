@@ -12,9 +12,10 @@ from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import verify_group
 from antigram.pipeline.workspace import is_locked
-from tests.pipeline.small import bytes_of, flip, names_in, prepare_gsc
 from tests.reference.scipy_features import magnitudes, padded
 from tests.support import corpus_trees
+from tests.support.files import bytes_of, flip, names_in
+from tests.support.stores import prepare_gsc
 
 EPS = np.finfo(np.float32).eps
 SILENT = "one/0000ab03_nohash_0"

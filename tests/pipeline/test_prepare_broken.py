@@ -12,8 +12,9 @@ import pytest
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import verify_group
-from tests.pipeline.small import bytes_of, names_in, prepare_gsc
 from tests.support import corpus_trees
+from tests.support.files import bytes_of, names_in
+from tests.support.stores import Stopped, prepare_gsc, stop_at
 
 BAD_HEADER = "one/0000ab00_nohash_0.wav"
 BAD_SAMPLE = "two/0000ab02_nohash_1.wav"
@@ -123,18 +124,6 @@ def test_nothing_usable_is_an_error_even_if_all_rejects_are_allowed(tmp_path):
     with pytest.raises(InputError, match="no usable recording"):
         prepare_gsc(tmp_path / "gsc", tmp_path / "gsc.zarr", max_rejected=9)
     assert not (tmp_path / "gsc.zarr").exists()
-
-
-class Stopped(Exception):
-    """Raised in the middle of the work."""
-
-
-def stop_at(stage: str, at_least: int):
-    def on_progress(now: str, done: int, _total: int) -> None:
-        if now == stage and done >= at_least:
-            raise Stopped
-
-    return on_progress
 
 
 @pytest.mark.parametrize("workers", [1, 2])

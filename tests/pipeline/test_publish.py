@@ -14,8 +14,8 @@ from antigram.pipeline.storage.publish import (
     recover,
     work_folder,
 )
-from tests.pipeline.small import bytes_of
-from tests.pipeline.test_prepare_broken import Stopped
+from tests.support.files import bytes_of
+from tests.support.stores import Stopped
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Skipped
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.listing import SHORT_PIECE, list_rows, split_rows
 from antigram.pipeline.features.recipe import Recipe
-from tests.pipeline.small import gsc_recipe
 from tests.reference.cover import cover
 from tests.support.corpus_trees import RATE, sound, wav
+from tests.support.stores import gsc_recipe
 
 FOLDER_RECIPE = Recipe(corpus="folder", longer="segment")
 

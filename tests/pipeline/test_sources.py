@@ -14,9 +14,9 @@ from antigram.pipeline.corpora import CORPORA
 from antigram.pipeline.features.naming import recipe_for
 from antigram.pipeline.features.preparation import prepare
 from antigram.pipeline.features.source_record import path_of, read_sources
-from tests.pipeline.small import bytes_of, flip, names_in, prepare_gsc
-from tests.pipeline.test_prepare_broken import Stopped, stop_at
 from tests.support import corpus_trees
+from tests.support.files import bytes_of, flip, names_in
+from tests.support.stores import Stopped, prepare_gsc, stop_at
 
 ONE, TWO = "one/0000ab00_nohash_0.wav", "two/0000ab03_nohash_1.wav"
 AN_HOUR_NS = 3_600_000_000_000

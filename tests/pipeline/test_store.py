@@ -11,7 +11,8 @@ from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.chunks import crc32c
 from antigram.pipeline.storage.hashing import canonical_json
 from antigram.pipeline.storage.manifest import _as_group
-from tests.pipeline.small import flip, gsc_recipe
+from tests.support.files import flip
+from tests.support.stores import gsc_recipe
 
 
 def edit(path: Path, change) -> None:

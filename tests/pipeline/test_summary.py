@@ -13,8 +13,8 @@ from antigram.pipeline.features.preparation import prepare
 from antigram.pipeline.features.split import SPLITS
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.features.summary import summarise
-from tests.pipeline.small import prepare_gsc
 from tests.support import corpus_trees
+from tests.support.stores import prepare_gsc
 
 
 def counted(store: FeatureStore, label: str) -> dict[str, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""A small corpus made into a store, in a few lines, for every test that needs one."""
+"""Feature stores of small corpora, made in a few lines, and preparations that stop half-way."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from pathlib import Path
 import pytest
 
 from antigram.pipeline.audio.noise import NoiseBank, noise_files
-from antigram.pipeline.corpora import GSC
+from antigram.pipeline.corpora import CORPORA, GSC
 from antigram.pipeline.features.preparation import OnProgress, Prepared, prepare
 from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage import chunks
 
 ROW_BYTES = 126 * 129 * 4
+
+
+def make_store(home: Path, target: Path, **recipe) -> FeatureStore:
+    given = {"corpus": "folder", "longer": "segment", **recipe}
+    return prepare(CORPORA["folder"], home, Recipe(**given), target).store
 
 
 def gsc_recipe(**changes) -> Recipe:
@@ -53,24 +59,13 @@ def prepare_gsc(
         )
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+class Stopped(Exception):
+    """Raised in the middle of the work."""
 
 
-def names_in(folder: Path) -> list[str]:
-    """Sorted names of what lies in a folder, less the records of stores' recordings."""
-    return sorted(p.name for p in folder.iterdir() if p.suffix != ".sources")
+def stop_at(stage: str, at_least: int):
+    def on_progress(now: str, done: int, _total: int) -> None:
+        if now == stage and done >= at_least:
+            raise Stopped
 
-
-def all_names_in(folder: Path) -> list[str]:
-    """Sorted names of all that lies in a folder."""
-    return sorted(p.name for p in folder.iterdir())
-
-
-def flip(path: Path, byte: int, bit: int = 0) -> None:
-    """Flip one bit of a file; a negative byte counts from the end."""
-    raw = bytearray(path.read_bytes())
-    raw[byte] ^= 1 << bit
-    path.write_bytes(raw)
+    return on_progress

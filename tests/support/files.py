@@ -1,0 +1,28 @@
+"""Folders as names and bytes, and files with a flipped bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+def names_in(folder: Path) -> list[str]:
+    """Sorted names of what lies in a folder, less the records of stores' recordings."""
+    return sorted(p.name for p in folder.iterdir() if p.suffix != ".sources")
+
+
+def all_names_in(folder: Path) -> list[str]:
+    """Sorted names of all that lies in a folder."""
+    return sorted(p.name for p in folder.iterdir())
+
+
+def flip(path: Path, byte: int = -9, bit: int = 0) -> None:
+    """Flip one bit of a file; a negative byte counts from the end."""
+    raw = bytearray(path.read_bytes())
+    raw[byte] ^= 1 << bit
+    path.write_bytes(raw)
