@@ -51,7 +51,7 @@ class Cleaned:
         """Fields of ``clean --json``."""
         return {
             "removed": [{"path": str(left.path), "bytes": size} for left, size in self.removed],
-            "restored": [str(left.place) for left in self.restored],
+            "restored": [str(left.origin) for left in self.restored],
             "busy": [str(path) for path in self.busy],
         }
 
@@ -63,7 +63,7 @@ class Cleaned:
         """
         total = size_text(sum(size for _, size in self.removed))
         return [
-            *(f"{left.place}: complete again, from {left.path}" for left in self.restored),
+            *(f"{left.origin}: complete again, from {left.path}" for left in self.restored),
             *(f"{p}: a process works on it; left alone" for p in self.busy),
             *(
                 f"{done}: {left.path} ({size_text(size)}): {describe(left)}"

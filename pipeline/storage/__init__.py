@@ -1,6 +1,6 @@
 """Arrays on disk: checksums, atomic writes, journals, manifests, mapped reading, exchange.
 
-Knows nothing of audio, corpora, features or Grams.
+Nothing here depends on audio, corpora, features or Gram matrices.
 """
 
 __all__: list[str] = []

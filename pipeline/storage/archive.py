@@ -1,9 +1,9 @@
-"""Archives that torch.save writes, written and checked without torch: checksums, digest, types.
+"""Seal and check files of torch.save, without torch: checksums, digest, and types in them.
 
-Such a file is a zip whose records are stored as they are: ``data.pkl`` says what is in it,
-``data/0`` and so on hold the bytes of the tensors. torch reads it without a look at the checksums.
-A checkpoint of antigram is sealed: the zip's comment, its last bytes, holds the SHA-256 of all
-bytes before it, so that every flipped bit is found, in a header or in padding, too.
+Such a file is a zip archive with uncompressed records: ``data.pkl`` describes the contents, and
+``data/0`` and so on hold the bytes of tensors. torch does not check the checksums of records. A
+checkpoint of antigram is sealed: the comment of the zip, which is at its end, holds the SHA-256 of
+all bytes before it. Every flipped bit is found, also in headers and padding.
 """
 
 from __future__ import annotations
@@ -26,46 +26,46 @@ from antigram.pipeline.storage.manifest import Problem
 
 __all__ = ["SUFFIXES", "Seal", "Sink", "check_archive", "verify_archive"]
 
-SUFFIXES = (".pt", ".pth")  # of files that `verify` takes for such archives
+SUFFIXES = (".pt", ".pth")  # of files that `verify` treats as checkpoints
 _SEAL = b"antigram-sha256:"
 _SEALED = re.compile(_SEAL + rb"([0-9a-f]{64})")
 _MAGIC = b"PK\3\4"
-_END = 22  # bytes of a zip's last structure; its last two count those of the comment
+_END = 22  # bytes of a zip's last structure; its last two are the length of the comment
 _MOST_RECORDS = 100_000  # a VGG19 with its optimiser has 120
 _MOST_PICKLE = 16 << 20  # bytes of data.pkl; a checkpoint with 100,000 classes takes 2 MB
-_LEGACY_PICKLES = 5  # at the head of a file of torch.save's first format
+_LEGACY_PICKLES = 5  # at the start of a file in torch.save's first format
 _AT_ONCE = 8 << 20  # bytes
 _REPAIR = "Copy it again, or train it again."
-# What a file may name: with these, nothing takes more memory than the file has bytes. Counts that
-# allocate (bytearray, torch.Tensor), and sparse, quantised and meta tensors are not among them.
+# Accepted names in a pickle: none of them can allocate more memory than the file has bytes. Types
+# that allocate by a count (bytearray, torch.Tensor), and sparse, quantised and meta tensors can.
 _HARMLESS = re.compile(
     r"collections OrderedDict|torch Size|torch (?!Untyped|Typed)\w+Storage"
     r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)"
 )
-# What reading a damaged archive may raise.
+# Exceptions that reading a damaged archive may raise.
 _BROKEN = (ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Sink(Protocol):
-    """What a file's content is written to."""
+    """A file that can be written to."""
 
-    def write(self, data: Any, /) -> int:  # noqa: ANN401 - bytes, or anything with a buffer
-        """Take all of it."""
+    def write(self, data: Any, /) -> int:  # noqa: ANN401 - bytes, or an object with a buffer
+        """Write all of the data."""
 
     def flush(self) -> None:
-        """Hand on what was taken."""
+        """Flush written data."""
 
 
 @dataclass(slots=True)
 class Seal:
-    """Passes an archive on to a file, and at its end adds the SHA-256 of it as its comment."""
+    """A file object that writes an archive to ``file``, and appends its SHA-256 as its comment."""
 
     file: Sink
     _total: Any = field(default_factory=sha256)
-    _end: bytes = b""  # the last bytes so far: those that count the comment's are among them
+    _end: bytes = b""  # the last bytes so far, which include the length of the comment
 
     def write(self, data: Any, /) -> int:  # noqa: ANN401 - see `Sink`
-        """Write what comes next."""
+        """Write the next bytes of the archive."""
         view = memoryview(data).cast("B")
         if view.nbytes < _END:
             last = self._end + bytes(view)
@@ -78,11 +78,11 @@ class Seal:
         return view.nbytes
 
     def flush(self) -> None:
-        """Flush what was passed on."""
+        """Flush the bytes written to the file."""
         self.file.flush()
 
     def finish(self) -> None:
-        """Write the end, with the comment."""
+        """Write the end of the archive, with the digest as its comment."""
         size = len(_SEAL) + 2 * sha256().digest_size
         self._pass_on(self._end[:-2] + size.to_bytes(2, "little"))
         self.file.write(_SEAL + self._total.hexdigest().encode())
@@ -93,19 +93,19 @@ class Seal:
 
 
 def check_archive(path: Path, file: BinaryIO) -> None:
-    """Hold an archive against its digest, or else its records against their checksums.
+    """Check an archive by its digest, or if it has none, its records by their checksums.
 
-    Files of torch.save's first format have no checksums: only what they name is looked at.
+    Files in torch.save's first format have no checksums; only the names in them are checked.
 
     Args:
-        path: for messages.
-        file: open at its beginning; left anywhere.
+        path: path of the file, for messages.
+        file: the file, open at its beginning; its position is undefined afterwards.
 
     Raises:
-        InputError: it names more than tensors and plain types; or its records are compressed, too
-            many or larger than the file: torch.save wrote none of that.
-        DamagedError: it is not as it was written; names the record.
-        OSError: it cannot be read.
+        InputError: the file names more than tensors and plain types, or torch.save did not write
+            it: records are compressed, too many, or larger than the file.
+        DamagedError: the file is damaged; the message names the record.
+        OSError: the file cannot be read.
     """
     if not _is_zip(file):
         _check_names(path, file, _LEGACY_PICKLES)
@@ -126,36 +126,36 @@ def check_archive(path: Path, file: BinaryIO) -> None:
 
 
 def _is_zip(file: BinaryIO) -> bool:
-    """Whether a file is a zip: by its first bytes or by its last, as one may be damaged."""
+    """Whether a file is a zip, by its first or its last bytes, as either may be damaged."""
     file.seek(0)
-    found = file.read(len(_MAGIC)) == _MAGIC or zipfile.is_zipfile(file)
+    is_zip = file.read(len(_MAGIC)) == _MAGIC or zipfile.is_zipfile(file)
     file.seek(0)
-    return found
+    return is_zip
 
 
 def _is_sealed(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> bool:
-    """Whether an archive has a digest; it is held against it.
+    """Return whether an archive has a digest, after checking it.
 
     Raises:
-        DamagedError: it is not what the digest was made of.
+        DamagedError: the archive does not match its digest.
     """
     if not archive.comment:
         return False
     seal = _SEALED.fullmatch(archive.comment)
-    total = sha256()
-    left = file.seek(0, os.SEEK_END) - len(archive.comment)
+    digest = sha256()
+    remaining = file.seek(0, os.SEEK_END) - len(archive.comment)
     file.seek(0)
-    while left and (part := file.read(min(left, _AT_ONCE))):
-        total.update(part)
-        left -= len(part)
-    if seal is None or total.hexdigest().encode() != seal[1]:
-        what = _broken_record(archive) or "not what its digest was made of"
-        raise DamagedError(f"{path}: damaged: {what}. {_REPAIR}")
+    while remaining and (part := file.read(min(remaining, _AT_ONCE))):
+        digest.update(part)
+        remaining -= len(part)
+    if seal is None or digest.hexdigest().encode() != seal[1]:
+        problem = _broken_record(archive) or "not what its digest was made of"
+        raise DamagedError(f"{path}: damaged: {problem}. {_REPAIR}")
     return True
 
 
 def _broken_record(archive: zipfile.ZipFile) -> str:
-    """Name the first record that does not match its CRC-32; '' if all do."""
+    """Return name and error of the first record with a wrong CRC-32, or an empty string."""
     for info in archive.infolist():
         try:
             with archive.open(info) as record:
@@ -167,7 +167,7 @@ def _broken_record(archive: zipfile.ZipFile) -> str:
 
 
 def _check_directory(path: Path, infos: list[zipfile.ZipInfo]) -> None:
-    """Refuse what torch.save never writes, before any of it is unpacked."""
+    """Raise if torch.save cannot have written the records, before any of them is read."""
     if len(infos) > _MOST_RECORDS:
         raise InputError(f"{path}: {len(infos)} records in it; wanted at most {_MOST_RECORDS}")
     for info in infos:
@@ -190,7 +190,7 @@ def _check_directory(path: Path, infos: list[zipfile.ZipInfo]) -> None:
 
 
 def _check_names(path: Path, file: BinaryIO, pickles: int) -> None:
-    """Refuse pickles that name anything but plain tensors. Nothing is made of them."""
+    """Raise if pickles name anything but plain tensors; they are parsed, but not executed."""
     try:
         for _ in range(pickles):
             for opcode, name, _place in pickletools.genops(file):
@@ -210,22 +210,22 @@ def _check_names(path: Path, file: BinaryIO, pickles: int) -> None:
 
 
 def verify_archive(path: Path) -> Iterator[Problem]:
-    """Problems of a checkpoint's file: its records and its digest; no tensor is made of it.
+    """Yield the problems of a checkpoint file, without loading tensors.
 
     Raises:
-        InputError: there is nothing to hold it against.
+        InputError: the file has no checksums.
     """
     try:
         with named(path), path.open("rb") as file:
             check_archive(path, file)
-            old = not _is_zip(file)
+            has_no_checksums = not _is_zip(file)
     except (DamagedError, InputError) as error:
         yield Problem(path, str(error).removeprefix(f"{path}: "))
         return
     except OSError as error:
         yield Problem(path, f"unreadable: {error.strerror}")
         return
-    if old:
+    if has_no_checksums:
         raise InputError(
             f"{path}: written in torch.save's first format, which has no checksums: nothing to "
             "verify it with. Load it, and torch.save it again."

@@ -1,12 +1,12 @@
-"""What stored data lies in: keys to bytes, one small protocol for each capability.
+"""Storage backends: mappings from keys to bytes, with one small protocol for each capability.
 
-A key is a string of names with ``/`` between them, below the backend's root; a group of arrays is
-what lies below a key. An object is complete or not there. Whoever reads a store or cache is given a
-`Backend` and asks it for keys, and never which kind of backend it is; `pipeline.storage.opening`
-alone knows the kinds. A folder can be written to as well (`Store`); an exported file cannot: it is
-written in one go by `pipeline.storage.exchange`, and is then read only.
+A key is a path of names separated by ``/``, relative to the backend's root. A group of arrays is
+the set of keys below a prefix. An object is complete or does not exist. Code that reads a store or
+cache takes a `Backend` and never depends on its kind; only `pipeline.storage.opening` knows the
+kinds. A folder can also be written to (`Store`). An exported file is read only:
+`pipeline.storage.exchange` writes it as a unit.
 
-One contract suite of the tests, ``test_backends.py``, holds each backend to what stands here.
+The contract suite ``test_backends.py`` tests every backend against these protocols.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ __all__ = [
 
 MOST_DOCUMENT = 256 << 20  # bytes: a manifest of 20 million chunks
 
-# What may happen to an object in use without harm, as `RowView.look` says it.
-REPLACED = "were replaced or removed since they were opened; what was opened is used on"
+# Harmless changes of an object in use, as `RowView.look` reports them.
+REPLACED = "were replaced or removed since they were opened; the opened ones remain in use"
 WRITTEN = "were written to since they were opened; their content is as it was (crc32c)"
 
 
 class WrongSizeError(Exception):
-    """An object has ``size`` bytes and not those that were asked for."""
+    """An object has another size than requested; ``size`` is its size in bytes."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -55,7 +55,7 @@ class WrongSizeError(Exception):
 
 
 class OverwrittenError(Exception):
-    """An object was changed in place while it was in use; ``where`` it is, its ``size`` now."""
+    """An object was changed in place while in use; ``where`` names it, ``size`` is its size now."""
 
     def __init__(self, where: str, size: int) -> None:
         super().__init__(where, size)
@@ -64,12 +64,12 @@ class OverwrittenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An object that is there.
+    """Key, size and identity of an object.
 
     Attributes:
-        key: its key.
-        size: in bytes.
-        identity: equal to that of an earlier look if nothing wrote to the object in between.
+        key: key of the object.
+        size: size in bytes.
+        identity: value that changes whenever the object is written to or replaced.
     """
 
     key: str
@@ -82,37 +82,42 @@ class Reader(Protocol):
     """Reads documents."""
 
     def get(self, key: str) -> bytes:
-        """All bytes of an object of at most `MOST_DOCUMENT` bytes.
+        """Return the bytes of an object of at most `MOST_DOCUMENT` bytes.
 
         Raises:
-            FileNotFoundError: it is not there.
-            OSError: it cannot be read, or is larger.
+            FileNotFoundError: the object does not exist.
+            OSError: the object cannot be read, or is larger.
         """
 
 
 @runtime_checkable
 class Viewer(Protocol):
-    """Shows objects without a copy, where it can."""
+    """Reads objects, without a copy if possible."""
 
     def view(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Bytes ``start`` to ``stop`` of an object, read only; to its end if ``stop`` is None.
+        """Return bytes ``start`` to ``stop`` of an object, read only.
 
-        They stay what they are when another object takes the key.
+        The bytes stay valid if the object is replaced or deleted.
+
+        Args:
+            key: key of the object.
+            start: first byte.
+            stop: byte after the last one; None: the end of the object.
 
         Raises:
-            FileNotFoundError: it is not there.
-            OSError: it cannot be read.
+            FileNotFoundError: the object does not exist.
+            OSError: the object cannot be read.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class RowLayout:
-    """What each of the objects of a `RowView` consists of.
+    """Layout of each object of a `RowView`: rows of equal size, and a tail.
 
     Attributes:
-        rows: their number.
-        row_bytes: bytes of a row.
-        tail: bytes behind the rows.
+        rows: number of rows.
+        row_bytes: size of a row in bytes.
+        tail: number of bytes after the rows.
     """
 
     rows: int
@@ -121,73 +126,73 @@ class RowLayout:
 
     @property
     def data(self) -> int:
-        """Bytes of the rows."""
+        """Size of all rows in bytes."""
         return self.rows * self.row_bytes
 
     @property
     def size(self) -> int:
-        """Bytes of an object."""
+        """Size of an object in bytes."""
         return self.data + self.tail
 
 
 class RowView(Protocol):
-    """Objects of one size at equal distances in memory, so that one call gathers rows of many.
+    """Objects of equal size at equal distances in memory, so that one call gathers rows of many.
 
     Attributes:
-        table: (row, byte of the row); of what is not open nothing may be read.
-        apart: rows of the table from the first row of an object to that of the next.
+        table: (row, byte of the row) uint8; only rows of opened objects may be read.
+        apart: number of table rows from the first row of an object to that of the next.
     """
 
     table: NDArray[np.uint8]
     apart: int
 
     def open(self, index: int) -> None:
-        """Show an object from now on as it is now, whatever takes its key. Nothing is read.
+        """Map an object into the table, without reading it; replacing it has no effect then.
 
         Raises:
-            WrongSizeError: it has another size.
-            OverwrittenError: it was opened before, and has been truncated since.
-            OSError: it is not there or cannot be read; ENOMEM: too many are open.
+            WrongSizeError: the object has another size.
+            OverwrittenError: the object was opened before, and has been truncated since.
+            OSError: the object does not exist or cannot be read; ENOMEM: too many are open.
         """
 
     def part(self, index: int) -> NDArray[np.uint8]:
-        """Bytes of the rows of an object that is open."""
+        """Return the bytes of the rows of an opened object."""
 
     def look(self, chosen: Sequence[int], intact: Callable[[int], bool]) -> list[str]:
-        """Hold objects that are open against what they were when they were opened.
+        """Check whether opened objects have changed since they were opened.
 
         Args:
-            chosen: their indices; those that are not open are passed over.
-            intact: whether the part of an object is what it should be.
+            chosen: indices of the objects to check; objects that are not open are ignored.
+            intact: called with an index; returns whether the bytes of that object are valid.
 
         Returns:
-            Lines for people: what was replaced, or written to and still intact.
+            Lines for the user about objects that were replaced, or rewritten with the same bytes.
 
         Raises:
-            OverwrittenError: one was truncated, or is not intact any more.
+            OverwrittenError: an object was truncated, or its bytes are no longer valid.
         """
 
 
 @runtime_checkable
 class RowViewer(Protocol):
-    """Shows many objects as one table of rows."""
+    """Maps many objects as one table of rows."""
 
     def view_rows(self, name: str, keys: Sequence[str], layout: RowLayout) -> RowView:
-        """Objects that each begin with rows.
+        """Return a view of objects that consist of rows.
 
         Args:
-            name: key that they lie below, for messages.
-            keys: of the objects, in order.
-            layout: of each of them.
+            name: common prefix of the keys, for messages.
+            keys: keys of the objects, in order.
+            layout: layout of each object.
         """
 
 
 @runtime_checkable
 class Header(Protocol):
-    """Looks at an object without reading it."""
+    """Gets size and identity of an object without reading it."""
 
     def head(self, key: str) -> Entry | None:
-        """Size and identity of an object; None if it is not there or cannot be looked at."""
+        """Return size and identity of an object; None if it does not exist or is inaccessible."""
 
 
 @runtime_checkable
@@ -195,46 +200,46 @@ class Lister(Protocol):
     """Lists objects."""
 
     def list(self) -> Iterator[Entry]:
-        """All objects, sorted by the names of their keys."""
+        """Yield all objects, sorted by their keys, name by name."""
 
 
 @runtime_checkable
 class Grouped(Protocol):
-    """Knows groups: what lies below a key."""
+    """Knows groups: the objects below a prefix."""
 
     def groups(self) -> Sequence[str]:
-        """First names of the keys that have more than one, sorted; of an empty folder, too."""
+        """Return the sorted names of the groups directly below the root, also of empty folders."""
 
     def below(self, name: str) -> Self:
-        """The same backend with its root at a group."""
+        """Return a backend whose root is a group of this one."""
 
     def reopened(self) -> Self:
-        """What lies in the same place now, which others may have replaced."""
+        """Return a backend for the present data at the same path, which may have been replaced."""
 
     def where(self, key: str = "") -> str:
-        """Name of an object or of the root, for messages."""
+        """Return the path of an object or of the root, for messages."""
 
 
 class Backend(Reader, Viewer, RowViewer, Header, Lister, Grouped, Protocol):
-    """All that reading a store or cache takes."""
+    """All capabilities needed to read a store or cache."""
 
 
 @runtime_checkable
 class Writer(Protocol):
-    """Takes objects."""
+    """Writes objects."""
 
     def put(self, key: str, *parts: bytes | memoryview, flush: bool = True) -> None:
-        """Store an object, all of it or nothing; one that has the key is replaced.
+        """Write an object atomically; an object with the same key is replaced.
 
         Args:
-            key: its key.
-            parts: its bytes, one after the other.
-            flush: return when it would survive a power cut. Without, a kill cannot harm it, a
-                power cut may: for what is flushed with all else before it is published.
+            key: key of the object.
+            parts: bytes of the object, one part after the other.
+            flush: flush to disk before returning. Without it, the object survives a kill but not
+                necessarily a power cut; the caller flushes everything before publishing.
 
         Raises:
-            InputError: what has the key is no object.
-            OSError: there is no room, or no right to write.
+            InputError: the key names something that is not an object.
+            OSError: the disk is full, or writing is not permitted.
         """
 
 
@@ -243,8 +248,8 @@ class Deleter(Protocol):
     """Deletes objects."""
 
     def delete(self, key: str) -> None:
-        """Delete an object; nothing happens if it is not there."""
+        """Delete an object if it exists."""
 
 
 class Store(Backend, Writer, Deleter, Protocol):
-    """A backend that groups are made in."""
+    """A backend that can be read and written."""

@@ -1,11 +1,11 @@
-"""Chunks of arrays: their layout, bytes and checksums. Stores and caches both consist of them.
+"""Chunks of arrays, of which stores and caches consist: layout, bytes and checksums.
 
-An array is a Zarr v3 array split along its first axis only, uncompressed, codecs ``bytes`` (little
-endian) and ``crc32c``. So a chunk file is C-order data and four bytes of checksum: any Zarr reader
-opens it and checks it, and it can be memory-mapped. Zarr reads a missing chunk as fill value and
-cannot see that two chunks were swapped: the manifest, which holds each chunk's crc32c by its
-index, does. It is stored as the attributes of a group ``manifest``, so that a store holds nothing
-that Zarr does not know.
+An array is a Zarr v3 array that is split along its first axis only, uncompressed, with the codecs
+``bytes`` (little endian) and ``crc32c``. A chunk file is therefore C-order data followed by a
+checksum of four bytes: any Zarr reader opens and checks it, and it can be memory-mapped. Zarr reads
+a missing chunk as fill values and cannot notice that two chunks were swapped. The manifest, which
+holds the crc32c of each chunk by its index, shows both. It is stored as the attributes of a group
+``manifest``, so that a store holds nothing unknown to Zarr.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ _TARGET_BYTES = 8 << 20
 
 
 def rows_per_chunk(row_bytes: int, rows: int) -> int:
-    """Rows in a chunk: the power of two that makes up to 8 MiB, or all rows if they are fewer."""
+    """Return the rows of a chunk: the largest power of two up to 8 MiB, at most all rows."""
     fit = max(1, _TARGET_BYTES // row_bytes)
     return max(1, min(1 << (fit.bit_length() - 1), rows))
 
 
 def crc32c(data: bytes | NDArray[Any], before: int = 0) -> int:
-    """Checksum of the Zarr codec ``crc32c`` (Castagnoli) of bytes or of a contiguous array.
+    """Return the CRC-32C (Castagnoli), as in the Zarr codec ``crc32c``.
 
     Args:
-        data: what is summed up.
-        before: checksum of what stands before it, if it is a part.
+        data: bytes, or a contiguous array.
+        before: checksum of the preceding bytes, to continue it.
     """
     return int(google_crc32c.extend(before, data))
 
@@ -65,11 +65,11 @@ class ArraySpec:
     """Name and layout of one array of a store.
 
     Attributes:
-        name: in the group; may hold ``/``.
-        shape: all axes, rows first.
-        dtype: numpy's name, or ``STRING``.
-        rows: in a chunk.
-        attributes: of the Zarr array.
+        name: name in the group; may contain ``/``.
+        shape: shape of the array, rows first.
+        dtype: name of a numpy dtype, or ``STRING``.
+        rows: number of rows in a chunk.
+        attributes: attributes of the Zarr array.
     """
 
     name: str
@@ -85,34 +85,34 @@ class ArraySpec:
 
     @property
     def fill(self) -> float | int | str:
-        """Value of cells that no row has: the last chunk is padded to full size, as in any Zarr."""
+        """Fill value, with which the last chunk is padded to full size, as in any Zarr array."""
         if self.dtype == STRING:
             return ""
         return float("nan") if self.dtype.startswith("float") else -1
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row; not for text."""
+        """Size of a row in bytes; not defined for text."""
         return np.dtype(self.dtype).itemsize * math.prod(self.shape[1:])
 
     def span(self, index: int) -> slice:
-        """Rows of a chunk."""
+        """Return the rows of a chunk."""
         return slice(index * self.rows, min((index + 1) * self.rows, self.shape[0]))
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written: kept in the journal while building, then in the manifest."""
+    """Checksums of a written chunk, stored in the journal and then in the manifest."""
 
     crc32c: int
     sha256: str
 
     @classmethod
-    def from_json(cls, value: Any) -> Written:  # noqa: ANN401 - whatever a journal holds
-        """Read it from a journal.
+    def from_json(cls, value: Any) -> Written:  # noqa: ANN401 - any JSON value
+        """Parse an entry of a journal.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the value is not such an entry.
         """
         match value:
             case {"crc32c": int(crc), "sha256": str(content)} if crc in range(1 << 32):
@@ -121,17 +121,17 @@ class Written:
 
 
 def chunk_key(spec: ArraySpec, index: int) -> str:
-    """Key of a chunk in its group: Zarr's default encoding."""
+    """Return the key of a chunk in its group, in Zarr's default encoding."""
     return "/".join([spec.name, "c", str(index), *("0" for _ in spec.shape[1:])])
 
 
 def chunk_path(folder: Path, spec: ArraySpec, index: int) -> Path:
-    """File of a chunk of a group in a folder."""
+    """Return the file of a chunk, for a group in a folder."""
     return folder / chunk_key(spec, index)
 
 
 def encode(spec: ArraySpec, index: int, values: NDArray[Any] | Sequence[str]) -> NDArray[np.uint8]:
-    """Bytes of a chunk, less the checksum: rows in C order, padded with the fill value."""
+    """Return the bytes of a chunk without checksum: rows in C order, padded with fill values."""
     span = spec.span(index)
     rows = span.stop - span.start
     if len(values) != rows:
@@ -150,14 +150,14 @@ def encode(spec: ArraySpec, index: int, values: NDArray[Any] | Sequence[str]) ->
 
 
 def decode_texts(raw: bytes, rows: int) -> list[str]:
-    """Texts of a chunk as `encode` made it.
+    """Return the texts of a chunk that `encode` made.
 
     Raises:
-        ValueError: it is not so many texts.
+        ValueError: the chunk does not hold ``rows`` texts.
     """
     import numcodecs
 
-    # Memory is taken for as many as the first four bytes promise.
+    # numcodecs allocates memory for the number of texts in the first four bytes.
     if int.from_bytes(raw[:4], "little") != rows:
         raise ValueError(f"is not {rows} texts")
     texts: list[str] = numcodecs.VLenUTF8().decode(raw).tolist()
@@ -172,14 +172,14 @@ def write_chunk(
     *,
     flush: bool = True,
 ) -> Written:
-    """Store one chunk, with its checksum behind it.
+    """Write one chunk, followed by its checksum.
 
     Args:
-        group: where the array lies.
-        spec: of the array.
-        index: of the chunk.
-        data: from `encode`.
-        flush: see `Writer`.
+        group: group of the array.
+        spec: layout of the array.
+        index: index of the chunk.
+        data: bytes of the chunk, from `encode`.
+        flush: whether to flush to disk; see `Writer`.
     """
     raw = data.data if isinstance(data, np.ndarray) else memoryview(data)
     crc = crc32c(data)
@@ -188,19 +188,19 @@ def write_chunk(
 
 
 def is_intact(group: Viewer, key: str, size: int, crc: int) -> bool:
-    """Whether a chunk is there as it was written.
+    """Whether a chunk exists and matches its checksum.
 
     Args:
-        group: where it lies.
-        key: its key.
-        size: bytes of its rows.
-        crc: their checksum.
+        group: group of the array.
+        key: key of the chunk.
+        size: size of its rows in bytes.
+        crc: checksum of its rows.
     """
     try:
         raw = group.view(key)
     except OSError:
         return False
-    tail = crc.to_bytes(CRC_BYTES, "little")  # other readers go by the checksum behind the data
+    tail = crc.to_bytes(CRC_BYTES, "little")  # other Zarr readers check this one
     return (
         raw.size == size + CRC_BYTES
         and raw[-CRC_BYTES:].tobytes() == tail
@@ -209,5 +209,5 @@ def is_intact(group: Viewer, key: str, size: int, crc: int) -> bool:
 
 
 def array_digest(chunks: Sequence[str]) -> str:
-    """Digest of an array from those (SHA-256, hex) of its chunks."""
+    """Return the digest of an array, from the SHA-256 (hex) of each of its chunks."""
     return digest(list(chunks))

@@ -1,7 +1,7 @@
-"""Durable writes: a file is complete or not there, and what was flushed survives a power cut.
+"""Atomic and durable writes: a file is complete or does not exist, and survives a power cut.
 
-`pipeline.storage.publish` puts finished folders in place, `pipeline.storage.journal` notes what is
-done of unfinished ones.
+`pipeline.storage.publish` renames finished folders into place; `pipeline.storage.journal` records
+the progress of unfinished ones.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ PARTIAL = ".partial"  # suffix of a file that is being written
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE = 2
 _AT_ONCE = 64 << 20  # bytes
-_WORTH_STARTING = 1 << 20  # bytes: for a small file the asking costs more than it gains
+_WORTH_STARTING = 1 << 20  # bytes: below this, the system call costs more than it saves
 
 
 def write_in_parts(file: BinaryIO, raw: memoryview) -> None:
-    """Write many bytes, a little at a time but not too little.
+    """Write many bytes in parts of 64 MB.
 
-    For a write of megabytes Linux takes pages of 2 MB, which `Region` then maps as such: random
-    rows are gathered up to a third faster. A process that is told to stop need not wait for long.
+    For large writes Linux allocates pages of 2 MB, which `Region` maps as such; random rows are
+    then gathered up to a third faster. Parts are limited so that a signal is handled soon.
     """
-    for place in range(0, raw.nbytes, _AT_ONCE):
-        file.write(raw[place : place + _AT_ONCE])
+    for offset in range(0, raw.nbytes, _AT_ONCE):
+        file.write(raw[offset : offset + _AT_ONCE])
 
 
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:
@@ -53,20 +53,23 @@ def write_durably(path: Path, *parts: bytes | memoryview) -> None:
 
 @contextmanager
 def atomic_file(path: Path, *, flush: bool = True) -> Iterator[BinaryIO]:
-    """Open a file beside its goal, and rename it when the block ends well.
+    """Open a temporary file, and rename it to ``path`` when the block ends without an exception.
 
-    Several processes may write the same goal at once: each has a name of its own beside it.
+    Several processes may write the same path at once, as their temporary names differ.
 
     Args:
-        path: the goal; a file that is there is replaced.
-        flush: to disk, the file before it is renamed and its folder thereafter.
+        path: the file to write; an existing file is replaced.
+        flush: flush the file before the rename, and its folder after it.
+
+    Yields:
+        The temporary file, open for writing.
 
     Raises:
-        InputError: the goal is a device, a pipe or a folder.
-        OSError: names the goal.
+        InputError: ``path`` is a device, a pipe or a folder.
+        OSError: the file cannot be written; the error names ``path``.
     """
-    beside = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{PARTIAL}")
-    with _renamed(beside, path, flush=flush), beside.open("wb") as file:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{PARTIAL}")
+    with _renamed(temporary, path, flush=flush), temporary.open("wb") as file:
         yield file
         if flush:
             file.flush()
@@ -74,42 +77,45 @@ def atomic_file(path: Path, *, flush: bool = True) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def atomic_path(path: Path, beside: Path, *, flush: bool = True) -> Iterator[Path]:
-    """As `atomic_file`, for a library that opens files itself.
+def atomic_path(path: Path, temporary: Path, *, flush: bool = True) -> Iterator[Path]:
+    """Like `atomic_file`, for a library that opens files itself.
 
     Args:
-        path: the goal; a file that is there is replaced.
-        beside: what is written and renamed, in the goal's folder.
-        flush: as of `atomic_file`.
+        path: the file to write; an existing file is replaced.
+        temporary: name to write to, in the folder of ``path``.
+        flush: flush the file before the rename, and its folder after it.
+
+    Yields:
+        ``temporary``.
 
     Raises:
-        InputError: the goal is a device, a pipe or a folder.
-        OSError: names the goal.
+        InputError: ``path`` is a device, a pipe or a folder.
+        OSError: the file cannot be written; the error names ``path``.
     """
-    with _renamed(beside, path, flush=flush):
-        yield beside
+    with _renamed(temporary, path, flush=flush):
+        yield temporary
         if flush:
-            with beside.open("rb") as file:
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
 
 
 @contextmanager
-def _renamed(beside: Path, path: Path, *, flush: bool) -> Iterator[None]:
-    """Rename what the block wrote, and flush the folder; delete it if the block fails."""
+def _renamed(temporary: Path, path: Path, *, flush: bool) -> Iterator[None]:
+    """Rename the file that the block wrote, and flush the folder; delete it if the block raises."""
     check_replaceable(path)
     try:
         with named(path):
             yield
-        beside.replace(path)
+        temporary.replace(path)
         if flush:
             fsync_folder(path.absolute().parent)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def begin_writeback(file: BinaryIO) -> None:
-    """Ask the system to begin writing a file to disk, and do not wait; no promise is made."""
+    """Ask the system to start writing a file to disk, without waiting and without a guarantee."""
     file.flush()
     function = getattr(_LIBC, "sync_file_range", None)
     if function is not None and file.tell() >= _WORTH_STARTING:
@@ -117,12 +123,12 @@ def begin_writeback(file: BinaryIO) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_durably` for text."""
+    """Write a small text file atomically, in UTF-8."""
     write_durably(path, text.encode())
 
 
 def fsync_folder(folder: Path) -> None:
-    """Flush a folder, without which a rename may not survive a power cut."""
+    """Flush a folder, so that renames in it survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -131,11 +137,11 @@ def fsync_folder(folder: Path) -> None:
 
 
 def flush_filesystem(folder: Path) -> None:
-    """Flush everything that was written to a folder's filesystem, in one go."""
+    """Flush everything that was written to a folder's file system."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if (syncfs := getattr(_LIBC, "syncfs", None)) is None:
-            os.sync()  # macOS has no other
+            os.sync()  # macOS lacks syncfs
         elif syncfs(handle) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), os.fspath(folder))

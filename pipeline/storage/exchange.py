@@ -1,4 +1,4 @@
-"""Export a store or cache to one HDF5 file, and import it again: the same bytes, chunk by chunk."""
+"""Export a store or cache to one HDF5 file, and import it again with the same bytes."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ __all__ = ["export_file", "import_file", "verify_export"]
 _EXPORT_AGAIN = "Export it again."
 OnProgress = Callable[[str, int, int], None]
 Group = TypeVar("Group", bound=Backend)
-_MOST_ATTRIBUTE = 60_000  # bytes: what every HDF5 library takes
+_MOST_ATTRIBUTE = 60_000  # bytes; the limit of all HDF5 libraries
 _NAME = re.compile(r"[A-Za-z0-9_.+@ -]+")
 
 
 def _groups(root: Group) -> Iterator[tuple[str, Group]]:
-    """Groups with a manifest of their own, each behind the prefix of its keys in the root."""
+    """Yield the groups that have a manifest, with the prefix of their keys in the root."""
     yield "", root
     for name in inner_groups(root):
         yield f"{name}/", root.below(name)
@@ -52,15 +52,16 @@ def export_file(path: Path, goal: Path, on_progress: OnProgress = lambda *_: Non
 
     Args:
         path: the store or cache.
-        goal: ``FILE.h5``; replaced if it is there.
-        on_progress: told of progress.
+        goal: the file to write, ``FILE.h5``; an existing file is replaced.
+        on_progress: called with a stage, the bytes done and the bytes in all.
 
     Returns:
-        Bytes of the file.
+        Size of the file in bytes.
 
     Raises:
-        InputError: the goal is no ``.h5`` file, or its folder or the room for it is missing.
-        DamagedError: what is exported is damaged; nothing is left behind.
+        InputError: ``path`` is not a store or cache, ``goal`` is not an ``.h5`` file, its folder
+            does not exist, or there is too little free disk space.
+        DamagedError: the store or cache is damaged; nothing is written.
     """
     import h5py
 
@@ -77,11 +78,11 @@ def export_file(path: Path, goal: Path, on_progress: OnProgress = lambda *_: Non
         raise InputError(f"`goal` {goal}: {size_text(size)} wanted, {size_text(free)} free")
     done = 0
     with (
-        atomic_path(goal, work_folder(goal)) as beside,
-        h5py.File(beside, "w", libver="latest") as file,
+        atomic_path(goal, work_folder(goal)) as temporary,
+        h5py.File(temporary, "w", libver="latest") as file,
     ):
-        # Fixed lengths: HDF5 keeps variable ones in a heap without a checksum, and a flipped
-        # bit there makes the library loop for ever.
+        # Strings of fixed length: HDF5 stores others in a heap without a checksum, where a flipped
+        # bit makes the library loop for ever.
         file.attrs["format"], file.attrs["format_version"] = np.bytes_(FORMAT), VERSION
         for prefix, group in _groups(source):
             manifest = read_manifest(group)
@@ -98,18 +99,18 @@ def export_file(path: Path, goal: Path, on_progress: OnProgress = lambda *_: Non
     return goal.stat().st_size
 
 
-def _note(file: Any, place: PurePosixPath, document: bytes) -> None:  # noqa: ANN401
-    """Attributes of a group or array, as JSON, for people; ours are read from ``/zarr``."""
-    if place.name == FOLDER:
+def _note(file: Any, parent: PurePosixPath, document: bytes) -> None:  # noqa: ANN401
+    """Write a group's or array's attributes as JSON, for people; we read those in ``/zarr``."""
+    if parent.name == FOLDER:
         return
     for key, value in json.loads(document).get("attributes", {}).items():
         text = json.dumps(value).encode()
         if len(text) < _MOST_ATTRIBUTE:
-            file[str(place)].attrs[key] = np.bytes_(text)
+            file[str(parent)].attrs[key] = np.bytes_(text)
 
 
 def _copy(file: Any, name: str, array: MappedArray) -> Iterator[int]:  # noqa: ANN401
-    """Write an array as a contiguous dataset; yields the bytes written, part by part."""
+    """Write an array as a contiguous dataset; yield the number of bytes of each part."""
     spec = array.spec
     if spec.dtype == STRING:
         import h5py
@@ -129,19 +130,20 @@ def _copy(file: Any, name: str, array: MappedArray) -> Iterator[int]:  # noqa: A
 
 
 def import_file(source: Path, goal: Path, on_progress: OnProgress = lambda *_: None) -> bool:
-    """Make a store or cache from an exported file, every chunk held against its checksum.
+    """Import a store or cache from an exported file; every chunk is checked by its checksum.
 
     Args:
-        source: from `export_file`.
-        goal: ``NAME.zarr``; replaced, once the new one is whole, if it is another's.
-        on_progress: told of progress.
+        source: file that `export_file` wrote.
+        goal: path of the store or cache, ``NAME.zarr``. If it exists and differs, it is replaced
+            when the new one is complete.
+        on_progress: called with a stage, the chunks done and the chunks in all.
 
     Returns:
-        Whether it was made; False if the very same is there.
+        Whether it was imported; False if an identical one exists.
 
     Raises:
-        InputError: not such a file.
-        DamagedError: damaged, or hostile; nothing is left behind.
+        InputError: ``source`` does not exist, or was not written by `export_file`.
+        DamagedError: the file is damaged or malicious; nothing is imported.
     """
     if not is_exported(source):
         raise InputError(f"{source}: no such file; wanted one that `antigram export` wrote")
@@ -152,13 +154,13 @@ def import_file(source: Path, goal: Path, on_progress: OnProgress = lambda *_: N
     recover(goal)
     partial = goal.with_name(f".{goal.name}.import")
     discard(partial)
-    made = Folder(partial)
+    folder = Folder(partial)
     try:
         for name, raw in exported.file.documents.items():
-            made.put(name, raw, flush=False)
+            folder.put(name, raw, flush=False)
         for prefix, group in _groups(exported):
             _import_group(group, Folder(partial / prefix), on_progress)
-        for _, finished in _groups(made):
+        for _, finished in _groups(folder):
             for problem in verify_group(finished, content=False):
                 raise DamagedError(f"{source}: {problem.path.name}: {problem.problem}")
         flush_filesystem(partial)
@@ -170,10 +172,10 @@ def import_file(source: Path, goal: Path, on_progress: OnProgress = lambda *_: N
 
 
 def _check_names(exported: ExportedFile) -> None:
-    """Refuse a file whose documents have names that antigram does not write.
+    """Raise if a document in the file has a name that antigram does not write.
 
     Raises:
-        DamagedError: it has one.
+        DamagedError: the message has the name.
     """
     for name in exported.file.documents:
         parts = name.split("/")
@@ -182,13 +184,13 @@ def _check_names(exported: ExportedFile) -> None:
 
 
 def verify_export(source: Path) -> Iterator[Problem]:
-    """Problems of an exported file: every array is held against the manifest's SHA-256.
+    """Yield the problems of an exported file; each array is checked by the manifest's SHA-256.
 
     Args:
-        source: from `export_file`.
+        source: file that `export_file` wrote.
 
     Raises:
-        InputError: HDF5, but not written by `export_file`.
+        InputError: the file does not exist, or was not written by `export_file`.
     """
     try:
         if not is_exported(source):
@@ -208,24 +210,24 @@ def verify_export(source: Path) -> Iterator[Problem]:
         yield Problem(source, str(error).removeprefix(f"{source}: "))
 
 
-def _import_group(source: Backend, made: Writer, on_progress: OnProgress) -> None:
+def _import_group(source: Backend, target: Writer, on_progress: OnProgress) -> None:
     manifest = read_manifest(source)
     manifest.check_metadata(source, _EXPORT_AGAIN)
     for name in manifest.arrays:
         array = MappedArray(source, name, manifest.crcs(name), _EXPORT_AGAIN)
         for index in range(array.spec.chunks):
-            write_chunk(made, array.spec, index, array.raw_chunk(index), flush=False)
+            write_chunk(target, array.spec, index, array.raw_chunk(index), flush=False)
             on_progress(f"imported {name}", index + 1, array.spec.chunks)
 
 
-def _is_same(there: Folder, documents: Mapping[str, bytes]) -> bool:
-    """Whether all that a file holds is there, by its metadata, and as it was written."""
+def _is_same(folder: Folder, documents: Mapping[str, bytes]) -> bool:
+    """Whether a folder holds the same store or cache as a file, and is intact."""
     for name, raw in documents.items():
         try:
-            if there.get(name) != raw:
+            if folder.get(name) != raw:
                 return False
         except OSError:
             return False
     return not any(
-        problem for _, group in _groups(there) for problem in verify_group(group, content=False)
+        problem for _, group in _groups(folder) for problem in verify_group(group, content=False)
     )

@@ -1,4 +1,4 @@
-"""Files and folders: mapped into memory, told apart, removed, measured; names in errors."""
+"""Helpers for files and folders: mapping, identity, deletion, size, and names in errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
     "Identity",
     "Region",
     "check_replaceable",
-    "even_places",
+    "evenly_spaced",
     "identity_at",
     "map_file",
     "map_noted",
@@ -35,10 +35,10 @@ __all__ = [
     "size_text",
 ]
 
-HUGE_PAGE = 2 << 20  # bytes; a file that lies at multiples of it can be mapped by such pages
-_MOST_ADDRESSES = 1 << 44  # bytes of address space an array takes for huge pages; there are 2^47
+HUGE_PAGE = 2 << 20  # bytes; a file mapped at multiples of it can use huge pages
+_MOST_ADDRESSES = 1 << 44  # bytes of address space that an array may use for huge pages, of 2^47
 
-_PROT_NONE, _MAP_FIXED = 0, 0x10  # of sys/mman.h; Python does not name them
+_PROT_NONE, _MAP_FIXED = 0, 0x10  # from sys/mman.h; not in Python
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
 _LIBC.mmap.argtypes = [
@@ -53,9 +53,9 @@ _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 class Identity(NamedTuple):
-    """Which file it is, and in which state: a write changes ``mtime_ns``, a rename the inode.
+    """Identity and state of a file: a write changes ``mtime_ns``, a replacement the inode.
 
-    The inode of a file that is mapped is not given to another file.
+    The inode of a mapped file is not reused.
     """
 
     device: int
@@ -65,16 +65,16 @@ class Identity(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> Identity:
-        """Take it from what ``stat`` or ``fstat`` found."""
+        """Return the identity in a result of ``stat`` or ``fstat``."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def is_same_file(self, other: Identity) -> bool:
-        """Whether the other is this file, in whatever state."""
+        """Whether both are the same file, perhaps in different states."""
         return self[:2] == other[:2]
 
 
 def identity_at(path: Path) -> Identity | None:
-    """Of the file that has a name now; None if there is none, or it cannot be looked at."""
+    """Return the identity of the file at a path; None if there is none or it is inaccessible."""
     try:
         return Identity.of(path.stat())
     except OSError:
@@ -82,33 +82,36 @@ def identity_at(path: Path) -> Identity | None:
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:
-    """Map a file, read only, without keeping it open: `map_noted` without what is noted."""
+    """Map a file, read only, without keeping it open; see `map_noted`."""
     return map_noted(path)[0]
 
 
 def map_noted(path: Path) -> tuple[NDArray[np.uint8], Identity]:
-    """Map a file, read only, without keeping it open, and note which it is.
+    """Map a file, read only, without keeping it open, and return its identity.
 
-    Python's own mmap keeps a descriptor for each map, and a cache of a million clips has more
-    chunks than a process may open files (1,024 by default).
+    Python's mmap keeps a file descriptor for each map, but a cache of a million segments has more
+    chunks than a process may have open files (1,024 by default).
 
-    A file that is truncated while its map is read ends the process by SIGBUS: whoever reads for
-    long compares sizes beforehand (`RowView.look`), which leaves a moment, and no more.
+    If a file is truncated while its map is read, the process ends with SIGBUS. Long-running readers
+    compare sizes before each read (`RowView.look`), which leaves only a short interval.
+
+    Returns:
+        The bytes of the file, and its identity when it was mapped.
 
     Raises:
-        OSError: not there, no regular file, or not mappable.
+        OSError: the file does not exist, is not a regular file, or cannot be mapped.
     """
     handle, status = regular(path)
     size = status.st_size
     try:
-        place = size and _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
+        address = size and _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
     finally:
         os.close(handle)
-    array = np.empty(0, np.uint8)  # a map of nothing cannot be had
+    array = np.empty(0, np.uint8)  # an empty file cannot be mapped
     if size:
-        _raise_if_failed(place, path)
-        buffer = (ctypes.c_uint8 * size).from_address(place)
-        weakref.finalize(buffer, _LIBC.munmap, place, size)
+        _raise_if_failed(address, path)
+        buffer = (ctypes.c_uint8 * size).from_address(address)
+        weakref.finalize(buffer, _LIBC.munmap, address, size)
         array = np.frombuffer(memoryview(buffer), np.uint8)
     array.flags.writeable = False
     return array, Identity.of(status)
@@ -116,7 +119,7 @@ def map_noted(path: Path) -> tuple[NDArray[np.uint8], Identity]:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Name the file in an error of the system that does not: a write to a full disk, say."""
+    """Add a file's name to an OSError that lacks it, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -126,7 +129,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link, or a folder with all that is in it; nothing, if nothing is there.
+    """Delete a file, a link, or a folder with its contents, if it exists.
 
     Raises:
         OSError: it cannot be deleted.
@@ -138,21 +141,21 @@ def remove(path: Path) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; links are not followed. 0: nothing is there."""
+    """Return the bytes of a file or folder, 0 if it does not exist; links are not followed."""
     try:
         if path.is_dir() and not path.is_symlink():
             return sum(size_of(inner) for inner in path.iterdir())
         return path.lstat().st_size
-    except FileNotFoundError:  # until a moment ago
+    except FileNotFoundError:  # never there, or just deleted
         return 0
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuse a goal that a rename would take away for ever: a device, a pipe, a folder.
+    """Raise if renaming a file to ``path`` would destroy a device, a pipe or a folder.
 
     Raises:
-        InputError: it is one of these.
-        OSError: it cannot be looked at: its name is too long, or a loop of links.
+        InputError: ``path`` is one of these.
+        OSError: ``path`` is inaccessible: the name is too long, or there is a cycle of links.
     """
     try:
         mode = path.stat().st_mode
@@ -164,7 +167,7 @@ def check_replaceable(path: Path) -> None:
 
 
 def size_text(size: float) -> str:
-    """``0.9 MB``, ``26 MB``, ``1.4 GB``: of bytes, for people."""
+    """Format a number of bytes: ``0.9 MB``, ``26 MB``, ``1.4 GB``."""
     for unit, name in ((1e9, "GB"), (1e6, "MB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:.0f} {name}"
@@ -172,78 +175,87 @@ def size_text(size: float) -> str:
 
 
 class Region:
-    """Address space in which files are mapped at places of one's choice, read only.
+    """Address space in which files are mapped, read only, at chosen offsets.
 
-    So the chunks of an array lie at equal distances, and one numpy call gathers rows from many.
+    With the chunks of an array at equal distances, one numpy call gathers rows from many of them.
 
     Args:
-        size: bytes of address space; no memory is taken.
+        size: bytes of address space; no memory is allocated.
 
     Raises:
-        OSError: the process may not have so much.
+        OSError: the process may not reserve so much address space.
     """
 
     def __init__(self, size: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        found = _LIBC.mmap(None, size + HUGE_PAGE, _PROT_NONE, flags, -1, 0)
-        _raise_if_failed(found, "address space")
-        self._place = -(-found // HUGE_PAGE) * HUGE_PAGE
-        buffer = (ctypes.c_uint8 * size).from_address(self._place)
-        weakref.finalize(buffer, _LIBC.munmap, found, size + HUGE_PAGE)
+        address = _LIBC.mmap(None, size + HUGE_PAGE, _PROT_NONE, flags, -1, 0)
+        _raise_if_failed(address, "address space")
+        self._address = -(-address // HUGE_PAGE) * HUGE_PAGE
+        buffer = (ctypes.c_uint8 * size).from_address(self._address)
+        weakref.finalize(buffer, _LIBC.munmap, address, size + HUGE_PAGE)
         self.bytes: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
         self.bytes.flags.writeable = False
 
     def map(self, path: Path, offset: int, size: int, room: int) -> Identity:
-        """Map a file at ``offset``, a multiple of a page, if it has ``size`` bytes.
+        """Map a file at ``offset``, if it has the expected size.
 
-        The map takes all ``room`` up to the next file, behind whose bytes nothing may be read: the
-        address space between two files would count as one more map, of 65,530 in a process.
+        The map covers all ``room`` bytes up to the next file, although only the first ``size`` may
+        be read. Otherwise the gap would count as another map, of which a process has 65,530.
+
+        Args:
+            path: the file.
+            offset: where to map it, in bytes; a multiple of the page size.
+            size: expected size of the file in bytes.
+            room: bytes of address space for the file.
 
         Returns:
-            Which file is there. If it has another size it is not mapped.
+            Identity of the file. If its size differs from ``size``, it is not mapped.
 
         Raises:
-            OSError: not there, no regular file, or not mappable.
+            OSError: the file does not exist, is not a regular file, or cannot be mapped.
         """
         handle, status = regular(path)
         try:
             if status.st_size == size:
                 flags = mmap.MAP_SHARED | _MAP_FIXED
-                place = self._place + offset
-                _raise_if_failed(_LIBC.mmap(place, room, mmap.PROT_READ, flags, handle, 0), path)
+                address = self._address + offset
+                _raise_if_failed(_LIBC.mmap(address, room, mmap.PROT_READ, flags, handle, 0), path)
         finally:
             os.close(handle)
         return Identity.of(status)
 
 
-def even_places(row_bytes: int, size: int, count: int) -> tuple[Region, int]:
-    """Address space for ``count`` files of rows, and how many rows lie from one file to the next.
+def evenly_spaced(row_bytes: int, size: int, count: int) -> tuple[Region, int]:
+    """Reserve address space for files of rows, in which all rows are at equal distances.
 
-    Places of a whole number of rows and of pages, so that all rows of all files lie at equal
-    distances: numpy gathers by one index in half the time of two. Of huge pages, if the multiples
-    of both do not lie so far apart that the address space ends.
+    The distance between files is a multiple of the row size and of the page size, so that rows of
+    all files have a common index: numpy gathers with one index in half the time of two. Huge pages
+    are used unless the common multiples are so large that the address space does not suffice.
 
     Args:
-        row_bytes: bytes of a row.
-        size: bytes of each file.
-        count: how many there are.
+        row_bytes: size of a row in bytes.
+        size: size of each file in bytes.
+        count: number of files.
+
+    Returns:
+        The address space, and the distance from one file to the next in rows.
 
     Raises:
-        OSError: the process may not have so much address space.
+        OSError: the process may not reserve so much address space.
     """
     for page in (HUGE_PAGE, mmap.PAGESIZE):
-        whole = page // math.gcd(row_bytes, page)
-        place = -(-size // (whole * row_bytes)) * whole
-        if place * row_bytes * count <= _MOST_ADDRESSES or page == mmap.PAGESIZE:
+        step = page // math.gcd(row_bytes, page)
+        distance = -(-size // (step * row_bytes)) * step
+        if distance * row_bytes * count <= _MOST_ADDRESSES or page == mmap.PAGESIZE:
             try:
-                return Region(place * row_bytes * count), place
+                return Region(distance * row_bytes * count), distance
             except OSError:
                 if page == mmap.PAGESIZE:
                     raise
     raise AssertionError("the last page size returns or raises")
 
 
-def _raise_if_failed(place: int | None, what: Path | str) -> None:
-    if place is None or place == ctypes.c_void_p(-1).value:
+def _raise_if_failed(address: int | None, what: Path | str) -> None:
+    if address is None or address == ctypes.c_void_p(-1).value:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), os.fspath(what))

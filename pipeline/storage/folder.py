@@ -1,4 +1,4 @@
-"""The backend of a folder: each object is a file, and is mapped into memory."""
+"""The folder backend: each object is a file that is memory-mapped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from antigram.pipeline.storage.backend import (
     WrongSizeError,
 )
 from antigram.pipeline.storage.durable import atomic_file, begin_writeback, write_in_parts
-from antigram.pipeline.storage.files import Identity, even_places, identity_at, map_file
+from antigram.pipeline.storage.files import Identity, evenly_spaced, identity_at, map_file
 from antigram.pipeline.storage.regular import read_regular
 
 __all__ = ["Folder"]
@@ -32,59 +32,59 @@ class Folder:
     """A `Store` in a folder.
 
     Attributes:
-        path: the folder; made when something is put.
+        path: the folder; it is made when the first object is written.
     """
 
     path: Path
 
     def get(self, key: str) -> bytes:
-        """Bytes of a file: see `Reader`."""
+        """Return the bytes of a file; see `Reader`."""
         return read_regular(self.path / key, MOST_DOCUMENT)
 
     def view(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Map of a file: see `Viewer`."""
+        """Map a file; see `Viewer`."""
         return map_file(self.path / key)[start:stop]
 
     def view_rows(self, name: str, keys: Sequence[str], layout: RowLayout) -> MappedFiles:
-        """Maps of files at equal distances: see `RowViewer`."""
+        """Map files at equal distances; see `RowViewer`."""
         return MappedFiles(self.path, name, keys, layout)
 
     def head(self, key: str) -> Entry | None:
-        """See `Header`."""
-        found = identity_at(self.path / key)
-        return None if found is None else Entry(key, found.size, found)
+        """Return size and identity of a file; see `Header`."""
+        identity = identity_at(self.path / key)
+        return None if identity is None else Entry(key, identity.size, identity)
 
     def list(self) -> Iterator[Entry]:
-        """All files below the folder: see `Lister`."""
+        """Yield all files below the folder; see `Lister`."""
         for path in sorted(self.path.rglob("*")):
             try:
                 status = path.stat()
-            except OSError:  # deleted a moment ago, or a link to nothing
+            except OSError:  # just deleted, or a broken link
                 continue
             if stat.S_ISREG(status.st_mode):
                 key = path.relative_to(self.path).as_posix()
                 yield Entry(key, status.st_size, Identity.of(status))
 
     def groups(self) -> Sequence[str]:
-        """Names of the folders in it: see `Grouped`."""
+        """Return the names of the folders in it; see `Grouped`."""
         if not self.path.is_dir():
             return []
         return sorted(path.name for path in self.path.iterdir() if path.is_dir())
 
     def below(self, name: str) -> Folder:
-        """A folder in it: see `Grouped`."""
+        """Return the backend of a folder in it; see `Grouped`."""
         return Folder(self.path / name)
 
     def reopened(self) -> Folder:
-        """See `Grouped`; nothing of the folder is kept."""
+        """Return this backend, which keeps no state; see `Grouped`."""
         return self
 
     def where(self, key: str = "") -> str:
-        """Path of a file: see `Grouped`."""
+        """Return the path of a file; see `Grouped`."""
         return str(self.path / key)
 
     def put(self, key: str, *parts: bytes | memoryview, flush: bool = True) -> None:
-        """Write a file: see `Writer`."""
+        """Write a file atomically; see `Writer`."""
         path = self.path / key
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,36 +95,36 @@ class Folder:
                 begin_writeback(file)
 
     def delete(self, key: str) -> None:
-        """Delete a file: see `Deleter`."""
+        """Delete a file; see `Deleter`."""
         (self.path / key).unlink(missing_ok=True)
 
 
 class MappedFiles:
-    """A `RowView` of files. A map keeps a file that others replace or delete.
+    """A `RowView` of files. A map stays valid if its file is replaced or deleted.
 
-    A file that is truncated while its map is read ends the process by SIGBUS: that is looked for
-    beforehand, which leaves a moment, and no more.
+    If a file is truncated while its map is read, the process ends with SIGBUS. `open` and `look`
+    compare sizes first, which leaves only a short interval.
 
     Args:
-        folder: the backend's root.
-        name: key that the files lie below, for messages.
-        keys: of the files.
-        layout: of each file.
+        folder: root of the backend.
+        name: common prefix of the keys, for messages.
+        keys: keys of the files.
+        layout: layout of each file.
 
     Raises:
-        OSError: the process may not have so much address space.
+        OSError: the process may not reserve so much address space.
     """
 
     def __init__(self, folder: Path, name: str, keys: Sequence[str], layout: RowLayout) -> None:
         self._folder, self._name, self._keys, self._layout = folder, name, keys, layout
-        self._region, self.apart = even_places(layout.row_bytes, layout.size, len(keys))
+        self._region, self.apart = evenly_spaced(layout.row_bytes, layout.size, len(keys))
         self._stride = self.apart * layout.row_bytes
         self.table = self._region.bytes.reshape(-1, layout.row_bytes)
-        self._noted: dict[int, Identity] = {}  # of the files that can still change
+        self._noted: dict[int, Identity] = {}  # identities of the files that can still change
         self._mapped = np.zeros(len(keys), bool)
 
     def open(self, index: int) -> None:
-        """Map a file: see `RowView`."""
+        """Map a file; see `RowView`."""
         path = self._folder / self._keys[index]
         if self._mapped[index]:
             was, now = self._noted.get(index), identity_at(path)
@@ -138,29 +138,29 @@ class MappedFiles:
         self._mapped[index] = True
 
     def part(self, index: int) -> NDArray[np.uint8]:
-        """Rows of a file that is mapped: see `RowView`."""
+        """Return the bytes of the rows of a mapped file; see `RowView`."""
         if not self._mapped[index]:
             raise RuntimeError(f"{self._keys[index]} is not mapped")
         first = index * self._stride
         return self._region.bytes[first : first + self._layout.data]
 
     def look(self, chosen: Sequence[int], intact: Callable[[int], bool]) -> list[str]:
-        """See `RowView`: a file that was written to is read again."""
-        there = [index for index in chosen if index in self._noted]
-        found = Counter(self._look_at(index, intact) for index in there)
+        """Check mapped files; one that was written to is read again. See `RowView`."""
+        mapped = [index for index in chosen if index in self._noted]
+        events = Counter(self._look_at(index, intact) for index in mapped)
         return [
-            f"{self._folder / self._name}: {found[event]} of {len(there)} chunks {event}"
+            f"{self._folder / self._name}: {events[event]} of {len(mapped)} chunks {event}"
             for event in (REPLACED, WRITTEN)
-            if found[event]
+            if events[event]
         ]
 
     def _look_at(self, index: int, intact: Callable[[int], bool]) -> str:
-        """Event that became of a file, or nothing."""
+        """Return `REPLACED` or `WRITTEN`, or an empty string if a file has not changed."""
         was, path = self._noted[index], self._folder / self._keys[index]
         if (now := identity_at(path)) == was:
             return ""
         if now is None or not now.is_same_file(was):
-            del self._noted[index]  # its map cannot change any more
+            del self._noted[index]  # its map can no longer change
             return REPLACED
         if now.size != was.size or not intact(index):
             raise OverwrittenError(str(path), now.size)

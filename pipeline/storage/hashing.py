@@ -1,4 +1,4 @@
-"""Canonical JSON and the digests made from it."""
+"""Canonical JSON, and digests of it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["canonical_json", "digest"]
 
 
 def canonical_json(value: object) -> str:
-    """JSON text that is the same for equal values: sorted keys, no blanks, UTF-8."""
+    """Return JSON text that is the same for equal values: sorted keys, no blanks, not escaped."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def digest(value: object) -> str:
-    """SHA-256 (hex) of a value's canonical JSON."""
+    """Return the SHA-256 (hex) of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -1,11 +1,11 @@
-"""Stores and caches in one HDF5 file: for exchange, and to read from; never to work in.
+"""The backend of an exported HDF5 file, for exchange and reading; it cannot be written to.
 
-A file holds the same groups, arrays and attributes under the same names. Datasets are contiguous,
-so that rows are read from a map of the file as they are from chunk files. Zarr's own documents and
-the manifests lie in ``/zarr``: every chunk is held against its checksum, and an import gives back
-the very bytes of what was exported.
+A file holds the groups, arrays and attributes of a store or cache under the same names. Datasets
+are contiguous, so that rows are read from a map of the file, as from chunk files. Zarr's documents
+and the manifests are stored in ``/zarr``, so that every chunk is checked by its checksum and an
+import restores the exported bytes.
 
-In messages, what lies in a file is named by a path that goes on inside it:
+Messages name an object in a file by a path that continues inside the file:
 ``cache.h5/layer05/zarr.json``.
 """
 
@@ -53,14 +53,14 @@ _CHUNK = re.compile(r"(?P<name>.+)/c/(?P<index>\d{1,12})(/0)*")
 
 
 class SingleFile:
-    """An exported file, checked before anything of it is read, and mapped.
+    """An exported file: its structure is checked, and the file is mapped.
 
     Args:
         path: the file.
 
     Raises:
-        InputError: HDF5, but not ours.
-        StoredDataError: not as it was written, or of a newer version.
+        InputError: an HDF5 file that antigram did not write.
+        StoredDataError: the file is damaged, or of a newer version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,43 +91,43 @@ class SingleFile:
             raise DamagedError(f"{path}: unreadable as HDF5: {error}. Export it again.") from None
 
     def _take(self, name: str, dataset: Any) -> None:  # noqa: ANN401 - h5py has no types
-        """Note where a dataset lies, having checked that it lies inside the file."""
+        """Note offset and shape of a dataset, after checking that it is inside the file."""
         import h5py
 
         if dataset.chunks is not None or dataset.external or dataset.is_virtual:
             raise DamagedError(f"{self.path}: {name} is not contiguous in this file")
         text = h5py.check_string_dtype(dataset.dtype)
-        if text is not None and text.length is None:  # in a heap that nothing checks
+        if text is not None and text.length is None:  # stored in a heap without checksums
             raise DamagedError(f"{self.path}: {name} holds texts of variable length")
-        place, size = dataset.id.get_offset(), dataset.size * dataset.dtype.itemsize
-        if size and (place is None or place + size > self._raw.size):
+        offset, size = dataset.id.get_offset(), dataset.size * dataset.dtype.itemsize
+        if size and (offset is None or offset + size > self._raw.size):
             raise DamagedError(f"{self.path}: {name} goes on behind the end of the file")
         if text is not None:
-            cells = self._raw[place or 0 : (place or 0) + size].view(f"S{dataset.dtype.itemsize}")
+            cells = self._raw[offset or 0 : (offset or 0) + size].view(f"S{dataset.dtype.itemsize}")
             self._texts[name] = [cell.decode() for cell in cells.tolist()]
         elif name.startswith("zarr/"):
             if dataset.dtype != np.uint8 or size > MOST_DOCUMENT:
                 raise DamagedError(f"{self.path}: {name}: {size} bytes of {dataset.dtype}")
-            document = self._raw[place : place + size].tobytes()
+            document = self._raw[offset : offset + size].tobytes()
             self.documents[name.removeprefix("zarr/")] = document
         else:
-            self._numbers[name] = place or 0, dataset.shape, dataset.dtype
+            self._numbers[name] = offset or 0, dataset.shape, dataset.dtype
 
     @property
     def names(self) -> list[str]:
-        """Keys of all documents, and the beginnings of those of all chunks."""
+        """Keys of all documents, and a prefix of the chunk keys of each array."""
         return [*self.documents, *(f"{name}/c/" for name in (*self._numbers, *self._texts))]
 
     def has_array(self, name: str) -> bool:
-        """Whether there is a dataset of that name."""
+        """Whether there is a dataset with this name."""
         return name in self._numbers or name in self._texts
 
     def spec(self, name: str) -> ArraySpec:
-        """Layout of an array, from its document.
+        """Return the layout of an array, from its ``zarr.json``.
 
         Raises:
             FileNotFoundError: there is no such document.
-            DamagedError: it is not that of an array.
+            DamagedError: the document does not describe an array of antigram.
         """
         if name not in self._specs:
             document = f"{name}/zarr.json"
@@ -144,21 +144,21 @@ class SingleFile:
         return self._specs[name]
 
     def rows(self, name: str, spec: ArraySpec) -> NDArray[np.uint8]:
-        """(row, byte of the row) of an array of numbers, without a copy.
+        """Return the rows of an array of numbers, (row, byte of the row), without a copy.
 
         Raises:
             DamagedError: the array is missing, or has another shape or dtype than its metadata.
         """
-        place, shape, dtype = self._numbers.get(name, (0, (), np.dtype(np.void)))
+        offset, shape, dtype = self._numbers.get(name, (0, (), np.dtype(np.void)))
         if shape != spec.shape or dtype != np.dtype(spec.dtype).newbyteorder("<"):
             raise DamagedError(
                 f"{self.path}: {name} is {shape} {dtype}, wanted {spec.shape} {spec.dtype}"
             )
         size = spec.shape[0] * spec.row_bytes
-        return self._raw[place : place + size].reshape(spec.shape[0], spec.row_bytes)
+        return self._raw[offset : offset + size].reshape(spec.shape[0], spec.row_bytes)
 
     def chunk(self, name: str, spec: ArraySpec, index: int) -> NDArray[np.uint8]:
-        """Bytes of a chunk as its file would hold them, less the checksum.
+        """Return the bytes of a chunk, as in a chunk file but without the checksum.
 
         Raises:
             DamagedError: the array is missing, or has another shape or dtype than its metadata.
@@ -173,22 +173,22 @@ class SingleFile:
         if span.stop - span.start == spec.rows:
             return data
         rows = data.view(np.dtype(spec.dtype).newbyteorder("<")).reshape(-1, *spec.shape[1:])
-        return encode(spec, index, rows)  # the last one, with what pads it
+        return encode(spec, index, rows)  # the last chunk, with padding
 
 
 def _datasets(
     group: Any,  # noqa: ANN401
     path: Path,
     prefix: str = "",
-    seen: list[str] | None = None,
+    names: list[str] | None = None,
 ) -> Iterator[tuple[str, Any]]:
-    """All datasets of a file, by plain links only; ``seen`` counts them, as links may go round."""
+    """Yield all datasets of a file; only hard links are followed, and at most `_MOST_OBJECTS`."""
     import h5py
 
-    seen = [] if seen is None else seen
+    names = [] if names is None else names
     for name in group:
-        seen.append(name)
-        if len(seen) > _MOST_OBJECTS:
+        names.append(name)
+        if len(names) > _MOST_OBJECTS:
             raise DamagedError(f"{path}: more than {_MOST_OBJECTS} objects in it")
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
@@ -197,33 +197,33 @@ def _datasets(
         if isinstance(member, h5py.Dataset):
             yield f"{prefix}{name}", member
         elif prefix.count("/") < 8:
-            yield from _datasets(member, path, f"{prefix}{name}/", seen)
+            yield from _datasets(member, path, f"{prefix}{name}/", names)
 
 
 class FileRows:
-    """A `RowView` of a contiguous dataset; the last chunk alone is a copy, with what pads it.
+    """A `RowView` of a contiguous dataset; only a padded last chunk is a copy.
 
     Args:
-        file: that holds it.
-        name: of the dataset.
-        spec: of the array.
+        file: the file.
+        name: name of the dataset.
+        spec: layout of the array.
     """
 
     def __init__(self, file: SingleFile, name: str, spec: ArraySpec) -> None:
         self._file, self._name, self._spec = file, name, spec
         self.table = file.rows(name, spec)
         self.apart = spec.rows
-        self._noted: Identity | None = file.identity  # None: the map cannot change any more
+        self._noted: Identity | None = file.identity  # None: the map can no longer change
 
     def open(self, index: int) -> None:
-        """See `RowView`; the file is mapped already."""
+        """Do nothing, as the file is mapped already; see `RowView`."""
 
     def part(self, index: int) -> NDArray[np.uint8]:
-        """Rows of a chunk: see `RowView`."""
+        """Return the bytes of the rows of a chunk; see `RowView`."""
         return self._file.chunk(self._name, self._spec, index)
 
     def look(self, chosen: Sequence[int], intact: Callable[[int], bool]) -> list[str]:
-        """See `RowView`: of a file that was written to, all chunks of the array are read again."""
+        """Check the file; if it was written to, read all chunks of the array. See `RowView`."""
         path, was = self._file.path, self._noted
         if was is None or not chosen or (now := identity_at(path)) == was:
             return []
@@ -245,14 +245,14 @@ def _opened(path: Path, _size: int, _mtime_ns: int) -> SingleFile:
 
 @dataclass(frozen=True, slots=True)
 class ExportedFile:
-    """A `Backend` in one HDF5 file. It is read only: `pipeline.storage.exchange` writes such files.
+    """A `Backend` in one HDF5 file, read only; `pipeline.storage.exchange` writes such files.
 
-    Chunks have the keys and bytes that their files would have in a folder; the checksum behind a
-    chunk is not stored and is made when it is asked for.
+    Chunks have the same keys and bytes as in a folder. The checksum after a chunk is not stored;
+    it is computed when the chunk is read.
 
     Attributes:
-        file: that holds all.
-        prefix: of its root in the file, with a slash behind, or empty.
+        file: the file.
+        prefix: path of the root within the file, with a trailing slash, or empty.
     """
 
     file: SingleFile
@@ -260,11 +260,11 @@ class ExportedFile:
 
     @classmethod
     def at(cls, path: Path, prefix: str = "") -> ExportedFile:
-        """Open a file, or take the one that is open if nothing wrote to it.
+        """Open a file; one that is open already is reused if it has not changed.
 
         Raises:
-            InputError: HDF5, but not ours.
-            StoredDataError: not as it was written, or of a newer version.
+            InputError: an HDF5 file that antigram did not write.
+            StoredDataError: the file is damaged, or of a newer version.
         """
         try:
             status = path.stat()
@@ -273,16 +273,16 @@ class ExportedFile:
         return cls(_opened(path, status.st_size, status.st_mtime_ns), prefix)
 
     def __reduce__(self) -> tuple[Callable[[Path, str], ExportedFile], tuple[Path, str]]:
-        """Opened anew in another process."""
+        """Open the file again in another process."""
         return ExportedFile.at, (self.file.path, self.prefix)
 
     def get(self, key: str) -> bytes:
-        """Bytes of a document or chunk: see `Reader`."""
+        """Return the bytes of a document or chunk; see `Reader`."""
         document = self.file.documents.get(self.prefix + key)
         return self.view(key).tobytes() if document is None else document
 
     def view(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """See `Viewer`; without a copy, unless it ends behind a chunk's rows or is padded."""
+        """Return bytes of an object; only checksums and padding need a copy. See `Viewer`."""
         if (document := self.file.documents.get(self.prefix + key)) is not None:
             return np.frombuffer(document, np.uint8)[start:stop]
         name, spec, index = self._chunk(key)
@@ -295,21 +295,21 @@ class ExportedFile:
         return part
 
     def _chunk(self, key: str) -> tuple[str, ArraySpec, int]:
-        """Dataset, layout and index of the chunk that has a key."""
-        found = _CHUNK.fullmatch(key)
-        if found is not None and self.file.has_array(name := self.prefix + found["name"]):
-            spec, index = self.file.spec(name), int(found["index"])
-            if index < spec.chunks and key == chunk_key(replace(spec, name=found["name"]), index):
+        """Return dataset, layout and index of the chunk with a key."""
+        match = _CHUNK.fullmatch(key)
+        if match is not None and self.file.has_array(name := self.prefix + match["name"]):
+            spec, index = self.file.spec(name), int(match["index"])
+            if index < spec.chunks and key == chunk_key(replace(spec, name=match["name"]), index):
                 return name, spec, index
         raise FileNotFoundError(errno.ENOENT, "not in the file", self.where(key))
 
     def view_rows(self, name: str, keys: Sequence[str], layout: RowLayout) -> FileRows:
-        """See `RowViewer`."""
+        """Return the rows of a dataset; see `RowViewer`."""
         full = self.prefix + name
         return FileRows(self.file, full, self.file.spec(full))
 
     def head(self, key: str) -> Entry | None:
-        """See `Header`; the identity of all objects is the file's."""
+        """Return size of an object and identity of the file; see `Header`."""
         if (document := self.file.documents.get(self.prefix + key)) is not None:
             return Entry(key, len(document), self.file.identity)
         try:
@@ -323,7 +323,7 @@ class ExportedFile:
         return Entry(key, size + CRC_BYTES, self.file.identity)
 
     def list(self) -> Iterator[Entry]:
-        """See `Lister`."""
+        """Yield all objects; see `Lister`."""
         keys = []
         for document in self.file.documents:
             if not document.startswith(self.prefix):
@@ -338,18 +338,18 @@ class ExportedFile:
                 yield entry
 
     def groups(self) -> Sequence[str]:
-        """See `Grouped`."""
+        """Return the names of groups; see `Grouped`."""
         inner = (n.removeprefix(self.prefix) for n in self.file.names if n.startswith(self.prefix))
         return sorted({name.partition("/")[0] for name in inner if "/" in name})
 
     def below(self, name: str) -> ExportedFile:
-        """See `Grouped`."""
+        """Return the backend of a group; see `Grouped`."""
         return ExportedFile(self.file, f"{self.prefix}{name}/")
 
     def reopened(self) -> ExportedFile:
-        """See `Grouped`."""
+        """Return the backend of the present file; see `Grouped`."""
         return ExportedFile.at(self.file.path, self.prefix)
 
     def where(self, key: str = "") -> str:
-        """Path of the file, and what follows in it: see `Grouped`."""
+        """Return the path of the file, continued inside it; see `Grouped`."""
         return str(self.file.path / self.prefix / key)

@@ -1,4 +1,4 @@
-"""Stored data in use for long, as by a training: kept as it was opened, and looked at again."""
+"""Keep arrays open for a long time, as during a training, and check them for changes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["Held"]
 
 
 class Held:
-    """Arrays in use for long: kept as they are now, and looked at again.
+    """Arrays whose chunks stay mapped as they are now, even if their files are replaced.
 
     Args:
-        arrays: all of whose chunks are mapped at once.
-        on_message: told of what happened to their files.
+        arrays: the arrays; all of their chunks are mapped at once.
+        on_message: called with a line for each harmless change of their files.
 
     Raises:
-        DamagedError: a chunk is missing, or of another size.
+        DamagedError: a chunk is missing, or has another size.
         InputError: the process may not map so many files.
     """
 
@@ -27,10 +27,10 @@ class Held:
             array.hold()
 
     def look(self) -> None:
-        """`MappedArray.look` at all of them.
+        """Check all arrays with `MappedArray.look`.
 
         Raises:
-            DamagedError: a file was truncated or overwritten in place; names it.
+            DamagedError: a file was truncated or overwritten in place; the message names it.
         """
         for array in self._arrays:
             for line in array.look():

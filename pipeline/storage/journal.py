@@ -1,4 +1,4 @@
-"""An append-only journal of what is done, which survives a kill."""
+"""An append-only journal of finished work, which survives a kill."""
 
 from __future__ import annotations
 
@@ -16,28 +16,34 @@ __all__ = ["Journal"]
 
 
 class Journal:
-    """Append-only JSON lines, each with a checksum; what was acknowledged survives a kill.
+    """JSON lines with checksums; an entry is on disk when `append` returns.
 
-    A line that was torn by a crash ends the journal: it and what follows are cut off when the
-    journal is opened to be continued.
+    The journal ends before the first damaged line, which a crash may leave. That line and all after
+    it are cut off when the journal is opened.
+
+    Args:
+        path: the file; made if it does not exist.
+
+    Attributes:
+        entries: all entries, those of earlier runs included.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_file():
-            remove(path)  # a folder, say
+            remove(path)  # for example, a folder
         self.entries, size = self._intact_lines(path)
         self._file = path.open("ab")
         self._file.truncate(size)
 
     @classmethod
     def read(cls, path: Path) -> list[dict[str, Any]]:
-        """Entries of a journal that another process may be writing."""
+        """Return the entries of a journal that another process may be writing."""
         return cls._intact_lines(path)[0]
 
     @classmethod
     def _intact_lines(cls, path: Path) -> tuple[list[dict[str, Any]], int]:
-        """Entries, and the bytes that their lines take."""
+        """Return the entries, and the size of their lines in bytes."""
         entries, size = [], 0
         if path.is_file():
             for line in path.read_bytes().splitlines(keepends=True):

@@ -1,4 +1,4 @@
-"""Which arrays antigram writes, by their ``zarr.json``: others are refused before they are read."""
+"""Check the ``zarr.json`` of arrays: only those that antigram writes are read."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from antigram.pipeline.storage.chunks import STRING, ArraySpec
 __all__ = ["fits", "spec_of"]
 
 _DTYPES = ("float16", "float32", "int8", "int32", STRING)
-_MOST = 1 << 48  # of an axis: more than any disk holds
+_MOST = 1 << 48  # length of an axis; more than any disk holds
 
 
 def spec_of(name: str, meta: Mapping[str, Any]) -> ArraySpec:
-    """Layout of an array by its ``zarr.json``.
+    """Return the layout of an array, from its ``zarr.json``.
+
+    Args:
+        name: name of the array in its group.
+        meta: the parsed document.
 
     Raises:
-        ValueError: not as antigram writes it; or KeyError, TypeError, IndexError.
+        ValueError: antigram does not write such an array; also KeyError, TypeError, IndexError.
     """
     dtype, shape = meta["data_type"], tuple(meta["shape"])
     grid = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
@@ -36,7 +40,7 @@ def spec_of(name: str, meta: Mapping[str, Any]) -> ArraySpec:
 
 
 def fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    """Whether a shape is the one that is wanted; None stands for any length of an axis."""
+    """Whether a shape matches the wanted one, in which None stands for any length."""
     return len(shape) == len(wanted) and all(
-        want in (None, own) for own, want in zip(shape, wanted, strict=True)
+        wanted_length in (None, length) for length, wanted_length in zip(shape, wanted, strict=True)
     )

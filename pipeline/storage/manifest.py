@@ -1,4 +1,4 @@
-"""What a finished group of chunked arrays must hold, byte by byte; and finding what it does not.
+"""The manifest of a group of arrays, and verification of the group against it.
 
 The manifest is the attributes of a Zarr group ``manifest`` inside the group it describes:
 
@@ -30,7 +30,7 @@ __all__ = [
     "Problem",
     "create_arrays",
     "create_group",
-    "drop_strangers",
+    "delete_unlisted",
     "inner_groups",
     "read_manifest",
     "verify_group",
@@ -47,7 +47,7 @@ FORMAT = {"format": "antigram/manifest", "format_version": 1}
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong in a store, cache or run."""
+    """A problem of one file of a store, cache or run."""
 
     path: Path
     problem: str
@@ -55,21 +55,30 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Checksums of a group: of each chunk of each array, and of the metadata."""
+    """Checksums of all chunks and metadata of a group.
+
+    Attributes:
+        arrays: name of an array -> ``crc32c`` of each chunk, and ``sha256``.
+        metadata: key of a ``zarr.json`` -> its crc32c.
+    """
 
     arrays: Mapping[str, Mapping[str, Any]]
     metadata: Mapping[str, int]
 
     def crcs(self, array: str) -> Sequence[int]:
-        """crc32c of each chunk of an array, by index."""
-        found: Sequence[int] = self.arrays[array]["crc32c"]
-        return found
+        """Return the crc32c of each chunk of an array, by index."""
+        crcs: Sequence[int] = self.arrays[array]["crc32c"]
+        return crcs
 
     def check_metadata(self, group: Backend, repair: str) -> None:
-        """Hold each ``zarr.json`` against its checksum, before it is believed.
+        """Check each ``zarr.json`` by its checksum.
+
+        Args:
+            group: the group.
+            repair: what the user can do, for the message.
 
         Raises:
-            DamagedError: one is missing or not as it was written.
+            DamagedError: a document is missing or damaged.
         """
         for name, wanted in self.metadata.items():
             try:
@@ -81,12 +90,12 @@ class Manifest:
                 raise DamagedError(f"{where}: missing, or not as it was written. {repair}")
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of each array: its content, for a fingerprint."""
+        """Return the SHA-256 of each array, for a fingerprint."""
         return {name: entry["sha256"] for name, entry in self.arrays.items()}
 
 
 def create_group(group: Writer, attributes: Mapping[str, Any]) -> None:
-    """Write a group's ``zarr.json``, in place of another if there is one."""
+    """Write a group's ``zarr.json``; an existing one is replaced."""
     document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
     group.put(DOCUMENT, (json.dumps(document, indent=2) + "\n").encode())
 
@@ -94,16 +103,16 @@ def create_group(group: Writer, attributes: Mapping[str, Any]) -> None:
 def create_arrays(group: Writer, specs: Sequence[ArraySpec]) -> None:
     """Write the ``zarr.json`` of each array; `chunks.write_chunk` writes the chunks.
 
-    zarr says what stands in them, in memory; it would delete chunks that are already there.
+    zarr makes the documents in memory: in the group itself, it would delete existing chunks.
     """
     import zarr  # here, as it takes half a second that workers and `--help` need not wait for
     from zarr.codecs import BytesCodec, Crc32cCodec
 
     memory: dict[str, Any] = {}
-    made = zarr.create_group(zarr.storage.MemoryStore(memory))
+    in_memory = zarr.create_group(zarr.storage.MemoryStore(memory))
     for spec in specs:
         text = spec.dtype == "string"
-        made.create_array(
+        in_memory.create_array(
             spec.name,
             shape=spec.shape,
             chunks=(spec.rows, *spec.shape[1:]),
@@ -180,12 +189,12 @@ def read_manifest(group: Backend) -> Manifest:
 
 
 def verify_group(group: Backend, *, content: bool = True) -> Iterator[Problem]:
-    """Read every byte of a group and hold it against the manifest.
+    """Read every byte of a group, check it by the manifest, and yield the problems.
 
     Args:
-        group: what to check.
-        content: hold it against the SHA-256 too, and not only against every crc32c, which finds
-            all accidents at ten times the speed.
+        group: the group to check.
+        content: check SHA-256 too. The crc32c of each chunk alone finds all accidental damage, at
+            ten times the speed.
     """
     try:
         manifest = read_manifest(group)
@@ -195,11 +204,11 @@ def verify_group(group: Backend, *, content: bool = True) -> Iterator[Problem]:
     for key, wanted in manifest.metadata.items():
         if problem := _metadata_problem(group, key, wanted):
             yield Problem(Path(group.where(key)), problem)
-    there = [entry.key for entry in group.list()]
+    keys = [entry.key for entry in group.list()]
     for name, entry in manifest.arrays.items():
         digests: list[str] = []
         damaged = False
-        chunks = list(_chunk_keys(group, name, entry["crc32c"], there))
+        chunks = list(_chunk_keys(group, name, entry["crc32c"], keys))
         for (key, _), (problem, chunk) in zip(
             chunks, _verify_chunks(group, chunks, content=content), strict=True
         ):
@@ -210,12 +219,12 @@ def verify_group(group: Backend, *, content: bool = True) -> Iterator[Problem]:
         if content and not damaged and array_digest(digests) != entry["sha256"]:
             where = Path(group.where(name))
             yield Problem(where, "content does not match the manifest's SHA-256")
-    for key in _strangers(group, manifest, there):
+    for key in _unlisted(group, manifest, keys):
         yield Problem(Path(group.where(key)), "unknown file: antigram did not write it")
 
 
 def _metadata_problem(group: Reader, key: str, wanted: int) -> str:
-    """What is wrong with a ``zarr.json``; '' if nothing is."""
+    """Return the problem of a ``zarr.json``, or an empty string."""
     try:
         return "" if crc32c(group.get(key)) == wanted else "not as it was written (crc32c)"
     except FileNotFoundError:
@@ -224,48 +233,48 @@ def _metadata_problem(group: Reader, key: str, wanted: int) -> str:
         return f"unreadable: {error.strerror}"
 
 
-def drop_strangers(group: Store) -> None:
-    """Delete all files of a group that no manifest in it lists: those of a writer that was killed.
+def delete_unlisted(group: Store) -> None:
+    """Delete the files of a group that its manifests do not list, left by a killed writer.
 
     Raises:
-        DamagedError: the group, or a group inside, has no manifest that can be read.
+        DamagedError: the group, or a group inside it, has no readable manifest.
     """
     for inner in (group, *(group.below(name) for name in _with_manifest(group))):
-        there = [entry.key for entry in inner.list()]
-        for key in _strangers(inner, read_manifest(inner), there):
+        keys = [entry.key for entry in inner.list()]
+        for key in _unlisted(inner, read_manifest(inner), keys):
             inner.delete(key)
 
 
-def _strangers(group: Backend, manifest: Manifest, there: Sequence[str]) -> Iterator[str]:
-    """Objects of a group that its manifest does not list."""
+def _unlisted(group: Backend, manifest: Manifest, keys: Sequence[str]) -> Iterator[str]:
+    """Yield the keys of a group that its manifest does not list."""
     expected = {*manifest.metadata, _KEY}
     for name, entry in manifest.arrays.items():
-        expected.update(key for key, _ in _chunk_keys(group, name, entry["crc32c"], there))
+        expected.update(key for key, _ in _chunk_keys(group, name, entry["crc32c"], keys))
     inner = _with_manifest(group)
-    for key in there:
+    for key in keys:
         if key not in expected and key.partition("/")[0] not in inner:
             yield key
 
 
 def inner_groups(group: Grouped) -> list[str]:
-    """Names of the groups inside that should have a manifest of their own: a cache's layers."""
+    """Return the names of inner groups that have manifests of their own: the layers of a cache."""
     return [name for name in group.groups() if _INNER.fullmatch(name)]
 
 
 def _with_manifest(group: Grouped) -> list[str]:
-    """Those of `inner_groups` that have a manifest, if perhaps an empty one."""
+    """Return the inner groups that have a manifest, even a damaged one."""
     return [name for name in inner_groups(group) if FOLDER in group.below(name).groups()]
 
 
 def _chunk_keys(
-    group: Reader, name: str, crcs: Sequence[int], there: Sequence[str]
+    group: Reader, name: str, crcs: Sequence[int], keys: Sequence[str]
 ) -> Iterator[tuple[str, int]]:
-    """Key and checksum of each chunk; where the metadata is unreadable, by the keys there are."""
+    """Yield key and checksum of each chunk; if metadata is unreadable, infer axes from keys."""
     try:
         axes = len(json.loads(group.get(f"{name}/{DOCUMENT}"))["shape"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         first = f"{name}/c/"
-        below = (key.removeprefix(first) for key in there if key.startswith(first))
+        below = (key.removeprefix(first) for key in keys if key.startswith(first))
         axes = max((1 + key.count("/") for key in below), default=1)
     for index, crc in enumerate(crcs):
         yield "/".join([name, "c", str(index), *["0"] * (axes - 1)]), crc
@@ -274,15 +283,15 @@ def _chunk_keys(
 def _verify_chunks(
     group: Viewer, chunks: Sequence[tuple[str, int]], *, content: bool
 ) -> Iterator[tuple[str, str]]:
-    """`_verify_chunk` of each, in order, by as many threads as there are cores: hashing is slow."""
+    """Verify chunks in order, in one thread for each core, as hashing is slow."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        for start in range(0, len(chunks), _CHUNKS_AHEAD):  # so that few are in memory
+        for start in range(0, len(chunks), _CHUNKS_AHEAD):  # limits the chunks in memory
             part = chunks[start : start + _CHUNKS_AHEAD]
             yield from threads.map(lambda c: _verify_chunk(group, *c, content=content), part)
 
 
 def _verify_chunk(group: Viewer, key: str, wanted: int, *, content: bool) -> tuple[str, str]:
-    """Return what is wrong with a chunk ('' if nothing is), and its SHA-256 if asked for."""
+    """Return the problem of a chunk, or an empty string; and its SHA-256 if ``content``."""
     try:
         raw = group.view(key)
     except FileNotFoundError:

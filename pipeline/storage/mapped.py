@@ -1,7 +1,7 @@
-"""Read chunked arrays at the speed of a memory map, checked against the manifest at first touch.
+"""Read chunked arrays through memory maps; each chunk is checked by the manifest when first read.
 
-Maps keep files that others replace or delete. A file that is written to in place changes under its
-map: `MappedArray.look` finds that afterwards, before anything is made of what was read.
+A map stays valid if its file is replaced or deleted. If a file is overwritten in place, its map
+changes too: `MappedArray.look` detects that, so that a caller can discard what it has read.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ __all__ = ["MappedArray"]
 
 
 class MappedArray:
-    """One array of a store: rows by index, straight from the page cache.
+    """One array of a store or cache, memory-mapped.
 
     Args:
-        group: that the array is in.
-        name: the array's, in the group.
+        group: group of the array.
+        name: name of the array in the group.
         crcs: crc32c of each chunk, from the group's manifest.
-        repair: what to tell the user to do when a chunk is damaged.
+        repair: what the user can do about damage, for messages.
 
     Raises:
-        DamagedError: the array's metadata is not what antigram writes.
+        DamagedError: the metadata of the array is unreadable, or not of an array of antigram.
     """
 
     def __init__(self, group: Backend, name: str, crcs: Sequence[int], repair: str) -> None:
@@ -60,49 +60,50 @@ class MappedArray:
         self._check_size()
 
     def _check_size(self) -> None:
-        """Hold the shape against the first chunk, before memory is taken for so many rows.
+        """Check the size of the first chunk against the shape, before memory is allocated.
 
-        With as many chunks as the manifest has, no shape then promises more than the disk holds.
+        The manifest has the number of chunks, so no shape can claim more than the disk holds.
         """
         if self.spec.dtype == STRING or not self.spec.chunks:
             return
         first, wanted = chunk_key(self.spec, 0), self._layout.size
-        there = self.group.head(first)
-        if there is not None and there.size != wanted:
+        entry = self.group.head(first)
+        if entry is not None and entry.size != wanted:
             shape = self.spec.rows, *self.spec.shape[1:]
             raise DamagedError(
-                f"{self.group.where(first)}: {there.size} bytes, wanted {wanted} of {shape} "
+                f"{self.group.where(first)}: {entry.size} bytes, wanted {wanted} of {shape} "
                 f"{self.spec.dtype} as {self.spec.name.rpartition('/')[2]}/zarr.json has it: "
                 f"truncated, or another's. {self.repair}"
             )
 
     def require(self, dtypes: Collection[str], shape: tuple[int | None, ...]) -> None:
-        """Refuse an array that is not what the format names.
+        """Raise if the array has another dtype or shape than the format requires.
 
         Args:
-            dtypes: that it may have.
-            shape: that it must have; None where any length will do.
+            dtypes: accepted dtypes.
+            shape: required shape; None accepts any length of an axis.
 
         Raises:
-            DamagedError: naming the array, what it is and what was wanted.
+            DamagedError: the message has the actual and the required dtype and shape.
         """
         if self.spec.dtype in dtypes and fits(self.shape, shape):
             return
-        asked = ", ".join("any" if want is None else str(want) for want in shape)
+        wanted_shape = ", ".join("any" if length is None else str(length) for length in shape)
         raise DamagedError(
             f"{self.where}: is {self.spec.dtype} {self.shape}, "
-            f"wanted {' or '.join(dtypes)} ({asked}). {self.repair}"
+            f"wanted {' or '.join(dtypes)} ({wanted_shape}). {self.repair}"
         )
 
     def _forget(self) -> None:
         self._view: RowView | None = None
-        self._chunks: dict[int, NDArray[Any]] = {}  # rows of those that were checked, by index
-        self._places: NDArray[np.int64] | None = None  # of each row, once all chunks were checked
+        self._chunks: dict[int, NDArray[Any]] = {}  # index -> rows of a checked chunk
+        # Index of each row in the view's table, when all chunks are checked.
+        self._table_rows: NDArray[np.int64] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Maps are opened anew in each process."""
-        kept = ("group", "repair", "_crcs", "spec")
-        return {key: vars(self)[key] for key in kept}
+        """Leave the maps out, as each process opens its own."""
+        names = ("group", "repair", "_crcs", "spec")
+        return {key: vars(self)[key] for key in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -113,7 +114,7 @@ class MappedArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """All axes, rows first."""
+        """Shape of the array, rows first."""
         return self.spec.shape
 
     @property
@@ -127,14 +128,14 @@ class MappedArray:
 
     @property
     def _layout(self) -> RowLayout:
-        """Of each chunk."""
+        """Layout of each chunk."""
         return RowLayout(self.spec.rows, self.spec.row_bytes, CRC_BYTES)
 
     def chunk(self, index: int) -> NDArray[Any]:
-        """Rows of one chunk, padding included, mapped and read only; checked the first time.
+        """Return the rows of a chunk, including padding, read only; checked the first time.
 
         Raises:
-            DamagedError: missing, truncated, or not the bytes that the manifest names.
+            DamagedError: the chunk is missing, truncated, or does not match its checksum.
         """
         if (rows := self._chunks.get(index)) is not None:
             return rows
@@ -147,10 +148,10 @@ class MappedArray:
         return rows
 
     def _open(self, index: int) -> RowView:
-        """Open a chunk in the view of all; nothing of it is read.
+        """Map a chunk into the view of all chunks, without reading it.
 
         Raises:
-            DamagedError: it is not there, or of another size.
+            DamagedError: the chunk is missing, or has another size.
             InputError: the process may not map so many files.
         """
         key = chunk_key(self.spec, index)
@@ -185,7 +186,7 @@ class MappedArray:
         )
 
     def _replaced(self, key: str) -> DamagedError | None:
-        """Not damage that `verify` would find: others took the place of what was opened."""
+        """Return an error if the group was replaced after it was opened, as that is not damage."""
         with suppress(StoredDataError, InputError, KeyError):
             now = read_manifest(self.group.reopened())
             if list(now.crcs(self.spec.name)) != list(self._crcs):
@@ -203,12 +204,12 @@ class MappedArray:
         )
 
     def hold(self) -> None:
-        """Map all chunks, unread: they stay there, whatever others put in the place of their files.
+        """Map all chunks, without reading them, so that replacing their files has no effect.
 
-        Cheap: 10 microseconds a chunk, and no descriptor stays open.
+        This takes 10 microseconds a chunk and keeps no file descriptor open.
 
         Raises:
-            DamagedError: a chunk is missing, or of another size.
+            DamagedError: a chunk is missing, or has another size.
             InputError: the process may not map so many files.
         """
         for index in range(self.spec.chunks):
@@ -216,29 +217,28 @@ class MappedArray:
                 self._open(index)
 
     def look(self, rows: slice | None = None) -> list[str]:
-        """Hold the chunks that are mapped against what they were when they were mapped.
+        """Check whether mapped chunks have changed since they were mapped.
 
-        A file that another one replaced, or that was deleted, is kept by its map. One that was
-        written to is read again, and taken if its content is what the manifest names: `verify`
-        then finds what this finds. Between two looks a truncated file may end the process by
-        SIGBUS; nothing can exclude that.
+        The map of a file that was replaced or deleted stays valid. A file that was written to is
+        read again and accepted if it still matches its checksum in the manifest. Between two
+        checks, a truncated file may still end the process with SIGBUS.
 
         Args:
-            rows: whose chunks are looked at; None: all.
+            rows: rows whose chunks are checked; None checks all.
 
         Returns:
-            Lines for people: what was replaced, or written to without a change.
+            Lines for the user about files that were replaced, or rewritten with the same bytes.
 
         Raises:
-            DamagedError: a file was truncated or overwritten in place; names it.
+            DamagedError: a file was truncated or overwritten in place; the message names it.
         """
         if self._view is None:
             return []
-        view, per = self._view, self.spec.rows
+        view, chunk_rows = self._view, self.spec.rows
         chosen = (
             range(self.spec.chunks)
             if rows is None
-            else range(rows.start // per, -(-rows.stop // per))
+            else range(rows.start // chunk_rows, -(-rows.stop // chunk_rows))
         )
         try:
             return view.look(chosen, lambda i: crc32c(view.part(i)) == self._crcs[i])
@@ -251,38 +251,41 @@ class MappedArray:
         view: int | None = None,
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Rows, in any order, as an array (row, ...) of the stored dtype.
+        """Return rows, in any order, as an array (row, ...) of the stored dtype.
 
         Args:
-            rows: their indices.
-            view: index along the second axis, of an array that has one for views.
-            out: where to put them; a new array if None.
+            rows: indices of the rows.
+            view: index along the second axis, if that is an axis of views; None takes all.
+            out: array for the result; default: a new one.
+
+        Raises:
+            DamagedError: a chunk is missing, truncated, or does not match its checksum.
         """
-        if self._places is None:
+        if self._table_rows is None:
             self._check_chunks(np.asarray(rows) // self.spec.rows)
         shape = len(rows), *self.shape[1 if view is None else 2 :]
         direct = out is None or (out.dtype == self._dtype and out.flags.c_contiguous)
-        if self._places is None or self._view is None or not direct:  # not all were touched
+        if self._table_rows is None or self._view is None or not direct:
             out = np.empty(shape, self._dtype) if out is None else out
             self.gather(rows, out, view)
             return out
-        places, table = self._places[rows], self._view.table
+        table_rows, table = self._table_rows[rows], self._view.table
         if view is not None:
             table = table.reshape(-1, table.shape[1] // self.shape[1])
-            places = places * self.shape[1] + view
-        # Bytes, as rows of an exported file may lie at any address. All places are in range;
-        # "raise" would gather into a buffer and copy that.
+            table_rows = table_rows * self.shape[1] + view
+        # Gathered as bytes, as rows of an exported file may be unaligned. All indices are in range;
+        # the mode "raise" would gather into a buffer and copy it.
         raw = None if out is None else out.reshape(len(rows), -1).view(np.uint8)
-        raw = table.take(places, axis=0, out=raw, mode="clip")
+        raw = table.take(table_rows, axis=0, out=raw, mode="clip")
         return raw.view(self._dtype).reshape(shape) if out is None else out
 
     def _check_chunks(self, chunks: NDArray[np.integer]) -> None:
-        """Touch chunks; once all were, note where each row lies."""
+        """Check chunks; when all are checked, compute the index of each row in the table."""
         for index in np.unique(chunks).tolist():
             self.chunk(index)
         if self._view is not None and len(self._chunks) == self.spec.chunks:
             rows = np.arange(len(self))
-            self._places = rows + rows // self.spec.rows * (self._view.apart - self.spec.rows)
+            self._table_rows = rows + rows // self.spec.rows * (self._view.apart - self.spec.rows)
 
     def gather(
         self,
@@ -290,34 +293,35 @@ class MappedArray:
         out: NDArray[Any],
         view: int | None = None,
     ) -> None:
-        """As `take`, into ``out`` (row, ...), converting to its dtype."""
+        """Write rows to ``out`` (row, ...), converted to its dtype; see `take`."""
         chunk, inner = np.divmod(rows, self.spec.rows)
-        for place, (index, row) in enumerate(zip(chunk.tolist(), inner.tolist(), strict=True)):
+        for position, (index, row) in enumerate(zip(chunk.tolist(), inner.tolist(), strict=True)):
             stored = self.chunk(index)[row]
-            out[place] = stored if view is None else stored[view]
+            out[position] = stored if view is None else stored[view]
 
     def read(self) -> NDArray[Any]:
-        """All rows, as an array in memory."""
+        """Return all rows as an array in memory."""
         return self.read_span(slice(0, len(self)))
 
     def read_span(self, span: slice) -> NDArray[Any]:
-        """Rows ``span.start`` to ``span.stop``, as an array in memory."""
+        """Return rows ``span.start`` to ``span.stop`` as an array in memory."""
         out = np.empty((span.stop - span.start, *self.shape[1:]), self.spec.dtype)
-        per = self.spec.rows
-        for index in range(span.start // per, -(-span.stop // per)):
-            first, last = max(span.start, index * per), min(span.stop, (index + 1) * per)
-            chunk = self.chunk(index)[first - index * per : last - index * per]
+        chunk_rows = self.spec.rows
+        for index in range(span.start // chunk_rows, -(-span.stop // chunk_rows)):
+            begin = index * chunk_rows
+            first, last = max(span.start, begin), min(span.stop, begin + chunk_rows)
+            chunk = self.chunk(index)[first - begin : last - begin]
             out[first - span.start : last - span.start] = chunk
         return out
 
     def raw_chunk(self, index: int) -> NDArray[np.uint8]:
-        """Bytes of a chunk as they are stored, less the checksum behind them; checked."""
+        """Return the stored bytes of a chunk without its checksum, after checking them."""
         if self.spec.dtype == STRING:
             return self._text_chunk(index)
         return self.chunk(index).reshape(-1).view(np.uint8)
 
     def read_text(self) -> list[str]:
-        """All rows of an array of text."""
+        """Return all rows of an array of text."""
         out: list[str] = []
         for index in range(self.spec.chunks):
             try:
@@ -328,7 +332,7 @@ class MappedArray:
         return out[: len(self)]
 
     def _text_chunk(self, index: int) -> NDArray[np.uint8]:
-        """Bytes of a chunk of text, less the checksum behind them; checked."""
+        """Return the bytes of a chunk of text without its checksum, after checking them."""
         key = chunk_key(self.spec, index)
         try:
             data = self.group.view(key)[:-CRC_BYTES]

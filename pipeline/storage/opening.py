@@ -1,4 +1,4 @@
-"""Which backend stored data lies in, by its path: the one place that knows the kinds."""
+"""Open the backend of a path; the only module that knows all kinds of backends."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ __all__ = ["is_exported", "open_backend"]
 
 
 def is_exported(path: Path) -> bool:
-    """Whether a path is that of a file which `antigram export` may have written."""
+    """Whether a path is a file that `antigram export` may have written."""
     return path.suffix == SUFFIX and path.is_file()
 
 
 def open_backend(path: Path) -> Backend:
-    """Backend of a store or cache: an exported file, else a folder, which need not be there.
+    """Return the backend of a store or cache: an exported file, else a folder.
+
+    A folder need not exist.
 
     Raises:
-        InputError: an HDF5 file that is not antigram's.
-        StoredDataError: an exported file that is damaged, or of a newer version.
+        InputError: the path is an HDF5 file that antigram did not write.
+        StoredDataError: the path is an exported file that is damaged or of a newer version.
     """
     return ExportedFile.at(path) if is_exported(path) else Folder(path)

@@ -1,6 +1,6 @@
-"""Open files that came with somebody's data: regular files only, and no more of them than expected.
+"""Open files of unknown origin safely: regular files only, up to an expected size.
 
-A pipe would make us wait for ever for a writer, and a link to a device has no end. Links to regular
+Reading a pipe could wait for ever for a writer, and a device may have no end. Links to regular
 files are followed.
 """
 
@@ -16,7 +16,7 @@ __all__ = ["is_named", "open_regular", "read_regular", "regular"]
 
 
 def is_named(path: Path) -> bool:
-    """Whether a folder has an entry of that name, whatever it is: a link to nothing counts."""
+    """Whether a path exists as an entry of its folder; a broken link counts."""
     return os.path.lexists(path)
 
 
@@ -24,7 +24,7 @@ def regular(path: Path | str) -> tuple[int, os.stat_result]:
     """Open a regular file for reading; the caller closes the descriptor.
 
     Raises:
-        OSError: it is not there, cannot be opened, or is a folder, pipe, socket or device.
+        OSError: the file does not exist, cannot be opened, or is a folder, pipe, socket or device.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not block
     try:
@@ -38,18 +38,18 @@ def regular(path: Path | str) -> tuple[int, os.stat_result]:
 
 
 def open_regular(path: Path | str) -> BufferedReader:
-    """As `regular`, as a file object."""
+    """Open a regular file for reading, as a file object; see `regular`."""
     return os.fdopen(regular(path)[0], "rb")
 
 
 def read_regular(path: Path | str, most: int) -> bytes:
-    """All bytes of a regular file.
+    """Return all bytes of a regular file.
 
     Raises:
         OSError: as from `regular`, or the file has more than ``most`` bytes (EFBIG).
     """
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size  # of memory no more is asked for
+        size = os.fstat(file.fileno()).st_size  # limits the memory that `read` allocates
         data = file.read(size + 1) if size <= most else b""
     if max(size, len(data)) > most:
         raise OSError(errno.EFBIG, f"more than {most >> 20} MB of text", os.fspath(path))

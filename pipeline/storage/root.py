@@ -1,4 +1,4 @@
-"""The root document of a store or cache: which of the two it is, and that it is complete."""
+"""Read the root document of a store or cache, and check its format and version."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from antigram.pipeline.storage.manifest import FOLDER as MANIFEST
 
 __all__ = ["has_parts", "read_root"]
 
-_FORMATS = ("antigram/features", "antigram/grams")  # the one in the place of the other is no damage
+_FORMATS = (
+    "antigram/features",
+    "antigram/grams",
+)  # one at the path of the other is a user's mistake, not damage
 _PARTS = (MANIFEST, "features", "labels", "split", "clip_id", "source")  # of stores and caches
 
 
 def has_parts(group: Grouped) -> bool:
-    """Whether parts of a store or cache lie in a group."""
+    """Whether a group contains parts of a store or cache."""
     return bool(inner_groups(group)) or any(name in _PARTS for name in group.groups())
 
 
 def read_root(group: Backend, wanted: str, version: int, what: str) -> dict[str, Any]:
-    """Attribute ``antigram`` of a group.
+    """Return the root attribute ``antigram`` of a group.
 
     Args:
         group: the store or cache.
@@ -31,8 +34,8 @@ def read_root(group: Backend, wanted: str, version: int, what: str) -> dict[str,
         what: "feature store" or "Gram cache", for the message.
 
     Raises:
-        InputError: there is no such group, or it is something else.
-        StoredDataError: it is unreadable, incomplete, or of a newer version.
+        InputError: the group does not exist, or is something else.
+        StoredDataError: the document is missing, unreadable, or of a newer version.
     """
     path, document = group.where(), group.where(DOCUMENT)
     try:
@@ -45,12 +48,12 @@ def read_root(group: Backend, wanted: str, version: int, what: str) -> dict[str,
         raise DamagedError(f"{document}: unreadable ({error}); make the {what} again") from None
     root = attributes.get("antigram") if isinstance(attributes, dict) else None
     if not isinstance(root, dict) or root.get("format") != wanted:
-        found = root.get("format") if isinstance(root, dict) else "no antigram attribute"
-        if has_parts(group) and found not in _FORMATS:
+        found_format = root.get("format") if isinstance(root, dict) else "no antigram attribute"
+        if has_parts(group) and found_format not in _FORMATS:
             raise DamagedError(
-                f"{document}: not as antigram writes it ({found}); make the {what} again"
+                f"{document}: not as antigram writes it ({found_format}); make the {what} again"
             )
-        raise InputError(f"{path}: not a {what} ({found}), wanted {wanted}")
+        raise InputError(f"{path}: not a {what} ({found_format}), wanted {wanted}")
     if not isinstance(number := root.get("format_version"), int):
         raise DamagedError(f"{document}: format_version is {number!r}; make the {what} again")
     if number > version:
