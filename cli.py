@@ -228,6 +228,12 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 @option("--rank", type=_COUNT, help="Of lowrank, in place of --energy.")
 @_precision
 @_views(help="Augmented views of each training clip; default: none.")
+@option(
+    "--teacher-control",
+    type=Choice(choices.CONTROLS),
+    help="A control in place of the teacher: its channels shuffled, untrained, or its mean Gram.",
+)
+@option("--control-seed", type=_SEED, default=0, help="Of --teacher-control permuted and random.")
 @_seed(help="Of the views.")
 @_batch(default=32)
 @_device

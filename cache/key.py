@@ -18,6 +18,7 @@ __all__ = ["CacheKey", "layer_name"]
 
 # Bump when the code makes other numbers from the same fields.
 VERSION = "grams/1"
+_OPTIONAL = ("views", "control")  # stored only where they are used
 _STORED_32 = "float32"  # as the format spells the precision that is 32 elsewhere
 
 
@@ -44,6 +45,8 @@ class CacheKey:
         precision: of the arithmetic: 32, tf32 or bf16.
         version: of the code.
         views: how clips are augmented; None if they are taken as they are.
+        control: ``mean-gram`` if one row stands for all segments; else None. Other controls change
+            the extractor.
     """
 
     extractor: str
@@ -59,14 +62,16 @@ class CacheKey:
     precision: Precision = "32"
     version: str = VERSION
     views: Views | None = None
+    control: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types, for the layer's attributes; without ``views`` if there are none."""
+        """Plain types, for the layer's attributes; without the optional fields that are None."""
         plain = asdict(self)
         if self.precision == "32":
             plain["precision"] = _STORED_32
-        if self.views is None:
-            del plain["views"]
+        for name in _OPTIONAL:
+            if plain[name] is None:
+                del plain[name]
         return plain
 
     @classmethod
@@ -77,7 +82,7 @@ class CacheKey:
             DamagedError: fields are missing or unknown.
         """
         names = {field.name for field in fields(cls)}
-        if odd := (set(stored) | {"views"}) ^ names:
+        if odd := (set(stored) | set(_OPTIONAL)) ^ names:
             raise DamagedError(
                 f"cache key: fields {', '.join(sorted(odd))} missing or unknown; build the cache "
                 "again"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from antigram.cache.key import CacheKey
 from antigram.cache.layer import ARRAY_OF
-from antigram.model.choices import CODECS, DTYPES, Codec, Dtype, precision_of
+from antigram.model.choices import CODECS, DTYPES, Codec, Control, Dtype, precision_of
 from antigram.model.loss.codecs import exact_codec, row_shape
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.vgg import Vgg, extractor_digest, tap_shape
@@ -92,6 +92,7 @@ def plan_layers(
     rank: int | None = None,
     precision: str = "32",
     views: Views | None = None,
+    control: Control | None = None,
 ) -> dict[int, LayerPlan]:
     """Key and size of each layer, before anything is computed.
 
@@ -105,6 +106,8 @@ def plan_layers(
         rank: for ``lowrank``, in its place.
         precision: of the net's arithmetic: 32 (or float32), tf32 or bf16.
         views: how clips are augmented, and how many views of each are kept.
+        control: that the teacher is of (see `control_teacher`); ``mean-gram`` stores one row for
+            all segments.
 
     Raises:
         InputError: the codec cannot hold the aggregation, or an option has no meaning with it.
@@ -113,6 +116,14 @@ def plan_layers(
         raise InputError(f"`views` {views.count}: wanted 1 to {_ROWS_PER_CHUNK} views of a clip")
     check_choice("codec", codec, ("auto", *CODECS))
     check_choice("dtype", dtype, DTYPES)
+    if control == "mean-gram":
+        if views is not None:
+            raise InputError("`views`: a mean Gram has none; leave them out")
+        if codec not in ("auto", "packed", "map"):
+            raise InputError(
+                f"`codec={codec}`: a mean Gram is no product of maps; use `codec=auto`"
+            )
+        codec = "packed" if spec.aggregation == "gram" else "map"
     if spec.aggregation != "gram" and codec not in ("auto", "map"):
         raise InputError(
             f"`codec={codec}`: the aggregation {spec.aggregation} is stored as a map; "
@@ -151,6 +162,7 @@ def plan_layers(
             rank=rank,
             precision=precision_of(precision),
             views=views,
+            control="mean-gram" if control == "mean-gram" else None,
         )
         plans[layer] = LayerPlan(key, channels, positions, rank)
     return plans

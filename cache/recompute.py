@@ -12,6 +12,7 @@ from torch import Tensor
 
 from antigram.cache.grams import LayerRows
 from antigram.cache.layer import CacheLayer, layers_of
+from antigram.cache.mean_gram import mean_rows
 from antigram.cache.plan import LayerPlan, run_taps, teacher_net
 from antigram.model.loss.codecs import Rows
 from antigram.model.loss.gram import aggregate, flat
@@ -59,6 +60,9 @@ def recompute(
                 f"{path}: layer {number} was made from another {what}; name the one it was made "
                 "from with `data` and `ckpt`"
             )
+        if key.control is not None:
+            yield from _of_mean_row(layer, store, teacher, device)
+            continue
         maps: list[Tensor] = []
 
         def keep(_: LayerPlan, found: Tensor, to: list[Tensor] = maps) -> None:
@@ -79,6 +83,24 @@ def recompute(
                     f"clip {store.clip_ids[int(rows[clip])]}: differs from the teacher's by "
                     f"{error:.2e} of its norm, {allowed:.0e} allowed",
                 )
+
+
+def _of_mean_row(
+    layer: CacheLayer, store: FeatureStore, teacher: Teacher, device: torch.device
+) -> Iterator[Problem]:
+    """Hold the one row of all segments against the mean over the training split."""
+    plan = LayerPlan(layer.key, layer.channels, layer.positions)
+    data, norm, _ = mean_rows(store, teacher, [plan], 16, device)[layer.key.layer]
+    stored = LayerRows(layer).read(np.arange(len(store)), 0)
+    apart = (stored.data.double() - data.double()).norm(dim=1)
+    apart = torch.maximum(apart, (stored.norm - norm).abs().double())
+    allowed = _ROUNDING[layer.key.dtype]
+    if (worst := float(apart.max())) > allowed:
+        yield Problem(
+            layer.folder,
+            f"differs from the mean over the training split by {worst:.2e} of its norm, "
+            f"{allowed:.0e} allowed",
+        )
 
 
 def _errors(maps: Tensor, stored: Rows, layer: CacheLayer) -> Iterator[tuple[int, float, float]]:

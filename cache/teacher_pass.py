@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from antigram.cache.layer_writer import LayerWriter
+from antigram.cache.mean_gram import mean_rows
 from antigram.cache.plan import LayerPlan, run_taps, teacher_net
 from antigram.model.loss.codecs import encode_rows
 from antigram.model.nets.vgg import Vgg
@@ -49,13 +50,26 @@ def compute_chunks(
     first = next(iter(writers.values())).specs[0]
     net = teacher_net(teacher, key, device)
     computed, pending = 0, list[Future[None]]()
+    constant = (
+        mean_rows(store, teacher, list(plans.values()), batch_clips, device)
+        if key.control is not None and any(len(w.done) < first.chunks for w in writers.values())
+        else None
+    )
     memories: list[dict[int, tuple[torch.Tensor, ...]]] = [{} for _ in range(_IN_FLIGHT + 1)]
     turn = 0
     with ThreadPoolExecutor(1) as disk:
         for index in range(distributed.rank, first.chunks, distributed.size):
             span = first.span(index)
             wanted = [n for n, writer in writers.items() if index not in writer.done]
-            if wanted:
+            if wanted and constant is not None:
+                size = span.stop - span.start
+                same = {
+                    n: tuple(t.expand(size, *t.shape[1:]).contiguous().numpy() for t in constant[n])
+                    for n in wanted
+                }
+                _write_all(writers, index, same)
+                computed += size
+            elif wanted:
                 x = store.features.read_span(span).astype(np.float32, copy=False)
                 if key.views is not None:
                     x, params, place = _views_of(x, store, span, key.views)

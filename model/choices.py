@@ -14,6 +14,7 @@ __all__ = [
     "AGGREGATIONS",
     "ARCHS",
     "CODECS",
+    "CONTROLS",
     "DTYPES",
     "LOSSES",
     "MODES",
@@ -23,6 +24,7 @@ __all__ = [
     "Aggregation",
     "ArchName",
     "Codec",
+    "Control",
     "Dtype",
     "Loss",
     "Mode",
@@ -40,6 +42,7 @@ Similarity = Literal["cos2", "mse-sigmoid"]
 Loss = Literal["paper", "released"]
 Precision = Literal["32", "tf32", "bf16"]
 Codec = Literal["packed", "factor", "lowrank", "map"]
+Control = Literal["permuted", "random", "mean-gram"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 ARCHS: tuple[ArchName, ...] = get_args(ArchName)
@@ -49,6 +52,7 @@ SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 CODECS: tuple[Codec, ...] = get_args(Codec)
+CONTROLS: tuple[Control, ...] = get_args(Control)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 

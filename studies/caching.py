@@ -10,13 +10,14 @@ from typing import Any, Literal
 from antigram.cache.build import Built, build_cache
 from antigram.cache.estimate import estimate
 from antigram.cache.plan import LayerPlan, plan_layers
-from antigram.model.choices import Aggregation, Codec, Dtype, Precision, Tap
+from antigram.model.choices import Aggregation, Codec, Control, Dtype, Precision, Tap
 from antigram.model.loss.at_loss import check_combination
 from antigram.model.loss.sources import TapSpec
 from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.device import named_device
 from antigram.model.training.distributed import distributed_context
 from antigram.model.training.guards import load_teacher
+from antigram.model.training.teacher_controls import control_teacher
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.callbacks import OnMessage, OnProgress
 from antigram.pipeline.features.store import FeatureStore
@@ -59,6 +60,8 @@ def plan_cache(
     rank: int | None = None,
     precision: Precision = "32",
     views: int | None = None,
+    teacher_control: Control | None = None,
+    control_seed: int = 0,
     seed: int = 0,
     name: str | None = None,
     on_message: OnMessage = lambda _: None,
@@ -78,15 +81,17 @@ def plan_cache(
         rank: of lowrank, in place of ``energy``.
         precision: of the teacher's computation.
         views: augmented views of each training segment; default: none.
+        teacher_control: ``permuted``, ``random`` or ``mean-gram``: see `control_teacher`.
+        control_seed: of the permutation or the untrained weights.
         seed: of the views.
-        name: of the cache; default: STORE--CKPT.
+        name: of the cache; default: STORE--CKPT, and the control.
         on_message: told which defaults were taken, in lines for people.
 
     Raises:
         InputError: something is missing, unknown or does not fit.
         StoredDataError: the store or the checkpoint is damaged.
     """
-    teacher = load_teacher(ckpt, on_message)
+    teacher = control_teacher(load_teacher(ckpt, on_message), teacher_control, control_seed)
     store = FeatureStore(workspace.store(data, on_message))
     numbers = layer_numbers(layers, teacher.arch)
     check_combination(aggregation, tap, "cos2", numbers)
@@ -102,9 +107,17 @@ def plan_cache(
         rank=rank,
         precision=precision,
         views=None if views is None else Views.for_shape(store.shape, count=views, seed=seed),
+        control=teacher_control,
     )
-    target = workspace.grams / f"{plain_name(name or f'{store.name}--{ckpt.stem}')}.zarr"
-    return CacheJob(store, teacher, plans, target, {"store": store.name, "checkpoint": ckpt.stem})
+    made_from, default = (
+        {"store": store.name, "checkpoint": ckpt.stem},
+        f"{store.name}--{ckpt.stem}",
+    )
+    if teacher_control is not None:
+        made_from |= {"control": teacher_control, "control_seed": str(control_seed)}
+        default += f"-{teacher_control}{control_seed or ''}"
+    target = workspace.grams / f"{plain_name(name or default)}.zarr"
+    return CacheJob(store, teacher, plans, target, made_from)
 
 
 def cache_grams(

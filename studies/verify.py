@@ -189,10 +189,14 @@ def _recomputed(
     from antigram.cache.recompute import recompute  # torch, which the rest needs not
     from antigram.model.training.checkpoint import open_teacher
     from antigram.model.training.device import named_device
+    from antigram.model.training.teacher_controls import control_teacher
     from antigram.studies.job import store_for
 
+    made_from = open_root(path).get("made_from", {})
+    seed = int(made_from.get("control_seed", 0))
+    teacher = control_teacher(open_teacher(ckpt), made_from.get("control"), seed)
     store = FeatureStore(store_for(workspace, data, (str(path),), on_message))
-    return list(recompute(path, store, open_teacher(ckpt), clips, named_device(device)))
+    return list(recompute(path, store, teacher, clips, named_device(device)))
 
 
 def verify_store(path: Path) -> Iterator[Problem]:

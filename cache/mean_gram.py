@@ -1,0 +1,60 @@
+"""The control ``mean-gram``: one row for all segments, the mean over the training split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from antigram.cache.plan import LayerPlan, run_taps, teacher_net
+from antigram.model.loss.codecs import encode_rows
+from antigram.model.loss.gram import exact_norm
+from antigram.model.training.checkpoint import Teacher
+from antigram.pipeline.features.store import FeatureStore
+
+__all__ = ["mean_rows"]
+
+_SEGMENTS = 256  # read at once
+
+
+def mean_rows(
+    store: FeatureStore,
+    teacher: Teacher,
+    plans: Sequence[LayerPlan],
+    batch_clips: int,
+    device: torch.device,
+) -> Mapping[int, tuple[Tensor, Tensor, Tensor]]:
+    """Return, for each layer, values, norm and row norm that stand for every segment.
+
+    The mean is taken over the training segments' rows, each divided by its norm, so that no loud
+    segment dominates.
+
+    Args:
+        store: the features.
+        teacher: the network that runs over the training split.
+        plans: layers, all ``packed`` or ``map``.
+        batch_clips: segments in a batch.
+        device: where the teacher runs.
+    """
+    net = teacher_net(teacher, plans[0].key, device)
+    sums: dict[int, Tensor] = {}
+
+    def add(plan: LayerPlan, maps: Tensor) -> None:
+        key = plan.key
+        rows = encode_rows(maps, key.aggregation, torch.float32, key.codec).data.double().sum(0)
+        sums[key.layer] = sums[key.layer] + rows if key.layer in sums else rows
+
+    training: NDArray[np.int64] = store.rows("train")
+    for first in range(0, len(training), _SEGMENTS):
+        x = store.features.take(training[first : first + _SEGMENTS]).astype(np.float32, copy=False)
+        run_taps(net, x, plans, batch_clips, device, add)
+    rows = {}
+    for plan in plans:
+        mean = (sums[plan.key.layer] / len(training))[None]
+        norm = exact_norm(mean)
+        data = (mean / torch.where(norm > 0, norm, 1.0)[:, None]).to(getattr(torch, plan.key.dtype))
+        rows[plan.key.layer] = data.cpu(), norm.float().cpu(), exact_norm(data).float().cpu()
+    return rows

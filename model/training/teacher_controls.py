@@ -1,0 +1,67 @@
+"""Teachers for control experiments.
+
+What anti-transfer does with them is not task invariance, so that a claim of invariance has to beat
+them (docs/method.md,
+"What is doubtful").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from antigram.model.choices import CONTROLS, Control
+from antigram.model.nets.arch import Arch
+from antigram.model.nets.vgg import Vgg
+from antigram.model.training.checkpoint import Teacher
+from antigram.pipeline.choices import check_choice
+from antigram.pipeline.draw import check_seed, draw
+
+__all__ = ["control_teacher"]
+
+
+def control_teacher(teacher: Teacher, control: Control | None, seed: int = 0) -> Teacher:
+    """Return the teacher of a control experiment.
+
+    Args:
+        teacher: the trained teacher.
+        control: ``permuted``: the channels of every convolution are shuffled, and the next layer's
+            inputs likewise, so that each layer computes the same maps in another order. ``random``:
+            the same architecture with untrained weights. ``mean-gram`` and None: the teacher as it
+            is, as ``mean-gram`` changes rows and not weights.
+        seed: of the permutations or the weights.
+
+    Raises:
+        InputError: an unknown control, or a seed out of range.
+    """
+    check_choice("teacher_control", control, (None, *CONTROLS))
+    check_seed(seed)
+    if control == "permuted":
+        return replace(teacher, state=_permuted(teacher.state, teacher.arch, seed))
+    if control == "random":
+        return replace(teacher, state=_untrained(teacher.arch, seed), scores={})
+    return teacher
+
+
+def _permuted(state: Mapping[str, Tensor], arch: Arch, seed: int) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        indices = Vgg(arch, 0).conv_indices
+    changed, before = dict(state), torch.arange(1)  # the one input channel
+    for layer, index in enumerate(indices, 1):
+        weight, bias = (state[f"features.{index}.{kind}"] for kind in ("weight", "bias"))
+        keys = [draw(seed, "permuted teacher", f"{layer}/{c}")[0] for c in range(len(bias))]
+        order = torch.tensor(sorted(range(len(bias)), key=keys.__getitem__))
+        changed[f"features.{index}.weight"] = weight[order][:, before]
+        changed[f"features.{index}.bias"] = bias[order]
+        before = order
+    return changed
+
+
+def _untrained(arch: Arch, seed: int) -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draw(seed, "random teacher", "weights")[0])
+        net = Vgg(arch, 0)
+    return {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
