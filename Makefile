@@ -1,10 +1,11 @@
-# Two commands a newcomer needs: `make demo` and `make test`. Both set up .venv by themselves.
+# A newcomer needs two commands: `make demo` and `make test`. Both set up .venv.
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.antigram-ready
 
-# bench-gpu runs where PyTorch is and little else: `make wheels` first, on a machine with an index.
+# bench-gpu runs on a machine with PyTorch and no package index. Run `make wheels` first on a machine
+# with an index, and copy the folder.
 GPU_PYTHON ?= python3
 GPU_DEVICE ?= cuda
 WHEELS_FOR ?= 3.12
@@ -48,8 +49,8 @@ $(DOCS_STAMP): $(STAMP)
 docs: $(DOCS_STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-# The section Unreleased, of the fragments in changes/; or, with VERSION, a release's, which uses
-# the fragments up.
+# Write the section Unreleased from the fragments in changes/; with VERSION, write the section of a
+# release and delete the fragments.
 changelog: $(DOCS_STAMP)
 	sed -i '/^## Unreleased/,/^## [0-9]/{/^## [0-9]/!d}' CHANGELOG.md
 	$(BIN)/towncrier build $(if $(VERSION),--yes --version $(VERSION),--keep --version Unreleased --date main)

@@ -1,1 +1,1 @@
-"""One file a corpus: what its adapter must get right."""
+"""Tests of the corpus adapters, one file for each."""

@@ -1,4 +1,4 @@
-"""What an adapter lists, in the forms in which tests look at it."""
+"""List a corpus for tests, by clip or by row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from antigram.pipeline.features.naming import recipe_for
 
 
 def clips_of(corpus: Corpus, home: Path, **options: str) -> tuple[dict[str, Clip], Counter[str]]:
-    """Clips by id, and how many things were skipped for which reason."""
+    """Return id -> clip, and reason -> number of skipped files."""
     found = list(corpus.list_clips(home, {**corpus.options, **options}))
     skipped: Counter[str] = Counter()
     for each in found:
@@ -23,7 +23,7 @@ def clips_of(corpus: Corpus, home: Path, **options: str) -> tuple[dict[str, Clip
 
 
 def rows_of(corpus: Corpus, home: Path, **asked: object) -> Listing:
-    """Rows of a corpus, as the command line asks for them."""
+    """Return the listing of a corpus with settings as on the command line."""
     corpus, recipe = recipe_for(corpus, asked)
     noise = noise_files([home])[1] if corpus.list_mixtures else None
     home = home / "clean_train" if corpus.list_mixtures else home
@@ -31,11 +31,11 @@ def rows_of(corpus: Corpus, home: Path, **asked: object) -> Listing:
 
 
 def real_rows(corpora: Path, name: str, **asked: object) -> Listing:
-    """Rows of a corpus among the real recordings."""
+    """Return the listing of a corpus with real recordings."""
     corpus = CORPORA[name]
     return rows_of(corpus, locate(corpus, [corpora / name]), **asked)
 
 
 def labels_of(listing: Listing, label: str) -> Counter[str | None]:
-    """How many rows each class of a label has; None: rows without that label."""
+    """Return class -> number of rows; None counts the rows without the label."""
     return Counter(dict(row.labels).get(label) for row in listing.rows)

@@ -15,7 +15,7 @@ from tests.support.corpus_trees import MAC_RUBBISH, sound, wav
 
 
 def tree(home: Path) -> Path:
-    """Two words by four speakers, one of them FLAC; the lists end in .wav all the same."""
+    """Two words by four speakers; one file is FLAC, but its path in the lists ends in .wav."""
     lists = {"train": ["file,class"], "val": ["file,class"], "test": ["file,class"]}
     for number, word in enumerate(("one", "two")):
         for speaker, split in enumerate(("train", "train", "val", "test"), 1):
@@ -26,7 +26,7 @@ def tree(home: Path) -> Path:
                 wav(home / "dataset" / word / f"{name}{suffix}", y, subtype=subtype)
                 lists[split].append(f"dataset/{word}/{name}.wav,{word}")
     for split, lines in lists.items():
-        lines.append(f"dataset/backward/{split}_NO_01.wav,backward")  # a word that is not there
+        lines.append(f"dataset/backward/{split}_NO_01.wav,backward")  # a word without a folder
         (home / f"{split}.csv").write_text("\n".join(lines) + "\n")
     (home / "dataset" / "one" / "._00000001_NO_01.wav").write_bytes(MAC_RUBBISH)
     wav(home / "background_noise" / "boiler.wav", sound(99))

@@ -1,6 +1,6 @@
-"""What every adapter owes, on a tree in its corpus's own layout: that of ``tree`` in its test file.
+"""The contract of all adapters, tested on the ``tree`` in each adapter's test file.
 
-The template is held to it, too: copied by the commands of docs/add-a-corpus.md.
+It includes a copy of the template, made by the commands of docs/add-a-corpus.md.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tests.corpora.listing import rows_of
 from tests.support import corpus_trees
 
 ROOT = Path(__file__).resolve().parents[2]
-COPY = "birds"  # as in docs/add-a-corpus.md; not registered, unless somebody has just followed it
+COPY = "birds"  # as in docs/add-a-corpus.md; not registered, unless the reader has just done so
 
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory) -> Corpus:
-    """The template's copy, made by the page's own commands."""
+    """The copy of the template, made by the commands of the page."""
     checkout = tmp_path_factory.mktemp("checkout")
     for path in ("pipeline/corpora/TEMPLATE.py", "tests/corpora/test_template.py"):
         (checkout / path).parent.mkdir(parents=True)
@@ -58,7 +58,7 @@ def module_of(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory):
-    """Tree of each corpus, made when it is first asked for."""
+    """Trees of the corpora, each made at its first use."""
     made = {}
 
     def home(name: str):
@@ -72,7 +72,7 @@ def homes(tmp_path_factory):
 
 
 def listed(corpus, home) -> list[Clip]:
-    """Clips with the corpus's own options; of a corpus that is mixed, a minute of mixtures."""
+    """Return the clips with default options; of a mixed corpus, one minute of mixtures."""
     if corpus.list_mixtures is not None:
         noise = {label: len(paths) for label, paths in noise_files([home])[1].items()}
         options = {**corpus.options, "hours": "0.0166"}
@@ -92,7 +92,7 @@ def listed(corpus, home) -> list[Clip]:
 
 
 def root(corpus, home):
-    """What the paths of clips are relative to."""
+    """Return the folder that paths of clips are relative to."""
     return home / "clean_train" if corpus.list_mixtures is not None else home
 
 
@@ -125,7 +125,7 @@ def test_labels_are_those_announced_and_never_empty(corpus, homes):
         assert all(clip.labels.values())
         if corpus.labels:
             assert set(clip.labels) <= set(corpus.labels)
-    if corpus.labels:  # preparation leaves out clips whose main label is not known
+    if corpus.labels:  # preparation leaves out clips without the main label
         assert any(corpus.labels[0] in clip.labels for clip in clips)
 
 
@@ -209,7 +209,7 @@ def test_an_unknown_preset_is_answered_with_the_known_ones(corpus):
 
 
 def test_the_table_is_sound(corpus):
-    """Of archives: all are kept in one folder, so that their names differ over all corpora."""
+    """Names of archives are unique over all corpora, as they are kept in one folder."""
     others = [a.name for one in CORPORA.values() if one is not corpus for a in one.archives]
     names = [archive.name for archive in corpus.archives]
     assert len({*names, *others}) == len(names) + len(others)

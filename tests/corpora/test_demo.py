@@ -1,4 +1,4 @@
-"""The demo's corpus, as a synthesis leaves it."""
+"""The demo corpus, in the layout that the synthesis writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.corpus_trees import sound, wav
 
 
 def tree(home: Path) -> Path:
-    """Two words by two voices in two prosodies, and the noise that comes with them."""
+    """Two words by two voices in two prosodies, and noise."""
     for word in ("one", "two"):
         for voice in ("en-us+m1", "en-gb-x-rp+f2"):
             for emotion in ("neutral", "sad"):

@@ -1,4 +1,4 @@
-"""The adapter of a user's own recordings, from listing to store."""
+"""The adapter for a user's own recordings, from listing to store."""
 
 from __future__ import annotations
 

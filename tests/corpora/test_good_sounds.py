@@ -1,4 +1,4 @@
-"""Good-Sounds: the paper's classes, one take a sound, and what its database leaves open."""
+"""Good-Sounds: the paper's classes, one take of each sound, and NULLs in the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Google Speech Commands: words, the two lists, background noise that is no word."""
+"""Google Speech Commands: words, the two lists, and the folder of background noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""IEMOCAP: who speaks, which turns have an emotion, hidden files and single raters."""
+"""IEMOCAP: speakers, emotions, hidden files and the files of single raters."""
 
 from __future__ import annotations
 

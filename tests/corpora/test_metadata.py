@@ -1,4 +1,4 @@
-"""A user's table of recordings: read in one way only, or refused with line and column."""
+"""A user's metadata.csv: read unambiguously, or refused with line and column."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = [f"{n:02d}.wav" for n in range(12)]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """Twelve recordings; each test writes a table of its own."""
+    """Twelve recordings, for which each test writes its own table."""
     folder = tmp_path_factory.mktemp("mine")
     for n, name in enumerate(FILES):
         wav(folder / name, sound(n, 1_600))
@@ -39,7 +39,7 @@ def prepared(
 
 
 def labels_of(done: Prepared, label: str) -> dict[str, str | None]:
-    """File -> class."""
+    """Return file -> class."""
     store = done.store
     classes = [*store.classes[label], None]
     files = [source.partition("#")[0] for source in store.sources]

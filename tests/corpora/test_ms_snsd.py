@@ -1,4 +1,4 @@
-"""MS-SNSD: mixtures of one speaker with one noise, their SNR, their classes in turn."""
+"""MS-SNSD: mixtures of one speaker and one noise, their SNR, and the rotation of classes."""
 
 from __future__ import annotations
 

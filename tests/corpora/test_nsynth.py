@@ -1,4 +1,4 @@
-"""NSynth: families, the publisher's split, notes without a file, and limits on the notes taken."""
+"""NSynth: families, the publisher's split, notes without a file, and limits on notes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Template: its names, and what stops the listing. Copy this file beside the adapter's copy."""
+"""Template: file names, and errors that stop the listing. Copy this file with the adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.corpus_trees import MAC_RUBBISH, sound, wav
 
 
 def tree(home: Path) -> Path:
-    """A few recordings in the corpus's layout, with what is odd in the real one; for all tests."""
+    """Make a few recordings in the corpus's layout, with the oddities of the real one."""
     speakers = {"train": ("ann", "bob"), "valid": ("cid",), "test": ("dora",)}
     for folder, names in speakers.items():
         for number, speaker in enumerate(names):

@@ -1,4 +1,4 @@
-"""Archives made for tests: members of every kind, headers with what a publisher never writes."""
+"""Make archives for tests: members of every kind, and headers that no publisher writes."""
 
 import io
 import stat
@@ -10,7 +10,7 @@ LONG = "long/" + "/".join(f"{'x' * 60}{n}" for n in range(5)) + "/end.wav"  # ov
 TREE = {
     "word/a.wav": b"RIFF" + bytes(range(256)) * 9,
     "word/empty.wav": b"",
-    "word/exactly.wav": b"x" * 1024,  # whole blocks: no padding
+    "word/exactly.wav": b"x" * 1024,  # a multiple of the block size: no padding
     "other/ä ö.wav": b"umlauts",
     LONG: b"deep",
     "list.txt": b"word/a.wav\n",
@@ -18,7 +18,7 @@ TREE = {
 
 
 def tar_of(*members, mode="w:gz", **options):
-    """Tar of ``(name, bytes)`` and of TarInfos."""
+    """Return a tar with ``(name, bytes)`` and TarInfos as members."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode, **options) as tar:
         for member in members:
@@ -55,7 +55,7 @@ def files_below(folder):
 
 
 def header_of(name, kind=tarfile.REGTYPE, size=0):
-    """Header block with a right checksum; ``size`` is a number, or the 12 bytes of the field."""
+    """Return a header block with a correct checksum; ``size``: a number or the 12-byte field."""
     header = bytearray(special(name, kind).tobuf(tarfile.USTAR_FORMAT))
     header[124:136] = size if isinstance(size, bytes) else b"\x80" + size.to_bytes(11, "big")
     header[148:156] = b" " * 8
@@ -74,7 +74,7 @@ def damaged(data, at=-100):
 
 
 def swapped(data, old, new):
-    """The archive with a name replaced by one of equal length, in all its places."""
+    """Return the archive with all occurrences of a name replaced by one of equal length."""
     assert old in data
     assert len(old) == len(new)
     return data.replace(old, new)

@@ -1,4 +1,4 @@
-"""Corpora and stores that several tests read; a test that changes one takes a copy."""
+"""Corpora and stores that several tests share; a test that changes one makes a copy."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def noise_home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def clean(gsc_home, tmp_path_factory) -> Prepared:
-    """24 clips of 3 words, no noise, float32."""
+    """A store of 24 segments of 3 words, without noise, float32."""
     return prepare_gsc(gsc_home, tmp_path_factory.mktemp("clean") / "gsc.zarr")
 
 
 @pytest.fixture(scope="session")
 def noisy(gsc_home, noise_home, tmp_path_factory) -> Prepared:
-    """The same 24 clips, noise high, one worker."""
+    """The same 24 segments with noise high, made by one worker."""
     target = tmp_path_factory.mktemp("noisy") / "gsc-high.zarr"
     return prepare_gsc(gsc_home, target, noise_home=noise_home)
 
@@ -51,7 +51,7 @@ def store_copy(noisy, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def half(gsc_home, tmp_path_factory) -> Prepared:
-    """The clips of ``clean``, as float16."""
+    """The segments of ``clean``, as float16."""
     return prepare_gsc(gsc_home, tmp_path_factory.mktemp("half") / "half.zarr", dtype="float16")
 
 
@@ -70,7 +70,7 @@ def copied(exported, tmp_path) -> Path:
 
 @pytest.fixture
 def features(tmp_path) -> Path:
-    """Where imports go."""
+    """Folder for imported stores."""
     folder = tmp_path / "features"
     folder.mkdir()
     return folder
@@ -78,7 +78,7 @@ def features(tmp_path) -> Path:
 
 @pytest.fixture
 def group(tmp_path, rng):
-    """A group of a few rows, written by hand: ``(folder, values)``."""
+    """A group with a few rows: ``(folder, values)``."""
     values = {
         "numbers": rng.standard_normal((5, 3)).astype(np.float32),
         "whole": np.arange(5, dtype=np.int32),
@@ -105,7 +105,7 @@ def group(tmp_path, rng):
 
 @pytest.fixture
 def unpack(tmp_path):
-    """Write bytes as an archive and unpack it into ``tmp_path/inner/goal``."""
+    """Return a function that extracts the bytes of an archive to ``tmp_path/inner/goal``."""
 
     def run(data, **limits):
         archive = tmp_path / "archive"

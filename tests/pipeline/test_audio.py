@@ -25,7 +25,7 @@ def raw_wav(
     size: int | None = None,
     frame_bytes: int | None = None,
 ) -> bytes:
-    """A WAV file by hand, so that its header can be wrong."""
+    """Write a WAV file byte by byte, so that its header can be wrong."""
     block = channels * bits // 8 if frame_bytes is None else frame_bytes
     fmt = struct.pack("<HHIIHH", tag, channels, rate, rate * block % 2**32, block, bits)
     data = b"data" + struct.pack("<I", len(frames) if size is None else size) + frames

@@ -1,4 +1,4 @@
-"""Lists of values: written once, as a `Literal`, and checked by the name of the field."""
+"""The accepted values of settings: each list is written once and checked by field."""
 
 from __future__ import annotations
 

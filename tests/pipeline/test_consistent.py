@@ -1,6 +1,6 @@
-"""Stores whose files agree with their checksums, and do not hold what the format names.
+"""Stores with correct checksums whose contents violate the format.
 
-Somebody else's writer, or a hostile one, makes such: every crc32c and digest is right.
+Another program, or an attacker, may write such files: every crc32c and digest is right.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from antigram.studies.verify import verify_store
 
 @pytest.fixture(autouse=True)
 def alarm():
-    """A test that waits for a pipe ends as a failure, not never."""
+    """Fail a test that waits for a pipe, instead of waiting for ever."""
 
     def give_up(*_):
         raise AssertionError("waited for a pipe, or read a device without end")
@@ -47,7 +47,7 @@ def alarm():
 
 @pytest.fixture(scope="module")
 def light(clean, tmp_path_factory) -> Path:
-    """The clean store, links to its features: quickly copied."""
+    """Copy the clean store, with links to its features."""
     return Path(
         shutil.copytree(
             clean.store.path, tmp_path_factory.mktemp("light") / "s.zarr", copy_function=os.link
@@ -57,7 +57,7 @@ def light(clean, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def rewrite(light, tmp_path):
-    """Write some arrays of a copy anew, and all checksums, digests and the fingerprint."""
+    """Rewrite arrays of a copy, and all checksums, digests and the fingerprint."""
 
     def make(classes=None, **arrays):
         path = tmp_path / "copy.zarr"

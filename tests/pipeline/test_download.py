@@ -1,4 +1,4 @@
-"""Corpora from a server on this machine: checked, unpacked, published; and what is refused."""
+"""Download corpora from a local server: what is checked, extracted, published and refused."""
 
 import hashlib
 import io
@@ -33,17 +33,17 @@ def target(tmp_path):
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    """GSC as it is published: no folder at the top."""
+    """An archive of GSC, without a top folder, as it is published."""
     return tar_gz(corpus_trees.gsc(tmp_path_factory.mktemp("tree")), "./")
 
 
 def holding(name, *archives):
-    """The corpus as if its publisher offered these archives."""
+    """Return a corpus with other archives."""
     return replace(CORPORA[name], archives=archives)
 
 
 def there(target):
-    """What is beside the target, less the lock."""
+    """Return the names beside the target, without its lock."""
     return sorted(p.name for p in target.parent.iterdir() if not p.name.endswith(".lock"))
 
 

@@ -1,4 +1,4 @@
-"""Export to one HDF5 file and import: the same bytes, and nothing of what is damaged."""
+"""Export to one HDF5 file and import it: the same bytes, and no damaged data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ARRAYS = {"clip_id", "features", "labels/speaker", "labels/word", "source", "split"}
 
 
-# --- what is whole ---------------------------------------------------------------------------
+# --- intact stores and caches ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["clean", "noisy", "half"])
@@ -139,7 +139,7 @@ def test_progress_ends_with_all(clean, tmp_path, features):
     }
 
 
-# --- what is there already -------------------------------------------------------------------
+# --- existing goals -------------------------------------------------------------------
 
 
 def test_a_second_import_leaves_it_alone(exported, features):
@@ -180,7 +180,7 @@ def test_an_export_replaces_the_file_that_is_there(clean, half, exported, tmp_pa
     assert FeatureStore(goal).fingerprint == clean.store.fingerprint
 
 
-# --- what cannot be exported -----------------------------------------------------------------
+# --- refused exports -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gsc.hdf5", "gsc", "gsc.h5.zarr"])

@@ -1,4 +1,4 @@
-"""A flipped bit anywhere in an exported file: an import and a verification find the same."""
+"""Flip a bit anywhere in an exported file: import and verification find the same damage."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ print(json.dumps([made, wrong]))
 
 
 def flipped(file: Path, folder: Path, flips: list[tuple[int, int]]) -> int:
-    """Imports, in a process of their own, that a flipped bit does not stop; none may differ."""
+    """Import in another process; return how many flipped bits do not stop it. None may differ."""
     done = subprocess.run(
         [sys.executable, "-c", FLIPPED, file, folder, json.dumps(flips)],
         cwd=ROOT,
@@ -76,7 +76,7 @@ def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(group, tmp_path, f
 
 
 def test_nothing_lies_in_the_heap_of_hdf5(group, tmp_path):
-    """It has no checksums, and HDF5 walks it by sizes: a flipped bit makes it loop for ever."""
+    """HDF5's heap has no checksums: a flipped bit in a size makes the library loop for ever."""
     file = tmp_path / "small.h5"
     export_file(group[0], file)
     assert b"GCOL" not in file.read_bytes()

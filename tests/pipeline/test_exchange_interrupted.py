@@ -1,4 +1,4 @@
-"""An export or import that stops half way leaves what was there, and the next one clears up."""
+"""An interrupted export or import changes nothing, and the next one deletes its leftovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that cannot be imported: damaged, hostile or of others; they leave what was there."""
+"""Damaged, malicious and foreign files are not imported, and change nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.files import all_names_in, bytes_of, flip
 
 
 def refused(error, match: str, file: Path, features: Path) -> None:
-    """An import that fails, and leaves what was there and nothing else."""
+    """Check that an import fails and changes no file."""
     with pytest.raises(error, match=match) as found:
         import_file(file, features / "new.zarr")
     assert str(found.value).startswith(str(file))
@@ -58,7 +58,7 @@ def test_a_truncated_file_is_refused(left, copied, features):
 
 
 def another(name, **given):
-    """Put another dataset in the place of one."""
+    """Replace a dataset by another."""
 
     def change(file):
         values = file[name][...]
@@ -93,7 +93,7 @@ def virtual(file):
 
 
 def external_storage(file):
-    """Its bytes are those of another file of the machine."""
+    """A dataset whose bytes are those of another file on the machine."""
     values = file["split"][...]
     outside = Path(file.filename).with_name("secret.bin")
     outside.write_bytes(values.tobytes())
@@ -104,7 +104,7 @@ def external_storage(file):
 
 
 def compact(file):
-    """The same bytes, but inside the dataset's header, where they cannot be mapped."""
+    """A dataset with its bytes inside its header, where they cannot be mapped."""
     values = file["split"][...]
     del file["split"]
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

@@ -1,4 +1,4 @@
-"""Archives as publishers make them are unpacked; an interruption leaves nothing."""
+"""Archives as publishers make them are extracted; an interruption leaves nothing."""
 
 import os
 import stat

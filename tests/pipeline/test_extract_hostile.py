@@ -1,4 +1,4 @@
-"""Hostile archives leave nothing, inside or outside, and take no memory that they name."""
+"""Malicious archives leave no file, inside or outside, and cannot make us allocate memory."""
 
 import contextlib
 import gzip

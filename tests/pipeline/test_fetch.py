@@ -1,4 +1,4 @@
-"""One archive over HTTP: gone on with after a cut, checked, and what is refused."""
+"""Fetch one archive over HTTP: resuming, checking, and refusing."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""Stored values are finite: a store that its dtype cannot hold is refused, not published."""
+"""Stored values are finite: a store whose dtype cannot hold its values is not published."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ def home(gsc_home, tmp_path) -> Path:
 
 
 def outside_training(clean) -> list[str]:
-    """Recordings of the test split."""
+    """Return the recordings of the test split."""
     return [f"{clean.store.clip_ids[row]}.wav" for row in clean.store.rows("test")]
 
 

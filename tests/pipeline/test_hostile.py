@@ -1,4 +1,4 @@
-"""Files that are no audio, or pretend to be: no traceback, no hang, no silent loss."""
+"""Files that only pretend to be audio: no traceback, no hang, no silent loss."""
 
 import io
 import os
@@ -151,7 +151,7 @@ def test_a_tree_of_them_is_rejected_file_by_file_and_nothing_is_lost(tmp_path):
         prepare(FOLDER, home, recipe, target)
     assert not target.exists()
     done = prepare(FOLDER, home, recipe, target, max_rejected=bad)
-    assert done.computed == 0  # what was finished is not done again
+    assert done.computed == 0  # finished work is not repeated
     assert len(done.store) == 6
     named = {r["source"].removesuffix("#0") for r in done.store.root["rejected"]}
     assert named == {f"a/{name}.wav" for name in HOSTILE} | {"a/loop.wav", "b/pipe.wav"}
@@ -206,7 +206,7 @@ SMALL = plain(frames=1_000)
 
 @pytest.mark.slow
 def test_hostile_files_are_counted(tmp_path):
-    """All of them once more in one folder, so that what is tried can be told."""
+    """Read all files directly, and count those that are refused with a reason."""
     refused = 0
     for number, raw in enumerate(HOSTILE.values()):
         path = tmp_path / f"{number}.wav"

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: the same command goes on, and ends in the same bytes."""
+"""SIGKILL at random moments: the same command resumes, and produces the same bytes."""
 
 import os
 import signal
@@ -50,10 +50,12 @@ def start(tmp_path, home, noise_home, target, workers=2):
 
 
 def killed_until_done(tmp_path, home, noise_home, waits, whole):
-    """Kill a run after each wait, run the last one to its end; return how many were killed,
-    and how many stores were finished and how many of these had other bytes.
+    """Kill a run after each wait, and let the last one finish.
 
-    A store that got finished meanwhile is compared, and the next runs make another.
+    A store that is finished in the meantime is compared, and the next runs make another.
+
+    Returns:
+        The number of killed runs, of finished stores, and of those with other bytes.
     """
     kills, stores, different = 0, 1, 0
     target = tmp_path / "killed 1" / "gsc.zarr"
@@ -68,7 +70,7 @@ def killed_until_done(tmp_path, home, noise_home, waits, whole):
             if run.poll() is None:
                 run.send_signal(signal.SIGKILL)
                 kills += 1
-        if target.exists():  # nothing half-made opens: what is there is whole
+        if target.exists():  # a store that exists is complete
             FeatureStore(target)
             different += bytes_of(target) != bytes_of(whole)
             stores += 1
@@ -121,7 +123,7 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path, home, noise_home):
 
 
 def alive_with(folder):
-    """Processes whose command line names a folder."""
+    """Return the processes whose command line names a folder."""
     lines = Path("/proc").glob("[0-9]*/cmdline")
     return [p for p in lines if str(folder).encode() in _read(p)]
 

@@ -1,4 +1,4 @@
-"""SIGKILL at places that once cost something: the same command ends in the same bytes."""
+"""SIGKILL at points where data was once lost: the same command produces the same bytes."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from tests.support.stores import ROW_BYTES, prepare_gsc
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 16  # a chunk: two of the parts in which workers normalise
 
-# Python imports this in every process: it kills the first that comes to a place, and only that one.
+# Python imports this in every process: it kills the first one that reaches the point.
 SITECUSTOMIZE = """
 import os, sys
 
@@ -42,7 +42,7 @@ def die_at_the_second_call(real):
 
 def hook(event, details):
     if event == "open" and place == "a chunk's second part":
-        # Of a raw block, which is read to be normalised: of each part a checksum is taken.
+        # A raw block that is read to be normalised: each part is added to its checksum.
         path, mode = str(details[0]), details[1]
         render = sys.modules.get("antigram.pipeline.features.rendering")
         if path.endswith(".f32") and path.find("/raw/") > 0 and mode and "w" not in mode:
@@ -79,7 +79,7 @@ def undisturbed(home, tmp_path_factory):
 
 @pytest.fixture
 def killed_at(home, tmp_path):
-    """Prepare in a process of its own, with a SIGKILL at a place; returns its exit code."""
+    """Prepare in another process, with a SIGKILL at a point; return its exit code."""
 
     def run(place, target):
         (tmp_path / "armed").mkdir()
@@ -131,11 +131,11 @@ def test_a_killed_prepare_leaves_nothing_in_the_store_that_is_published_later(
 
 
 class Killed(BaseException):
-    """Raised where a SIGKILL would come: nothing is put in order after it."""
+    """Raised in place of a SIGKILL: nothing may clean up after it."""
 
 
 def killed_before(monkeypatch, name, when):
-    """Let a method of `Path` die at the first call that ``when`` is true of."""
+    """Make a method of `Path` raise at the first call for which ``when`` is true."""
     real = getattr(Path, name)
 
     def dying(path, *arguments, **keywords):
@@ -159,7 +159,7 @@ def test_a_swap_that_is_killed_between_its_renames_does_not_lose_the_old_store(
     again = prepare_gsc(gsc_home, target)
     assert (again.computed, again.left_alone) == (0, True)
     assert bytes_of(target) == bytes_of(clean.store.path)
-    # What had been made of the other recipe is finished when it is asked for again.
+    # The interrupted work of the other recipe is finished when that is prepared again.
     other = prepare_gsc(gsc_home, target, seed=1)
     assert other.computed == 0
     assert bytes_of(target) == bytes_of(
@@ -173,7 +173,7 @@ def test_killed_before_any_rename_a_swap_is_finished_by_the_next_run(
     clean, gsc_home, tmp_path, monkeypatch
 ):
     want = bytes_of(prepare_gsc(gsc_home, tmp_path / "want.zarr", seed=1).store.path)
-    for call in range(1, 5):  # the old one aside, the new one in place, two to be deleted
+    for call in range(1, 5):  # the renames of the old one, of the new one, and of two to be deleted
         target = tmp_path / str(call) / "gsc.zarr"
         shutil.copytree(clean.store.path, target)
         calls = []

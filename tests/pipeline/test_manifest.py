@@ -24,7 +24,7 @@ LABELS = ArraySpec("labels/word", (6,), "int32", 4, {"classes": ["no", "yes"]})
 
 @pytest.fixture
 def group(tmp_path) -> Path:
-    """Two arrays of two chunks each, of some hundred bytes, so that every bit can be flipped."""
+    """A group with two arrays of two chunks, small enough to flip every bit."""
     folder = tmp_path / "x.zarr"
     written = {}
     for spec, values in (

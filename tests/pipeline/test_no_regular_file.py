@@ -1,4 +1,4 @@
-"""Pipes and links to devices where a corpus has files: refused at once, never waited for."""
+"""Pipes and links to devices in a corpus are refused at once, without waiting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.corpus_trees import sound, wav
 
 @pytest.fixture(autouse=True)
 def alarm():
-    """A test that waits for a pipe ends as a failure, not never."""
+    """Fail a test that waits for a pipe, instead of waiting for ever."""
 
     def give_up(*_):
         raise AssertionError("waited for a pipe, or read a device without end")

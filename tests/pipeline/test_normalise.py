@@ -1,4 +1,4 @@
-"""Second pass of `prepare`: what it reads is checked, and what it reads it does not change."""
+"""Second pass of `prepare`: it checks the raw blocks that it reads, and does not change them."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.support.stores import ROW_BYTES, gsc_recipe, prepare_gsc
 
 
 def at_the_beginning(act):
-    """A `Tick` that does something once all is rendered and nothing is normalised."""
+    """Return an `on_progress` that acts once, after rendering and before normalising."""
 
     def on_progress(stage, done, _total):
         if stage == "normalise" and done == 0:
@@ -69,7 +69,7 @@ def test_a_recording_that_changes_between_the_two_passes_is_noticed_where_it_is_
     with pytest.raises(InputError, match="recordings changed while they were read"):
         prepare_gsc(home, tmp_path / "gsc.zarr", on_progress=on_progress)
     assert not (tmp_path / "gsc.zarr").exists()
-    again = prepare_gsc(home, tmp_path / "gsc.zarr").store.path  # goes on from what is there now
+    again = prepare_gsc(home, tmp_path / "gsc.zarr").store.path  # resumes from the present state
     assert bytes_of(again) == bytes_of(prepare_gsc(home, tmp_path / "b.zarr").store.path)
 
 

@@ -1,4 +1,4 @@
-"""Notes of an interrupted `prepare` that hold something else than this code writes."""
+"""Journals of an interrupted `prepare` with entries that this code does not write."""
 
 import json
 

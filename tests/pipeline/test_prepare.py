@@ -22,7 +22,7 @@ SILENT = "one/0000ab03_nohash_0"
 
 
 def wanted_magnitudes(store, home) -> np.ndarray:
-    """All rows again from the WAV files, with scipy alone."""
+    """Compute all rows from the WAV files with scipy alone."""
     paths = [home / source.rpartition("#")[0] for source in store.sources]
     return np.stack([magnitudes(padded(soundfile.read(p)[0], 16_000)) for p in paths])
 

@@ -1,4 +1,4 @@
-"""`prepare` when clips are unusable, or when it is interrupted."""
+"""`prepare` with unusable recordings, and when it is interrupted."""
 
 from __future__ import annotations
 

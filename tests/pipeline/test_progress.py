@@ -1,4 +1,4 @@
-"""What progress shows: bars on a terminal, lines elsewhere, and the same words on both."""
+"""Progress shows bars on a terminal and plain lines elsewhere, with the same words."""
 
 import io
 import sys
@@ -13,7 +13,7 @@ HOSTILE = "a\x1b[2Jb.wav\u202e"
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands until it is set."""
+    """A clock that stands still until it is set."""
     now = [1000.0]
     monkeypatch.setattr(antigram.pipeline.execution.progress.time, "monotonic", lambda: now[0])
     return now
@@ -35,7 +35,7 @@ def stderr(monkeypatch):
 
 
 def work(progress, clock, total=1000):
-    """Three minutes of a stage that was half done before."""
+    """Show three minutes of a stage that was half done before."""
     for done in (total // 2, total // 2 + 90, total // 2 + 180):
         progress.on_progress("features", done, total, "of 3 files")
         clock[0] += 90
@@ -73,7 +73,7 @@ def test_stages_that_follow_are_taken_to_be_as_long_as_the_last(stderr, clock):
         progress.on_progress("epoch 1", 1, 4, further=2)
         clock[0] += 100
         progress.on_progress("epoch 1", 4, 4, further=2)
-        clock[0] += 200  # in which nothing is told
+        clock[0] += 200  # without any call
         assert progress.end("epoch 1") == 300
         progress.on_progress("epoch 2", 2, 4, further=1)
         assert progress.lines() == ["epoch 2: 2/4 (0.0/s, at most 0 h 08 min left)"]

@@ -1,4 +1,4 @@
-"""Finished folders take their places in one step; what a killed process left is put right."""
+"""Finished folders are published atomically; leftovers of a killed process are repaired."""
 
 import shutil
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_leftovers_of_version_0_1_0_in_a_group_are_put_right(tmp_path):
     (cache / "zarr.json.123.partial").write_text("")
     assert {left.kind for left in leftovers_of(cache)} == {"old", "file"}
     recover(cache)
-    assert sorted(bytes_of(cache)) == ["layer05/x"]  # nothing had taken its place
+    assert sorted(bytes_of(cache)) == ["layer05/x"]  # nothing has replaced it
     assert sorted(p.name for p in cache.iterdir()) == ["layer01", "layer05"]
 
 

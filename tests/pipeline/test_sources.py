@@ -1,4 +1,4 @@
-"""Recordings that were edited since a store was prepared, or while it was: size alone tells not."""
+"""Recordings that are edited after or during preparation are noticed, even with the same size."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ AN_HOUR_NS = 3_600_000_000_000
 
 @pytest.fixture
 def home(gsc_home, tmp_path) -> Path:
-    """A corpus whose files have been as they are for an hour."""
+    """A corpus whose files were last changed an hour ago."""
     home = Path(shutil.copytree(gsc_home, tmp_path / "gsc"))
     for path in home.rglob("*.wav"):
         age(path)
@@ -37,14 +37,14 @@ def age(path: Path) -> None:
 
 
 def edit(path: Path, seed: int = 999) -> None:
-    """Other samples in a file of the same size."""
+    """Write other samples to a file, without changing its size."""
     size = path.stat().st_size
     corpus_trees.wav(path, corpus_trees.sound(seed, (size - 44) // 2))
     assert path.stat().st_size == size
 
 
 def edit_and_hide(path: Path) -> None:
-    """An edit after which size and time are as before."""
+    """Edit a file without changing its size and time."""
     status = path.stat()
     edit(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -52,7 +52,7 @@ def edit_and_hide(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def edited(gsc_home, tmp_path_factory) -> Callable[[str], dict[str, bytes]]:
-    """Bytes of the store of the corpus in which one recording was edited."""
+    """Return the bytes of the store of the corpus with one edited recording."""
     folder = tmp_path_factory.mktemp("edited")
 
     @cache
@@ -79,7 +79,7 @@ def test_recordings_that_were_only_touched_leave_the_store_alone_and_are_read_on
     before = bytes_of(prepare_gsc(home, target).store.path)
     for name in (ONE, TWO):
         os.utime(home / name, ns=(1, 1))
-    shutil.copy(home / ONE, home / "copy")  # a copy in its place: other inode, same content
+    shutil.copy(home / ONE, home / "copy")  # replaced by a copy: another inode, the same content
     (home / "copy").replace(home / ONE)
     age(home / ONE)
     for read in (2, 0):
@@ -130,7 +130,7 @@ def test_a_store_without_a_record_is_left_alone_and_check_sources_cannot_know(
         assert code == 0
         assert ("cannot be known" in err) == bool(option)
         assert bytes_of(store) == before
-        assert not path_of(store).exists()  # nobody knows what was read
+        assert not path_of(store).exists()  # the recordings that were read are not known
     shutil.rmtree(store)
     shell.json(*wanted)
     assert path_of(store).exists()
@@ -219,7 +219,7 @@ def test_an_edit_between_an_interrupt_and_the_next_run_is_not_mixed_with_what_wa
 def test_a_recording_of_a_test_clip_that_is_edited_leaves_no_old_chunk(
     clean, home, edited, tmp_path
 ):
-    """Mean and deviation, which chunks are known by, are then as before."""
+    """Mean and deviation, which identify chunks, do not depend on recordings of the test split."""
     clip_ids, target = clean.store.clip_ids, tmp_path / "a.zarr"
     row = int(clean.store.rows("test")[0])
     with pytest.raises(Stopped):
@@ -239,7 +239,7 @@ def prepare_folder(home: Path, target: Path, **more):
 
 @pytest.fixture
 def long_ones(tmp_path, monkeypatch) -> Path:
-    """Two recordings of 10 segments each, of which many blocks are made."""
+    """A corpus of two recordings of 10 segments each, which span several blocks."""
     from antigram.pipeline.storage import chunks
 
     monkeypatch.setattr(chunks, "_TARGET_BYTES", 4 * 126 * 129 * 4)
@@ -259,7 +259,7 @@ def test_a_long_recording_that_is_edited_between_two_of_its_blocks_is_refused(lo
             edit(long_ones / "b" / "y.wav")
 
     with pytest.raises(ValueError, match=r"recordings changed while they were read \((a/x|b/y)"):
-        # Of the last blocks at least some were not begun: two tasks wait for a worker at most.
+        # At most two tasks wait for each worker, so some of the last blocks were not begun.
         prepare_folder(long_ones, target, on_progress=on_progress)
     assert not target.exists()
     prepare_folder(long_ones, target)

@@ -91,7 +91,7 @@ def test_changed_metadata_is_stored_data_that_cannot_be_trusted(change, says, st
 
 
 def _state(path: Path):
-    """All that training takes from a store."""
+    """Read everything that training takes from a store."""
     store = FeatureStore(path)
     labels = {name: store.labels(name).tolist() for name in store.classes}
     return (

@@ -1,4 +1,4 @@
-"""What `prepare` says at its end: classes, groups, lengths, noise, and what is missing."""
+"""The summary that `prepare` prints: classes, groups, lengths, noise and warnings."""
 
 import shutil
 from collections import Counter
@@ -18,7 +18,7 @@ from tests.support.stores import prepare_gsc
 
 
 def counted(store: FeatureStore, label: str) -> dict[str, dict[str, int]]:
-    """Segments of each class in each split, one by one."""
+    """Count the segments of each class in each split, one by one."""
     names = store.classes[label]
     cells = Counter(
         (names[value], SPLITS[part])

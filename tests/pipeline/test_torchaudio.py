@@ -17,9 +17,9 @@ RATE = 16_000
 
 
 def spectrogram(y, n_fft=256, hop=128, window=torch.hamming_window):
-    """``(frame, freq)`` magnitudes of torchaudio in float64, each frame over the window's sum."""
+    """Return torchaudio's ``(frame, freq)`` magnitudes in float64, divided by the window's sum."""
     taps = window(n_fft, dtype=torch.float64)
-    padded = np.pad(y.astype(np.float64), (0, -y.size % hop))  # torchaudio leaves out the rest
+    padded = np.pad(y.astype(np.float64), (0, -y.size % hop))  # torchaudio drops an incomplete hop
     return reference.spectrogram(
         torch.from_numpy(padded),
         pad=0,
@@ -51,7 +51,7 @@ def test_masks_drawn_by_torchaudio_are_laid_alike(shape, seed, rng):
     silence = -0.75
     x = rng.standard_normal(shape).astype(np.float32)
     torch.manual_seed(seed)
-    want = torch.from_numpy(x.T.copy())  # (freq, time), as torchaudio has it
+    want = torch.from_numpy(x.T.copy())  # (freq, time), torchaudio's order
     for axis, most in ((1, shape[0] // 2), (0, shape[1] // 2)):
         want = reference.mask_along_axis(want, most, silence, axis)
     is_masked = want.T.numpy() == np.float32(silence)

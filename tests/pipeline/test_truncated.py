@@ -1,4 +1,4 @@
-"""Files that were cut: rejected, or all of their samples are there."""
+"""Truncated files are rejected, unless all of their samples remain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from antigram.pipeline.features.preparation import prepare
 from antigram.pipeline.features.recipe import Recipe
 
 RATE = 16_000
-# Every container that soundfile writes and antigram reads, with a compression of each sort.
+# Every container that soundfile writes and antigram reads, with each kind of compression.
 KINDS = [
     ("WAV", "PCM_16"),
     ("WAV", "FLOAT"),
@@ -45,7 +45,7 @@ def written(path: Path, fmt: str, subtype: str, seconds: float = 2.0) -> bytes:
 
 
 def used(path: Path) -> np.ndarray:
-    """All samples of a file, as a listing and then a decoding take them."""
+    """Return all samples of a file, read by `probe` and then `read`."""
     frames = probe(path).frames
     got = read(path, start=0, count=frames, sample_rate=RATE)
     assert got.size == frames
@@ -59,7 +59,7 @@ def test_a_file_cut_anywhere_is_rejected_or_gives_all_its_samples(fmt, subtype, 
     try:
         want = used(path)
     except AudioError:
-        assert fmt in ("W64", "AU", "CAF")  # not read at all, so that no cut one is either
+        assert fmt in ("W64", "AU", "CAF")  # not supported, truncated or not
         want = None
     inside = np.linspace(1, len(raw) - 1, 40).astype(int).tolist()
     for cut in sorted({*inside, 4, 8, 12, 20, 30, 44, 60, *range(len(raw) - 6, len(raw))}):

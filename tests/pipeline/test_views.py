@@ -1,4 +1,4 @@
-"""Drawing the numbers of a view, and making it of a clip's normalised magnitudes."""
+"""Draw the parameters of views, and apply them to normalised magnitudes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VIEWS = Views.for_shape(SHAPE, count=3, seed=0)
 
 
 def by_hand(magnitudes, numbers):
-    """A view of magnitudes (frame, freq) in float64, frame by frame and bin by bin."""
+    """Compute a view of magnitudes (frame, freq) in float64, frame by frame and bin by bin."""
     shift, gain, t_first, t_count, f_first, f_count = numbers
     out = np.zeros_like(magnitudes)
     for frame in range(len(magnitudes)):

@@ -1,4 +1,4 @@
-"""Workers that die take nothing with them but their own task."""
+"""A worker that dies affects no task but its own."""
 
 import os
 import signal
@@ -15,10 +15,10 @@ def set_up(_shared):
 
 def square(number: int, folder: str) -> int:
     if number == 3:
-        os._exit(7)  # as a decoder that crashes
+        os._exit(7)  # like a crashing decoder
     if number == 5 and not Path(folder, "once").exists():
         Path(folder, "once").touch()
-        os.kill(os.getpid(), signal.SIGKILL)  # as a machine that runs out of memory, once
+        os.kill(os.getpid(), signal.SIGKILL)  # like a machine that runs out of memory once
     return number * number
 
 
@@ -38,7 +38,7 @@ def test_a_task_that_kills_its_worker_is_handed_back_and_all_others_are_done(wor
 
     got = {task[0]: result for task, result in workers.run(square, tasks, on_crash)}
     assert got == {n: -1 if n == 3 else n * n for n in range(12)}
-    assert crashed == [3]  # 5 died once, and was simply run again
+    assert crashed == [3]  # 5 died once, and was run again
 
 
 def test_without_a_hand_for_it_the_death_is_an_error(workers, tmp_path):
