@@ -55,6 +55,7 @@ def test_the_reference_has_every_public_name_and_all_it_names_is_there():
     page = (ROOT / "docs" / "api.md").read_text()
     errors = importlib.import_module("antigram.pipeline.errors").__all__
     named = re.findall(r"^\.\. auto(?:class|function):: (\S+)$", page, re.MULTILINE)
+    assert len(named) == len(set(named))
     for name in named:
         module, _, own = name.rpartition(".")
         assert getattr(importlib.import_module(module), own).__doc__
