@@ -317,6 +317,7 @@ def plan(common: Context, **options: Any) -> None:
 @_batch(default=13, help="Segments in a step.")
 @_shown("--lr", type=_ABOVE_0, default=5e-4)
 @_shown("--dropout", type=_SHARE, default=0.5)
+@_shown("--weight-decay", type=FloatRange(0, 100), default=0.0, help="As in AdamW.")
 @_seed()
 @_flag("--augment", help="Masks, shifts, gain; cached: needs --views there.")
 @_views(help="With --augment: views to cycle through; default: new ones each epoch.")

@@ -39,6 +39,7 @@ class TrainConfig:
         batch_clips: segments in a batch.
         lr: learning rate of Adam.
         dropout: dropout probability of the hidden linear layers.
+        weight_decay: decoupled from the gradient, as in AdamW; 0 for none, as in the paper.
         seed: seed of initial weights, batch orders, dropout and augmentation.
         precision: ``32``, ``tf32`` or ``bf16``.
         max_steps: greatest number of steps; 0 for no limit.
@@ -63,6 +64,7 @@ class TrainConfig:
     batch_clips: int = 13
     lr: float = 5e-4
     dropout: float = 0.5
+    weight_decay: float = 0.0
     seed: int = 0
     precision: Precision = "32"
     max_steps: int = 0
@@ -86,6 +88,8 @@ class TrainConfig:
                 raise InputError(f"`beta` {beta}: wanted a number")
         if not 0 <= self.dropout < 1:
             raise InputError(f"`dropout` {self.dropout}: wanted at least 0, under 1")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise InputError(f"`weight_decay` {self.weight_decay}: wanted at least 0")
         if self.mode == "frozen" and not self.layers:
             raise InputError("`mode=frozen` needs a layer: `layers` 1 to 13")
         if self.loss == "released" and self.mode != "online":
@@ -109,4 +113,6 @@ class TrainConfig:
         plain = {**asdict(self), "layers": list(self.layers), "betas": dict(self.betas)}
         if self.views is None:
             del plain["views"]
+        if not self.weight_decay:  # as runs of before have it, which may be resumed
+            del plain["weight_decay"]
         return plain

@@ -82,6 +82,8 @@ def test_initial_weights_of_another_shape_are_refused_by_name(config, teacher):
         ({"lr": float("nan")}, "`lr` nan"),
         ({"lr": float("inf")}, "`lr` inf"),
         ({"dropout": 1.0}, "`dropout` 1.0"),
+        ({"weight_decay": -0.1}, "`weight_decay` -0.1"),
+        ({"weight_decay": float("nan")}, "`weight_decay` nan"),
         ({"beta": float("nan")}, "`beta` nan"),
         ({"mode": "cached", "loss": "released"}, "`loss=released` .* `mode=online`"),
         ({"mode": "baseline", "loss": "released"}, "`loss=released` .* `mode=online`"),

@@ -232,6 +232,20 @@ def test_negative_beta_is_taken_off_the_loss_and_makes_the_nets_more_alike(run_m
     assert more[-1]["train"]["at"] > less[-1]["train"]["at"] + 0.005
 
 
+def test_weight_decay_shrinks_the_weights_beside_the_gradient_step(run_mode):
+    common = {"max_steps": 1, "epochs": 1, "lr": 1e-3}
+    given, plain, *_ = run_mode(name="plain", **common)
+    decayed, folder, *_ = run_mode(name="decayed", weight_decay=0.5, **common)
+    begin = build_student(given, 3, None).state_dict()
+    without, found = (load_checkpoint(f / "best.pt").state_dict for f in (plain, folder))
+    for name, weights in begin.items():
+        torch.testing.assert_close(
+            found[name], without[name] - 1e-3 * 0.5 * weights, rtol=1e-5, atol=1e-7
+        )
+    assert "weight_decay" not in given.to_json()  # as in runs of earlier versions
+    assert decayed.to_json()["weight_decay"] == 0.5
+
+
 def test_the_released_loss_runs_online_and_weighs_beta_squared(run_mode):
     *_, entries = run_mode("online", loss="released", beta=0.5)
     found = entries[0]["train"]
