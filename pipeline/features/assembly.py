@@ -122,9 +122,9 @@ def finish_store(
     specs, chunks = [features, *small.specs], small.chunks
     tasks = [(store, chunks[i : i + _FILES_A_TASK]) for i in range(0, len(chunks), _FILES_A_TASK)]
     written = {
-        (spec.name, index): one
-        for (_, asked), made in pool.run(write_chunks, tasks)
-        for (spec, index, _), one in zip(asked, made, strict=True)
+        (spec.name, index): checksums
+        for (_, task_chunks), results in pool.run(write_chunks, tasks)
+        for (spec, index, _), checksums in zip(task_chunks, results, strict=True)
     }
     for spec in specs[1:]:
         arrays[spec.name] = [written[spec.name, index] for index in range(spec.chunks)]
