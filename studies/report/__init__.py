@@ -1,4 +1,4 @@
-"""What was found, to read and to send on: one page and one drawer of curves serve all reports.
+"""Reports to read and to send on: one page and one drawer of curves serve all of them.
 
 ``page`` holds the page and ``page.html`` its template, ``curves`` the drawer, ``run`` the report of
 one run.

@@ -163,7 +163,7 @@ def _align(figure: Figure, titles: Sequence[str]) -> None:
     """Give panels that show the same the same scale."""
     for title in titles:
         alike = [axis for axis in figure.axes if axis.get_title().endswith(title)]
-        top = 1.02 if title == "accuracy" else max(axis.get_ylim()[1] for axis in alike)
+        top = 1.02 if title == "accuracy" else 1.03 * max(axis.get_ylim()[1] for axis in alike)
         for axis in alike:
             axis.set_ylim(0, top)
 

@@ -161,14 +161,14 @@ def _answer(result: Entry) -> str:
 def _read(path: Path, *, lines: bool = False) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
-        found = [json.loads(part) for part in (text.splitlines() if lines else [text])]
+        objects = [json.loads(part) for part in (text.splitlines() if lines else [text])]
         # Half a surrogate pair is JSON and cannot be written to a page.
-        found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
+        objects = json.loads(json.dumps(objects, ensure_ascii=False).encode(errors="replace"))
     except (OSError, ValueError) as error:
         raise StoredDataError(f"{path}: unreadable ({error}); run `antigram verify`") from None
-    if not all(isinstance(part, dict) for part in found):
+    if not all(isinstance(part, dict) for part in objects):
         raise StoredDataError(f"{path}: wanted JSON objects; run `antigram verify`")
-    return list(found)
+    return list(objects)
 
 
 def _shown(value: object, form: str = ".4g") -> str:
