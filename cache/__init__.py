@@ -1,6 +1,6 @@
-"""The teacher's Gram matrices on disk: exact, small, checked, never stale.
+"""Caches of the teacher's Gram matrices on disk.
 
-`build` writes a cache, `grams` reads one, `key` says what makes one stale.
+`build` writes a cache, `grams` reads one, and `key` defines when one is stale.
 """
 
 __all__: list[str] = []

@@ -1,8 +1,8 @@
-"""Run the teacher once over a feature store and write its rows, chunk by chunk, resumably.
+"""Build a cache: run the teacher once over a feature store, and write its rows chunk by chunk.
 
-One pass serves all layers asked for, cut off after the deepest. A layer is built in
-``.NAME.zarr.partial`` beside the cache and put in place as a whole; a journal for each layer notes
-every chunk that is flushed to disk, so that a killed build goes on where it was.
+One pass computes all requested layers and stops at the deepest. Layers are built in
+``.NAME.zarr.partial`` beside the cache, and each is moved into the cache atomically. A journal for
+each layer records every chunk that is flushed to disk, so that a killed build is resumed.
 """
 
 from __future__ import annotations
@@ -40,16 +40,24 @@ __all__ = ["Built", "build_cache"]
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A finished cache, and what making it took."""
+    """A finished cache, and the cost of building it.
+
+    Attributes:
+        path: of the cache.
+        clips: segments in the cache.
+        computed: segments that went through the teacher in this build.
+        layers: layers of this build, by number.
+        seconds: duration of this build.
+    """
 
     path: Path
     clips: int
-    computed: int  # clips that went through the net in this run
+    computed: int
     layers: Mapping[int, CacheLayer]
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """Fields of ``cache-grams --json``."""
+        """Return fields of ``cache-grams --json``."""
         return {
             "cache": str(self.path),
             "name": self.path.name.removesuffix(".zarr"),
@@ -72,27 +80,28 @@ def build_cache(
     on_progress: OnProgress = lambda *_: None,
     distributed: DistributedContext | None = None,
 ) -> Built:
-    """Make the layers of a cache that are not there yet, or are there with another key or damaged.
+    """Build those layers of a cache that are missing, have another key, or are damaged.
 
-    Of a damaged layer only the damaged chunks are made again. The lock of ``target`` is held
-    throughout, by the process that leads.
+    In a damaged layer, only the damaged chunks are rebuilt. Rank 0 holds the lock of ``target``
+    throughout.
 
     Args:
-        store: the features.
-        teacher: the net.
-        plans: from `plan_layers`.
-        target: ``NAME.zarr``.
-        made_from: names of store and checkpoint, for people; no part of the key.
-        batch_clips: clips in a batch of the net; no batch spans two chunks.
-        device: where the net runs.
-        on_progress: told of progress.
-        distributed: of processes that build together, each its own chunks; all must call this.
+        store: features.
+        teacher: network that computes the rows.
+        plans: layers to build, from `plan_layers`.
+        target: path of the cache, ``NAME.zarr``.
+        made_from: names of store and checkpoint, for people; not part of the key.
+        batch_clips: segments in a batch; no batch spans two chunks.
+        device: device that the teacher runs on.
+        on_progress: called with the name of the stage, the segments that are done and their total.
+        distributed: rank and world size; each rank builds its own chunks, and all ranks must call
+            this function. By default those that torchrun set.
 
     Raises:
-        InputError: the disk has not the room, or another process is building ``target``.
+        InputError: there is too little free disk space, or another process is building ``target``.
         StoredDataError: the store is damaged.
     """
-    begun = time.perf_counter()
+    start = time.perf_counter()
     distributed = distributed or DistributedContext()
     root = {
         "format": FORMAT,
@@ -105,8 +114,8 @@ def build_cache(
         if distributed.leads:
             recover(target)
         distributed.wait()
-        there, foreign = _layers_there(target, store, teacher)
-        missing = _missing(plans, there)
+        existing, replaces = _existing_layers(target, store, teacher)
+        missing = _missing(plans, existing)
         computed = 0
         partial = work_folder(target)
         if missing:
@@ -114,25 +123,26 @@ def build_cache(
                 store, teacher, missing, target, batch_clips, device, on_progress, distributed
             )
             if distributed.leads:
-                publish_layers(target, partial, root, missing, whole_swap=foreign)
+                publish_layers(target, partial, root, missing, replace_cache=replaces)
         if distributed.leads:
             write_root(target, root, partial)
             drop_finished(partial, plans)
         distributed.wait()
     opened = {n: CacheLayer(target, n) for n in plans}
-    return Built(target, len(store), computed, opened, time.perf_counter() - begun)
+    return Built(target, len(store), computed, opened, time.perf_counter() - start)
 
 
 def _missing(
-    plans: Mapping[int, LayerPlan], there: Mapping[int, CacheLayer]
+    plans: Mapping[int, LayerPlan], existing: Mapping[int, CacheLayer]
 ) -> dict[int, LayerPlan]:
-    """Plans of the layers that are not there, or damaged; these keep the rank they have."""
+    """Return the plans of layers that are missing or damaged; damaged ones keep their rank."""
     missing = {}
     for number, plan in plans.items():
-        if number not in there or there[number].key != plan.key:
+        layer = existing.get(number)
+        if layer is None or layer.key != plan.key:
             missing[number] = plan
-        elif any(verify_group(there[number].group, content=False)):
-            missing[number] = replace(plan, rank=_rank(there[number]), pilot=there[number].pilot)
+        elif any(verify_group(layer.group, content=False)):
+            missing[number] = replace(plan, rank=_rank(layer), pilot=layer.pilot)
     return missing
 
 
@@ -146,10 +156,10 @@ def _make_layers(
     on_progress: OnProgress,
     distributed: DistributedContext,
 ) -> int:
-    """Make layers in the folder beside the cache; all processes do, the first one completes them.
+    """Build layers in the folder beside the cache, on all ranks; rank 0 completes them.
 
     Returns:
-        How many clips went through the teacher, in all processes.
+        Number of segments that went through the teacher, on all ranks.
     """
     partial = work_folder(target)
     if distributed.leads:
@@ -159,8 +169,8 @@ def _make_layers(
         }
         _check_free(target, plans, len(store))
         if not partial.is_dir():
-            discard(partial)  # something else, in its place
-    store.read_index(store.main_label)  # others may replace the store from now on
+            discard(partial)  # a file of that name
+    store.read_index(store.main_label)  # from here on, another process may replace the store
     store.features.hold()
     writers = open_writers(plans, partial, target, len(store), distributed)
     with ExitStack() as open_journals:
@@ -169,34 +179,39 @@ def _make_layers(
         computed = compute_chunks(
             store, teacher, writers, batch_clips, device, on_progress, distributed
         )
-    computed = int(distributed.sum(torch.tensor(computed, device=device)))  # all are done
+    computed = int(distributed.sum(torch.tensor(computed, device=device)))  # waits for all ranks
     if distributed.leads:
         for writer in writers.values():
             writer.finish()
     return computed
 
 
-def _layers_there(
+def _existing_layers(
     target: Path, store: FeatureStore, teacher: Teacher
 ) -> tuple[dict[int, CacheLayer], bool]:
-    """Layers of a cache that were made from this store and net; whether it is another's cache."""
+    """Open the layers of a cache that were built from this store and teacher.
+
+    Returns:
+        Layers by number; and whether the cache is to be replaced: it has no layer, or one that was
+        built from another store or teacher.
+    """
     with torch.device("meta"):
         net = Vgg(teacher.arch, 0)
-    found = {}
+    existing = {}
     for number in layers_of(target):
         try:
             layer = CacheLayer(target, number)
         except (InputError, StoredDataError):
-            continue  # its metadata is damaged: made again if it is asked for
+            continue  # its metadata is damaged; it is rebuilt if requested
         key = layer.key
         if (
             key.features != store.fingerprint
             or key.arch != teacher.arch
             or key.extractor != extractor_digest(teacher.state, net, number, key.tap)
         ):
-            return {}, True  # replaced once the new one is whole
-        found[number] = layer
-    return found, not layers_of(target)
+            return {}, True  # replaced once the new cache is complete
+        existing[number] = layer
+    return existing, not layers_of(target)
 
 
 def _rank(layer: CacheLayer) -> int | None:

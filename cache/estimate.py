@@ -1,4 +1,4 @@
-"""What a cache would take and when it would pay off, before it is computed."""
+"""Estimate the size and time of a cache, and when it pays off, before it is built."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["break_even_epochs", "estimate"]
 
-_BATCHES = 3  # timed, after one that is not
+_BATCHES = 3  # that are timed, after one to warm up
 
 
 def estimate(
@@ -26,14 +26,23 @@ def estimate(
     batch_clips: int,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Size, time and break-even of each layer, from a few timed batches of noise.
+    """Estimate size, time and break-even of each layer, from a few timed batches of noise.
 
-    Online training runs the net on every clip of training and validation in each epoch; a cache
-    runs it once on every clip. It pays off after as many epochs as the one takes of the other.
+    Online training runs the teacher on every training and validation segment in each epoch;
+    building a cache runs it once on every segment of the store. The cache pays off after the number
+    of epochs whose teacher passes take as long as building it.
+
+    Args:
+        plans: layers of the cache, by number.
+        store: features.
+        teacher: network that computes the rows.
+        batch_clips: segments in a batch.
+        device: device that the teacher runs on.
 
     Returns:
-        ``layers``: layer -> codec, dtype, channels, positions, bytes_per_clip, bytes, seconds,
-        break_even_epochs; and bytes and seconds of all layers in one pass.
+        ``clips``, ``bytes`` and ``seconds`` of all layers in one pass, ``online_seconds_per_epoch``
+        and ``layers``: for each, codec, dtype, channels, positions, bytes_per_clip, bytes, seconds
+        and break_even_epochs. Bytes are None if the rank is not yet known.
     """
     seconds = _seconds_per_clip(plans, store.shape, teacher, batch_clips, device)
     rows, per_epoch = _rows(store, next(iter(plans.values())))
@@ -60,15 +69,15 @@ def estimate(
 
 
 def break_even_epochs(store: FeatureStore, plan: LayerPlan) -> float | None:
-    """Epochs after which a cache has cost less than a live net; None if it never does."""
+    """Return the epochs after which a cache has cost less than a live teacher; None if never."""
     rows, per_epoch = _rows(store, plan)
     return rows / per_epoch if per_epoch else None
 
 
 def _rows(store: FeatureStore, plan: LayerPlan) -> tuple[int, int]:
-    """Clips that go through the teacher: for a cache, and in an epoch of online training."""
+    """Return the rows that the teacher computes for a cache, and in an epoch of online training."""
     counts = {split: int((store.split == index).sum()) for index, split in enumerate(SPLITS)}
-    augmented = (plan.views - 1) * counts["train"]  # others are not
+    augmented = (plan.views - 1) * counts["train"]  # only training segments are augmented
     return len(store) + augmented, counts["train"] + counts["validation"]
 
 
@@ -80,7 +89,7 @@ def _seconds_per_clip(
     batch_clips: int,
     device: torch.device,
 ) -> dict[int, float]:
-    """Seconds that the net takes for a clip up to each layer, the fastest of a few batches."""
+    """Return the teacher's seconds for a segment up to each layer, from the fastest batch."""
     key = next(iter(plans.values())).key
     net = teacher_net(teacher, key, device)
     x = torch.randn(batch_clips, 1, *shape, device=device)

@@ -1,4 +1,4 @@
-"""Read a Gram cache: a `GramSource` that takes its rows from disk, at memory-map speed."""
+"""Read a cache as a `GramSource`, through memory maps."""
 
 from __future__ import annotations
 
@@ -23,23 +23,29 @@ __all__ = ["GramCache", "LayerRows"]
 
 
 class LayerRows:
-    """Rows of one layer as tensors, on the host or where they are kept.
+    """Rows of one layer as tensors, read from disk or gathered from a device.
 
     Args:
-        layer: as it lies on disk.
+        layer: layer on disk.
     """
 
     def __init__(self, layer: CacheLayer) -> None:
         self.layer = layer
-        self.kept: Tensor | None = None  # all values, where a device holds them
-        self._norms: dict[torch.device, Tensor] = {}  # both norms side by side, by device
+        self.kept: Tensor | None = None  # all values, on the device of `keep_on`
+        self._norms: dict[torch.device, Tensor] = {}  # (row, 2), by device
 
     def __reduce__(self) -> tuple[type[LayerRows], tuple[CacheLayer]]:
-        """Tensors are read anew in another process."""
+        """Pickle the layer alone; another process reads the tensors again."""
         return LayerRows, (self.layer,)
 
     def take(self, clips: NDArray[np.int64], view: int = 0, *, pin: bool = False) -> Tensor:
-        """Values of some clips, as stored, in host memory."""
+        """Read the values of some segments, as stored, into host memory.
+
+        Args:
+            clips: indices into the store.
+            view: number of the view, from 0; ignored if the layer has no views.
+            pin: whether to read into pinned memory.
+        """
         values, key = self.layer.values, self.layer.key
         of_view = view if key.views else None
         if not pin:
@@ -50,65 +56,76 @@ class LayerRows:
         return data
 
     def keep_on(self, device: torch.device) -> None:
-        """Hold all values on a device; `kept_rows` gathers from them."""
-        whole = on_device(self.layer.values, device)
-        self.kept = whole.flatten(0, 1) if self.layer.key.views else whole
+        """Copy all values to a device; `kept_rows` gathers from them."""
+        values = on_device(self.layer.values, device)
+        self.kept = values.flatten(0, 1) if self.layer.key.views else values
 
-    def kept_rows(self, places: Tensor) -> Tensor:
-        """Values of some rows, where they are kept."""
+    def kept_rows(self, indices: Tensor) -> Tensor:
+        """Return the values of some rows on the device of `keep_on`; see `row_indices`."""
         if self.kept is None:
             raise RuntimeError("keep_on() was not called")
-        return self.kept.index_select(0, places.to(self.kept.device))
+        return self.kept.index_select(0, indices.to(self.kept.device))
 
     def read(self, clips: NDArray[np.int64], view: int = 0) -> Rows:
-        """Rows of some clips, as stored, in host memory."""
-        return self.with_energy(self.take(clips, view), self.places(clips, view))
+        """Read the rows of some segments, as stored, into host memory."""
+        return self.with_energy(self.take(clips, view), self.row_indices(clips, view))
 
-    def places(self, clips: NDArray[np.int64], view: int) -> Tensor:
-        """Where the norms of these rows stand: `rows_of` wants it."""
+    def row_indices(self, clips: NDArray[np.int64], view: int) -> Tensor:
+        """Return ``(row,)`` indices of a view's rows among the rows of all segments and views."""
         return torch.from_numpy(clips * self.layer.views + view)
 
-    def with_energy(self, data: Tensor, places: Tensor) -> Rows:
-        """As `rows_of`, in host memory, with the energy of a low rank, which the loss needs not."""
-        rows = self.rows_of(data, places)
+    def with_energy(self, data: Tensor, indices: Tensor) -> Rows:
+        """Return rows as `rows_of` does, in host memory, with the energy of ``lowrank`` rows."""
+        rows = self.rows_of(data, indices)
         if self.layer.energy is None:
             return rows
-        energy = self.layer.energy.reshape(-1)[places.numpy()]
+        energy = self.layer.energy.reshape(-1)[indices.numpy()]
         return replace(rows, energy=torch.from_numpy(energy))
 
-    def rows_of(self, data: Tensor, places: Tensor) -> Rows:
-        """Rows of values that were taken, on their device."""
-        norm, row_norm = self._norms_on(data.device).index_select(0, places).unbind(1)
+    def rows_of(self, data: Tensor, indices: Tensor) -> Rows:
+        """Return values together with their norms, on the device of the values.
+
+        Args:
+            data: values of the rows.
+            indices: of the rows, from `row_indices`, on the same device.
+        """
+        norm, row_norm = self._norms_on(data.device).index_select(0, indices).unbind(1)
         return Rows(self.layer.key.codec, data, norm, row_norm)
 
     def _norms_on(self, device: torch.device) -> Tensor:
-        """(row, 2) both norms of every row, so that a batch gathers them at once.
+        """Return ``(row, 2)`` both norms of every row, so that a batch gathers them at once.
 
-        8 bytes a row: copied to a device once, and kept there.
+        They take 8 bytes a row, are copied to a device once, and are kept there.
         """
         if (norms := self._norms.get(device)) is None:
-            both = (self.layer.norm.reshape(-1), self.layer.row_norm.reshape(-1))
-            norms = torch.from_numpy(np.stack(both, axis=1)).to(device)
+            pair = (self.layer.norm.reshape(-1), self.layer.row_norm.reshape(-1))
+            norms = torch.from_numpy(np.stack(pair, axis=1)).to(device)
             self._norms[device] = norms
         return norms
 
 
 class _Read(Mapping[int, Rows]):
-    """A batch's rows in host memory: values (None if kept on the device), and where norms are."""
+    """Rows of a batch in host memory, by layer, as `GramCache.read` returns them.
+
+    Args:
+        layers: rows of each layer.
+        indices: of the batch's rows, from `LayerRows.row_indices`.
+        values: values of the rows; None for layers that are kept on the device.
+    """
 
     def __init__(
         self,
         layers: Mapping[int, LayerRows],
-        places: Tensor,
+        indices: Tensor,
         values: Mapping[int, Tensor | None],
     ) -> None:
-        self.layers, self.places, self.values_of = layers, places, values
+        self.layers, self.indices, self.values_of = layers, indices, values
 
     def __getitem__(self, layer: int) -> Rows:
         values, of_layer = self.values_of[layer], self.layers[layer]
-        if values is None:  # they are on the device, or were
-            values = of_layer.kept_rows(self.places)
-        return of_layer.with_energy(values.cpu(), self.places)
+        if values is None:
+            values = of_layer.kept_rows(self.indices)
+        return of_layer.with_energy(values.cpu(), self.indices)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.values_of)
@@ -121,16 +138,17 @@ class GramCache:
     """A `GramSource` that reads a cache.
 
     Args:
-        path: the cache.
-        store: the features of the run; the cache must have been made from exactly these.
-        layers: layers to read; all of the cache's if None.
-        wanted: further fields of the key that the run needs (``tap``, ``aggregation``, ...).
-        device: where its rows are used: for a GPU they are read into pinned memory.
+        path: path of the cache.
+        store: features of the run; the cache must have been built from exactly these.
+        layers: layers to read; by default all layers of the cache.
+        wanted: values that the run needs of other fields of the key (``tap``, ``aggregation``,
+            ...), by field.
+        device: device that the rows are used on; for a GPU they are read into pinned memory.
 
     Raises:
-        InputError: no such cache or layer.
-        StaleError: made from something else; names the field.
-        DamagedError: not as it was written.
+        InputError: there is no such cache or layer.
+        StaleError: the cache was built from something else; the message names the field.
+        DamagedError: the cache is damaged.
     """
 
     def __init__(
@@ -154,13 +172,12 @@ class GramCache:
                 raise DamagedError(f"{layer.folder}: holds layer {layer.key.layer}, not {number}")
             layer.touch()
             layer.key.require(str(path), {"features": store.fingerprint, **(wanted or {})})
-            alike = ("tap", "aggregation", "arch", "views")
-            same = {name: getattr(keys[0], name) for name in alike}
-            layer.key.require(str(path), same)
+            shared = ("tap", "aggregation", "arch", "views")  # fields that all layers have alike
+            layer.key.require(str(path), {name: getattr(keys[0], name) for name in shared})
             layer.check_clips(len(store))
         if root["features"] != store.fingerprint:
             raise StaleError(
-                f"{path}: its root names other features than its layers; build it again"
+                f"{path}: its root names other features than its layers; rebuild the cache"
             )
         self.spec = TapSpec(
             arch=keys[0].arch,
@@ -178,16 +195,16 @@ class GramCache:
 
     @property
     def arrays(self) -> tuple[MappedArray, ...]:
-        """What rows are read from: see `GramSource`; norms are in memory."""
+        """Arrays that rows are read from: see `GramSource`. Norms are in memory."""
         return tuple(layer.values for layer in self.layers.values())
 
     def keep_on(self, device: torch.device) -> None:
-        """Hold all values on a device: see `GramSource`."""
+        """Copy all values to a device: see `GramSource`."""
         for rows in self._rows.values():
             rows.keep_on(device)
 
     def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
-        """What was drawn for the clips' views of an epoch, when the cache was made."""
+        """Return the augmentation parameters of an epoch's views: see `GramSource`."""
         stored = next(iter(self.layers.values())).params
         return None if stored is None else stored[clips, self._view(epoch)]
 
@@ -195,26 +212,26 @@ class GramCache:
         return self.views.of_epoch(max(epoch, 1)) if self.views else 0
 
     def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
-        """Values from disk: see `GramSource`."""
+        """Read values from disk: see `GramSource`."""
         view = self._view(epoch)
         values = {
             n: None if rows.kept is not None else rows.take(clips, view, pin=self._pin)
             for n, rows in self._rows.items()
         }
-        places = next(iter(self._rows.values())).places(clips, view)
-        return _Read(self._rows, places.pin_memory() if self._pin else places, values)
+        indices = next(iter(self._rows.values())).row_indices(clips, view)
+        return _Read(self._rows, indices.pin_memory() if self._pin else indices, values)
 
     def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
-        """The same as rows on the device: see `GramSource`."""
+        """Return rows on the device of ``x``: see `GramSource`."""
         if not isinstance(read, _Read):
-            raise TypeError(f"rows: wanted what read() gave, got {type(read)}")
-        places = read.places.to(x.device, non_blocking=True)
+            raise TypeError(f"rows: wanted the result of read(), got {type(read)}")
+        indices = read.indices.to(x.device, non_blocking=True)
         return {
             n: self._rows[n].rows_of(
-                self._rows[n].kept_rows(places)
+                self._rows[n].kept_rows(indices)
                 if data is None
                 else data.to(x.device, non_blocking=True),
-                places,
+                indices,
             )
             for n, data in read.values_of.items()
         }

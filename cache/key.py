@@ -1,6 +1,6 @@
-"""What a layer of a cache was made from: everything that changes one of its numbers.
+"""The key of a cached layer: everything that decides its numbers.
 
-Paths, times, names, batch size, device and worker counts are not in it: they are no identity.
+Paths, times, names, batch size, device and number of workers do not decide them, and are not in it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from antigram.pipeline.errors import DamagedError, StaleError
 
 __all__ = ["CacheKey", "layer_name"]
 
-# Bump when the code makes other numbers from the same fields.
+# Bump this when the code computes other numbers from the same fields.
 VERSION = "grams/1"
-_OPTIONAL = ("views", "control")  # stored only where they are used
-_STORED_32 = "float32"  # as the format spells the precision that is 32 elsewhere
+_OPTIONAL = ("views", "control")  # fields that are stored only if they are not None
+_STORED_32 = "float32"  # the format's name of the precision that is called 32 elsewhere
 
 
 def layer_name(layer: int) -> str:
-    """Group of a layer in a cache: ``layer05``."""
+    """Return the name of a layer's group in a cache, such as ``layer05``."""
     return f"layer{layer:02d}"
 
 
@@ -33,18 +33,19 @@ class CacheKey:
 
     Attributes:
         extractor: SHA-256 of the teacher's tensors up to the tap.
-        arch: of the teacher.
+        arch: name and width of the teacher.
         features: fingerprint of the feature store.
-        layer: convolution layer.
-        tap: relu, conv or released.
-        aggregation: gram, mean, sum, max or compmul.
-        codec: packed, factor, lowrank or map.
-        dtype: of the stored rows.
-        energy: that the pilot's clips keep under ``lowrank``; None for other codecs, or by rank.
-        rank: of ``lowrank``, where it was asked for.
-        precision: of the arithmetic: 32, tf32 or bf16.
-        version: of the code.
-        views: how clips are augmented; None if they are taken as they are.
+        layer: convolution layer, counted from 1.
+        tap: ``relu``, ``conv`` or ``released``.
+        aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
+        codec: ``packed``, ``factor``, ``lowrank`` or ``map``.
+        dtype: dtype of the stored rows: ``float16`` or ``float32``.
+        energy: share of ||G||^2 that every segment of the pilot keeps, for ``lowrank`` without a
+            requested rank; else None.
+        rank: columns of a ``lowrank`` row, if a rank was requested; else None.
+        precision: precision of the teacher's arithmetic: ``32``, ``tf32`` or ``bf16``.
+        version: version of the code that computes the rows.
+        views: augmentation of the segments; None for no augmentation.
         control: ``mean-gram`` if one row stands for all segments; else None. Other controls change
             the extractor.
     """
@@ -65,7 +66,7 @@ class CacheKey:
     control: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types, for the layer's attributes; without the optional fields that are None."""
+        """Return the key as plain types, to store; without the optional fields that are None."""
         plain = asdict(self)
         if self.precision == "32":
             plain["precision"] = _STORED_32
@@ -84,31 +85,30 @@ class CacheKey:
         names = {field.name for field in fields(cls)}
         if odd := (set(stored) | set(_OPTIONAL)) ^ names:
             raise DamagedError(
-                f"cache key: fields {', '.join(sorted(odd))} missing or unknown; build the cache "
-                "again"
+                f"cache key: fields {', '.join(sorted(odd))} missing or unknown; rebuild the cache"
             )
         views = Views.from_json(stored["views"]) if "views" in stored else None
         precision = "32" if stored["precision"] == _STORED_32 else stored["precision"]
-        own = {"arch": Arch(**stored["arch"]), "precision": precision, "views": views}
-        return cls(**{**stored, **own})
+        parsed = {"arch": Arch(**stored["arch"]), "precision": precision, "views": views}
+        return cls(**{**stored, **parsed})
 
     def require(self, where: str, wanted: Mapping[str, object]) -> None:
-        """Refuse rows that were made from something else than what a run needs.
+        """Raise if a field differs from what a run needs.
 
         Args:
-            where: the cache, for the message.
-            wanted: field -> value needed.
+            where: path of the cache, for the message.
+            wanted: the values needed, by field.
 
         Raises:
-            StaleError: naming the field, what it was and what it is.
+            StaleError: a field differs; the message names it and both values.
         """
-        for name, is_ in wanted.items():
-            was = getattr(self, name)
-            if was != is_:
+        for name, needed in wanted.items():
+            stored = getattr(self, name)
+            if stored != needed:
                 raise StaleError(
-                    f"{where}: stale: layer {self.layer} was built with {name} {_short(was)}, this "
-                    f"run has {_short(is_)}. Build it again with `antigram cache-grams`, or name "
-                    "what it was built from."
+                    f"{where}: stale: layer {self.layer} was built with {name} {_short(stored)}, "
+                    f"this run has {_short(needed)}. Rebuild it with `antigram cache-grams`, or "
+                    "name what it was built from."
                 )
 
 

@@ -1,7 +1,7 @@
-"""What a cache holds: its root and its layers, read from disk with numpy alone.
+"""Read the root and the layers of a cache with numpy.
 
-Nothing here imports torch, so that `status` and `verify` answer at once; `cache.grams` makes
-tensors of it.
+This module does not import torch, so that `status` and `verify` start fast. `cache.grams` turns
+layers into tensors.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ __all__ = [
 
 FORMAT = "antigram/grams"
 VERSION = 1
-# codec -> the array that holds its rows
+# Name of the array that has the rows, by codec.
 ARRAY_OF = {"packed": "gram", "factor": "factor", "lowrank": "vectors", "map": "map"}
 
 
 def open_root(path: Path) -> dict[str, Any]:
-    """Attribute ``antigram`` of a cache.
+    """Read the attribute ``antigram`` of a cache.
 
     Raises:
-        InputError: there is no cache.
-        StoredDataError: damaged, or of a newer version.
+        InputError: there is no cache at ``path``.
+        StoredDataError: the cache is damaged, or was written by a newer version.
     """
     group = open_backend(path)
     root = read_root(group, FORMAT, VERSION, "Gram cache")
-    read_manifest(group).check_metadata(group, "Build the cache again.")
+    read_manifest(group).check_metadata(group, "Rebuild the cache.")
     if not isinstance(root.get("features"), str):
-        raise DamagedError(f"{path}: its attributes lack the features; build it again")
+        raise DamagedError(f"{path}: its attributes lack the features; rebuild it")
     return root
 
 
 def layers_of(path: Path) -> list[int]:
-    """Layers a cache holds, sorted."""
+    """Return the numbers of a cache's layers, sorted."""
     return _numbers(open_backend(path))
 
 
@@ -68,15 +68,15 @@ def _numbers(cache: Backend) -> list[int]:
 
 
 def choose_cache(caches: Sequence[Path], store: FeatureStore) -> Path:
-    """Return the cache of a store that was made last.
+    """Return the latest cache of a store.
 
     Args:
-        caches: all there are, the one made last at the end.
-        store: the features of the run.
+        caches: paths of all caches, the latest at the end.
+        store: features of the run.
 
     Raises:
-        InputError: none was made from it; the message says how to make one.
-        StoredDataError: none that opens was, and another is damaged.
+        InputError: no cache was built from the store; the message says how to build one.
+        StoredDataError: no intact cache was built from the store, and another cache is damaged.
     """
     roots: dict[Path, dict[str, Any]] = {}
     damaged: list[StoredDataError] = []
@@ -84,14 +84,14 @@ def choose_cache(caches: Sequence[Path], store: FeatureStore) -> Path:
         try:
             roots[path] = open_root(path)
         except InputError:
-            continue  # named explicitly, it would say what is wrong with it
+            continue  # not a cache; the error is raised if the user names it
         except StoredDataError as error:
             damaged.append(error)
     fitting = [p for p, root in roots.items() if root["features"] == store.fingerprint]
-    # One that was made from an older store of this name: opening it says that it is stale.
+    # A cache of an earlier store of this name is returned, too: opening it raises StaleError.
     stale = [p for p, r in roots.items() if r.get("made_from", {}).get("store") == store.name]
     if not fitting and not stale:
-        if damaged:  # which may be the one of this store
+        if damaged:  # it may be the cache of this store
             raise damaged[-1]
         raise InputError(
             f"no Gram cache of the store {store.name}: make one with "
@@ -101,27 +101,27 @@ def choose_cache(caches: Sequence[Path], store: FeatureStore) -> Path:
 
 
 def layer_fingerprint(attributes: Mapping[str, Any], content: Mapping[str, str]) -> str:
-    """SHA-256 over what a layer is and the digests of its arrays.
+    """Return the SHA-256 over a layer's attributes and the digests of its arrays.
 
     Args:
-        attributes: of the layer's group; the fingerprint itself is left out.
-        content: array -> SHA-256, as the manifest has them.
+        attributes: attributes of the layer's group; a fingerprint among them is ignored.
+        content: SHA-256 of each array, from the manifest.
     """
-    rest = {key: value for key, value in attributes.items() if key != "fingerprint"}
-    return digest({**rest, "content": dict(content)})
+    described = {key: value for key, value in attributes.items() if key != "fingerprint"}
+    return digest({**described, "content": dict(content)})
 
 
 class CacheLayer:
     """One layer of a cache, read only.
 
     Args:
-        path: the cache.
+        path: path of the cache.
         layer: number of the convolution layer.
-        backend: that the cache lies in, if not in that folder or file.
+        backend: storage of the cache; by default the folder or file at ``path``.
 
     Raises:
-        InputError: the cache has not this layer.
-        StoredDataError: damaged or incomplete.
+        InputError: the cache does not have this layer.
+        StoredDataError: the layer is damaged or incomplete.
     """
 
     def __init__(self, path: Path, layer: int, backend: Backend | None = None) -> None:
@@ -130,27 +130,27 @@ class CacheLayer:
         self.folder = path / layer_name(layer)
         cache = open_backend(path) if backend is None else backend
         if self.folder.name not in inner_groups(cache):
-            there = ", ".join(str(n) for n in _numbers(cache)) or "none"
+            cached = ", ".join(str(n) for n in _numbers(cache)) or "none"
             raise InputError(
-                f"{path}: layer {layer} is not cached (there: {there}). "
+                f"{path}: layer {layer} is not cached (cached layers: {cached}). "
                 f"Add it with `antigram cache-grams` and `layers={layer}`."
             )
         self.group = cache.below(self.folder.name)
         manifest: Manifest = read_manifest(self.group)
         manifest.check_metadata(self.group, self._repair)
         try:
-            found = json.loads(self.group.get(DOCUMENT))["attributes"]["antigram"]
-            complete = found["complete"]
-            self.key = CacheKey.from_json(found["key"])
-            self.channels, self.positions = int(found["channels"]), int(found["positions"])
-            self.fingerprint = str(found["fingerprint"])
-            self.pilot: Mapping[str, Any] = found.get("pilot") or {}
-            whole = layer_fingerprint(found, manifest.digests()) == self.fingerprint
+            stored = json.loads(self.group.get(DOCUMENT))["attributes"]["antigram"]
+            complete = stored["complete"]
+            self.key = CacheKey.from_json(stored["key"])
+            self.channels, self.positions = int(stored["channels"]), int(stored["positions"])
+            self.fingerprint = str(stored["fingerprint"])
+            self.pilot: Mapping[str, Any] = stored.get("pilot") or {}
+            intact = layer_fingerprint(stored, manifest.digests()) == self.fingerprint
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"{self.folder}: unreadable ({error}). {self._repair}") from None
         if complete is not True:
             raise DamagedError(f"{self.folder}: not complete. {self._repair}")
-        if not whole:
+        if not intact:
             raise DamagedError(f"{self.folder}: does not match its fingerprint. {self._repair}")
 
         def array(name: str) -> MappedArray:
@@ -162,7 +162,7 @@ class CacheLayer:
         self.values = self._values()
 
     def _values(self) -> MappedArray:
-        """The rows; all arrays of the layer are held against what its key says of them."""
+        """Open the array of rows, after checking the shapes of all arrays against the key."""
         key, codec = self.key, self.key.codec
         if codec not in ARRAY_OF:
             raise DamagedError(f"{self.folder}: unknown codec {codec!r}. {self._repair}")
@@ -170,7 +170,7 @@ class CacheLayer:
         axes: tuple[int | None, ...] = (
             (values.shape[0], key.views.count) if key.views else (values.shape[0],)
         )
-        if codec == "lowrank":  # its rank stands nowhere else
+        if codec == "lowrank":  # any rank is accepted
             values.require([key.dtype], (*axes, self.channels, None))
         else:
             shapes = {
@@ -186,10 +186,13 @@ class CacheLayer:
         return values
 
     def check_clips(self, count: int) -> None:
-        """Refuse a layer of other clips than a store has.
+        """Raise if the layer does not have a row for each segment of a store.
+
+        Args:
+            count: segments of the store.
 
         Raises:
-            DamagedError: it has more or fewer.
+            DamagedError: it has more or fewer rows.
         """
         if len(self.values) != count:
             raise DamagedError(
@@ -197,30 +200,31 @@ class CacheLayer:
                 f"{self._repair}"
             )
 
-    # 8 bytes a clip: read at once, so that a batch gathers from one map and not from three.
+    # Norms take 8 bytes a segment. They are read at once, so that a batch gathers from one memory
+    # map instead of three.
     @cached_property
     def norm(self) -> NDArray[np.float32]:
-        """(clip,) ||G|| before it was divided by it."""
+        """``(clip,)`` ||G||, or the norm of the map, before the division by it."""
         return self._array("norm").read()
 
     @cached_property
     def row_norm(self) -> NDArray[np.float32]:
-        """(clip,) norm of what the stored row stands for."""
+        """``(clip,)`` norm of the matrix or map that the stored row represents."""
         return self._array("row_norm").read()
 
     @cached_property
     def energy(self) -> NDArray[np.float32] | None:
-        """(clip,) share of ||G||^2 that a low rank keeps; None for other codecs."""
+        """``(clip,)`` share of ||G||^2 that a ``lowrank`` row keeps; None for other codecs."""
         return self._array("energy").read() if self.key.codec == "lowrank" else None
 
     @cached_property
     def params(self) -> NDArray[np.float32] | None:
-        """(clip, view, number) what was drawn for each view; None if clips are as they are."""
+        """``(clip, view, parameter)`` of the augmentation; None if there is none."""
         return self._array("views").read() if self.key.views else None
 
     @property
     def views(self) -> int:
-        """Rows of a clip."""
+        """Rows of a segment: the number of its views, or 1."""
         return self.key.views.count if self.key.views else 1
 
     @classmethod
@@ -231,23 +235,23 @@ class CacheLayer:
         return opened
 
     def __reduce__(self) -> tuple[Callable[..., CacheLayer], tuple[Path, int, Backend | None]]:
-        """Opened anew in another process."""
+        """Pickle the path instead of the content; another process opens the layer again."""
         return CacheLayer.touched, (self.path, self.key.layer, self._backend)
 
     def touch(self) -> None:
-        """Read the norms, which a training needs from the beginning.
+        """Read norms, energy and augmentation parameters, which a training needs from the start.
 
         Raises:
-            DamagedError: they are not as they were written.
+            DamagedError: one of these arrays is damaged.
         """
         _ = self.norm, self.row_norm, self.energy, self.params
 
     @property
     def _repair(self) -> str:
-        return f"See `antigram verify {self.path}`; the same `antigram cache-grams` makes it again."
+        return f"See `antigram verify {self.path}`; the same `antigram cache-grams` rebuilds it."
 
     def describe(self) -> dict[str, Any]:
-        """Fields of ``cache-grams --json``."""
+        """Return fields of ``cache-grams --json``."""
         return {
             "codec": self.key.codec,
             "dtype": self.key.dtype,
@@ -261,15 +265,15 @@ class CacheLayer:
 
     @property
     def _bytes_per_clip(self) -> int:
-        beside = (8 if self.energy is None else 12) * self.views
-        drawn = 0 if self.params is None else self.params[0].nbytes
-        return self.values.spec.row_bytes + beside + drawn
+        scalars = (8 if self.energy is None else 12) * self.views
+        params = 0 if self.params is None else self.params[0].nbytes
+        return self.values.spec.row_bytes + scalars + params
 
     def _lowrank(self) -> dict[str, Any]:
-        """What a low rank costs: asked and kept energy, and the errors that this means."""
+        """Return rank, energies and errors of the cosine; empty for other codecs."""
         if self.energy is None:
             return {}
-        least = max(0.0, float(self.energy.min()) - 6e-8)  # float32 rounds
+        least = max(0.0, float(self.energy.min()) - 6e-8)  # less the rounding of float32
         rounding = 2e-4 if self.key.dtype == "float16" else 1e-6
         return {
             "rank": self.values.shape[-1],
@@ -277,7 +281,7 @@ class CacheLayer:
             "energy_mean": float(self.energy.mean(dtype=np.float64)),
             "energy_short": int((self.energy < (self.key.energy or 0.0)).sum()),
             "cosine_error_sample": self.pilot.get("cosine_error"),
-            # Of two unit vectors whose cosine is sqrt(energy), inner products with a third differ
-            # by no more than their distance.
+            # Exact and stored matrix, both divided by their norms, have a cosine of sqrt(energy).
+            # Inner products with a third unit vector differ by no more than their distance.
             "cosine_error_bound": (2 - 2 * least**0.5) ** 0.5 + rounding,
         }

@@ -1,7 +1,7 @@
-"""Layers of a cache in the making: chunks written one by one, each noted once it is on disk.
+"""Write a layer of a cache, chunk by chunk; each chunk is recorded once it is on disk.
 
-They are made in the folder beside the cache (`cache.work`); a layer is complete when its manifest
-is written.
+Layers are written in the folder beside the cache (`cache.work`). A layer is complete when its
+manifest is written.
 """
 
 from __future__ import annotations
@@ -48,10 +48,16 @@ __all__ = ["LayerWriter", "open_writers"]
 
 
 class LayerWriter:
-    """One layer in the making: its chunks, and the journals of those that are done.
+    """Writer of one layer, which resumes what an interrupted build of the same layer has written.
 
-    Each process of a team notes its chunks in a journal of its own; the first one's journal is
-    that of a build by one process, so that either can go on with what the other began.
+    Each rank records its chunks in its own journal. A build in a single process uses the journal of
+    rank 0 and reads those of all ranks, so that either kind of build can resume the other.
+
+    Args:
+        plan: of the layer.
+        partial: folder beside the cache.
+        clips: segments of the store.
+        rank: of this process.
     """
 
     def __init__(self, plan: LayerPlan, partial: Path, clips: int, rank: int) -> None:
@@ -61,16 +67,16 @@ class LayerWriter:
         self._group = Folder(self.folder)
         if rank == 0:
             self._prepare(partial)
-        own = f".{rank}.jsonl" if rank else ".jsonl"
-        self.journal = Journal(self.folder.with_suffix(own))
+        suffix = f".{rank}.jsonl" if rank else ".jsonl"
+        self.journal = Journal(self.folder.with_suffix(suffix))
         self.done = {chunk for chunk, written in self._noted() if self._is_intact(chunk, written)}
 
     def _prepare(self, partial: Path) -> None:
-        """Keep what an interrupted build of the same layer has done; clear away another's."""
+        """Keep the chunks of an interrupted build of the same layer; delete those of another."""
         plan = self.plan
         staged = partial / "root" / self.folder.name
         if staged.is_dir() and not self.folder.exists():
-            staged.rename(self.folder)  # killed while it was being published
+            staged.rename(self.folder)  # the build was killed while it published the layer
         note, text = note_path(partial, plan.key.layer), canonical_json(note_of(plan))
         if not note.is_file() or note.read_bytes() != text.encode() or not self.folder.is_dir():
             for path in (note, self.folder, *journals_of(self.folder)):
@@ -79,21 +85,25 @@ class LayerWriter:
         write_text(note, text)
 
     def _noted(self) -> Iterator[tuple[int, dict[str, Written]]]:
-        """Chunks that the journals note, and what was written; what cannot be understood is not."""
+        """Yield the chunks in the journals, with their checksums; unreadable entries are left out.
+
+        Yields:
+            Index of a chunk, and what was written of it for each array.
+        """
         for path in journals_of(self.folder):
             for entry in Journal.read(path):
                 chunk, written = entry.get("chunk"), entry.get("written")
                 if not isinstance(chunk, int) or not isinstance(written, dict):
                     continue
                 try:
-                    found = {s.name: Written.from_json(written.get(s.name)) for s in self.specs}
+                    of_arrays = {s.name: Written.from_json(written.get(s.name)) for s in self.specs}
                 except ValueError:
                     continue
                 if chunk in range(self.specs[0].chunks):
-                    yield chunk, found
+                    yield chunk, of_arrays
 
     def adopt(self, old: CacheLayer) -> None:
-        """Take over the whole chunks of a damaged layer; they are linked, not copied."""
+        """Take over the intact chunks of a damaged layer, as hard links if possible."""
         crcs = {spec.name: read_manifest(old.group).crcs(spec.name) for spec in self.specs}
         for index in set(range(self.specs[0].chunks)) - self.done:
             written = {}
@@ -102,13 +112,13 @@ class LayerWriter:
                 if not is_intact(old.group, key, spec.rows * spec.row_bytes, crc):
                     break
                 path = chunk_path(old.folder, spec, index)
-                goal = chunk_path(self.folder, spec, index)
-                goal.parent.mkdir(parents=True, exist_ok=True)
-                goal.unlink(missing_ok=True)
+                new_path = chunk_path(self.folder, spec, index)
+                new_path.parent.mkdir(parents=True, exist_ok=True)
+                new_path.unlink(missing_ok=True)
                 try:
-                    goal.hardlink_to(path)
+                    new_path.hardlink_to(path)
                 except OSError:  # a file system without links
-                    shutil.copyfile(path, goal)
+                    shutil.copyfile(path, new_path)
                 content = sha256(old.group.view(key)[:-CRC_BYTES].data).hexdigest()
                 written[spec.name] = asdict(Written(crc, content))
             else:
@@ -116,7 +126,7 @@ class LayerWriter:
                 self.done.add(index)
 
     def _is_intact(self, chunk: int, written: Mapping[str, Written]) -> bool:
-        """Whether a chunk that the journal notes is there: a power cut may lose a rename."""
+        """Return whether a recorded chunk is intact on disk; a power cut may undo a rename."""
         return all(
             is_intact(
                 self._group,
@@ -128,7 +138,12 @@ class LayerWriter:
         )
 
     def write(self, index: int, arrays: tuple[NDArray[Any], ...]) -> None:
-        """Write a chunk of each array, flush them to disk, and note it."""
+        """Write a chunk of each array, flush them to disk, and record the chunk in the journal.
+
+        Args:
+            index: of the chunk.
+            arrays: rows of the chunk, in the order of ``specs``.
+        """
         written = {
             spec.name: asdict(write_chunk(self._group, spec, index, encode(spec, index, values)))
             for spec, values in zip(self.specs, arrays, strict=True)
@@ -137,7 +152,7 @@ class LayerWriter:
         self.done.add(index)
 
     def finish(self) -> None:
-        """Write metadata and manifest; the group is then complete."""
+        """Write metadata and manifest, which makes the layer complete."""
         noted = dict(self._noted())
         arrays = {
             spec.name: [noted[i][spec.name] for i in range(spec.chunks)] for spec in self.specs
@@ -166,15 +181,23 @@ def open_writers(
     clips: int,
     distributed: DistributedContext,
 ) -> dict[int, LayerWriter]:
-    """Writers of the layers that are to be made; the first process clears the way for the rest."""
+    """Open a writer for each layer; rank 0 prepares the folder before the other ranks open theirs.
+
+    Args:
+        plans: layers to build, by number.
+        partial: folder beside the cache.
+        target: path of the cache, whose intact chunks of a damaged layer are taken over.
+        clips: segments of the store.
+        distributed: rank and world size.
+    """
     if distributed.leads:
         writers = {n: LayerWriter(plan, partial, clips, 0) for n, plan in plans.items()}
         for number, writer in writers.items():
-            with suppress(InputError, StoredDataError):  # not there, or of no use
+            with suppress(InputError, StoredDataError):  # the layer is missing, or unusable
                 if (old := CacheLayer(target, number)).key == writer.plan.key:
                     writer.adopt(old)
         distributed.wait()
         return writers
     distributed.wait()
-    known = {n: noted(plan, partial) or plan for n, plan in plans.items()}  # with its rank
-    return {n: LayerWriter(plan, partial, clips, distributed.rank) for n, plan in known.items()}
+    with_rank = {n: noted(plan, partial) or plan for n, plan in plans.items()}  # as rank 0 found it
+    return {n: LayerWriter(plan, partial, clips, distributed.rank) for n, plan in with_rank.items()}

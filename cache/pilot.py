@@ -1,4 +1,4 @@
-"""Find the rank of a low-rank layer on a few clips, and what that rank costs."""
+"""Find the rank of a low-rank layer, and the error that it causes, on a few segments."""
 
 from __future__ import annotations
 
@@ -26,17 +26,21 @@ _ERROR_CLIPS = 64
 def find_rank(
     plan: LayerPlan, store: FeatureStore, teacher: Teacher, batch_clips: int, device: torch.device
 ) -> LayerPlan:
-    """The plan with its rank, and the error that it makes on a sample.
+    """Find the rank of a low-rank layer, and the error that it causes on a sample.
 
-    The rank is the least at which every clip of the pilot keeps the energy asked for. The pilot's
-    clips are drawn by their place in the store, the same in every build.
+    The rank is the least at which every segment of the pilot keeps the requested energy. The
+    segments of the pilot are drawn by their row in the store, so they are the same in every build.
 
     Args:
-        plan: of a ``lowrank`` layer.
-        store: the features.
-        teacher: the net.
-        batch_clips: clips in a batch of the net.
-        device: where the net runs.
+        plan: plan of a ``lowrank`` layer; its rank is kept if it has one.
+        store: features.
+        teacher: network that computes the rows.
+        batch_clips: segments in a batch.
+        device: device that the teacher runs on.
+
+    Returns:
+        The plan with its rank, and with the number of segments and the largest error of the cosine
+        as ``pilot``.
     """
     order = sorted(range(len(store)), key=lambda row: draw(0, "pilot", str(row)))
     x = _features(store, sorted(order[:PILOT_CLIPS]))
@@ -56,8 +60,10 @@ def find_rank(
         rank = max(ranks)
     errors: list[float] = []
     plan = replace(plan, rank=rank)
-    few = x[: min(_ERROR_CLIPS, len(x))]
-    run_taps(net, few, [plan], batch_clips, device, lambda p, maps: errors.append(_error(p, maps)))
+    sample = x[: min(_ERROR_CLIPS, len(x))]
+    run_taps(
+        net, sample, [plan], batch_clips, device, lambda p, maps: errors.append(_error(p, maps))
+    )
     return replace(plan, pilot={"clips": len(x), "rank": rank, "cosine_error": max(errors)})
 
 
@@ -68,28 +74,33 @@ def _features(store: FeatureStore, rows: list[int]) -> NDArray[np.float32]:
 
 
 def rank_for(maps: Tensor, energy: float) -> int:
-    """Least rank at which each clip's Gram keeps a share of its squared norm."""
+    """Return the least rank at which every segment's Gram keeps a share of its squared norm.
+
+    Args:
+        maps: ``(batch, channel, frame, freq)``.
+        energy: the share, in (0, 1].
+    """
     with torch.autocast(maps.device.type, enabled=False):
         values = flat(maps)
         product = self_product(values if values.shape[1] <= values.shape[2] else values.mT)
     scale = product.flatten(1).norm(dim=1).clamp_min(1e-30)[:, None, None]
     squares = torch.linalg.eigvalsh(product / scale).clamp_min(0).double().square().flip(1)
-    whole = squares.sum(1, keepdim=True)
-    short = (squares.cumsum(1) < energy * whole * (1 - 1e-12)).sum(1)
-    return int(min(int(short.max()) + 1, squares.shape[1]))
+    total = squares.sum(1, keepdim=True)
+    too_small = (squares.cumsum(1) < energy * total * (1 - 1e-12)).sum(1)
+    return int(min(int(too_small.max()) + 1, squares.shape[1]))
 
 
 def _error(plan: LayerPlan, maps: Tensor) -> float:
-    """Largest difference that the rank makes to the cosines of each clip with another."""
+    """Return the largest error that the rank causes in cosines between segments of the batch."""
     dtype = getattr(torch, plan.key.dtype)
     cosines = []
     with torch.autocast(maps.device.type, enabled=False):
-        other = StudentMaps(maps.roll(1, 0))
+        neighbours = StudentMaps(maps.roll(1, 0))  # each segment is compared with the one before it
         for rows in (
             encode_rows(maps, "gram", dtype, "lowrank", plan.rank),
             encode_rows(maps, "gram", torch.float32),
         ):
-            inner = other.inner(Stack.of([rows]))[:, 0].double()
-            size = other.norm.double() * rows.row_norm.double()
-            cosines.append(inner / torch.where(size > 0, size, 1.0))
+            inner = neighbours.inner(Stack.of([rows]))[:, 0].double()
+            divisor = neighbours.norm.double() * rows.row_norm.double()
+            cosines.append(inner / torch.where(divisor > 0, divisor, 1.0))
     return float((cosines[0] - cosines[1]).abs().max())

@@ -1,4 +1,4 @@
-"""What a cache will hold, before anything is computed; and running the teacher for it."""
+"""Plan the layers of a cache before anything is computed, and run the teacher up to them."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from antigram.pipeline.storage.chunks import ArraySpec
 __all__ = ["DEFAULT_ENERGY", "LayerPlan", "plan_layers", "run_taps", "teacher_net"]
 
 DEFAULT_ENERGY = 0.9999
-_ROWS_PER_CHUNK = 128
+_ROWS_PER_CHUNK = 128  # and the most views of a segment, as a chunk has all views of each
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """What a layer of a cache will be.
+    """Key and shape of a layer to build.
 
     Attributes:
-        key: identity.
-        channels: of the maps.
+        key: identity of the layer.
+        channels: channels of the maps.
         positions: frames x frequencies of the maps.
-        rank: columns of a low-rank row; None while the pilot has not found it.
-        pilot: what the pilot found of a low-rank layer, for the layer's attributes.
+        rank: columns of a ``lowrank`` row; None until `find_rank` has found it.
+        pilot: findings of `find_rank`, for the layer's attributes; empty for other codecs.
     """
 
     key: CacheKey
@@ -51,33 +51,37 @@ class LayerPlan:
 
     @property
     def row(self) -> tuple[int, ...]:
-        """Shape of a row's values: those of one clip, or of one view of it."""
+        """Shape of the values of one row."""
         return row_shape(self.key.codec, self.channels, self.positions, self.rank)
 
     @property
     def views(self) -> int:
-        """Rows of a clip."""
+        """Rows of a segment: the number of its views, or 1."""
         return self.key.views.count if self.key.views else 1
 
     @property
     def bytes_per_clip(self) -> int:
-        """On disk; norms, the energy of a low rank and what was drawn for views included."""
+        """Bytes of a segment on disk, including norms, energy and augmentation parameters."""
         beside = 12 if self.key.codec == "lowrank" else 8
         if self.key.views:
             beside += 4 * len(COLUMNS)
         return self.views * (math.prod(self.row) * np.dtype(self.key.dtype).itemsize + beside)
 
     def specs(self, clips: int) -> list[ArraySpec]:
-        """The arrays of the layer's group: values, norms, what else the rows need; then views."""
-        per = max(1, min(_ROWS_PER_CHUNK // self.views, clips))
-        beside = ["norm", "row_norm"] + ["energy"] * (self.key.codec == "lowrank")
+        """Return the arrays of the layer: values, norms, for ``lowrank`` energy, and views.
+
+        Args:
+            clips: segments of the store.
+        """
+        rows = max(1, min(_ROWS_PER_CHUNK // self.views, clips))
+        scalars = ["norm", "row_norm"] + ["energy"] * (self.key.codec == "lowrank")
         axes = (clips, self.views) if self.key.views else (clips,)
         specs = [
-            ArraySpec(ARRAY_OF[self.key.codec], (*axes, *self.row), self.key.dtype, per),
-            *(ArraySpec(name, axes, "float32", per) for name in beside),
+            ArraySpec(ARRAY_OF[self.key.codec], (*axes, *self.row), self.key.dtype, rows),
+            *(ArraySpec(name, axes, "float32", rows) for name in scalars),
         ]
         if self.key.views:
-            specs.append(ArraySpec("views", (*axes, len(COLUMNS)), "float32", per))
+            specs.append(ArraySpec("views", (*axes, len(COLUMNS)), "float32", rows))
         return specs
 
 
@@ -94,23 +98,28 @@ def plan_layers(
     views: Views | None = None,
     control: Control | None = None,
 ) -> dict[int, LayerPlan]:
-    """Key and size of each layer, before anything is computed.
+    """Plan the layers of a cache, without computing their rows.
 
     Args:
-        store: the features.
-        teacher: the net.
+        store: features.
+        teacher: network that computes the rows.
         spec: layers, tap and aggregation.
-        codec: ``auto`` takes the smaller of those that lose nothing.
-        dtype: float16 or float32, of the stored values.
-        energy: for ``lowrank``: share of ||G||^2 that the pilot's clips are to keep.
-        rank: for ``lowrank``, in its place.
-        precision: of the net's arithmetic: 32 (or float32), tf32 or bf16.
-        views: how clips are augmented, and how many views of each are kept.
-        control: that the teacher is of (see `control_teacher`); ``mean-gram`` stores one row for
-            all segments.
+        codec: form of the rows; ``auto`` is the smaller lossless codec.
+        dtype: dtype of the stored values: float16 or float32.
+        energy: share of ||G||^2 that every segment of the pilot keeps; for ``lowrank`` only, by
+            default 0.9999.
+        rank: columns of a ``lowrank`` row, instead of ``energy``.
+        precision: precision of the teacher's arithmetic: 32 (or float32), tf32 or bf16.
+        views: augmentation of the segments, and number of views of each; None for no augmentation.
+        control: kind of control that the teacher is (see `control_teacher`); ``mean-gram`` stores
+            one row for all segments.
+
+    Returns:
+        Plans by layer number.
 
     Raises:
-        InputError: the codec cannot hold the aggregation, or an option has no meaning with it.
+        InputError: a value is invalid, the codec cannot hold the aggregation, or ``energy`` or
+            ``rank`` do not apply to it.
     """
     if views is not None and not 1 <= views.count <= _ROWS_PER_CHUNK:
         raise InputError(f"`views` {views.count}: wanted 1 to {_ROWS_PER_CHUNK} views of a clip")
@@ -169,11 +178,11 @@ def plan_layers(
 
 
 def teacher_net(teacher: Teacher, key: CacheKey, device: torch.device) -> Vgg:
-    """The teacher on its device, and torch set to the precision that a key names."""
+    """Build a frozen teacher on a device, and set torch to the precision of a key."""
     net = teacher.net().to(device).to(memory_format=torch.channels_last)
     net.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
     net.set_tap(key.tap)
-    # With bf16 the network runs in bfloat16, and Grams are multiplied in full float32.
+    # With bf16, only the network runs in bfloat16; Grams are computed in full float32.
     set_precision("tf32" if key.precision == "tf32" else "32")
     return net
 
@@ -187,7 +196,16 @@ def run_taps(
     device: torch.device,
     on_tap: Callable[[LayerPlan, torch.Tensor], None],
 ) -> None:
-    """Run the net over clips (clip, frame, freq), batch by batch, up to the deepest layer."""
+    """Run the teacher over segments, batch by batch, up to the deepest layer.
+
+    Args:
+        net: from `teacher_net`.
+        x: ``(segment, frame, freq)`` features.
+        plans: layers, which differ in number only.
+        batch_clips: segments in a batch.
+        device: device of ``net``.
+        on_tap: called with a layer's plan and its maps, ``(batch, channel, frame, freq)``.
+    """
     by_layer = {plan.key.layer: plan for plan in plans}
     for start in range(0, len(x), batch_clips):
         batch = torch.from_numpy(x[start : start + batch_clips])[:, None].to(device)

@@ -1,4 +1,4 @@
-"""Hold cached rows against the teacher itself, on a few clips drawn at random."""
+"""Compare cached rows with rows computed anew, on a few random segments."""
 
 from __future__ import annotations
 
@@ -25,39 +25,43 @@ from antigram.pipeline.storage.manifest import Problem
 
 __all__ = ["recompute"]
 
-# Rows of another batch size or device differ by rounding; of another net or clip by far more.
+# Largest error allowed. Another batch size or device changes rows by rounding only; rows of another
+# network or segment differ by far more.
 _ROUNDING = {"float32": 1e-4, "float16": 2e-3}
 
 
 def recompute(
     path: Path, store: FeatureStore, teacher: Teacher, clips: int, device: torch.device
 ) -> Iterator[Problem]:
-    """Run the teacher again on random clips and compare with what is cached.
+    """Run the teacher again on random segments, and compare its rows with the cached ones.
 
     Args:
         path: the cache.
-        store: the features it was made from.
-        teacher: the net it was made with.
-        clips: how many to draw.
-        device: where the net runs.
+        store: features that the cache was built from.
+        teacher: network that the cache was built with.
+        clips: number of segments.
+        device: device that the teacher runs on.
+
+    Yields:
+        A problem for each segment and layer whose rows differ by more than rounding.
 
     Raises:
-        InputError: the cache was made from another store or net.
+        InputError: the cache was built from another store or teacher.
     """
     drawn = secrets.SystemRandom().sample(range(len(store)), min(clips, len(store)))
     rows = np.array(sorted(drawn))
     clean = np.empty((len(rows), *store.shape), np.float32)
     store.features.gather(rows, clean)
     with torch.device("meta"):
-        shape = Vgg(teacher.arch, 0)
+        meta_net = Vgg(teacher.arch, 0)
     for number in layers_of(path):
         layer = CacheLayer(path, number)
         key = layer.key
-        digest = extractor_digest(teacher.state, shape, number, key.tap)
+        digest = extractor_digest(teacher.state, meta_net, number, key.tap)
         if key.features != store.fingerprint or key.extractor != digest:
-            what = "store" if key.features != store.fingerprint else "teacher"
+            other = "store" if key.features != store.fingerprint else "teacher"
             raise InputError(
-                f"{path}: layer {number} was made from another {what}; name the one it was made "
+                f"{path}: layer {number} was made from another {other}; name the one it was made "
                 "from with `data` and `ckpt`"
             )
         if key.control is not None:
@@ -65,8 +69,8 @@ def recompute(
             continue
         maps: list[Tensor] = []
 
-        def keep(_: LayerPlan, found: Tensor, to: list[Tensor] = maps) -> None:
-            to.append(found.float().cpu())
+        def collect(_: LayerPlan, tapped: Tensor, to: list[Tensor] = maps) -> None:
+            to.append(tapped.float().cpu())
 
         view = secrets.randbelow(layer.views)
         x = clean.copy()
@@ -74,7 +78,7 @@ def recompute(
             apply_views(x, layer.params[rows, view], store.silence)
         plan = LayerPlan(key, layer.channels, layer.positions)
         net = teacher_net(teacher, key, device)
-        run_taps(net, x, [plan], 16, device, keep)
+        run_taps(net, x, [plan], 16, device, collect)
         stored = LayerRows(layer).read(rows, view)
         for clip, error, allowed in _errors(torch.cat(maps), stored, layer):
             if not error <= allowed:
@@ -104,24 +108,30 @@ def _of_mean_row(
 
 
 def _errors(maps: Tensor, stored: Rows, layer: CacheLayer) -> Iterator[tuple[int, float, float]]:
-    """Distance of each row from the exact one, both of norm 1; and what is allowed."""
+    """Compare stored rows with those of maps, after dividing the latter by their norm.
+
+    Yields:
+        Index of a segment in the batch, the largest error of its row, norm and energy, and the
+        error that is allowed.
+    """
     allowed = _ROUNDING[layer.key.dtype]
     if layer.key.aggregation == "gram":
-        wide = flat(maps).double()
-        exact = (wide @ wide.mT).flatten(1)
-        found = stored.matrices(layer.channels).double().flatten(1)
+        values = flat(maps).double()
+        exact = (values @ values.mT).flatten(1)
+        cached = stored.matrices(layer.channels).double().flatten(1)
     else:
-        exact, found = aggregate(maps, layer.key.aggregation).double(), stored.data.double()
+        exact, cached = aggregate(maps, layer.key.aggregation).double(), stored.data.double()
     norm = exact.norm(dim=1)
     exact = exact / torch.where(norm > 0, norm, 1.0)[:, None]
     for clip in range(len(exact)):
-        error = float((exact[clip] - found[clip]).norm())
-        size = float((norm[clip] - stored.norm[clip]).abs() / norm[clip].clamp_min(1e-30))
-        row_norm = float(found[clip].norm())
-        beside = abs(row_norm - float(stored.row_norm[clip]))
+        row_error = float((exact[clip] - cached[clip]).norm())
+        norm_error = float((norm[clip] - stored.norm[clip]).abs() / norm[clip].clamp_min(1e-30))
+        row_norm = float(cached[clip].norm())
+        row_norm_error = abs(row_norm - float(stored.row_norm[clip]))
+        energy_error = 0.0
         if stored.energy is not None and norm[clip] > 0:
-            # The nearest matrix of a rank is a projection: its inner product with the whole, of
-            # norm 1, is its own squared norm, and that is the energy it keeps.
-            error = abs(float(exact[clip] @ found[clip]) - row_norm**2)
-            beside = max(beside, abs(row_norm**2 - float(stored.energy[clip])))
-        yield clip, max(size, beside, error), allowed
+            # The nearest matrix of a rank is a projection of the exact one, which has norm 1. So
+            # their inner product is its squared norm, and equals the energy that it keeps.
+            row_error = abs(float(exact[clip] @ cached[clip]) - row_norm**2)
+            energy_error = abs(row_norm**2 - float(stored.energy[clip]))
+        yield clip, max(norm_error, row_norm_error, energy_error, row_error), allowed

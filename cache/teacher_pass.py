@@ -1,6 +1,6 @@
-"""The teacher's pass over a store: rows of the chunks that some layer lacks, written as it goes on.
+"""Run the teacher over a store and write the rows of the chunks that are missing in any layer.
 
-A thread writes the last chunks while the teacher runs on the next.
+A thread writes the rows of earlier chunks while the teacher runs on the next.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["compute_chunks"]
 
-_IN_FLIGHT = 2  # chunks that may wait for the disk while the net goes on
+_IN_FLIGHT = 2  # chunks that may wait for the disk while the teacher runs
 _CACHE_BYTES = 8 << 20  # of a CPU
-_ROWS_AT_ONCE = 1 << 20  # all
+_NO_LIMIT = 1 << 20  # segments, more than in any batch
 
 
 def compute_chunks(
@@ -41,9 +41,21 @@ def compute_chunks(
     on_progress: OnProgress,
     distributed: DistributedContext,
 ) -> int:
-    """Run the net over the chunks that some layer lacks, while a thread writes the last ones.
+    """Compute and write the chunks that are missing in any layer.
 
-    Each process of a team has every so-manieth chunk: whose it is does not depend on what is done.
+    Chunk i belongs to rank i mod world size, whichever chunks exist already.
+
+    Args:
+        store: features.
+        teacher: network that computes the rows.
+        writers: writers of the layers, by number.
+        batch_clips: segments in a batch; no batch spans two chunks.
+        device: device that the teacher runs on.
+        on_progress: called with the stage, the segments that are done and their total.
+        distributed: rank and world size.
+
+    Returns:
+        Number of segments that went through the teacher on this rank.
     """
     plans = {number: writer.plan for number, writer in writers.items()}
     key = next(iter(plans.values())).key
@@ -56,31 +68,34 @@ def compute_chunks(
         else None
     )
     memories: list[dict[int, tuple[torch.Tensor, ...]]] = [{} for _ in range(_IN_FLIGHT + 1)]
-    turn = 0
+    slot = 0
     with ThreadPoolExecutor(1) as disk:
         for index in range(distributed.rank, first.chunks, distributed.size):
             span = first.span(index)
-            wanted = [n for n, writer in writers.items() if index not in writer.done]
-            if wanted and constant is not None:
+            missing = [n for n, writer in writers.items() if index not in writer.done]
+            if missing and constant is not None:
                 size = span.stop - span.start
                 same = {
                     n: tuple(t.expand(size, *t.shape[1:]).contiguous().numpy() for t in constant[n])
-                    for n in wanted
+                    for n in missing
                 }
                 _write_all(writers, index, same)
                 computed += size
-            elif wanted:
+            elif missing:
                 x = store.features.read_span(span).astype(np.float32, copy=False)
                 if key.views is not None:
-                    x, params, place = _views_of(x, store, span, key.views)
+                    x, params, view_rows = _views_of(x, store, span, key.views)
                 while len(pending) >= _IN_FLIGHT:
                     pending.pop(0).result()
-                # Memory of one of the chunks that are written: fresh memory has to be found anew.
-                memory = memories[turn := (turn + 1) % len(memories)]
-                rows = _run_net(net, x, [plans[n] for n in wanted], batch_clips, device, memory)
+                # The memory of a written chunk is reused, as allocating new memory is slow.
+                memory = memories[slot := (slot + 1) % len(memories)]
+                rows = _run_net(net, x, [plans[n] for n in missing], batch_clips, device, memory)
                 if key.views is not None:
-                    rows = {n: (*(a[place] for a in arrays), params) for n, arrays in rows.items()}
-                store.features.look(span)  # what was overwritten meanwhile is not written
+                    rows = {
+                        n: (*(array[view_rows] for array in arrays), params)
+                        for n, arrays in rows.items()
+                    }
+                store.features.look(span)  # raises if the features were overwritten meanwhile
                 pending.append(disk.submit(_write_all, writers, index, rows))
                 computed += span.stop - span.start
             on_progress("teacher", span.stop, len(store))
@@ -92,22 +107,33 @@ def compute_chunks(
 def _views_of(
     x: NDArray[np.float32], store: FeatureStore, span: slice, views: Views
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-    """Views of a chunk's clips, one behind the other; what was drawn; and the place of each view.
+    """Augment the segments of a chunk.
 
-    Only clips of the training split are augmented: those of the others are all their views.
+    Segments outside the training split are not augmented; all their views are the same.
+
+    Args:
+        x: ``(segment, frame, freq)`` features of the chunk.
+        store: features, with ids and splits.
+        span: rows of the chunk in the store.
+        views: augmentation.
+
+    Returns:
+        ``(row, frame, freq)`` distinct views of all segments; ``(segment, view, parameter)``
+        augmentation parameters; and ``(segment, view)`` the row of each view.
     """
     count = views.count
     ids = store.clip_ids[span]
     params = np.stack([views.params(ids, v, store.shape) for v in range(count)], axis=1)
     fixed = store.split[span] != 0
     params[fixed] = 0
-    each = np.where(fixed, 1, count)
-    place = (np.cumsum(each) - each)[:, None] + np.where(fixed[:, None], 0, np.arange(count))
-    x = np.repeat(x, each, axis=0)
-    of_x = np.zeros((len(x), params.shape[2]), np.float32)
-    of_x[place] = params
-    apply_views(x, of_x, store.silence)
-    return x, params, place
+    distinct = np.where(fixed, 1, count)
+    first_row = (np.cumsum(distinct) - distinct)[:, None]
+    view_rows = first_row + np.where(fixed[:, None], 0, np.arange(count))
+    x = np.repeat(x, distinct, axis=0)
+    params_of_rows = np.zeros((len(x), params.shape[2]), np.float32)
+    params_of_rows[view_rows] = params
+    apply_views(x, params_of_rows, store.silence)
+    return x, params, view_rows
 
 
 def _write_all(
@@ -125,40 +151,54 @@ def _run_net(
     device: torch.device,
     memory: dict[int, tuple[torch.Tensor, ...]],
 ) -> dict[int, tuple[NDArray[Any], ...]]:
-    """Arrays of one chunk's clips for each layer, in the order of `LayerPlan.specs`.
+    """Compute the rows of a chunk.
 
-    They lie in ``memory``, layer -> tensors of an earlier chunk, where those are large enough.
+    Args:
+        net: the teacher, from `teacher_net`.
+        x: ``(row, frame, freq)`` features.
+        plans: layers to compute.
+        batch_clips: segments in a batch.
+        device: device of ``net``.
+        memory: tensors of an earlier chunk by layer, in host memory; used for the result if they
+            are large enough, else replaced.
+
+    Returns:
+        By layer, the arrays of the chunk, in the order of `LayerPlan.specs` without views.
     """
-    found = {}
+    results = {}
     for plan in plans:
-        whole = memory.get(plan.key.layer)
-        if whole is None or len(whole[0]) < len(x):
-            whole = memory[plan.key.layer] = tuple(
+        buffers = memory.get(plan.key.layer)
+        if buffers is None or len(buffers[0]) < len(x):
+            buffers = memory[plan.key.layer] = tuple(
                 torch.empty((len(x), *spec.shape[1:]), dtype=getattr(torch, spec.dtype))
                 for spec in replace(plan, key=replace(plan.key, views=None)).specs(len(x))
             )
-        found[plan.key.layer] = tuple(tensor[: len(x)] for tensor in whole)
-    place = dict.fromkeys(found, 0)
+        results[plan.key.layer] = tuple(tensor[: len(x)] for tensor in buffers)
+    next_row = dict.fromkeys(results, 0)
 
     def on_tap(plan: LayerPlan, maps: torch.Tensor) -> None:
         key = plan.key
         dtype = getattr(torch, key.dtype)
-        for few in torch.split(maps, _at_once(plan, device)):
-            rows = encode_rows(few, key.aggregation, dtype, key.codec, plan.rank)
-            first = place[key.layer]
-            place[key.layer] += len(few)
-            parts = (rows.data, rows.norm, rows.row_norm, rows.energy)
-            for whole, part in zip(found[key.layer], parts, strict=False):  # energy: lowrank's
-                if part is not None:
-                    whole[first : first + len(few)].copy_(part)
+        for part in torch.split(maps, _at_once(plan, device)):
+            rows = encode_rows(part, key.aggregation, dtype, key.codec, plan.rank)
+            first = next_row[key.layer]
+            next_row[key.layer] += len(part)
+            arrays = (rows.data, rows.norm, rows.row_norm, rows.energy)
+            # Only a layer of codec lowrank has an array for the energy.
+            for result, array in zip(results[key.layer], arrays, strict=False):
+                if array is not None:
+                    result[first : first + len(part)].copy_(array)
 
     run_taps(net, x, plans, batch_clips, device, on_tap)
-    return {layer: tuple(t.numpy() for t in tensors) for layer, tensors in found.items()}
+    return {layer: tuple(t.numpy() for t in tensors) for layer, tensors in results.items()}
 
 
 def _at_once(plan: LayerPlan, device: torch.device) -> int:
-    """Clips that are encoded at once: on a CPU as many as stay in its cache, a third faster."""
+    """Return the number of segments to encode at once.
+
+    On a CPU as many as fit its cache are encoded, which is a third faster.
+    """
     if device.type != "cpu":
-        return _ROWS_AT_ONCE
+        return _NO_LIMIT
     largest = 4 * plan.channels * max(plan.channels, plan.positions)  # float32, maps or Gram
     return max(1, _CACHE_BYTES // largest)

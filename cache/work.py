@@ -1,7 +1,7 @@
-"""The folder in which a cache is made, beside it: what is noted there, and putting layers in place.
+"""The folder beside a cache in which its layers are built, and moving them into the cache.
 
-Of each layer it holds ``layerNN`` (the group), ``layerNN.json`` (what it will be) and journals of
-its chunks, one of each process that makes it.
+For each layer it has ``layerNN`` (the group), ``layerNN.json`` (a note: the key and rank of the
+layer) and journals of its chunks, one for each rank.
 """
 
 from __future__ import annotations
@@ -40,10 +40,18 @@ def publish_layers(
     root: Mapping[str, Any],
     layers: Iterable[int],
     *,
-    whole_swap: bool,
+    replace_cache: bool,
 ) -> None:
-    """Put finished layers in place: into the cache that is there, or as a new one in one swap."""
-    if whole_swap:
+    """Move finished layers into the cache, each atomically.
+
+    Args:
+        target: path of the cache.
+        partial: folder beside the cache that has the layers.
+        root: metadata of the cache.
+        layers: their numbers.
+        replace_cache: whether to replace the cache by one of these layers, atomically.
+    """
+    if replace_cache:
         fresh = _fresh_root(partial)
         for layer in layers:
             (partial / layer_name(layer)).rename(fresh / layer_name(layer))
@@ -55,11 +63,12 @@ def publish_layers(
 
 
 def write_root(target: Path, root: Mapping[str, Any], partial: Path) -> None:
-    """Write the cache's own metadata, unless it is there: beside the cache, then moved into it."""
+    """Write the metadata of the cache's root atomically, unless they are up to date."""
     with suppress(InputError, StoredDataError):
-        there = open_root(target)
-        if (there["features"], there.get("layers")) == (root["features"], _layer_prints(target)):
-            os.utime(target / "zarr.json")  # it is now the cache of this store made last
+        stored = open_root(target)
+        layers = _layer_fingerprints(target)
+        if (stored["features"], stored.get("layers")) == (root["features"], layers):
+            os.utime(target / "zarr.json")  # so that `choose_cache` finds it as the latest
             return
     fresh = _fresh_root(partial)
     _make_root(fresh, root, target)
@@ -74,22 +83,24 @@ def _fresh_root(partial: Path) -> Path:
 
 
 def _make_root(folder: Path, root: Mapping[str, Any], layers: Path | None = None) -> None:
-    """Write metadata that names the layers of a cache, so that a lost one is missed."""
-    create_group(Folder(folder), {"antigram": {**root, "layers": _layer_prints(layers or folder)}})
+    """Write metadata that list the layers of a cache, so that a deleted layer is noticed."""
+    create_group(
+        Folder(folder), {"antigram": {**root, "layers": _layer_fingerprints(layers or folder)}}
+    )
     write_manifest(Folder(folder), {})
 
 
-def _layer_prints(target: Path) -> dict[str, str]:
-    """Number -> fingerprint of each layer that opens; verify reports the others."""
-    prints = {}
+def _layer_fingerprints(target: Path) -> dict[str, str]:
+    """Return the fingerprint of each layer that opens, by number; `verify` reports the others."""
+    fingerprints = {}
     for number in layers_of(target):
         with suppress(InputError, StoredDataError):
-            prints[str(number)] = CacheLayer(target, number).fingerprint
-    return prints
+            fingerprints[str(number)] = CacheLayer(target, number).fingerprint
+    return fingerprints
 
 
 def drop_finished(partial: Path, plans: Mapping[int, LayerPlan]) -> None:
-    """Delete the notes of layers that are published; interrupted work on others is kept."""
+    """Delete what is left of published layers; interrupted work on other layers is kept."""
     for number, plan in plans.items():
         note = note_path(partial, number)
         if _read_note(note).get("key") == plan.key.to_json():
@@ -101,22 +112,22 @@ def drop_finished(partial: Path, plans: Mapping[int, LayerPlan]) -> None:
 
 
 def journals_of(folder: Path) -> list[Path]:
-    """Journals of a layer in the making, one of each process that makes it."""
+    """Return the journals of an unfinished layer, one for each rank."""
     return sorted(folder.parent.glob(f"{folder.name}*.jsonl"))
 
 
 def note_path(partial: Path, layer: int) -> Path:
-    """File that says what a layer in the making will be."""
+    """Return the path of the note on an unfinished layer."""
     return partial / f"{layer_name(layer)}.json"
 
 
 def note_of(plan: LayerPlan) -> dict[str, Any]:
-    """What that file holds."""
+    """Return the content of the note: key, rank and pilot."""
     return {"key": plan.key.to_json(), "rank": plan.rank, "pilot": dict(plan.pilot)}
 
 
 def _read_note(path: Path) -> dict[str, Any]:
-    """What an interrupted build noted of a layer; empty if it cannot be understood."""
+    """Return the note of an interrupted build; empty if it is missing or unreadable."""
     with suppress(OSError, ValueError, RecursionError):
         if isinstance(note := json.loads(path.read_bytes()), dict):
             return note
@@ -124,7 +135,11 @@ def _read_note(path: Path) -> dict[str, Any]:
 
 
 def noted(plan: LayerPlan, partial: Path) -> LayerPlan | None:
-    """The plan with the rank that an interrupted build found, if it was of the same key."""
+    """Return the plan with the rank that an interrupted build of the same key found.
+
+    Returns:
+        The plan itself if its codec has no rank; None if there is no such note.
+    """
     if plan.key.codec != "lowrank":
         return plan
     match _read_note(note_path(partial, plan.key.layer)):
@@ -133,7 +148,7 @@ def noted(plan: LayerPlan, partial: Path) -> LayerPlan | None:
             "rank": int(rank),
             "pilot": {"clips": int(clips), "rank": int(), "cosine_error": float(error)},
         } if key == plan.key.to_json() and plan.rank in (None, rank) and 0 < rank <= plan.channels:
-            # In the order in which `find_rank` has them: the same bytes as of one build.
+            # In the order of `find_rank`, so that the bytes equal those of an uninterrupted build.
             pilot = {"clips": clips, "rank": rank, "cosine_error": error}
             return replace(plan, rank=rank, pilot=pilot)
     return None

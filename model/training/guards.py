@@ -153,7 +153,7 @@ class LossGuard:
         values = np.empty((len(segments), *store.shape), np.float32)
         store.features.gather(segments, values)
         for what, repair, stored in [
-            (f"{store.path}: the features", "Remove the store and prepare it again.", values),
+            (f"{store.path}: the features", "Delete the store and prepare it again.", values),
             *self._rows(segments, epoch),
         ]:
             finite = np.isfinite(stored.reshape(len(segments), -1)).all(1)
@@ -177,6 +177,6 @@ class LossGuard:
                 flat = torch.cat([part.float().reshape(len(segments), -1) for part in parts], 1)
                 yield (
                     f"teacher {name}, layer {layer}: the stored rows",
-                    "Remove the cache and build it again with `antigram cache-grams`.",
+                    "Delete the cache and rebuild it with `antigram cache-grams`.",
                     flat.cpu().numpy(),
                 )

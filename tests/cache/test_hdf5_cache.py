@@ -138,7 +138,7 @@ def test_layers_are_found_and_chosen(make, store):
     _, file = make(layers=LAYERS)
     assert layers_of(file) == list(LAYERS)
     assert GramCache(file, store, [13, 1]).spec.layers == (1, 13)
-    with pytest.raises(InputError, match=r"whole.h5: layer 4 is not cached \(there: 1, 5, 13\)"):
+    with pytest.raises(InputError, match=r"whole.h5: layer 4 is not cached \(cached layers: 1, 5, 13\)"):
         GramCache(file, store, [4])
 
 
