@@ -62,10 +62,10 @@ class LayerPlan:
     @property
     def bytes_per_clip(self) -> int:
         """Bytes of a segment on disk, including norms, energy and augmentation parameters."""
-        beside = 12 if self.key.codec == "lowrank" else 8
+        scalars = 12 if self.key.codec == "lowrank" else 8
         if self.key.views:
-            beside += 4 * len(COLUMNS)
-        return self.views * (math.prod(self.row) * np.dtype(self.key.dtype).itemsize + beside)
+            scalars += 4 * len(COLUMNS)
+        return self.views * (math.prod(self.row) * np.dtype(self.key.dtype).itemsize + scalars)
 
     def specs(self, clips: int) -> list[ArraySpec]:
         """Return the arrays of the layer: values, norms, for ``lowrank`` energy, and views.

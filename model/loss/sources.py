@@ -229,7 +229,7 @@ class Sources:
         for name, source in self.members.items():
             if source.views != self.views:
                 raise InputError(
-                    f"{name} and {self.names[0]}: hold other views of the clips (`views`, `seed`); "
+                    f"{name} and {self.names[0]}: hold other views of the data (`views`, `seed`); "
                     "all the sources of a run need the same"
                 )
 

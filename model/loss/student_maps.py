@@ -1,4 +1,4 @@
-"""A student's feature maps at one layer, as they are compared with the rows of its teachers."""
+"""Feature maps of a student at one layer, for comparison with the rows of its teachers."""
 
 from __future__ import annotations
 

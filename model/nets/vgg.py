@@ -129,10 +129,13 @@ class Vgg(nn.Module):
 
 
 def channels_last(net: Vgg) -> Vgg:
-    """Lay out a network's convolution weights channels last; it is returned.
+    """Change the memory format of a network's convolution weights to channels last.
 
-    New parameters take the place of the old ones, as tensors without data cannot be laid out in
-    place: an optimiser that holds the old ones no longer learns.
+    The weights are replaced by new parameters, as tensors on the meta device cannot change their
+    format. So create an optimiser after this call.
+
+    Returns:
+        The same network.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):

@@ -83,7 +83,7 @@ class TrainConfig:
         check_seed(self.seed)
         if not 0 < self.lr < float("inf"):
             raise InputError(f"`lr` {self.lr}: wanted a number above 0")
-        for beta in (self.beta, *(own for _, own in self.betas)):
+        for beta in (self.beta, *(value for _, value in self.betas)):
             if not math.isfinite(beta):
                 raise InputError(f"`beta` {beta}: wanted a number")
         if not 0 <= self.dropout < 1:
@@ -94,7 +94,7 @@ class TrainConfig:
             raise InputError("`mode=frozen` needs a layer: `layers` 1 to 13")
         if self.loss == "released" and self.mode != "online":
             raise InputError(
-                "`loss=released` mixes the clips of a batch, so its Grams cannot be cached: "
+                "`loss=released` mixes the segments of a batch, so its Grams cannot be cached: "
                 "use it with `mode=online`, or leave it out"
             )
         if self.loss == "released" and (self.aggregation, self.similarity) != ("gram", "cos2"):

@@ -136,8 +136,8 @@ def checkpoint_of(
 def copy_best(run: Path, target: Path) -> None:
     """Copy the best weights of a run to a file, atomically."""
     # The partial file has a fixed name, so that the next copy replaces what a killed one left.
-    with atomic_path(target, work_folder(target), flush=False) as beside:
-        shutil.copyfile(run / "best.pt", beside)
+    with atomic_path(target, work_folder(target), flush=False) as partial:
+        shutil.copyfile(run / "best.pt", partial)
 
 
 def memory_mb(device: torch.device) -> float:
