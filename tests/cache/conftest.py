@@ -1,6 +1,6 @@
-"""A store of 15 clips, a narrow VGG16 and caches of it; chunks of 4 rows, so that there are four.
+"""A store of 15 clips, a narrow VGG16, and caches with four chunks of at most 4 rows.
 
-VGG16, as layers 1, 5 and 13 are those of the paper.
+The network is a VGG16 because layers 1, 5 and 13 are those of the paper.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def other_frozen(corpus, store):
 
 @pytest.fixture
 def build(store, teacher, tmp_path):
-    """Build a cache, and return what that took."""
+    """Build a cache, and return it with the cost of building it."""
 
     def run(name="grams", *, of=None, net=None, batch_clips=4, dtype="float16", **spec):
         given = TapSpec(arch=ARCH, **{"layers": LAYERS, **spec})
@@ -82,7 +82,7 @@ def build(store, teacher, tmp_path):
 
 def build_at(path, store, net, *, codec="packed", dtype="float16", layers=(1, 5), **spec):
     given = TapSpec(arch=ARCH, layers=layers, **spec)
-    # A rank that is asked for: chunks of two nets are then of one size.
+    # The rank is given, so that chunks of two networks have the same size.
     rank = 2 if codec == "lowrank" else None
     return build_cache(
         store,
@@ -97,7 +97,7 @@ def build_at(path, store, net, *, codec="packed", dtype="float16", layers=(1, 5)
 
 @pytest.fixture
 def make(store, teacher, tmp_path):
-    """Build a cache of layers 1 and 5 in a codec, or mend the one that is there."""
+    """Build a cache of layers 1 and 5 in a codec, or repair an existing one."""
 
     def run(name="grams", *, net=teacher, **asked):
         return build_at(tmp_path / "grams" / f"{name}.zarr", store, net, **asked)
@@ -107,7 +107,7 @@ def make(store, teacher, tmp_path):
 
 @pytest.fixture(scope="module")
 def built(store, teacher, other_frozen, tmp_path_factory):
-    """(codec, which) -> a cache of the teacher or an ``older`` one of another: made once."""
+    """Return a cache by codec, of the teacher or ``older`` of another network; built once."""
     folder, nets = tmp_path_factory.mktemp("repair"), {"grams": teacher, "older": other_frozen}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", 4)
@@ -127,7 +127,7 @@ def copy(built, tmp_path):
 
 
 def content_of(path):
-    """Relative name -> bytes of every file below."""
+    """Return the bytes of every file below a folder, by relative name."""
     return {
         file.relative_to(path).as_posix(): file.read_bytes()
         for file in sorted(path.rglob("*"))
@@ -146,6 +146,6 @@ def maps_of(net, x, layers, tap):
 
 
 def place_of(file, name, byte):
-    """Where a byte of a dataset of an HDF5 file lies in it."""
+    """Return the offset in an HDF5 file of a byte of a dataset."""
     with h5py.File(file) as opened:
         return opened[name].id.get_offset() + byte

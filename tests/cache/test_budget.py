@@ -1,4 +1,4 @@
-"""`antigram plan` holds what it says: against the trainer's step on tensors that have data."""
+"""The memory that `antigram plan` predicts, compared with that of the trainer's step."""
 
 import json
 from itertools import pairwise
@@ -37,14 +37,14 @@ def plans(store):
 
 @pytest.fixture(scope="module")
 def real_cache(store, plans, tmp_path_factory):
-    """A cache that holds what is planned."""
+    """Build a cache of the planned layers."""
     target = tmp_path_factory.mktemp("budget") / "grams.zarr"
     build_cache(store, bare_net(ARCH), plans, target, made_from={}, device=CPU)
     return target
 
 
 def step_of(arm, layer, store, real_cache, nets):
-    """What the trainer calls, with the nets that belong to it."""
+    """Build the step that the trainer calls, with its networks."""
     spec = TapSpec(arch=ARCH, layers=(layer,))
     net = Vgg(ARCH, 3).to(memory_format=torch.channels_last)
     if arm == "released":
@@ -75,7 +75,7 @@ def run(step, sources, shape):
 
 
 def most_allocated(prof, path):
-    """Bytes at the peak, of what was allocated while torch's profiler looked on."""
+    """Return the peak of the bytes that are allocated under torch's profiler."""
     prof.export_chrome_trace(str(path))
     events = json.loads(path.read_text())["traceEvents"]
     events = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
@@ -91,7 +91,7 @@ def test_flops_and_memory_are_those_of_the_real_step(
         arm, ARCH, {layer: plans[layer]}, store.shape, classes=3, batch_clips=BATCH, nets=nets
     )
     _, sources, step = step_of(arm, layer, store, real_cache, nets)
-    run(step, sources, store.shape)  # tables that are made once
+    run(step, sources, store.shape)  # builds tables that are kept
     with FlopCounterMode(display=False) as counter:
         run(step, sources, store.shape)
     assert said.flops == counter.get_total_flops() > 0

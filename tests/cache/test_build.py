@@ -64,7 +64,7 @@ def test_any_zarr_reader_finds_the_numbers_of_the_formula(build, teacher, store,
         for clip in range(15):
             matrix = gram_loops(maps[clip])
             norm = np.linalg.norm(matrix)
-            # MKL adds 16,254 equal values of a silent clip one by one in its kernel for few
+            # MKL sums the 16,254 equal values of a silent clip one by one in its kernel for few
             # channels: seen 1.5e-4 (from 16 channels on 3e-6); 4e-6 for sounds.
             allowed = 3e-4 if clip == SILENT else 1e-5
             assert inner["norm"][clip] == pytest.approx(norm, rel=allowed)
@@ -141,7 +141,7 @@ def test_adding_a_layer_computes_only_that_layer(build, monkeypatch):
     assert set(calls) == {"layer01"}
     assert layers_of(built.path) == [1, 5]
     after = content_of(built.path)
-    own = {"zarr.json", "manifest/zarr.json"}  # the cache's own, which name its layers
+    own = {"zarr.json", "manifest/zarr.json"}  # metadata of the cache, which list its layers
     assert {n: after[n] for n in before if n not in own} == {
         n: before[n] for n in before if n not in own
     }
@@ -179,14 +179,14 @@ _whole = {}
 
 @pytest.fixture
 def whole(build):
-    """Bytes of a cache whose build was left in peace; made once, as builds are the same."""
+    """Bytes of a cache that was built without interruption."""
     if not _whole:
         _whole.update(content_of(build("whole").path))
     return dict(_whole)
 
 
 def fail_at(monkeypatch, name, call):
-    """Make a function of the builder die at its n-th call and all that follow; list the calls."""
+    """Make a function of the builder fail at its n-th and all later calls; list the calls."""
     where = antigram.cache.work if name == "publish" else antigram.cache.layer_writer
     real, calls = getattr(where, name), []
 
@@ -213,7 +213,7 @@ def test_a_killed_build_computes_only_what_is_missing_and_ends_in_the_same_bytes
         calls = fail_at(patch, "write_chunk", 999)
         built = build()
     assert content_of(built.path) == want
-    # Three arrays in a chunk of a layer, 36 in all: what was noted as done is not done again.
+    # Three arrays in a chunk of a layer, 36 in all: recorded chunks are not computed again.
     noted = (call - 1) // 3
     assert len(calls) == 3 * (12 - noted)
     assert built.computed == 15 - 4 * (noted // 3)
@@ -238,7 +238,7 @@ def test_a_build_killed_while_it_publishes_is_completed(
             build()
         except Killed:
             died = True
-    assert died or (name, call, there) == ("publish", 2, False)  # one swap is all it takes
+    assert died or (name, call, there) == ("publish", 2, False)  # a single swap
     built = build()
     assert content_of(built.path) == want
     assert not list(verify_cache(built.path, []))

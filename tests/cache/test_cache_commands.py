@@ -1,4 +1,4 @@
-"""The commands that estimate, make, exchange and check a cache."""
+"""The commands that estimate, build, exchange and verify a cache."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.shell import Shell
 
 @pytest.fixture
 def shell(tmp_path, store, build, corpus, capsys, monkeypatch):
-    """A workspace with the store ``tiny`` and the cache ``whole``; and the net it is of."""
+    """A workspace with the store ``tiny`` and the cache ``whole``; and the teacher of the cache."""
     at = Shell(tmp_path, capsys, monkeypatch)
     monkeypatch.setenv("ANTIGRAM_WORKSPACE", ".")
     shutil.copytree(store.path, tmp_path / "features" / "tiny.zarr")

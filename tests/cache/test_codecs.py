@@ -1,4 +1,4 @@
-"""Caches of all 13 layers of a VGG16 in every codec, held against the teacher in float64."""
+"""Caches of all 13 layers of a VGG16 in every codec, compared with the teacher in float64."""
 
 from itertools import product
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ CODECS = ("packed", "factor", "lowrank")
 DTYPES = ("float32", "float16")
 ARRAY = {"packed": "gram", "factor": "factor", "lowrank": "vectors"}
 SILENT = 5
-ENERGY = 0.9999  # what lowrank keeps unless asked otherwise
+ENERGY = 0.9999  # default of lowrank
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def nets(corpus, store):
 
 @pytest.fixture(scope="module")
 def whole(nets, store):
-    """In float64: cosines of the two nets' Grams (layer -> clip), the frozen ones and their norms;
-    and in float32 the maps of the second, as a student has them."""
+    """By layer, in float64: cosines of the two networks' Grams, the teacher's Grams and norms;
+    and in float32 the maps of the student."""
     x = torch.from_numpy(store.features.read())[:, None]
     wide = [maps_of(net.net().double(), x.double(), ALL, "relu") for net in nets]
     cosines, grams = {}, {}
@@ -57,7 +57,7 @@ def whole(nets, store):
 
 @pytest.fixture
 def make(nets, store, tmp_path):
-    """Build a cache of the first of the nets."""
+    """Build a cache of the teacher."""
 
     def run(name="grams", *, layers=(5,), of=store, folder=tmp_path, batch_clips=4, **asked):
         plans = plan_layers(of, nets[0], TapSpec(arch=ARCH, layers=layers), **asked)
@@ -76,7 +76,7 @@ def make(nets, store, tmp_path):
 
 @pytest.fixture(scope="module")
 def caches(nets, store, tmp_path_factory):
-    """(codec, dtype) -> a cache of all layers, chunks of 4 rows."""
+    """Return a cache of all layers by codec and dtype, with chunks of 4 rows."""
     folder = tmp_path_factory.mktemp("every codec")
     spec = TapSpec(arch=ARCH, layers=ALL)
     made = {}
@@ -97,18 +97,19 @@ every_codec = pytest.mark.parametrize("codec", CODECS)
 
 
 def energies(grams, rank):
-    """Share of each clip's ||G||^2 in its first eigenvalues, in float64."""
+    """Return the share of each clip's ||G||^2 in its first eigenvalues, in float64."""
     squares = np.linalg.eigvalsh(grams)[:, ::-1] ** 2
     return squares[:, :rank].sum(1) / squares.sum(1)
 
 
 def rounding(layer, codec, dtype):
-    """What a cosine of each clip may lose to rounding.
+    """Return the error of a cosine that rounding may cause, for each clip.
 
-    The silent clip has a map of equal values, whose roundings do not average out: seen 1.4e-4 in
-    float16, and 9e-5 in float32 at layer 1 (see test_build.py). Else seen: 1.4e-6 in float32; in
-    float16 8e-5 packed, 2e-5 factor, 1.1e-4 lowrank, but 1.3e-4 packed and 2.5e-4 lowrank at layers
-    1 and 2, of whose 4 channels a row has no more than 10 and 16 values: one may be off by 2^-12.
+    The silent clip has a map of equal values, whose rounding errors do not average out: seen 1.4e-4
+    in float16, and 9e-5 in float32 at layer 1 (see test_build.py). Seen for other clips: 1.4e-6 in
+    float32; in float16 8e-5 packed, 2e-5 factor, 1.1e-4 lowrank, but 1.3e-4 packed and 2.5e-4
+    lowrank at layers 1 and 2. These have 4 channels, so a row has only 10 or 16 values, and one of
+    them may be off by 2^-12.
     """
     allowed = np.full(15, 1e-5)
     if dtype == "float16":
@@ -130,7 +131,7 @@ def test_cosines_read_from_a_cache_are_those_of_the_net(layer, codec, dtype, cac
     got = at_loss(whole.own[layer][clips], rows, "gram").double().sqrt().numpy()
     allowed = rounding(layer, codec, dtype)
     if codec == "lowrank":
-        # Not by the energy as stored: float32 near 1 cannot say 1 - 3e-8, which is 1.7e-4 here.
+        # The stored energy does not serve: float32 cannot hold 1 - 3e-8, which is 1.7e-4 here.
         kept = np.minimum(1, energies(whole.grams[layer], rows.data.shape[2]))
         allowed += np.sqrt(2 - 2 * np.sqrt(kept))
     apart = np.abs(got - whole.cosines[layer][clips])
@@ -167,7 +168,7 @@ def test_any_zarr_reader_opens_the_arrays_of_a_codec(codec, dtype, caches, whole
         assert inner[ARRAY[codec]].dtype == dtype
         assert {inner[name].dtype.name for name in names - {ARRAY[codec]}} == {"float32"}
         norm = np.linalg.norm(whole.grams[layer], axis=(1, 2))
-        sounds = np.arange(15) != SILENT  # see test_build.py for that one
+        sounds = np.arange(15) != SILENT  # which test_build.py covers
         np.testing.assert_allclose(inner["norm"][sounds], norm[sounds], rtol=1e-5)
         data = inner[ARRAY[codec]][:].astype(np.float64)
         stands = data if codec == "packed" else data @ data.transpose(0, 2, 1)
@@ -187,7 +188,7 @@ def test_auto_takes_the_factor_exactly_where_it_is_smaller(width, store, corpus)
         layer: "factor" if channels * positions < channels * (channels + 1) / 2 else "packed"
         for layer, (channels, positions) in shapes.items()
     }
-    # 128 channels at 7 x 8 positions; of four times fewer channels the triangle is smaller.
+    # 128 channels at 7 x 8 positions; with a quarter of the channels, the triangle is smaller.
     assert [n for n in ALL if found[n] == "factor"] == ([11, 12, 13] if width == 16 else [])
 
 
@@ -219,13 +220,13 @@ def test_a_rank_by_energy_is_the_least_that_keeps_it_in_every_clip(layer, energy
     assert found.key.rank is None
     kept = zarr.open_group(built.path, mode="r")[f"layer{layer:02d}/energy"][:]
     np.testing.assert_allclose(kept, energies(whole.grams[layer], rank), rtol=0, atol=2e-6)
-    assert kept.min() >= want - 1e-6  # float32; all 15 clips are the pilot's
+    assert kept.min() >= want - 1e-6  # float32; all 15 clips are in the pilot
     if want < 1:
         assert rank == 1 or energies(whole.grams[layer], rank - 1).min() < want
     described = found.describe()
     assert (described["rank"], described["energy_short"]) == (rank, int((kept < want).sum()))
     assert described["energy_least"] == float(kept.min())
-    # Its rows are rounded to float16: seen 1.5e-4 where the rank loses nothing.
+    # Its rows are rounded to float16: seen 1.5e-4 at a rank that loses nothing.
     assert described["cosine_error_sample"] <= described["cosine_error_bound"] + 3e-4
     assert found.pilot["clips"] == 15
 
@@ -297,7 +298,7 @@ def test_two_builds_of_a_codec_are_the_same_bytes(asked, make):
     assert content_of(make("one", **asked).path) == content_of(make("two", **asked).path)
 
 
-# field of the key -> two ways to ask that differ in it alone
+# Two requests that differ in one field of the key, by field.
 DIFFERS = {
     "energy": ({"codec": "lowrank", "energy": 0.99}, {"codec": "lowrank", "energy": 0.999}),
     "rank": ({"codec": "lowrank", "rank": 3}, {"codec": "lowrank", "rank": 4}),

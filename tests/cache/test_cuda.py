@@ -1,4 +1,4 @@
-"""On a GPU: what arrives there is what lies on disk, and trains to what a CPU trains to."""
+"""On a GPU: it gets the rows on disk, and trains to the same numbers as a CPU."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_batches_copied_ahead_are_those_of_the_host(memory, device, build, store
         store, "label", sources_of(build, store, device), 4, device, device_memory=memory
     )
     assert there.resident == bool(memory)
-    # Not looked at before the end: nothing then waits but what the loader lets wait.
+    # The losses are read at the end only, so that nothing but the loader makes a step wait.
     kept = [[part.clone() for part in parts_of(batch)] for batch in there.passes(rows)]
     assert len(kept) == 75
     assert all(part.device.type == "cuda" for part in kept[0])

@@ -1,4 +1,4 @@
-"""Several processes that build one cache, here played by threads; torchrun's: test_torchrun.py."""
+"""Several ranks that build one cache, simulated by threads; test_torchrun.py uses torchrun."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from antigram.model.loss.sources import TapSpec
 from tests.cache.conftest import ARCH, content_of
 from tests.model.tiny import CPU
 
-CLIPS, ROWS = 15, 2  # 8 chunks, the last one of a single clip
+CLIPS, ROWS = 15, 2  # 8 chunks; the last one has a single clip
 
 
 class Stopped(Exception):
@@ -20,7 +20,7 @@ class Stopped(Exception):
 
 
 class Member:
-    """A `model.team.Team` whose members are threads."""
+    """A `DistributedContext` whose ranks are threads."""
 
     def __init__(self, rank, barrier, found):
         self.rank, self.size = rank, barrier.parties
@@ -97,9 +97,9 @@ def test_what_a_team_had_done_is_not_done_again_by_one_or_by_a_team(rank, size, 
     jobs = build(tmp_path / "team.zarr", size=2, ticks=stopping)
     with pytest.raises(Stopped):
         jobs[rank].result()
-    assert jobs[1 - rank].exception() is not None  # it waited for the other in vain
+    assert jobs[1 - rank].exception() is not None  # it waited for the other rank, which had failed
     assert not (tmp_path / "team.zarr").exists()
     again = [job.result() for job in build(tmp_path / "team.zarr", size=size)]
-    # Of the one that was stopped: chunks 4 and 6, or 5 and the single clip of 7.
+    # Left by the rank that was stopped: chunks 4 and 6, or 5 and the single clip of 7.
     assert {each.computed for each in again} == {4 if rank == 0 else 3}
     assert content_of(tmp_path / "team.zarr") == content_of(one.result().path)

@@ -1,4 +1,4 @@
-"""A cache in one HDF5 file is read as its folder is; damage in it is found."""
+"""A cache in an HDF5 file is read like its folder; damage in the file is detected."""
 
 import json
 import multiprocessing
@@ -25,7 +25,7 @@ from tests.cache.conftest import ARCH, LAYERS, content_of, place_of
 from tests.model.tiny import CPU, metrics
 from tests.support.files import flip
 
-CLIPS = np.array([9, 2, 14, 2, 0, 12])  # of all four chunks, the last of which holds three rows
+CLIPS = np.array([9, 2, 14, 2, 0, 12])  # from all four chunks; the last one has three rows
 KINDS = {  # codec, dtype, aggregation
     "packed": ("packed", "float16", "gram"),
     "packed float32": ("packed", "float32", "gram"),
@@ -56,7 +56,7 @@ def make(store, teacher, tmp_path):
 
 
 def parts_of(rows):
-    """Everything of a batch's rows, by layer."""
+    """Return codec and tensors of a batch's rows, by layer."""
     return {
         layer: {
             "codec": found.codec,
@@ -80,7 +80,7 @@ def assert_same(got, want):
                 assert got[layer][name] == value, f"layer {layer}, {name}"
 
 
-# --- a file is its folder --------------------------------------------------------------------
+# --- a file is read like its folder ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,12 +138,14 @@ def test_layers_are_found_and_chosen(make, store):
     _, file = make(layers=LAYERS)
     assert layers_of(file) == list(LAYERS)
     assert GramCache(file, store, [13, 1]).spec.layers == (1, 13)
-    with pytest.raises(InputError, match=r"whole.h5: layer 4 is not cached \(cached layers: 1, 5, 13\)"):
+    with pytest.raises(
+        InputError, match=r"whole.h5: layer 4 is not cached \(cached layers: 1, 5, 13\)"
+    ):
         GramCache(file, store, [4])
 
 
 def read_there(payload):
-    """In another process: rows of a pickled cache."""
+    """Read rows of a pickled cache, in another process."""
     return pickle.dumps(parts_of(pickle.loads(payload).read(CLIPS)))
 
 
@@ -152,7 +154,7 @@ def test_a_cache_in_a_file_goes_to_a_spawned_process(make, store):
     before = pickle.dumps(grams)
     want = parts_of(grams.read(CLIPS))
     payload = pickle.dumps(grams)
-    assert len(payload) == len(before)  # no rows travel: they are mapped again over there
+    assert len(payload) == len(before)  # rows are not pickled: the other process maps the file
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         answer = pool.submit(read_there, payload).result(timeout=240)

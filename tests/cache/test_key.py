@@ -21,7 +21,7 @@ KEY = CacheKey(
     codec="packed",
     dtype="float16",
 )
-# field -> another value of it
+# Another value of each field.
 OTHER = {
     "extractor": "0" * 64,
     "arch": Arch("vgg16", 3),
@@ -100,7 +100,9 @@ def test_a_store_prepared_with_another_seed_makes_the_cache_stale(build, store, 
 
 def test_a_layer_that_is_not_cached_is_an_error_of_the_user(build, store):
     path = build(layers=(1, 5)).path
-    with pytest.raises(InputError, match=r"layer 13 is not cached \(cached layers: 1, 5\).*`layers=13`"):
+    with pytest.raises(
+        InputError, match=r"layer 13 is not cached \(cached layers: 1, 5\).*`layers=13`"
+    ):
         GramCache(path, store, [5, 13])
 
 

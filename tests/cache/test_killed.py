@@ -1,6 +1,6 @@
-"""SIGKILL at random moments: the same build goes on, and ends in the same bytes.
+"""Builds that are killed at random moments resume and end in the same bytes.
 
-And caches that are read in other processes.
+Also caches that other processes read.
 """
 
 import json
@@ -31,9 +31,9 @@ from tests.reliability.record import keep
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (1, 5, 13)
-CLIPS, ROWS = 15, 2  # 8 chunks of each of the 9 arrays
+CLIPS, ROWS = 15, 2  # 8 chunks in each of the 9 arrays
 
-# One server for all kills, as torch takes seconds to import: it forks a builder for each line.
+# One server starts all builds, by a fork for each line, because importing torch takes seconds.
 SERVER = """
 import os, sys, time
 import antigram.pipeline.storage.folder
@@ -82,7 +82,7 @@ def build(store, checkpoint, target, layers=LAYERS):
 
 
 class Builders:
-    """Processes that build a cache, one after the other."""
+    """A server that runs builds in processes, one after the other."""
 
     def __init__(self, store, checkpoint, log):
         self.asked = (str(store.path), str(checkpoint))
@@ -115,7 +115,9 @@ class Builders:
         assert process > 1
         if wait is not None:
             time.sleep(wait)
-            os.kill(process, signal.SIGKILL)  # of one that is done the server keeps the number
+            os.kill(
+                process, signal.SIGKILL
+            )  # the server still holds the id of a process that has ended
         self.server.stdin.write("wait for it\n")
         self.server.stdin.flush()
         return int(self.server.stdout.readline())
@@ -134,7 +136,7 @@ def builders(store, checkpoint, tmp_path_factory):
 
 
 def acknowledged(target):
-    """Chunks that the journals note in every layer; read without the builder's own code."""
+    """Return the chunks that the journals of every layer record, without the builder's code."""
     noted = []
     for layer in LAYERS:
         journal = target.with_name(f".{target.name}.partial") / f"layer{layer:02d}.jsonl"
@@ -148,7 +150,7 @@ def acknowledged(target):
 
 
 def clips_left(target):
-    """How many clips a build that goes on has to compute."""
+    """Return the number of clips that a resumed build has to compute."""
     if target.exists():
         return 0
     every = range(-(-CLIPS // ROWS))
@@ -156,7 +158,7 @@ def clips_left(target):
 
 
 def resumed(target, store, checkpoint):
-    """Go on with a killed build; whatever it left, what it had noted is not done again."""
+    """Resume a killed build, and check that it computes no recorded chunk again."""
     left = clips_left(target)
     built = build(store.path, checkpoint, target)
     assert built.computed == left
@@ -187,7 +189,7 @@ def test_killed_50_times_and_resumed_a_build_ends_in_the_same_bytes(
     )
     assert equal == 50
     assert kills >= 25
-    assert sum(0 < n < CLIPS for n in left) >= 10  # others hit the start or the end
+    assert sum(0 < n < CLIPS for n in left) >= 10  # the others hit the start or the end
 
 
 @pytest.mark.slow
@@ -236,7 +238,7 @@ def rows_in_another_process(pickled, clips, answers):
 def test_a_cache_gives_the_same_rows_in_another_process(method, store, checkpoint, tmp_path):
     grams = GramCache(build(store.path, checkpoint, tmp_path / "grams.zarr").path, store)
     clips = np.array([9, 2, 14, 2, 0])
-    want = grams.read(clips)  # so that maps are open, which must not travel
+    want = grams.read(clips)  # opens memory maps, which must not be pickled
     context = multiprocessing.get_context(method)
     answers = context.Queue()
     pickled = pickle.dumps(grams)

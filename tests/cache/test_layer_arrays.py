@@ -1,4 +1,4 @@
-"""Layers whose checksums are all right, and whose arrays are not what their key says."""
+"""Layers with correct checksums whose arrays do not agree with their key."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from antigram.studies.verify import verify_cache
 
 @pytest.fixture
 def rewrite(build):
-    """Write arrays of layer 5 anew, and all that vouches for them."""
+    """Rewrite arrays of layer 5, with their checksums, manifest and fingerprint."""
 
     def make(**arrays):
         path = build(layers=(5,)).path

@@ -1,4 +1,4 @@
-"""What a build leaves that is killed while it publishes; notes of it that hold something else."""
+"""Leftovers of a build that is killed while it publishes, and notes with invalid content."""
 
 import json
 import shutil
@@ -18,11 +18,11 @@ from tests.model.tiny import CPU
 
 
 class Killed(BaseException):
-    """Raised where a SIGKILL would come."""
+    """Stands for a SIGKILL."""
 
 
 def dying(monkeypatch, where, name, when):
-    """Let a function die at the first call that ``when`` is true of."""
+    """Make a function fail at its first call for which ``when`` is true."""
     real = getattr(where, name)
 
     def call(*arguments, **keywords):
@@ -115,7 +115,7 @@ ENTRIES = [
 
 
 def garbled(note):
-    """Contents that a note may have instead of ``note``."""
+    """Yield invalid contents of a note."""
     yield from (b"\xff", b"[]", b"[" * 9999)
     for key, value in (("rank", "two"), ("rank", 99), ("pilot", 3)):
         yield json.dumps({**note, key: value}).encode()

@@ -1,4 +1,4 @@
-"""A training, or a build, uses what it opened: whatever others make of the files meanwhile."""
+"""A training or a build uses the files that it opened, even if others replace them meanwhile."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ ROW_BYTES = 126 * 129 * 4
 
 @pytest.fixture(scope="module")
 def made(corpus, tmp_path_factory):
-    """Two stores of the same clips, two rows a chunk; the second one is prepared otherwise."""
+    """Two stores of the same clips, with two rows a chunk and different recipes."""
     home = tmp_path_factory.mktemp("opened")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(antigram.pipeline.storage.chunks, "_TARGET_BYTES", 2 * ROW_BYTES)
@@ -46,7 +46,7 @@ def own(made, tmp_path):
 
 @pytest.fixture
 def replace(made, own, tmp_path):
-    """What another `prepare` of the same name does at its end."""
+    """Replace a store, as another `prepare` of the same name does at its end."""
 
     def run(goal=own.path, other="second"):
         shutil.copytree(made / f"{other}.zarr", tmp_path / ".new")
@@ -116,7 +116,7 @@ def test_a_training_ends_with_its_result_when_its_store_and_cache_are_replaced(
     said = []
 
     def then(epoch, done):
-        if (epoch, done) == (1, 1):  # most chunks were not touched yet
+        if (epoch, done) == (1, 1):  # most chunks were not read yet
             replace()
             publish(other, path)
 
@@ -173,12 +173,12 @@ def test_a_chunk_overwritten_in_place_ends_a_training_and_is_named(of, run, own,
 
     def then(epoch, done):
         if (epoch, done) == (2, 2):
-            _ = own.features.read(), grams.layers[5].values.read()  # all were touched before
+            _ = own.features.read(), grams.layers[5].values.read()  # all chunks were read before
             overwrite(file)
 
     with pytest.raises(StoredDataError, match=f"{file}: was overwritten in place") as error:
         run("run", grams, then)
-    # No epoch was noted that used it, and `verify` finds what the message says.
+    # No epoch that used it was recorded, and `verify` reports what the message says.
     assert len(metrics(tmp_path / "run")) == 1
     found = verify_store(own.path) if of == "store" else verify_cache(path, [own.path])
     assert [problem.path for problem in found] == [file]

@@ -1,4 +1,4 @@
-"""Content that was replaced with its checksums: only the teacher itself can tell."""
+"""Content that was replaced together with its checksums, which only the teacher can reveal."""
 
 import json
 from dataclasses import replace
@@ -19,9 +19,9 @@ from tests.model.tiny import CPU
 
 
 def rewrite(path, layer, changes):
-    """Change rows of arrays of a layer, and make checksums and manifest fit: no damage to see.
+    """Change rows of a layer, together with checksums and manifest, so that it looks intact.
 
-    ``changes``: array -> function of all its rows.
+    ``changes`` has a function of all rows for each array.
     """
     found = CacheLayer(path, layer)
     folder, arrays = found.folder, {}
@@ -38,7 +38,7 @@ def rewrite(path, layer, changes):
     attributes["fingerprint"] = layer_fingerprint(attributes, manifest.digests())
     create_group(Folder(folder), {"antigram": attributes})
     manifest = write_manifest(Folder(folder), arrays)
-    for name in arrays:  # what a reader opens without complaint
+    for name in arrays:  # a reader opens it without an error
         MappedArray(Folder(folder), name, manifest.crcs(name), "").read()
 
 
@@ -50,7 +50,7 @@ def put(row, value):
     return change
 
 
-# what was replaced -> array (None: the rows') and the new value of clip 6
+# Array (None: that of the rows) and new value of clip 6, by what is replaced.
 REPLACED = {
     "the row by another clip's": (None, put(6, 12)),
     "the row by zeros": (None, put(6, np.zeros_like)),
@@ -79,7 +79,7 @@ def test_an_energy_that_was_replaced_with_its_checksums_is_found_by_the_net(
 ):
     path = copy("lowrank")
     changes = {"energy": put(6, np.zeros_like)}
-    if rows != "as they are":  # the lower the energy, the more is a row allowed to differ
+    if rows != "as they are":  # the lower the energy, the more a row may differ
         changes["vectors"] = put(6, 12)
     rewrite(path, 5, changes)
     assert [store.clip_ids[6] in p.problem for p in recompute(path, store, teacher, 15, CPU)] == [

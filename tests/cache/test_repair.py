@@ -1,4 +1,4 @@
-"""Damage of a cache: found by verify, refused by a reader, mended by the same build."""
+"""Damage of a cache is reported by verify, refused by readers, and repaired by the same build."""
 
 import shutil
 
@@ -13,12 +13,12 @@ from tests.cache.conftest import ARRAYS, content_of
 from tests.reliability.record import keep
 from tests.support.files import flip
 
-CHUNKS = 4  # of 15 clips: 4, 4, 4 and 3
+CHUNKS = 4  # chunks of 4, 4, 4 and 3 clips
 ROWS = (4, 4, 4, 3)
 
 
 def chunk_of(path, layer, array, index):
-    """File of a chunk; the axes of its rows are the folders below."""
+    """Return the file of a chunk; the other axes add folders below."""
     (file,) = [
         p
         for p in (path / f"layer{layer:02d}" / array / "c").rglob("*")
@@ -34,7 +34,7 @@ def swap(file, other):
     other.write_bytes(raw)
 
 
-# kind -> what it does to a chunk file, given another chunk of its array and an older version of it
+# Functions that damage a chunk file, given another chunk of its array and an older version of it.
 DAMAGES = {
     "flip": lambda file, other, older: flip(file, file.stat().st_size // 2),
     "flip in the checksum": lambda file, other, older: flip(file, -1),
@@ -47,14 +47,14 @@ DAMAGES = {
     "older version": lambda file, other, older: shutil.copyfile(older, file),
     "zeros": lambda file, other, older: file.write_bytes(bytes(file.stat().st_size)),
 }
-# A bit in the four bytes behind the rows leaves these as they are: a reader may well give them.
+# A flipped bit in the checksum leaves the rows as they are, so a reader may return them.
 IN_ROWS = [name for name in DAMAGES if name != "flip in the checksum"]
 every_damage = pytest.mark.parametrize("damage", IN_ROWS)
 
 
 @pytest.fixture
 def damaged(copy, built):
-    """Damage chunk 1 of an array of layer 5; chunk 2 is the other where two are swapped."""
+    """Damage chunk 1 of an array of layer 5; a swap exchanges it with chunk 2."""
 
     def run(damage, codec, array):
         path = copy(codec)
@@ -122,7 +122,7 @@ def test_a_bit_in_the_checksum_behind_the_rows_makes_no_other_row(codec, damaged
     assert file in {p.path for p in verify_cache(path, [store.path])}
     try:
         got = GramCache(path, store).read(clips)[5]
-    except DamagedError:  # as good: what must not happen is another row
+    except DamagedError:  # correct as well; only another row would be wrong
         return
     np.testing.assert_array_equal(got.data, want.data)
 
@@ -243,7 +243,7 @@ def test_each_of_100_random_damages_is_found(codec, copy, built, store, rng):
         other = chunk_of(path, layer, array, (index + int(rng.integers(1, CHUNKS))) % CHUNKS)
         raw, beside = file.read_bytes(), other.read_bytes()
         if kind == "older version" and chunk_of(older, layer, array, index).read_bytes() == raw:
-            continue  # of a rank that loses nothing the energy is 1 in any net
+            continue  # a rank that loses nothing has energy 1 in any network
         if kind == "flip":
             flip(file, int(rng.integers(len(raw))), int(rng.integers(8)))
         else:

@@ -1,4 +1,4 @@
-"""Data held on the device: the same numbers, only where all of it fits."""
+"""Data kept on the device gives the same numbers, and is kept only if all of it fits."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_augmented_features_are_made_on_the_host(store):
 
 
 def test_a_batch_is_given_after_its_copy_and_outlives_it(caches, store, monkeypatch):
-    """The order of calls, seen without a GPU; tests/cache/test_cuda.py sees the numbers on one."""
+    """Check the order of calls without a GPU; test_cuda.py checks the numbers on a GPU."""
     batches = Batches(store, "label", sources_of(caches, store), 4, CPU)
     said = []
 

@@ -1,4 +1,4 @@
-"""One contract for whatever gives the trainer its rows, live or cached; and that the two agree."""
+"""One contract for all sources of rows, live and cached; and that the two agree."""
 
 from itertools import product
 
@@ -94,7 +94,7 @@ def config_of(mode, layers, **changes):
 
 
 def step_of(source, store, aggregation, tap, similarity, layer):
-    """Loss and gradient of the first step, of one layer's AT."""
+    """Return loss and gradient of AT at one layer, in the first step."""
     net = build_student(config_of("online", (layer,), tap=tap), 3, None)
     net.train()
     (batch,) = Batches(store, "label", source, 5, CPU).passes(np.array([3, 11, 7, 0, 14]))
@@ -121,8 +121,8 @@ ALLOWED = [
 ]
 
 
-# Maps of compmul differ so little from each other that their gradient is a small difference, which
-# rounding to float16 swamps: `cache-grams` stores them as float32 unless it is told otherwise.
+# Maps of compmul differ so little that their gradient is smaller than the rounding of float16:
+# `cache-grams` stores them as float32 by default.
 BOTH = {"float32": 1e-5, "float16": 1e-3}
 TOLERANCE = {name: {"float32": 1e-5} if name == "compmul" else BOTH for name in AGGREGATIONS}
 
@@ -132,7 +132,7 @@ def test_a_step_with_a_cache_is_that_with_the_live_net(
     aggregation, tap, build, teacher, store, monkeypatch
 ):
     monkeypatch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", 15)
-    # What enters layer 1 is the input, which is negative in places: nothing for compmul.
+    # The input of layer 1 has negative values, for which compmul is not defined.
     layers = LAYERS[1:] if (aggregation, tap) == ("compmul", "released") else LAYERS
     spec = {"layers": layers, "tap": tap, "aggregation": aggregation}
     live = LiveGrams(teacher.net(), TapSpec(arch=ARCH, **spec))
@@ -168,7 +168,7 @@ def test_two_epochs_with_a_cache_are_those_with_the_live_net(
             for key in ("loss", "ce", "at"):
                 assert two[split][key] == pytest.approx(one[split][key], rel=allowed), key
             assert two[split]["at"] > 0
-        for layer in map(str, LAYERS):  # the effect of AT is measured alike
+        for layer in map(str, LAYERS):  # the effect of AT is measured the same way
             for key in ("similarity", "gradient_ratio"):
                 near = pytest.approx(one[key][layer][""], rel=100 * allowed)
                 assert two[key][layer][""] == near, (key, layer)

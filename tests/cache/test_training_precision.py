@@ -1,4 +1,4 @@
-"""In which precision and where the teacher's side of a training is computed."""
+"""Precision and device of the teacher's rows in a training."""
 
 import re
 from functools import partial
@@ -34,7 +34,7 @@ def loss_of(step, store, sources):
 
 
 def sources_in(precision, build, teacher, store, monkeypatch):
-    """A live net, and a cache that the same net made in a precision."""
+    """A live teacher, and a cache that was built with it in a precision."""
     monkeypatch.setattr(
         "tests.cache.conftest.plan_layers", partial(plan_layers, precision=precision)
     )
@@ -70,7 +70,7 @@ def test_a_cache_read_for_a_cpu_touches_no_gpu_that_is_there(build, store, tmp_p
     path = build(dtype="float32").path
     want = GramCache(path, store).read(np.arange(15))[5].data
     touched = []
-    # torch of a CPU alone refuses to pin memory, as it would for a GPU that must not be touched.
+    # A torch without a GPU refuses to pin memory, so this also shows that no GPU is used.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: touched.append("GPU") or True)
     got = GramCache(path, store).read(np.arange(15))
     assert torch.equal(got[5].data, want)

@@ -1,4 +1,4 @@
-"""verify of runs: finds whatever this run did not write, and nothing in one that was killed."""
+"""verify of runs reports everything that a run did not write, and nothing in a killed run."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def settings(**changes):
 
 @pytest.fixture(scope="module")
 def made(store, tmp_path_factory):
-    """Name -> a run: one that has finished and one that was stopped, and the same of seed 1."""
+    """A finished and a stopped run, each with seeds 0 and 1, by name."""
     home = tmp_path_factory.mktemp("made") / "runs"
     for seed, prefix in ((0, ""), (1, "other-")):
         train_baseline(settings(seed=seed), store, home / f"{prefix}finished")
@@ -42,7 +42,7 @@ def made(store, tmp_path_factory):
 
 @pytest.fixture(params=STATES)
 def run(request, made, tmp_path):
-    """A run to damage; its name tells which."""
+    """A copy of the named run, to damage."""
     return shutil.copytree(made / request.param, tmp_path / "runs" / request.param)
 
 
@@ -104,7 +104,7 @@ def test_events_of_tensorboard_are_vouched_for_once_the_run_has_ended(store, tmp
         train_baseline(settings(), store, folder, on_progress=stop_at(2))
     events = folder / "events.out.tfevents.1.host"
     events.write_bytes(b"records")
-    assert not found_in(folder)  # TensorBoard may be writing them
+    assert not found_in(folder)  # TensorBoard may still be writing these files
     train_baseline(settings(), store, folder, resume=True)
     assert not found_in(folder)
     flip(events, 0)

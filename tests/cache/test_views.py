@@ -1,4 +1,4 @@
-"""A cache of augmented views: what it holds, and that a training on it is the live one."""
+"""A cache of augmented views: its content, and that a training with it equals a live one."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_only_clips_of_the_training_split_are_augmented(build_views, store):
     values, features = layer.values.read(), store.features.read()
     for row in range(len(store)):
         if np.ptp(features[row]) == 0:
-            continue  # silence, all views of which are silence
+            continue  # all views of a silent clip are silent
         if store.split[row] == 0:
             assert len(set(layer.norm[row].tolist())) == K
         else:
@@ -135,7 +135,9 @@ def test_a_training_on_views_is_the_live_one_on_the_same_views(
         assert one["train"]["at"] != pytest.approx(plain["train"]["at"], rel=1e-5)
     first, second, _, fourth = (entry["train"]["at"] for entry in runs["cached"])
     assert first != pytest.approx(second, rel=1e-5)
-    assert first == pytest.approx(fourth, rel=1e-3)  # the first view again, nearly equal weights
+    assert first == pytest.approx(
+        fourth, rel=1e-3
+    )  # the first view again, with nearly the same weights
 
 
 def test_a_build_of_views_killed_and_finished_has_the_same_bytes(build_views, monkeypatch):

@@ -1,4 +1,4 @@
-"""A store of 42 one-second clips in three classes, and a teacher, made once a session."""
+"""A store of 42 one-second clips in three classes, and a teacher; both are built once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ARCH = Arch("vgg11", 2)
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny nets wait longer for a second thread than they gain
+    torch.set_num_threads(1)  # tiny networks are faster with one thread
     yield
     torch.set_num_threads(before)
 
@@ -39,7 +39,7 @@ def teacher(store):
 
 @pytest.fixture
 def checkpoint(store):
-    """Of the narrowest VGG11."""
+    """The narrowest VGG11."""
     return checkpoint_of(Arch("vgg11", 1), store)
 
 

@@ -1,4 +1,4 @@
-"""What happens to a run: it is stopped, killed before a change of its files, or of version 1."""
+"""Stop runs, kill them before a change of their files, and turn them into version 1."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.tru
 
 
 class Killed(BaseException):
-    """Nothing catches it, and once it was raised nothing can be changed any more."""
+    """Stands for a SIGKILL: nothing catches it, and no file changes after it."""
 
 
 class _Death:
-    """An audit hook: the process is dead from a change of a folder's files on."""
+    """An audit hook that raises `Killed` from a given change of a folder's files on."""
 
     folder, left, installed = "", 0, False
 
@@ -41,7 +41,7 @@ _death = _Death()
 
 @contextmanager
 def killed_before(change: int, folder: Path):
-    """Raise `Killed` before the n-th change (from 1) of files below, and before all that follow."""
+    """Raise `Killed` before the n-th change of files below a folder, and before all later ones."""
     if not _Death.installed:
         sys.addaudithook(_death)
         _Death.installed = True
@@ -53,7 +53,7 @@ def killed_before(change: int, folder: Path):
 
 
 def stop_at(epoch: int):
-    """For `train`'s on_progress: Ctrl-C at the first step of an epoch."""
+    """Return an ``on_progress`` of `train` that interrupts at the first step of an epoch."""
 
     def on_progress(now, _done, _steps, known):
         if now == epoch and "clips_per_second" in known:
@@ -63,13 +63,13 @@ def stop_at(epoch: int):
 
 
 def train_baseline(config, store, folder: Path, **options):
-    """Train without AT; `resume` and so on are `train`'s."""
+    """Train without AT; options are those of `train`."""
     net = build_student(config, 3, None)
     return train(net, store, None, config, folder, device=CPU, **options)
 
 
 def as_version_1(folder: Path) -> Path:
-    """Make of a run what the first version wrote: no manifest, no version."""
+    """Turn a run into one of version 1, which has no manifest and no version."""
     (folder / "manifest.json").unlink(missing_ok=True)
     config = json.loads((folder / "config.json").read_text())
     kept = {key: value for key, value in config.items() if not key.startswith("format")}
@@ -78,7 +78,7 @@ def as_version_1(folder: Path) -> Path:
 
 
 def numbers_of(folder: Path):
-    """Entries of metrics.jsonl, less what is timed."""
+    """Return the entries of metrics.jsonl without times."""
     timed = ("seconds", "data_wait_seconds")
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]

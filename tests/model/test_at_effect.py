@@ -1,4 +1,4 @@
-"""Does AT act? What a run notes of it, by layer and teacher; and that noting changes nothing."""
+"""The effect of AT that a run records, by layer and teacher; recording it changes nothing."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def teachers(store, tmp_path_factory):
 
 @pytest.fixture
 def run(store, teachers, config, tmp_path):
-    """Train with two teachers; returns settings, folder, result, metrics and what was said."""
+    """Train with two teachers; return settings, folder, result, metrics and messages."""
 
     def run(
         name="run",
@@ -67,7 +67,7 @@ def run(store, teachers, config, tmp_path):
 
 
 def similarities(net, teachers, store, rows, *, gradients=False):
-    """Layer and teacher -> mean similarity, or ratio of gradients, each by itself."""
+    """Return mean similarities, or ratios of gradients, computed one by one."""
     x = torch.from_numpy(store.features.read()[rows])[:, None]
     y = torch.from_numpy(store.labels("label")[rows].astype(np.int64))
     maps = {}

@@ -15,7 +15,7 @@ BOTH = pytest.mark.parametrize("similarity", ["cos2", "mse-sigmoid"])
 
 
 def pair(shape, rng, similarity):
-    # mse-sigmoid is steep: of maps that lie closer its gradient is not 0 in float32.
+    # mse-sigmoid is steep: its gradient is 0 in float32 unless maps are this close.
     student, teacher = rng.uniform(0.05, 1, (2, *shape))
     if similarity == "mse-sigmoid":
         teacher = student + 0.02 * (teacher - 0.5)

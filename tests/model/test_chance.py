@@ -1,4 +1,4 @@
-"""What an accuracy is held against."""
+"""Baselines of an accuracy."""
 
 import math
 
@@ -18,7 +18,7 @@ def test_majority_answers_the_most_frequent_training_class_on_the_split():
     train = np.array([2, 2, 2, 0, 0, 1, -1, -1, -1, -1], np.int32)
     test = np.array([2, 0, 0, 0, -1, 1], np.int32)  # class 0 is the most frequent here
     assert majority(train, test) == 1 / 5
-    assert majority(np.array([1, 0]), np.array([0, 0, 1])) == 2 / 3  # equal: the first
+    assert majority(np.array([1, 0]), np.array([0, 0, 1])) == 2 / 3  # a tie: the first class
     assert majority(np.array([-1]), test) is None
     assert majority(train, np.array([-1], np.int32)) is None
     assert majority(train, np.array([3, 3])) == 0.0

@@ -20,7 +20,7 @@ ARCH = Arch("vgg11", 1)
 
 @pytest.fixture
 def saved(checkpoint, tmp_path):
-    """Write what a checkpoint holds, with changes, and return the file."""
+    """Write a checkpoint with changed fields, and return the file."""
 
     def save(**changes):
         content = {**checkpoint.to_plain(), **changes}

@@ -1,4 +1,4 @@
-"""Every form of a row gives the loss of the formula: held against float64, shape by shape."""
+"""Every codec gives the loss of the formula in float64, for all shapes."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 @pytest.fixture
 def pair(rng, shape):
-    """Maps of the student and of the frozen one, as after a ReLU; no clip is silent."""
+    """Return maps of student and teacher, as after a ReLU; no clip is silent."""
     maps = np.maximum(rng.standard_normal((2, *shape)) + 0.5, 0).astype(np.float32)
     maps[:, :, 0, 0, 0] = 1
     return maps
@@ -44,7 +44,7 @@ def cosines(student, teacher):
 
 
 def gradient_of_the_formula(student, teacher):
-    """d cos^2 / d maps by autograd in float64, each Gram written out."""
+    """Return d cos^2 / d maps by autograd in float64, from full Grams."""
     own = torch.from_numpy(student).double().requires_grad_()
     grams = [
         torch.einsum("bip,bjp->bij", m.flatten(2), m.flatten(2)).flatten(1)
@@ -56,7 +56,7 @@ def gradient_of_the_formula(student, teacher):
 
 
 def best_of_rank(maps, rank):
-    """Of one clip in float64: the nearest matrix of a rank to G / ||G||, and the energy it has."""
+    """Return the nearest matrix of a rank to one clip's G / ||G||, and its energy, in float64."""
     matrix = gram_loops(maps)
     values, vectors = np.linalg.eigh(matrix / np.linalg.norm(matrix))
     values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
@@ -64,11 +64,11 @@ def best_of_rank(maps, rank):
 
 
 def allowed(codec, dtype):
-    """Of a cosine: what rounding of the stored row may make of it.
+    """Return the error of a cosine that rounding of the stored row may cause.
 
     Seen in 60 draws of each shape: 2.3e-7 in float32; in float16 4.8e-5 packed, 1.0e-4 factor (16
     channels at one position, 5e-5 elsewhere) and 1.1e-4 lowrank, whose first vector has most of
-    the norm: its roundings do not average out.
+    the norm, so that rounding errors do not average out.
     """
     if dtype == torch.float32:
         return 1e-5
@@ -95,7 +95,7 @@ def test_the_gradient_points_where_that_of_the_formula_does(codec, dtype, pair):
     at_loss(leaf, rows_of(teacher, codec, dtype), "gram").sum().backward()
     got, want = leaf.grad.double().flatten(1), gradient_of_the_formula(student, teacher).flatten(1)
     assert torch.isfinite(got).all()
-    if student.shape[1] == 1:  # cosine 1 whatever the maps
+    if student.shape[1] == 1:  # the cosine is 1 for all maps
         assert want.abs().max() < 1e-12
         assert got.abs().max() < 1e-5
         return
@@ -198,7 +198,7 @@ def test_the_gradient_of_a_self_product_is_right(shape):
 @every_shape
 @every_codec
 def test_mse_sigmoid_is_the_same_from_every_codec(codec, shape, rng):
-    # It is steep: of maps that lie closer its gradient is not 0 in float32.
+    # mse-sigmoid is steep: its gradient is 0 in float32 unless maps are this close.
     student = rng.uniform(0.05, 1, shape)
     teacher = student + 0.02 * (rng.uniform(0.05, 1, shape) - 0.5)
     student, teacher = student.astype(np.float32), teacher.astype(np.float32)
@@ -207,7 +207,7 @@ def test_mse_sigmoid_is_the_same_from_every_codec(codec, shape, rng):
         similarity_loops(one, two, "gram", "mse-sigmoid")
         for one, two in zip(student, teacher, strict=True)
     ]
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)  # seen: 3e-5, whatever the codec
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)  # seen: 3e-5 for each codec
 
 
 @every_dtype
@@ -221,7 +221,7 @@ def test_maps_in_channels_last_give_what_contiguous_ones_give(codec, dtype, pair
         loss = at_loss(leaf, rows_of(teacher, codec, dtype), "gram")
         loss.sum().backward()
         found.append((loss.detach(), leaf.grad))
-    # Sums run in another order, and a float16 value may fall to its other neighbour.
+    # Sums run in another order, so a float16 value may round to its other neighbour.
     torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=allowed(codec, dtype))
     apart = (found[0][1] - found[1][1]).norm() / found[0][1].norm()
     assert apart <= (1e-3 if dtype == torch.float16 else 1e-4)

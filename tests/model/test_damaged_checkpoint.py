@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, hostile or odd: one line and a code, and never used."""
+"""Damaged, hostile or odd checkpoints are refused with one line and an exit code."""
 
 import itertools
 import json
@@ -41,7 +41,7 @@ def problems_of(path):
 
 
 def remade(path, name, change):
-    """The archive at a path with a record changed, its checksum along, and without a digest."""
+    """Return an archive with a changed record, a matching checksum and no digest."""
     other = path.with_name("remade.pt")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w") as new:
         for info in old.infolist():
@@ -51,7 +51,7 @@ def remade(path, name, change):
 
 
 def place_of(path, name):
-    """Where the bytes of a record begin."""
+    """Return the offset of a record's bytes."""
     with zipfile.ZipFile(path) as archive:
         (info,) = [i for i in archive.infolist() if i.filename.endswith(name)]
     raw = path.read_bytes()[info.header_offset :]
@@ -60,7 +60,7 @@ def place_of(path, name):
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_found(saved):
-    """In its weights, its headers, its padding and its digest; verify says the same."""
+    """Damage weights, headers, padding and digest; `verify` reports the same."""
     raw = saved.read_bytes()
     draw = random.Random(7)
     ends = [*range(40), *range(len(raw) - 110, len(raw))]
@@ -130,7 +130,7 @@ def test_the_digest_is_made_of_all_bytes_before_it(saved, checkpoint):
 
 
 class Calls:
-    """Pickled as a call of a function that torch.load deems safe."""
+    """Pickles as a call of a function that torch.load considers safe."""
 
     def __init__(self, function, *args):
         self.function, self.args = function, args
@@ -267,8 +267,8 @@ def test_a_teachers_half_and_double_weights_are_converted_and_that_is_said(
         {"state_dict": [1, 2]},
         {"recipe": {"sample_rate": 0}},
         {"recipe": {"sample_rate": "16000"}},
-        {"recipe": {"n_fft": 16, "hop": 8}},  # the poolings leave nothing of 9 bins
-        {"recipe": {"seconds": 0.1}},  # nor of 14 frames
+        {"recipe": {"n_fft": 16, "hop": 8}},  # five poolings of 9 bins
+        {"recipe": {"seconds": 0.1}},  # and of 14 frames
         {"recipe": {"seconds": 3600, "sample_rate": 768_000, "hop": 1}},  # 1,400 GB
         {"recipe": {"hop": 0}},
         {"recipe": {"hop": -128}},
@@ -310,7 +310,7 @@ def test_every_window_that_scipy_names_is_a_recipes(checkpoint):
 
 
 def test_a_file_that_cannot_grow_is_what_the_system_said_and_not_torchs_writer(saved, checkpoint):
-    """As a full disk: torch's writer told only that there was an error."""
+    """A full disk is reported, although torch's writer hides the error."""
     before = saved.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (0, 1000, len(before) // 2, len(before) - 1000, len(before) - 1):
@@ -326,7 +326,7 @@ def test_a_file_that_cannot_grow_is_what_the_system_said_and_not_torchs_writer(s
 
 
 def run_cli(*args):
-    """Exit code, JSON and whether torch was imported, of a command in its own process."""
+    """Run a command in a process; return exit code, JSON and whether it imported torch."""
     code = (
         "import sys, cli\n"
         f"sys.argv = ['antigram', '--json', *{args!r}]\n"

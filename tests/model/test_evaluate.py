@@ -46,7 +46,7 @@ def test_without_clips_there_is_no_score():
 
 
 class Says(torch.nn.Module):
-    """Decides a class that the first bin of a clip spells out."""
+    """A network that predicts the class which the first bin of a clip encodes."""
 
     def forward(self, x):
         return torch.nn.functional.one_hot(x[:, 0, 0, 0].long(), 3).float()
@@ -74,7 +74,7 @@ def test_the_confusion_is_counted_from_decisions_row_by_row(store):
 
 @pytest.fixture(scope="module")
 def two_stores(tmp_path_factory):
-    """The same test clips beside quiet and beside loud training clips."""
+    """Two stores with the same test clips, one with quiet and one with loud training clips."""
     root, stores = tmp_path_factory.mktemp("twice"), []
     for name, gain in (("quiet", 0.02), ("loud", 0.5)):
         home, rng = root / name, np.random.default_rng(5)
@@ -152,7 +152,7 @@ def test_what_the_checkpoint_cannot_judge_is_refused(store, tmp_path):
 
 
 def stretches(home, *, longer):
-    """Store of three files, each with four labelled parts: words of an utterance, say."""
+    """A store of three files with four labelled parts each, such as words of an utterance."""
     y = np.concatenate([sound(kind, np.random.default_rng(2), seconds=3) for kind in CLASSES])
     clips = []
     for number in range(3):
@@ -183,7 +183,7 @@ def stretches(home, *, longer):
 
 
 def by_recording(checkpoint, store, rows, labels, recordings):
-    """Confusion of recordings, from the log-probabilities of each one's segments."""
+    """Return the confusion matrix of recordings, from log-probabilities of their segments."""
     logs, gathered = log_probabilities_of(checkpoint, store), defaultdict(list)
     for row in rows:
         gathered[recordings[row], labels[row]].append(logs[row])
@@ -210,7 +210,7 @@ def test_parts_of_one_file_with_labels_of_their_own_are_recordings(tmp_path, lon
 
 def test_segments_of_one_recording_with_different_labels_are_not_averaged(tmp_path):
     store = stretches(tmp_path, longer="segment")
-    # As with noise, of which each segment has another.
+    # As with noise, which differs from segment to segment.
     labels = np.arange(len(store), dtype=np.int32) % 3
     checkpoint = sharp(ARCH, store)
     batches = Batches(store, "label", None, 5, CPU, labels=labels)
@@ -231,7 +231,7 @@ def test_batches_have_the_labels_and_the_scale_that_they_are_given(store):
 
 
 class _Patched:
-    """A store's features, one row of them not finite."""
+    """Features of a store with a row that is not finite."""
 
     def __init__(self, features, row, value):
         self.features, self.row, self.value = features, row, value
@@ -263,7 +263,7 @@ def test_stored_features_that_are_not_finite_are_refused_by_name(store, value):
 
 
 def test_a_training_is_not_scored_by_features_that_are_not_finite(store, config, tmp_path):
-    row = int(store.rows("test")[-1])  # met at the end of the training alone
+    row = int(store.rows("test")[-1])  # read at the end of the training only
     other = FeatureStore(store.path)
     other.features = _Patched(store.features, row, np.nan)
     settings = config(epochs=1, max_steps=1)

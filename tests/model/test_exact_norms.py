@@ -1,4 +1,4 @@
-"""Norms of wide layers are exact, and losses that cannot teach are warned of."""
+"""Norms of wide layers are exact, and losses without a gradient cause a warning."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ EPS = np.finfo(np.float32).eps
 
 @pytest.fixture
 def maps(rng):
-    """Clips with 512 channels and 56 positions, as at layer 13 of the paper's net."""
+    """Maps with 512 channels and 56 positions, as at layer 13 of the paper's network."""
     return torch.from_numpy(rng.gamma(0.05, 1.0, (3, 512, 8, 7)).astype(np.float32))
 
 
 def test_the_norm_of_a_triangle_of_512_channels_is_exact(maps):
     own = StudentMaps(maps)
     whole = (own.gram.double() ** 2).sum((1, 2)).sqrt()
-    assert own.packed.shape == (3, 512 * 513 // 2)  # the norm is then taken of it
+    assert own.packed.shape == (3, 512 * 513 // 2)  # then the norm is that of the packed row
     np.testing.assert_allclose(own.norm.double(), whole, rtol=2 * EPS)  # seen: 0.3 eps
 
 

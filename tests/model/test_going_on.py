@@ -1,4 +1,4 @@
-"""Runs that go on: to more epochs, to what a kill left undone; and runs that cannot."""
+"""Runs that are resumed for more epochs or after a kill, and runs that cannot be resumed."""
 
 import json
 import re
@@ -19,7 +19,7 @@ ONCE = {"epochs": 3, "patience": 9}
 
 
 def trained(store, folder, **changes):
-    """Train in a folder and return it; options of `train` begin with an underscore."""
+    """Train in a folder and return it; arguments with an underscore are those of `train`."""
     options = {key[1:]: changes.pop(key) for key in list(changes) if key.startswith("_")}
     given = {"task": "label", "arch": Arch("vgg11", 1), "epochs": 2, "lr": 1e-3, **changes}
     train_baseline(TrainConfig(mode="baseline", **given), store, folder, **options)
@@ -33,7 +33,7 @@ def go(store, tmp_path):
 
 @pytest.fixture(scope="module")
 def made(store, tmp_path_factory):
-    """Runs to copy: one that has finished, and two that were stopped in their second epoch."""
+    """Runs to copy: a finished one, and two that were stopped in their second epoch."""
     home = tmp_path_factory.mktemp("made")
     trained(store, home / "whole", **ONCE)
     for seed, name in ((0, "stopped"), (1, "other")):
@@ -60,7 +60,7 @@ def test_a_finished_run_drops_last_pt_unless_it_is_kept(go):
     assert not (go("dropped", epochs=1) / "last.pt").exists()
     kept = go("kept", epochs=1, _keep_resume=True)
     assert (kept / "last.pt").exists()
-    go("kept", epochs=1, _resume=True)  # nothing to do, and nothing is dropped
+    go("kept", epochs=1, _resume=True)  # nothing to train, and nothing is deleted
     assert (kept / "last.pt").exists()
 
 
@@ -75,7 +75,7 @@ def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_not_ended(go, made
     draw_run(folder)
     page = (folder / "report.html").read_text()
     assert "Finished after 3 epochs" in page
-    go(**ONCE, _resume=True)  # which is what it was started with now
+    go(**ONCE, _resume=True)  # its settings now
     draw_run(folder)
     assert (folder / "report.html").read_text() == page
 

@@ -75,7 +75,7 @@ def test_gram_of_a_clip_is_a_diagonal_block_of_the_released_one_times_b_c_p_over
         block = slice(clip * channels, (clip + 1) * channels)
         want = folded[block, block] * (batch * channels * frames * freqs) * 0.001
         np.testing.assert_allclose(ours[clip], want, rtol=0, atol=8 * EPS * want.max())
-    assert np.abs(folded[:channels, channels:]).max() > 0  # where that code mixes clips
+    assert np.abs(folded[:channels, channels:]).max() > 0  # the released code mixes clips
 
 
 def test_gram_of_a_clip_does_not_depend_on_its_batch(rng):

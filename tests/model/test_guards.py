@@ -1,4 +1,4 @@
-"""What a person gets wrong in silence: classes that are not learned, losses that diverge."""
+"""Mistakes that would go unnoticed: classes that are not learned, losses that diverge."""
 
 import csv
 
@@ -23,7 +23,7 @@ SPEAKERS = ("ann", "bob", "cid", "dee", "eve")
 
 @pytest.fixture
 def run(store, config, tmp_path):
-    """Train the tiny net; returns what was said and the result."""
+    """Train the tiny network; return messages and result."""
 
     def run(*, on=store, grams=None, name="run", **changes):
         given = config("online" if grams else "baseline", layers=(3,) if grams else (), **changes)
@@ -37,7 +37,7 @@ def run(store, config, tmp_path):
 
 @pytest.fixture(scope="module")
 def voices(tmp_path_factory):
-    """A corpus of three sounds by five speakers, and its store split by speaker."""
+    """A store of three sounds by five speakers, split by speaker."""
     home, rng = tmp_path_factory.mktemp("voices") / "corpus", np.random.default_rng(1)
     home.mkdir()
     lines = [("file_name", "label", "speaker")]
@@ -103,7 +103,7 @@ def test_a_stored_feature_that_is_not_finite_is_damage(run, store, monkeypatch):
 
 
 class Stored:
-    """Rows that a cache holds, one of them with an infinite norm."""
+    """Rows of a cache, one of them with an infinite norm."""
 
     views, stored_bytes, arrays, identity = None, 1, (), {"3": "made for a test"}
 

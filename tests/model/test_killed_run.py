@@ -1,6 +1,7 @@
-"""SIGKILL at random moments of a training, checkpoints being written all the time: it goes on.
+"""Trainings that are killed at random moments, while they write checkpoints, resume.
 
-The last of them is whole at any moment, and the run ends in the numbers of one that nothing killed.
+The last checkpoint is intact at any moment, and the run ends in the same numbers as one that is
+not killed.
 """
 
 import json
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ARCH = Arch("vgg11", 2)
 EPOCHS = 4
 
-# One server for all runs, as torch takes seconds to import: it forks a training for each line.
+# One server starts all runs, by a fork for each line, because importing torch takes seconds.
 SERVER = """
 import os, sys, time
 import torch
@@ -50,7 +51,7 @@ for line in sys.stdin:
 
 
 def go(store, folder):
-    """Begin a training, or go on with what is in the folder."""
+    """Start a training, or resume the one in the folder."""
     store, folder = FeatureStore(Path(store)), Path(folder)
     config = TrainConfig(
         mode="online",
@@ -77,7 +78,7 @@ def go(store, folder):
 
 
 class Trainings:
-    """Trainings in processes of their own, one after the other."""
+    """A server that runs trainings in processes, one after the other."""
 
     def __init__(self, store):
         self.store = store
@@ -111,13 +112,13 @@ def test_killed_at_random_moments_a_run_ends_in_the_same_numbers(store, tmp_path
     with Trainings(store) as trainings:
         begun = time.time()
         assert trainings.run(tmp_path / "whole") == 0
-        # Up to the last epoch: scores and curves take longer than all of the training.
+        # Kills fall before the last epoch ends: evaluation and curves take longer than training.
         length = (tmp_path / "whole" / "metrics.jsonl").stat().st_mtime - begun
         want = metrics_of(tmp_path / "whole")
         assert len(want) == EPOCHS
         best = load_checkpoint(tmp_path / "whole" / "best.pt").state_dict
         tried, killed, equal, in_epoch = 0, 0, 0, 0
-        # Ten, and more until enough of them fell into the middle of an epoch.
+        # Ten kills, and more until enough of them hit the middle of an epoch.
         for number, wait in enumerate(np.random.default_rng(10).uniform(0, length, 40)):
             if number >= 10 and in_epoch >= 3:
                 break
@@ -125,7 +126,7 @@ def test_killed_at_random_moments_a_run_ends_in_the_same_numbers(store, tmp_path
             folder = tmp_path / str(number)
             killed += trainings.run(folder, wait) == 9
             if (folder / "last.pt").exists():
-                last = load_tensors(folder / "last.pt")  # whole, whenever it was killed
+                last = load_tensors(folder / "last.pt")  # intact after any kill
                 in_epoch += last["done"] > 0
             assert trainings.run(folder) == 0, f"killed after {wait:.3f} of {length:.3f} s"
             found = load_checkpoint(folder / "best.pt").state_dict

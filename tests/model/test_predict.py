@@ -1,4 +1,4 @@
-"""Segments and recordings of audio files, decided by a checkpoint."""
+"""Predictions of a checkpoint for audio files and their segments."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A run that was stopped at any step goes on to the same numbers."""
+"""A run that was stopped at any step is resumed and ends in the same numbers."""
 
 import json
 
@@ -19,7 +19,7 @@ def metrics_of(run):
 
 @pytest.fixture(scope="module")
 def whole_runs():
-    """Mode -> folder and result of a run that nothing stopped."""
+    """Folder and result of an uninterrupted run, by mode."""
     return {}
 
 
@@ -63,8 +63,8 @@ def test_stopped_at_any_step_a_run_ends_in_the_same_numbers(
 
     def stopping(_epoch, _done, _steps, known):
         nonlocal steps
-        steps += "clips_per_second" in known  # told of a step, not of an epoch
-        if steps == stop + 1:  # `last.pt` of the step before is written
+        steps += "clips_per_second" in known  # called after a step, not after an epoch
+        if steps == stop + 1:  # last.pt of the step before is on disk
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

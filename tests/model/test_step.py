@@ -1,4 +1,4 @@
-"""A step's loss and sums: those of each source by itself, however many are compared at once."""
+"""Loss and sums of a step equal those of each source alone, for any number of sources."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from tests.model.tiny import CPU
 ARCH = Arch("vgg16", 4)
 SHAPE = (48, 33)
 CLIPS = 5
-# Source -> layer -> codec and dtype of its rows.
+# Codec and dtype of the rows, by source and layer.
 FORMS = {
     "one": {"a": {3: ("packed", torch.float16)}},
     "alike": {name: {5: ("packed", torch.float16)} for name in "abc"},
@@ -37,7 +37,7 @@ FORMS = {
 
 
 class Given:
-    """A `GramSource` of rows that are there already."""
+    """A `GramSource` of given rows."""
 
     views = None
     stored_bytes = 1
@@ -91,7 +91,7 @@ def made_step(sources, similarity="cos2", precision="32"):
 
 
 def one_by_one(net, sources, batch, similarity):
-    """Cross-entropy, and each source's AT loss with a side of its own for every comparison."""
+    """Return the cross-entropy and each source's AT loss, with `StudentMaps` of their own."""
     at = {name: torch.zeros(()) for name in sources.names}
 
     def on_tap(layer, maps):
@@ -156,7 +156,7 @@ def test_a_batch_compared_in_parts_is_the_batch(sources, batch, last, precision,
         loss = step(batch, sums)
         loss.backward()
         found.append((loss.detach(), sums.values, [p.grad.clone() for p in net.parameters()]))
-    # The slope of bf16 maps is rounded to 8 bits wherever a sum ends a little apart.
+    # Gradients of bf16 maps have 8 bits, so that small differences of sums may change a bit.
     share = 1e-5 if precision == "32" else 1e-2
     for loss, values, gradients in found[1:]:
         torch.testing.assert_close(loss, found[0][0])

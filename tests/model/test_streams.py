@@ -1,4 +1,4 @@
-"""Seeds: each has weights, batch orders and masks of its own, and those are the same for ever."""
+"""Each seed has its own weights, batch orders and masks, which stay the same for ever."""
 
 import hashlib
 
@@ -21,7 +21,7 @@ LAST = 2**63 - 1
 
 @pytest.fixture
 def orders(store, config, tmp_path, monkeypatch):
-    """The clips of each training epoch of a seed, in the order in which they are trained on."""
+    """Return the clips of each training epoch of a seed, in their order."""
 
     def run(seed):
         seen = []
@@ -76,7 +76,7 @@ def test_an_order_is_sorted_by_raw_output_of_pcg64_seeded_from_sha256():
         generator = np.random.PCG64(int.from_bytes(raw[:8], "little"))
         keys = [int(generator.random_raw()) for _ in rows]
         want = [row for _, row in sorted(zip(keys, rows.tolist(), strict=True))]
-        torch.manual_seed(epoch)  # which it must not depend on
+        torch.manual_seed(epoch)  # a state that must have no effect
         assert Streams(seed).order(rows, epoch).tolist() == want
 
 
@@ -90,6 +90,6 @@ def test_masks_differ_by_seed_epoch_and_process():
 
 
 def test_runs_of_version_1_keep_the_orders_they_began_with():
-    # As eb8f4e6 drew them.
+    # As in runs of version 1.
     found = FirstStreams(3).order(np.arange(8), 2).tolist()
     assert found == [6, 1, 7, 3, 2, 0, 5, 4]

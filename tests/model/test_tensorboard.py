@@ -1,4 +1,4 @@
-"""What TensorBoard is given, if it is installed."""
+"""Events that are written for TensorBoard, if it is installed."""
 
 import sys
 from types import SimpleNamespace

@@ -25,7 +25,7 @@ NUMBERS = ("loss", "ce", "at", "accuracy")
 
 @pytest.fixture
 def run_mode(store, teacher, config, tmp_path):
-    """Train in a mode and return its settings, folder, result and metrics."""
+    """Train in a mode; return settings, folder, result and metrics."""
 
     def run(mode="baseline", *, name="run", on=store, resume=False, on_progress=None, **changes):
         layers = (3,) if mode in ("frozen", "online") else ()
@@ -132,7 +132,7 @@ def test_the_last_short_batch_is_trained_on(store, teacher, config, tmp_path):
     assert clips % 13 != 0
     steps = math.ceil(clips / 13)
     assert result["steps"] == steps
-    before = -(-unseen // 13)  # validation also before the first step
+    before = -(-unseen // 13)  # validation also runs before the first step
     assert grams.batches[before : before + steps] == [13] * (steps - 1) + [clips % 13]
     assert grams.batches[:before] == grams.batches[before + steps :]
     assert sum(grams.batches[:before]) == unseen

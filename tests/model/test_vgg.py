@@ -41,7 +41,7 @@ def net_of(arch, classes=0, seed=0):
 
 
 def plain_maps(net, x, layer, tap):
-    """Module by module, with ReLUs that are not in place."""
+    """Run the network module by module, with ReLUs that are not in place."""
     end = CONVS[net.arch.name][layer - 1] + {"released": 0, "conv": 1, "relu": 2}[tap]
     for module in net.features[:end]:
         x = x.relu() if isinstance(module, nn.ReLU) else module(x)
@@ -55,7 +55,7 @@ def test_width_64_is_torchvisions_vgg16_with_one_input_channel():
     wanted = {name: tuple(t.shape) for name, t in theirs.state_dict().items()}
     assert {name: tuple(t.shape) for name, t in ours.state_dict().items()} == wanted
     drawn = torch.Generator().manual_seed(0)
-    some = torch.randn(9973, generator=drawn) / 20  # to draw 134 million takes seconds
+    some = torch.randn(9973, generator=drawn) / 20  # drawing 134 million weights takes seconds
     state = {}
     for name, shape in wanted.items():
         count = math.prod(shape)

@@ -1,4 +1,4 @@
-"""What scores are worth: beside chance and majority, judged by recordings, said if poor."""
+"""Scores are compared with chance and majority by recordings; poor ones cause a warning."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Small corpora of generated WAVs, and nets that train on them in milliseconds."""
+"""Small corpora of generated WAVs, and networks that train on them in milliseconds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sound(kind, rng, *, seconds=1.0, gain=0.1):
 
 
 def write_corpus(home: Path, *, clips=14, seconds=1.0, seed=7):
-    """``home/CLASS/NN.wav``; the first of ``low`` is digital silence."""
+    """Write ``home/CLASS/NN.wav``; the first file of ``low`` is digital silence."""
     rng = np.random.default_rng(seed)
     for kind in CLASSES:
         (home / kind).mkdir(parents=True)
@@ -45,7 +45,7 @@ def checkpoint_of(arch: Arch, store: FeatureStore, *, seed=11, classes=None) -> 
         torch.manual_seed(seed)
         names = list(classes or store.classes["label"])
         net = Vgg(arch, len(names))
-        # Biases are drawn as zeros: others show a bias that is left out.
+        # Biases are initialised as zeros, which would hide a bias that is left out.
         for name, tensor in net.state_dict().items():
             if name.endswith("bias"):
                 tensor.uniform_(-0.05, 0.05)
@@ -62,14 +62,14 @@ def checkpoint_of(arch: Arch, store: FeatureStore, *, seed=11, classes=None) -> 
 
 
 def log_probabilities_of(checkpoint: Checkpoint, store: FeatureStore) -> np.ndarray:
-    """Those of all segments of a store (segment, class)."""
+    """Return the logits ``(segment, class)`` of all segments of a store."""
     with torch.no_grad():
         x = torch.from_numpy(store.features.read().astype(np.float32))[:, None]
         return checkpoint.net()(x).double().log_softmax(1).numpy()
 
 
 def sharp(arch: Arch, store: FeatureStore, **changes) -> Checkpoint:
-    """A net whose decisions vary from segment to segment: large weights, logits centred."""
+    """Return a network with large weights and centred logits, so that its predictions vary."""
     found = checkpoint_of(arch, store, seed=4)
     for name, tensor in found.state_dict.items():
         if name.startswith("classifier") and name.endswith("weight"):

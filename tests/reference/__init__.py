@@ -1,1 +1,1 @@
-"""Slow versions written from the formulas; the product never imports them."""
+"""Slow implementations written from the formulas; the product never imports them."""

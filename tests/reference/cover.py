@@ -1,10 +1,10 @@
-"""Windows over a recording, by marking each sample that a window has covered."""
+"""Windows of a recording, found by marking each sample that a window covers."""
 
 from __future__ import annotations
 
 
 def cover(count: int, window: int, hop: int) -> tuple[list[int], bool]:
-    """Starts, and whether a last piece of less than half a window was left out."""
+    """Return the starts, and whether a last piece shorter than half a window was left out."""
     heard = [False] * count
     starts: list[int] = []
     while not all(heard):

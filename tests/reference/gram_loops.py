@@ -1,6 +1,6 @@
-"""The formulas of docs/method.md as loops in float64: no torch, nothing shared with the product.
+"""The formulas of docs/method.md as loops in float64, without torch or code of the product.
 
-``maps`` are one clip's ``(channel, frame, freq)``; a batch has one more axis in front.
+``maps`` of a clip are ``(channel, frame, freq)``; those of a batch have one more axis in front.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import numpy as np
 
 
 def gram_loops(maps):
-    """``(channel, frame, freq)`` -> ``(channel, channel)``: G[i, j] = <F_i, F_j>."""
+    """Return the Gram ``(channel, channel)`` of a clip's maps: G[i, j] = <F_i, F_j>."""
     n = maps.shape[0]
     wide = maps.astype(np.float64)
     return np.array([[np.vdot(wide[i], wide[j]) for j in range(n)] for i in range(n)])
 
 
 def aggregate_loops(maps, aggregation):
-    """``(channel, frame, freq)`` -> ``(frame * freq,)``: one number for all channels."""
+    """Aggregate a clip's maps over the channels into ``(frame * freq,)``."""
     wide = maps.astype(np.float64).reshape(maps.shape[0], -1)
     out = []
     for position in range(wide.shape[1]):
@@ -32,14 +32,14 @@ def aggregate_loops(maps, aggregation):
 
 
 def of_clip(maps, aggregation):
-    """Whatever is compared, as one vector."""
+    """Return the Gram, or the aggregated map, as a vector."""
     if aggregation == "gram":
         return gram_loops(maps).ravel()
     return aggregate_loops(maps, aggregation)
 
 
 def packed_loops(matrix):
-    """Upper triangle row by row, off-diagonal entries times sqrt(2)."""
+    """Return the upper triangle row by row, with off-diagonal entries times sqrt(2)."""
     n = len(matrix)
     return np.array(
         [matrix[i][j] * (1 if i == j else math.sqrt(2)) for i in range(n) for j in range(i, n)]
@@ -47,13 +47,13 @@ def packed_loops(matrix):
 
 
 def cosine_loops(one, two):
-    """Cosine of two vectors; 0 where either is zero."""
+    """Return the cosine of two vectors; 0 if either is zero."""
     norms = math.sqrt(math.fsum(one**2)) * math.sqrt(math.fsum(two**2))
     return math.fsum(one * two) / norms if norms else 0.0
 
 
 def similarity_loops(student, teacher, aggregation, similarity):
-    """AT loss of one clip before beta, from the maps of both nets."""
+    """Return the AT loss of a clip before beta, from the maps of both networks."""
     own, theirs = of_clip(student, aggregation), of_clip(teacher, aggregation)
     if similarity == "cos2":
         return cosine_loops(own, theirs) ** 2
@@ -63,7 +63,7 @@ def similarity_loops(student, teacher, aggregation, similarity):
 
 
 def released_gram_loops(maps):
-    """Batch folded into the channels, divided by B C P and by 0.001, as the released code has it.
+    """Return the released code's Gram: with folded batch, divided by B C P and 0.001.
 
     ``(batch, channel, frame, freq)`` -> ``(batch * channel, batch * channel)``.
     """
@@ -72,7 +72,7 @@ def released_gram_loops(maps):
 
 
 def released_loops(student, teacher):
-    """Loss of the released code before beta: row by row, mean of absolute values, squared."""
+    """Return the released code's loss before beta: the squared mean of absolute row cosines."""
     ours, theirs = released_gram_loops(student), released_gram_loops(teacher)
     rows = [abs(cosine_loops(one, two)) for one, two in zip(ours, theirs, strict=True)]
     return (sum(rows) / len(rows)) ** 2

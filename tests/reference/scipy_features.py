@@ -1,4 +1,4 @@
-"""What a row of a feature store is, from the definition in docs/method.md: scipy alone, float64."""
+"""A row of a feature store by its definition in docs/method.md, with scipy in float64."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import scipy.signal
 
 
 def magnitudes(y: np.ndarray, n_fft: int = 256, hop: int = 128, window: str = "hamming"):
-    """``(sample,)`` -> ``(frame, freq)`` float64: the released code's line, transposed."""
+    """Return ``(frame, freq)`` float64 magnitudes, as the released code does, transposed."""
     _, _, spectrum = scipy.signal.stft(
         y.astype(np.float64), window=window, nperseg=n_fft, noverlap=n_fft - hop
     )
@@ -15,7 +15,7 @@ def magnitudes(y: np.ndarray, n_fft: int = 256, hop: int = 128, window: str = "h
 
 
 def padded(y: np.ndarray, samples: int) -> np.ndarray:
-    """The start of a recording, with zeros behind it."""
+    """Return the start of a recording, padded with zeros at the end."""
     return np.pad(y[:samples], (0, max(0, samples - len(y)))).astype(np.float64)
 
 
