@@ -94,17 +94,17 @@ def _seconds_per_clip(
     net = teacher_net(teacher, key, device)
     x = torch.randn(batch_clips, 1, *shape, device=device)
     best = dict.fromkeys(plans, float("inf"))
-    begun = 0.0
+    start = 0.0
 
     def on_tap(layer: int, maps: torch.Tensor) -> None:
         del maps
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best[layer] = min(best[layer], time.perf_counter() - begun)
+        best[layer] = min(best[layer], time.perf_counter() - start)
 
     for number in range(_BATCHES + 1):
         if number == 1:
             best = dict.fromkeys(plans, float("inf"))
-        begun = time.perf_counter()
+        start = time.perf_counter()
         net.run_features(x, list(plans), key.tap, on_tap, stop=True)
     return {layer: seconds / batch_clips for layer, seconds in best.items()}

@@ -77,7 +77,7 @@ class CacheKey:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> CacheKey:
-        """Inverse of `to_json`.
+        """Return the key that `to_json` turned into plain types.
 
         Raises:
             DamagedError: fields are missing or unknown.

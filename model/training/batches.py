@@ -222,9 +222,9 @@ class Batches:
         thread.start()
         try:
             for _ in parts:
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 item = ready.get()
-                self.wait_s += time.perf_counter() - begun
+                self.wait_s += time.perf_counter() - start
                 if isinstance(item, BaseException):
                     raise item
                 yield item

@@ -23,7 +23,7 @@ _DIVERGED = (
     "The training has diverged: lower `lr`; if that does not help, listen to these recordings."
 )
 UNTRAINED = (
-    "No step was taken: the weights it begins with, or a teacher's, are too large. Take others."
+    "No step was taken: the initial weights, or a teacher's, are too large. Use other weights."
 )
 
 

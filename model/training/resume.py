@@ -144,41 +144,41 @@ def start(
         raise InputError(f"{run}: this run exists; choose another name, or `resume` it")
     files = RunFiles.open(run) if resume else None
     if files is None or (files.version == 1 and LAST not in files and RESULT not in files):
-        begun = Start(RunFiles(run, dict(settings)), State(), Streams(config.seed))
+        started = Start(RunFiles(run, dict(settings)), State(), Streams(config.seed))
         distributed.wait()  # until all ranks have looked for the run
         if distributed.leads:
-            begun.files.begin()
-        return begun
+            started.files.begin()
+        return started
     files.check(METRICS, BEST, LAST, RESULT)
     end_moved = _end_moved(files, settings)
     streams = Streams(config.seed) if files.version > 1 else FirstStreams(config.seed)
-    begun = Start(files, State(), streams)
+    started = Start(files, State(), streams)
     if RESULT in files:
-        begun.state, begun.result = _finished(files)
-        if end_moved and begun.state.over(config):
-            begun.note = f"{run}: nothing to train: {begun.state.why_over(config)}"
-        if not begun.state.over(config) and LAST not in files:
+        started.state, started.result = _finished(files)
+        if end_moved and started.state.over(config):
+            started.note = f"{run}: nothing to train: {started.state.why_over(config)}"
+        if not started.state.over(config) and LAST not in files:
             raise InputError(
                 f"{run}: the run has finished, and last.pt, from which it could be resumed, was "
                 "deleted, as `keep_resume` was not given. Train anew, or start from its weights: "
                 f"`init={run / BEST}`"
             )
-    if begun.result is None or not begun.state.over(config):
-        begun.result = None
+    if started.result is None or not started.state.over(config):
+        started.result = None
         if LAST in files:
-            begun.state = _load(files, net, adam)
-            if begun.state.best_epoch and BEST not in files:
+            started.state = _load(files, net, adam)
+            if started.state.best_epoch and BEST not in files:
                 raise StoredDataError(f"{run / BEST}: missing. Restore it, or start a new run.")
-        begun.entries = list(_entries(files, begun.state))
+        started.entries = list(_entries(files, started.state))
     distributed.wait()  # until all ranks have read the files
     if distributed.leads:
         files.clear_leftovers()
         files.adopt_events()
-        if begun.result is None:
+        if started.result is None:
             files.remove(RESULT, *DRAWN)
             if end_moved:
                 files.move_end(config.to_json())
-    return begun
+    return started
 
 
 def keep_ends(run: Path, config: TrainConfig, given: Mapping[str, object]) -> TrainConfig:
@@ -204,19 +204,21 @@ def _end_moved(files: RunFiles, settings: Mapping[str, Any]) -> bool:
         InputError: the settings differ otherwise; the message names those that differ.
     """
     keys = ("config", "features", "grams")
-    was = dict(_leaves({key: files.settings.get(key) for key in keys}))
-    now = dict(_leaves(json.loads(json.dumps({key: settings[key] for key in keys}))))
-    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    stored = dict(_leaves({key: files.settings.get(key) for key in keys}))
+    given = dict(_leaves(json.loads(json.dumps({key: settings[key] for key in keys}))))
+    names = [name for name in {**stored, **given} if stored.get(name) != given.get(name)]
     for name in ENDS:
-        if name in names and isinstance(was.get(name), int) and now[name] > was[name]:
+        if name in names and isinstance(stored.get(name), int) and given[name] > stored[name]:
             names.remove(name)
     if names:
-        differ = "; ".join(f"{n} {_shown(was.get(n))}, now {_shown(now.get(n))}" for n in names)
+        differ = "; ".join(
+            f"{n} {_shown(stored.get(n))}, now {_shown(given.get(n))}" for n in names
+        )
         raise InputError(
             f"{files.folder}: was started with {differ}. Resume with the same options, store and "
             "teacher (`epochs` and `patience` may be raised), or start a new run."
         )
-    return was != now
+    return stored != given
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -161,7 +161,7 @@ def train(
 
     while not state.over(config):
         held.look()
-        begun = saved = time.perf_counter()
+        epoch_start = saved = time.perf_counter()
         save_took = 0.0
         net.train()
         sums = Sums(step.names, device)
@@ -171,7 +171,7 @@ def train(
             state.epoch += 1
             started.streams.begin_epoch(state.epoch, distributed.rank, distributed.size)
         order = started.streams.order(rows["train"], state.epoch)
-        mark, since = begun, 0
+        mark, since = epoch_start, 0
         remaining = order[state.done * config.batch_clips :]
         for batch in batches.passes(remaining, state.epoch):
             last = state.done + 1 == steps_in_epoch or state.step + 1 == config.max_steps
@@ -197,7 +197,7 @@ def train(
                     {
                         "loss": loss.item(),
                         "clips_per_second": config.batch_clips / statistics.median(times[-50:]),
-                        "data_wait": batches.wait_s / (now - begun),
+                        "data_wait": batches.wait_s / (now - epoch_start),
                         "memory_mb": memory_mb(device),
                     },
                 )
@@ -214,7 +214,7 @@ def train(
                 saved = time.perf_counter()
                 save_took = saved - now
                 mark += save_took
-        trained_s = time.perf_counter() - begun
+        trained_s = time.perf_counter() - epoch_start
         waited += (wait_s := batches.wait_s)
         worked += trained_s
         state.done, state.sums = 0, {}
@@ -227,7 +227,7 @@ def train(
             "epoch": state.epoch,
             "train": sums.means(step.weights, distributed),
             "validation": losses,
-            "seconds": time.perf_counter() - begun,
+            "seconds": time.perf_counter() - epoch_start,
             "data_wait_seconds": wait_s,
             **effect.end_epoch(similarity, best=best),
         }
