@@ -27,17 +27,19 @@ def mean_rows(
     batch_clips: int,
     device: torch.device,
 ) -> Mapping[int, tuple[Tensor, Tensor, Tensor]]:
-    """Return, for each layer, values, norm and row norm that stand for every segment.
+    """Compute the mean row of the training split at each layer.
 
-    The mean is taken over the training segments' rows, each divided by its norm, so that no loud
-    segment dominates.
+    Each row is divided by its norm before the mean is taken, so that loud segments do not dominate.
 
     Args:
-        store: the features.
-        teacher: the network that runs over the training split.
-        plans: layers, all ``packed`` or ``map``.
+        store: features.
+        teacher: network that computes the rows.
+        plans: layers, all of codec ``packed`` or ``map``.
         batch_clips: segments in a batch.
-        device: where the teacher runs.
+        device: device that the teacher runs on.
+
+    Returns:
+        By layer, a single row: ``(1, ...)`` values, ``(1,)`` norm and ``(1,)`` row norm.
     """
     net = teacher_net(teacher, plans[0].key, device)
     sums: dict[int, Tensor] = {}

@@ -1,8 +1,7 @@
 """Teachers for control experiments.
 
-What anti-transfer does with them is not task invariance, so that a claim of invariance has to beat
-them (docs/method.md,
-"What is doubtful").
+Anti-transfer from these teachers cannot teach invariance to a task, so a claim of invariance has to
+beat them (docs/method.md, "What is doubtful").
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ def control_teacher(teacher: Teacher, control: Control | None, seed: int = 0) ->
 
     Args:
         teacher: the trained teacher.
-        control: ``permuted``: the channels of every convolution are shuffled, and the next layer's
-            inputs likewise, so that each layer computes the same maps in another order. ``random``:
-            the same architecture with untrained weights. ``mean-gram`` and None: the teacher as it
-            is, as ``mean-gram`` changes rows and not weights.
-        seed: of the permutations or the weights.
+        control: ``permuted``: the channels of every convolution are shuffled, and the inputs of the
+            next layer likewise, so that each layer computes the same maps in another order.
+            ``random``: the same architecture with untrained weights. ``mean-gram`` and None: the
+            teacher itself, as ``mean-gram`` changes rows instead of weights.
+        seed: seed of the permutations or the weights.
 
     Raises:
-        InputError: an unknown control, or a seed out of range.
+        InputError: there is no such control, or the seed is out of range.
     """
     check_choice("teacher_control", control, (None, *CONTROLS))
     check_seed(seed)
