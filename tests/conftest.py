@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +39,14 @@ def corpora() -> Path:
     if not Path(folder).is_dir():
         pytest.skip(f"ANTIGRAM_CORPORA={folder} is not a folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> Iterator[None]:
+    """Run torch in one thread: tiny networks are faster with one."""
+    import torch  # here, as tests of the pipeline do without
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

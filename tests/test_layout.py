@@ -57,6 +57,24 @@ def test_a_room_is_imported_by_its_full_name_in_strings_too():
     assert [p for p in sources if p != Path(__file__) and bare.search(p.read_text())] == []
 
 
+def imports_of(path):
+    """Names of the modules that a file imports from, also inside its functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_what_tests_share_stands_in_their_support():
+    """A file of tests is read alone: it imports from no other, and from no conftest."""
+    shared = re.compile(r"tests\.(?:\w+\.)*(?:test_\w+|conftest)\b")
+    files = list((ROOT / "tests").rglob("*.py"))
+    assert len(files) > 100
+    found = {str(p): [n for n in imports_of(p) if shared.match(n)] for p in files}
+    assert {name: names for name, names in found.items() if names} == {}
+
+
 def texts_of(path):
     """Each text of a module that is no docstring, what is put into it shown as ``{}``."""
     tree = ast.parse(path.read_text())

@@ -16,8 +16,9 @@ from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.checkpoint import save_tensors
 from antigram.pipeline.features.store import FeatureStore
-from tests.model.tiny import CLASSES, RATE, log_probabilities_of, sharp, sound
 from tests.support import corpus_trees
+from tests.support.checkpoints import log_probabilities_of, sharp
+from tests.support.class_recordings import CLASSES, RATE, sound
 from tests.support.shell import Shell
 from tests.support.stores import make_store
 

@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from antigram.model.nets.arch import Arch
-from tests.cache.conftest import content_of
-from tests.model.tiny import metrics, save_teacher, write_corpus
+from tests.support.checkpoints import save_teacher
+from tests.support.class_recordings import write_corpus
+from tests.support.files import bytes_of
+from tests.support.runs import metrics
 from tests.support.stores import make_store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,8 +72,8 @@ def test_two_processes_build_the_same_cache(made, cached, tmp_path, monkeypatch)
     said = json.loads(done.stdout)  # of two processes one speaks
     assert said["clips"] == 42
     path = Path("grams", "tiny--net.zarr")
-    want = content_of(cached / "workspace" / path)
-    assert content_of(features.parent / path) == want
+    want = bytes_of(cached / "workspace" / path)
+    assert bytes_of(features.parent / path) == want
     assert not list((features.parent / "grams").glob(".*partial*"))
 
 

@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import shutil
 
-import h5py
 import pytest
-import torch
 
 import antigram.cache.plan
 from antigram.cache.build import build_cache
 from antigram.cache.plan import plan_layers
 from antigram.model.loss.sources import TapSpec
-from antigram.model.nets.arch import Arch
-from tests.model.conftest import _one_thread  # noqa: F401 - for these tests, too
-from tests.model.tiny import CPU, save_teacher, write_corpus
+from tests.support.caches import ARRAYS, build_at
+from tests.support.checkpoints import save_teacher
+from tests.support.class_recordings import write_corpus
+from tests.support.nets import CPU, LAYERS, VGG16
 from tests.support.stores import make_store
 
-ARCH = Arch("vgg16", 2)
-LAYERS = (1, 5, 13)
-ARRAYS = {
-    "packed": ("gram", "norm", "row_norm"),
-    "factor": ("factor", "norm", "row_norm"),
-    "lowrank": ("vectors", "norm", "row_norm", "energy"),
-}
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread(one_thread):
+    """Of all tests here."""
 
 
 @pytest.fixture(autouse=True)
@@ -52,12 +48,12 @@ def other_store(corpus):
 
 @pytest.fixture(scope="session")
 def teacher(corpus, store):
-    return save_teacher(corpus.parent / "frozen.pt", ARCH, store)
+    return save_teacher(corpus.parent / "frozen.pt", VGG16, store)
 
 
 @pytest.fixture(scope="session")
 def other_frozen(corpus, store):
-    return save_teacher(corpus.parent / "other.pt", ARCH, store, seed=12)
+    return save_teacher(corpus.parent / "other.pt", VGG16, store, seed=12)
 
 
 @pytest.fixture
@@ -65,7 +61,7 @@ def build(store, teacher, tmp_path):
     """Build a cache, and return it with the cost of building it."""
 
     def run(name="grams", *, of=None, net=None, batch_clips=4, dtype="float16", **spec):
-        given = TapSpec(arch=ARCH, **{"layers": LAYERS, **spec})
+        given = TapSpec(arch=VGG16, **{"layers": LAYERS, **spec})
         of, net = of or store, net or teacher
         return build_cache(
             of,
@@ -78,21 +74,6 @@ def build(store, teacher, tmp_path):
         )
 
     return run
-
-
-def build_at(path, store, net, *, codec="packed", dtype="float16", layers=(1, 5), **spec):
-    given = TapSpec(arch=ARCH, layers=layers, **spec)
-    # The rank is given, so that chunks of two networks have the same size.
-    rank = 2 if codec == "lowrank" else None
-    return build_cache(
-        store,
-        net,
-        plan_layers(store, net, given, codec=codec, dtype=dtype, rank=rank),
-        path,
-        made_from={"store": store.name, "checkpoint": "frozen"},
-        batch_clips=4,
-        device=CPU,
-    )
 
 
 @pytest.fixture
@@ -124,28 +105,3 @@ def copy(built, tmp_path):
         return shutil.copytree(built[codec, "grams"], tmp_path / "grams" / "grams.zarr")
 
     return run
-
-
-def content_of(path):
-    """Return the bytes of every file below a folder, by relative name."""
-    return {
-        file.relative_to(path).as_posix(): file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
-
-
-def maps_of(net, x, layers, tap):
-    found = {}
-    with torch.no_grad():
-        net.set_tap(tap)
-        net.run_features(
-            x, layers, tap, lambda n, maps: found.setdefault(n, maps.clone()), stop=True
-        )
-    return found
-
-
-def place_of(file, name, byte):
-    """Return the offset in an HDF5 file of a byte of a dataset."""
-    with h5py.File(file) as opened:
-        return opened[name].id.get_offset() + byte

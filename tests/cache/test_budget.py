@@ -21,7 +21,7 @@ from antigram.model.training.config import TrainConfig
 from antigram.model.training.released import ReleasedStep
 from antigram.model.training.step import Step, Sums
 from antigram.studies.plan import ARMS, bare_net, budget, step_cost
-from tests.model.tiny import CPU
+from tests.support.nets import CPU
 
 ARCH = Arch("vgg16", 4)
 BATCH = 6

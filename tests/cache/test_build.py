@@ -15,8 +15,9 @@ from antigram.model.loss.sources import TapSpec
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.workspace import locked
 from antigram.studies.verify import verify_cache
-from tests.cache.conftest import ARCH, LAYERS, content_of
 from tests.reference.gram_loops import aggregate_loops, gram_loops, packed_loops
+from tests.support.files import bytes_of
+from tests.support.nets import LAYERS, VGG16
 
 # Read off `print(torchvision.models.vgg16().features)`.
 CONV = {1: 0, 5: 10, 13: 28}
@@ -111,16 +112,16 @@ def test_arrays_and_attributes_are_those_of_the_format(build, store):
 
 
 def test_the_same_build_gives_the_same_bytes(build):
-    one, two = (content_of(build(name).path) for name in ("one", "two"))
+    one, two = (bytes_of(build(name).path) for name in ("one", "two"))
     assert one == two
 
 
 def test_a_second_build_computes_nothing_and_changes_nothing(build):
     first = build()
-    before = content_of(first.path)
+    before = bytes_of(first.path)
     again = build()
     assert (first.computed, again.computed) == (15, 0)
-    assert content_of(again.path) == before
+    assert bytes_of(again.path) == before
 
 
 def test_another_batch_size_makes_no_other_cache(build):
@@ -129,7 +130,7 @@ def test_another_batch_size_makes_no_other_cache(build):
 
 
 def test_adding_a_layer_computes_only_that_layer(build, monkeypatch):
-    before = content_of(build(layers=(5,)).path)
+    before = bytes_of(build(layers=(5,)).path)
     calls, real = [], antigram.cache.layer_writer.write_chunk
 
     def counted(group, *rest):
@@ -140,12 +141,12 @@ def test_adding_a_layer_computes_only_that_layer(build, monkeypatch):
     built = build(layers=(1, 5))
     assert set(calls) == {"layer01"}
     assert layers_of(built.path) == [1, 5]
-    after = content_of(built.path)
+    after = bytes_of(built.path)
     own = {"zarr.json", "manifest/zarr.json"}  # metadata of the cache, which list its layers
     assert {n: after[n] for n in before if n not in own} == {
         n: before[n] for n in before if n not in own
     }
-    assert after == {**content_of(build("both", layers=(1, 5)).path)}
+    assert after == {**bytes_of(build("both", layers=(1, 5)).path)}
 
 
 def test_a_layer_with_another_key_replaces_that_layer_only(build):
@@ -160,7 +161,7 @@ def test_another_checkpoint_replaces_the_whole_cache(build, other_frozen):
     build(layers=(1, 5))
     built = build(layers=(5,), net=other_frozen)
     assert layers_of(built.path) == [5]
-    assert content_of(built.path) == content_of(build("fresh", layers=(5,), net=other_frozen).path)
+    assert bytes_of(built.path) == bytes_of(build("fresh", layers=(5,), net=other_frozen).path)
 
 
 def test_another_store_replaces_the_whole_cache(build, other_store):
@@ -181,7 +182,7 @@ _whole = {}
 def whole(build):
     """Bytes of a cache that was built without interruption."""
     if not _whole:
-        _whole.update(content_of(build("whole").path))
+        _whole.update(bytes_of(build("whole").path))
     return dict(_whole)
 
 
@@ -212,7 +213,7 @@ def test_a_killed_build_computes_only_what_is_missing_and_ends_in_the_same_bytes
     with monkeypatch.context() as patch:
         calls = fail_at(patch, "write_chunk", 999)
         built = build()
-    assert content_of(built.path) == want
+    assert bytes_of(built.path) == want
     # Three arrays in a chunk of a layer, 36 in all: recorded chunks are not computed again.
     noted = (call - 1) // 3
     assert len(calls) == 3 * (12 - noted)
@@ -240,17 +241,17 @@ def test_a_build_killed_while_it_publishes_is_completed(
             died = True
     assert died or (name, call, there) == ("publish", 2, False)  # a single swap
     built = build()
-    assert content_of(built.path) == want
+    assert bytes_of(built.path) == want
     assert not list(verify_cache(built.path, []))
 
 
 def test_a_build_that_is_killed_leaves_the_old_cache_in_place(build, other_frozen, monkeypatch):
-    before = content_of(build().path)
+    before = bytes_of(build().path)
     with monkeypatch.context() as patch:
         fail_at(patch, "write_chunk", 20)
         with pytest.raises(Killed):
             build(net=other_frozen)
-    assert content_of(build().path) == before
+    assert bytes_of(build().path) == before
 
 
 def test_a_half_built_cache_of_another_net_is_not_continued(build, other_frozen, monkeypatch):
@@ -260,19 +261,19 @@ def test_a_half_built_cache_of_another_net_is_not_continued(build, other_frozen,
             build(net=other_frozen)
     built = build()
     assert built.computed == 15
-    assert content_of(built.path) == content_of(build("fresh").path)
+    assert bytes_of(built.path) == bytes_of(build("fresh").path)
 
 
 def test_a_damaged_cache_is_made_again(build):
     built = build()
-    want = content_of(built.path)
+    want = bytes_of(built.path)
     (built.path / "layer05" / "manifest" / "zarr.json").write_text("{}")
     shutil.rmtree(built.path / "layer01" / "norm")
-    assert content_of(build().path) == want
+    assert bytes_of(build().path) == want
 
 
 def test_a_codec_that_cannot_hold_the_aggregation_is_refused(store, teacher):
-    spec = TapSpec(arch=ARCH, layers=(5,), aggregation="mean")
+    spec = TapSpec(arch=VGG16, layers=(5,), aggregation="mean")
     with pytest.raises(InputError, match="`codec=packed`: the aggregation mean is stored as a map"):
         plan_layers(store, teacher, spec, codec="packed", dtype="float16")
 

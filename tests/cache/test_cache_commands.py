@@ -7,9 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.cache.conftest import content_of, place_of
-from tests.model.tiny import metrics
-from tests.support.files import flip
+from tests.support.caches import place_of
+from tests.support.files import bytes_of, flip
+from tests.support.runs import metrics
 from tests.support.shell import Shell
 
 
@@ -41,7 +41,7 @@ def test_export_and_import_give_the_same_folder(name, kind, folder, shell):
     }
     made = shell.json("import", "there.h5")
     assert made == {kind: f"{folder}/there.zarr", "name": "there", "imported": True}
-    assert content_of(Path(folder, "there.zarr")) == content_of(Path(path))
+    assert bytes_of(Path(folder, "there.zarr")) == bytes_of(Path(path))
     assert shell.json("import", "there.h5", "--name", "there")["imported"] is False
     assert shell.json("import", "there.h5", "--name", name)["imported"] is False
     assert shell.json("verify")["ok"] is True

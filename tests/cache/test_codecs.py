@@ -20,9 +20,10 @@ from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import tap_shape
 from antigram.pipeline.errors import InputError
 from antigram.studies.verify import verify_cache
-from tests.cache.conftest import content_of, maps_of
-from tests.model.tiny import CPU, save_teacher
 from tests.reference.gram_loops import gram_loops
+from tests.support.checkpoints import save_teacher
+from tests.support.files import bytes_of
+from tests.support.nets import CPU, maps_of
 
 ARCH = Arch("vgg16", 4)
 ALL = tuple(range(1, 14))
@@ -287,15 +288,15 @@ every_asked = pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
 @every_asked
 def test_a_second_build_of_the_same_key_computes_nothing(asked, make):
     first = make(**asked)
-    before = content_of(first.path)
+    before = bytes_of(first.path)
     again = make(**asked, batch_clips=3)
     assert (first.computed, again.computed) == (15, 0)
-    assert content_of(again.path) == before
+    assert bytes_of(again.path) == before
 
 
 @every_asked
 def test_two_builds_of_a_codec_are_the_same_bytes(asked, make):
-    assert content_of(make("one", **asked).path) == content_of(make("two", **asked).path)
+    assert bytes_of(make("one", **asked).path) == bytes_of(make("two", **asked).path)
 
 
 # Two requests that differ in one field of the key, by field.
@@ -316,7 +317,7 @@ def test_another_value_of_a_field_makes_another_key_and_other_rows(name, make):
     keys = [built.layers[5].key.to_json() for built in (was, is_)]
     assert [field for field in keys[0] if keys[0][field] != keys[1][field]] == [name]
     assert was.layers[5].fingerprint != is_.layers[5].fingerprint
-    assert content_of(is_.path) == content_of(make("fresh", **two).path)
+    assert bytes_of(is_.path) == bytes_of(make("fresh", **two).path)
     assert CacheKey.from_json(keys[1]) == CacheLayer(is_.path, 5).key
 
 
@@ -340,10 +341,10 @@ def test_arithmetic_in_bf16_makes_rows_that_are_near_and_not_the_same(make, stor
 def test_a_layer_of_another_codec_is_added_and_the_others_are_left_alone(
     there, added, make, store, whole
 ):
-    before = content_of(make(codec=there).path / "layer05")
+    before = bytes_of(make(codec=there).path / "layer05")
     built = make(layers=(9,), codec=added)
     assert built.computed == 15
-    assert content_of(built.path / "layer05") == before
+    assert bytes_of(built.path / "layer05") == before
     assert not list(verify_cache(built.path, [store.path]))
     rows = GramCache(built.path, store).read(np.arange(15))
     assert {n: r.codec for n, r in rows.items()} == {5: there, 9: added}

@@ -13,7 +13,8 @@ from antigram.cache.recompute import recompute
 from antigram.model.loss.sources import TapSpec
 from antigram.model.training.teacher_controls import control_teacher
 from antigram.pipeline.errors import InputError, StaleError
-from tests.cache.conftest import ARCH, LAYERS, content_of, maps_of
+from tests.support.files import bytes_of
+from tests.support.nets import LAYERS, VGG16, maps_of
 
 CPU = torch.device("cpu")
 
@@ -24,7 +25,7 @@ def cached(store, teacher, tmp_path):
 
     def make(control=None, seed=0, *, name=None, codec="auto", dtype="float32", **spec):
         net = control_teacher(teacher, control, seed)
-        given = TapSpec(arch=ARCH, **{"layers": LAYERS, **spec})
+        given = TapSpec(arch=VGG16, **{"layers": LAYERS, **spec})
         return build_cache(
             store,
             net,
@@ -53,7 +54,7 @@ def gram_of(rows, channels):
 
 def test_permuted_channels_compute_the_same_maps_in_another_order(store, teacher):
     x = torch.from_numpy(store.features.read()[:3])[:, None]
-    layers = range(1, ARCH.layers + 1)
+    layers = range(1, VGG16.layers + 1)
     own = maps_of(teacher.net(), x, layers, "relu")
     other = maps_of(control_teacher(teacher, "permuted", 3).net(), x, layers, "relu")
     moved = 0
@@ -82,7 +83,7 @@ def test_a_control_depends_on_its_seed_alone_and_is_another_teacher(control, cac
     first, again, other = (
         cached(control, seed, name=f"{n}{control}") for n, seed in enumerate((1, 1, 2))
     )
-    assert content_of(first / "layer05") == content_of(again / "layer05")
+    assert bytes_of(first / "layer05") == bytes_of(again / "layer05")
     keys = [CacheLayer(path, LAYERS[-1]).key for path in (cached(), first, other)]
     assert len({key.extractor for key in keys}) == 3
     assert all("control" not in key.to_json() for key in keys)

@@ -10,8 +10,8 @@ from antigram.model.training.batches import Batches
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.student import build_student
 from antigram.model.training.train import train
-from tests.cache.conftest import ARCH, LAYERS
-from tests.model.tiny import CPU, metrics
+from tests.support.nets import CPU, LAYERS, VGG16
+from tests.support.runs import metrics
 
 pytestmark = [
     pytest.mark.gpu,
@@ -54,7 +54,7 @@ def test_a_training_there_has_the_losses_of_one_here(device, build, store, tmp_p
     config = TrainConfig(
         mode="cached",
         task="label",
-        arch=ARCH,
+        arch=VGG16,
         layers=LAYERS,
         epochs=2,
         batch_clips=4,

@@ -9,8 +9,8 @@ import antigram.cache.plan
 from antigram.cache.build import build_cache
 from antigram.cache.plan import plan_layers
 from antigram.model.loss.sources import TapSpec
-from tests.cache.conftest import ARCH, content_of
-from tests.model.tiny import CPU
+from tests.support.files import bytes_of
+from tests.support.nets import CPU, VGG16
 
 CLIPS, ROWS = 15, 2  # 8 chunks; the last one has a single clip
 
@@ -42,7 +42,7 @@ class Member:
 @pytest.fixture
 def build(store, teacher, monkeypatch):
     monkeypatch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", ROWS)
-    plans = plan_layers(store, teacher, TapSpec(arch=ARCH, layers=(3, 5)))
+    plans = plan_layers(store, teacher, TapSpec(arch=VGG16, layers=(3, 5)))
 
     def run(target, *, size=1, ticks=lambda _: lambda *_: None):
         barrier, found = threading.Barrier(size), {}
@@ -73,9 +73,9 @@ def build(store, teacher, monkeypatch):
 @pytest.mark.parametrize("size", [2, 3, 30], ids=["two", "three", "more than chunks"])
 def test_a_team_builds_the_bytes_that_one_builds(size, build, tmp_path):
     (one,) = build(tmp_path / "one.zarr")
-    want = content_of(one.result().path)
+    want = bytes_of(one.result().path)
     every = [job.result() for job in build(tmp_path / "team.zarr", size=size)]
-    assert content_of(tmp_path / "team.zarr") == want
+    assert bytes_of(tmp_path / "team.zarr") == want
     assert {each.computed for each in every} == {CLIPS}
 
 
@@ -102,4 +102,4 @@ def test_what_a_team_had_done_is_not_done_again_by_one_or_by_a_team(rank, size, 
     again = [job.result() for job in build(tmp_path / "team.zarr", size=size)]
     # Left by the rank that was stopped: chunks 4 and 6, or 5 and the single clip of 7.
     assert {each.computed for each in again} == {4 if rank == 0 else 3}
-    assert content_of(tmp_path / "team.zarr") == content_of(one.result().path)
+    assert bytes_of(tmp_path / "team.zarr") == bytes_of(one.result().path)

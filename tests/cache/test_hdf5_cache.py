@@ -21,9 +21,10 @@ from antigram.model.training.student import build_student
 from antigram.model.training.train import train
 from antigram.pipeline.errors import DamagedError, InputError, StaleError
 from antigram.pipeline.storage.exchange import export_file, import_file
-from tests.cache.conftest import ARCH, LAYERS, content_of, place_of
-from tests.model.tiny import CPU, metrics
-from tests.support.files import flip
+from tests.support.caches import place_of
+from tests.support.files import bytes_of, flip
+from tests.support.nets import CPU, LAYERS, VGG16
+from tests.support.runs import metrics
 
 CLIPS = np.array([9, 2, 14, 2, 0, 12])  # from all four chunks; the last one has three rows
 KINDS = {  # codec, dtype, aggregation
@@ -42,7 +43,7 @@ def make(store, teacher, tmp_path):
 
     def run(kind="packed", layers=(5, 13)):
         codec, dtype, aggregation = KINDS[kind]
-        spec = TapSpec(arch=ARCH, layers=layers, aggregation=aggregation)
+        spec = TapSpec(arch=VGG16, layers=layers, aggregation=aggregation)
         chosen = "auto" if codec == "map" else codec
         rank = 2 if codec == "lowrank" else None
         plans = plan_layers(store, teacher, spec, codec=chosen, dtype=dtype, rank=rank)
@@ -114,7 +115,7 @@ def test_a_cache_comes_back_byte_by_byte(kind, make, tmp_path):
     folder, file = make(kind)
     goal = tmp_path / "imported" / "back.zarr"
     assert import_file(file, goal) is True
-    assert content_of(goal) == content_of(folder)
+    assert bytes_of(goal) == bytes_of(folder)
     assert import_file(file, goal) is False
 
 
@@ -162,7 +163,7 @@ def test_a_cache_in_a_file_goes_to_a_spawned_process(make, store):
 
 
 def test_a_training_on_a_file_is_that_on_its_folder(make, store, tmp_path):
-    config = TrainConfig(mode="cached", task="label", arch=ARCH, layers=(5, 13), epochs=2)
+    config = TrainConfig(mode="cached", task="label", arch=VGG16, layers=(5, 13), epochs=2)
     found = []
     for path in make():
         folder = tmp_path / f"run{path.suffix}"
@@ -219,7 +220,7 @@ def test_a_flipped_bit_of_a_document_is_found_when_it_is_opened(name, make, stor
 def test_damage_of_a_file_stops_a_training(make, store, tmp_path):
     _, file = make()
     flip(file, place_of(file, "layer13/gram", 200))
-    config = TrainConfig(mode="cached", task="label", arch=ARCH, layers=(5, 13), epochs=1)
+    config = TrainConfig(mode="cached", task="label", arch=VGG16, layers=(5, 13), epochs=1)
     net, grams = build_student(config, 3, None), GramCache(file, store)
     with pytest.raises(DamagedError, match=r"whole\.h5/layer13/gram/c/0"):
         train(net, store, grams, config, tmp_path / "run", device=CPU)

@@ -9,7 +9,7 @@ from antigram.model.choices import PRECISIONS, precision_of
 from antigram.model.nets.arch import Arch
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.errors import DamagedError, InputError, StaleError
-from tests.cache.conftest import ARCH
+from tests.support.nets import VGG16
 
 KEY = CacheKey(
     extractor="e" * 64,
@@ -109,7 +109,7 @@ def test_a_layer_that_is_not_cached_is_an_error_of_the_user(build, store):
 def test_without_layers_named_all_are_read(build, store):
     grams = GramCache(build(layers=(13, 1)).path, store)
     assert grams.spec.layers == (1, 13)
-    assert (grams.spec.arch, grams.spec.tap, grams.spec.aggregation) == (ARCH, "relu", "gram")
+    assert (grams.spec.arch, grams.spec.tap, grams.spec.aggregation) == (VGG16, "relu", "gram")
 
 
 def test_a_path_without_a_cache_is_an_error_of_the_user(store, tmp_path):

@@ -25,9 +25,9 @@ from antigram.model.training.checkpoint import open_teacher
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.chunks import crc32c
 from antigram.studies.verify import verify_cache
-from tests.cache.conftest import ARCH, content_of
-from tests.model.tiny import CPU
-from tests.reliability.record import keep
+from tests.support.campaigns import keep
+from tests.support.files import bytes_of
+from tests.support.nets import CPU, VGG16
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (1, 5, 13)
@@ -75,7 +75,7 @@ def build(store, checkpoint, target, layers=LAYERS):
     store, net = FeatureStore(Path(store)), open_teacher(Path(checkpoint))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", ROWS)
-        plans = plan_layers(store, net, TapSpec(arch=ARCH, layers=layers))
+        plans = plan_layers(store, net, TapSpec(arch=VGG16, layers=layers))
         return build_cache(
             store, net, plans, Path(target), made_from={}, batch_clips=ROWS, device=CPU
         )
@@ -125,7 +125,7 @@ class Builders:
 
 @pytest.fixture(scope="module")
 def checkpoint(corpus, teacher):
-    assert teacher.arch == ARCH
+    assert teacher.arch == VGG16
     return corpus.parent / "frozen.pt"
 
 
@@ -173,13 +173,13 @@ def test_killed_50_times_and_resumed_a_build_ends_in_the_same_bytes(
     begun = time.perf_counter()
     assert builders.run(tmp_path / "whole.zarr") == 0
     length = time.perf_counter() - begun
-    want = content_of(tmp_path / "whole.zarr")
+    want = bytes_of(tmp_path / "whole.zarr")
     kills, equal, left = 0, 0, []
     for number, wait in enumerate(np.random.default_rng(50).uniform(0, length, 50)):
         target = tmp_path / str(number) / "grams.zarr"
         kills += builders.run(target, wait=wait) == signal.SIGKILL
         left.append(resumed(target, store, checkpoint))
-        equal += content_of(target) == want
+        equal += bytes_of(target) == want
     keep(
         "SIGKILL at random moments: cache-grams",
         kind="kills",
@@ -200,7 +200,7 @@ def test_killed_over_and_over_a_build_still_gets_to_its_end(builders, store, che
         left.append(clips_left(target))
     assert left == sorted(left, reverse=True)
     resumed(target, store, checkpoint)
-    assert content_of(target) == content_of(build(store.path, checkpoint, tmp_path / "w.zarr").path)
+    assert bytes_of(target) == bytes_of(build(store.path, checkpoint, tmp_path / "w.zarr").path)
 
 
 @pytest.mark.slow
@@ -208,7 +208,7 @@ def test_killed_over_and_over_a_build_still_gets_to_its_end(builders, store, che
 def test_killed_at_any_flush_a_build_ends_in_the_same_bytes(
     there, builders, store, checkpoint, tmp_path
 ):
-    want = content_of(build(store.path, checkpoint, tmp_path / "whole.zarr").path)
+    want = bytes_of(build(store.path, checkpoint, tmp_path / "whole.zarr").path)
     for call in range(1, 1000, 7):
         target = tmp_path / str(call) / "grams.zarr"
         if there:
@@ -216,7 +216,7 @@ def test_killed_at_any_flush_a_build_ends_in_the_same_bytes(
         if builders.run(target, call=call) != signal.SIGKILL:
             break  # it has fewer
         build(store.path, checkpoint, target)
-        assert content_of(target) == want, f"killed at flush {call}"
+        assert bytes_of(target) == want, f"killed at flush {call}"
         assert not list(verify_cache(target, [store.path])), f"killed at flush {call}"
     assert 100 < call < 999
 

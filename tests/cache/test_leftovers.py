@@ -13,8 +13,8 @@ from antigram.cache.plan import plan_layers
 from antigram.model.loss.sources import TapSpec
 from antigram.pipeline.storage.chunks import crc32c
 from antigram.studies.verify import verify_cache
-from tests.cache.conftest import ARCH, content_of
-from tests.model.tiny import CPU
+from tests.support.files import bytes_of
+from tests.support.nets import CPU, VGG16
 
 
 class Killed(BaseException):
@@ -36,7 +36,7 @@ def dying(monkeypatch, where, name, when):
 def test_a_build_killed_while_it_deletes_a_replaced_layer_leaves_an_intact_cache(
     build, monkeypatch
 ):
-    want = content_of(build("want", layers=(1, 5), dtype="float32").path)
+    want = bytes_of(build("want", layers=(1, 5), dtype="float32").path)
     path = build(layers=(1, 5)).path
     with monkeypatch.context() as patch:
         dying(
@@ -46,13 +46,13 @@ def test_a_build_killed_while_it_deletes_a_replaced_layer_leaves_an_intact_cache
             build(layers=(1, 5), dtype="float32")
     assert build(layers=(1, 5), dtype="float32").computed == 0
     assert list(verify_cache(path, [])) == []
-    assert content_of(path) == want
+    assert bytes_of(path) == want
     assert sorted(p.name for p in path.parent.iterdir()) == ["grams.zarr", "want.zarr"]
 
 
 def test_a_layer_that_a_cut_swap_had_put_aside_is_kept_when_another_is_added(build, monkeypatch):
     path = build(layers=(5,)).path
-    want = content_of(path / "layer05")
+    want = bytes_of(path / "layer05")
     with monkeypatch.context() as patch:
         goal = path / "layer05"
         dying(patch, Path, "rename", lambda old, new: new == goal and old.name == "layer05")
@@ -60,7 +60,7 @@ def test_a_layer_that_a_cut_swap_had_put_aside_is_kept_when_another_is_added(bui
             build(layers=(5,), dtype="float32")
     assert not goal.exists()
     build(layers=(1,))
-    assert content_of(goal) == want
+    assert bytes_of(goal) == want
     assert list(verify_cache(path, [])) == []
     assert layers_of(path) == [1, 5]
 
@@ -78,14 +78,14 @@ def test_work_on_one_layer_is_kept_when_another_is_built(build, monkeypatch):
             build(layers=(5,))
     assert build(layers=(1,)).computed == 15
     assert build(layers=(5,)).computed == 15 - 2 * 4
-    assert content_of(build(layers=(1, 5)).path) == content_of(build("b", layers=(1, 5)).path)
+    assert bytes_of(build(layers=(1, 5)).path) == bytes_of(build("b", layers=(1, 5)).path)
     assert [p.name for p in (build(layers=(1,)).path.parent).glob(".*")] == []
 
 
 @pytest.fixture
 def lowrank(store, teacher, tmp_path):
     def run(name):
-        spec = TapSpec(arch=ARCH, layers=(1,))
+        spec = TapSpec(arch=VGG16, layers=(1,))
         plans = plan_layers(store, teacher, spec, codec="lowrank", dtype="float32", energy=0.9)
         path = tmp_path / "grams" / f"{name}.zarr"
         return build_cache(store, teacher, plans, path, made_from={}, batch_clips=4, device=CPU)
@@ -122,7 +122,7 @@ def garbled(note):
 
 
 def test_notes_of_a_layer_that_cannot_be_understood_are_made_again(lowrank, monkeypatch):
-    want = content_of(lowrank("want").path)
+    want = bytes_of(lowrank("want").path)
     target = lowrank("want").path.with_name("grams.zarr")
     partial = target.with_name(".grams.zarr.partial")
     calls = []
@@ -141,7 +141,7 @@ def test_notes_of_a_layer_that_cannot_be_understood_are_made_again(lowrank, monk
     def resumed():
         shutil.rmtree(target, ignore_errors=True)
         built = lowrank("grams")
-        assert content_of(target) == want
+        assert bytes_of(target) == want
         return built.computed
 
     for content in (*garbled(note), None):

@@ -19,8 +19,9 @@ from antigram.pipeline.storage.exchange import export_file
 from antigram.pipeline.storage.mapped import MappedArray
 from antigram.pipeline.storage.publish import publish
 from antigram.studies.verify import verify_cache, verify_store
-from tests.cache.conftest import ARCH, LAYERS, content_of
-from tests.model.tiny import CPU, metrics
+from tests.support.files import bytes_of
+from tests.support.nets import CPU, LAYERS, VGG16
+from tests.support.runs import metrics
 from tests.support.stores import make_store
 
 ROW_BYTES = 126 * 129 * 4
@@ -63,7 +64,7 @@ def run(own, tmp_path):
         config = TrainConfig(
             mode="cached" if grams else "baseline",
             task="label",
-            arch=ARCH if grams else Arch("vgg11", 1),
+            arch=VGG16 if grams else Arch("vgg11", 1),
             layers=LAYERS if grams else (),
             epochs=epochs,
             batch_clips=1,
@@ -147,7 +148,7 @@ def test_a_training_ends_with_its_result_when_its_exported_store_is_replaced(
 def test_a_store_that_is_replaced_during_a_build_is_built_from_as_it_was(
     own, replace, build, monkeypatch
 ):
-    want = content_of(build("want", of=own, layers=(5,)).path / "layer05")
+    want = bytes_of(build("want", of=own, layers=(5,)).path / "layer05")
     spans, read_span = [], MappedArray.read_span
 
     def read(self, span):
@@ -158,7 +159,7 @@ def test_a_store_that_is_replaced_during_a_build_is_built_from_as_it_was(
         return read_span(self, span)
 
     monkeypatch.setattr(MappedArray, "read_span", read)
-    got = content_of(build("got", of=FeatureStore(own.path), layers=(5,)).path / "layer05")
+    got = bytes_of(build("got", of=FeatureStore(own.path), layers=(5,)).path / "layer05")
     assert len(spans) == 3
     assert {n: raw for n, raw in got.items() if "/c/" in n} == {
         n: raw for n, raw in want.items() if "/c/" in n

@@ -14,8 +14,8 @@ from antigram.pipeline.storage.chunks import encode, write_chunk
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import create_group, write_manifest
 from antigram.pipeline.storage.mapped import MappedArray
-from tests.cache.conftest import ARRAYS
-from tests.model.tiny import CPU
+from tests.support.caches import ARRAYS
+from tests.support.nets import CPU
 
 
 def rewrite(path, layer, changes):

@@ -9,9 +9,9 @@ from antigram.cache.grams import GramCache
 from antigram.cache.layer import layers_of
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.studies.verify import verify_cache
-from tests.cache.conftest import ARRAYS, content_of
-from tests.reliability.record import keep
-from tests.support.files import flip
+from tests.support.caches import ARRAYS
+from tests.support.campaigns import keep
+from tests.support.files import bytes_of, flip
 
 CHUNKS = 4  # chunks of 4, 4, 4 and 3 clips
 ROWS = (4, 4, 4, 3)
@@ -58,10 +58,10 @@ def damaged(copy, built):
 
     def run(damage, codec, array):
         path = copy(codec)
-        before = content_of(path)
+        before = bytes_of(path)
         file, other = (chunk_of(path, 5, array, index) for index in (1, 2))
         DAMAGES[damage](file, other, chunk_of(built[codec, "older"], 5, array, 1))
-        assert content_of(path) != before
+        assert bytes_of(path) != before
         return path, before, {file, other} if damage == "swap" else {file}
 
     return run
@@ -87,7 +87,7 @@ def test_a_damaged_chunk_is_found_and_its_clips_alone_are_made_again(
     path, before, files = damaged(damage, codec, array)
     assert {p.path for p in verify_cache(path, [store.path])} == files
     made = make(codec=codec)
-    assert content_of(path) == before
+    assert bytes_of(path) == before
     assert not list(verify_cache(path, [store.path]))
     assert made.computed == 4 * len(files)
 
@@ -130,66 +130,66 @@ def test_a_bit_in_the_checksum_behind_the_rows_makes_no_other_row(codec, damaged
 @pytest.mark.parametrize("index", range(CHUNKS))
 def test_as_many_clips_are_made_again_as_the_chunk_has(index, make):
     built = make()
-    before = content_of(built.path)
+    before = bytes_of(built.path)
     flip(chunk_of(built.path, 5, "gram", index))
     assert make().computed == ROWS[index]
-    assert content_of(built.path) == before
+    assert bytes_of(built.path) == before
 
 
 def test_chunks_damaged_in_two_layers_cost_each_clip_once(copy, make):
     path = copy()
-    before = content_of(path)
+    before = bytes_of(path)
     for layer, index in ((1, 0), (5, 0), (5, 3)):
         flip(chunk_of(path, layer, "gram", index))
     assert make().computed == ROWS[0] + ROWS[3]
-    assert content_of(path) == before
+    assert bytes_of(path) == before
 
 
 def test_a_damaged_layer_that_is_not_asked_for_stays_as_it_is(copy, make):
     path = copy()
     flip(chunk_of(path, 5, "gram", 1))
-    before = content_of(path)
+    before = bytes_of(path)
     assert make(layers=(1,)).computed == 0
-    assert content_of(path) == before
+    assert bytes_of(path) == before
 
 
 @pytest.mark.parametrize("array", ["gram", "norm"])
 def test_adding_a_layer_leaves_a_damaged_one_to_be_mended(array, make):
     path = make(layers=(5,)).path
-    before = content_of(path / "layer05")
+    before = bytes_of(path / "layer05")
     flip(chunk_of(path, 5, array, 1))
     make(layers=(1,))
     assert layers_of(path) == [1, 5]
     make(layers=(5,))
-    assert content_of(path / "layer05") == before
+    assert bytes_of(path / "layer05") == before
 
 
 @pytest.mark.parametrize("name", ["zarr.json", "gram/zarr.json", "manifest/zarr.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "empty"])
 def test_damaged_metadata_of_a_layer_is_found_and_made_again(name, damage, copy, make, store):
     path = copy()
-    before = content_of(path)
+    before = bytes_of(path)
     file = path / "layer05" / name
     DAMAGES[damage](file, None, None)
     assert file in {p.path for p in verify_cache(path, [store.path])}
     with pytest.raises(DamagedError, match=str(file)):
         GramCache(path, store)
     make()
-    assert content_of(path) == before
+    assert bytes_of(path) == before
     assert not list(verify_cache(path, [store.path]))
 
 
 @pytest.mark.parametrize("layers", [(1, 5), (5,)], ids=str)
 def test_a_deleted_layer_is_missed_and_made_again(layers, make, store):
     path = make(layers=layers).path
-    before = content_of(path)
+    before = bytes_of(path)
     shutil.rmtree(path / "layer05")
     assert any(
         (p.path, p.problem) == (path / "layer05", "missing")
         for p in verify_cache(path, [store.path])
     )
     assert make(layers=layers).computed == 15
-    assert content_of(path) == before
+    assert bytes_of(path) == before
     assert not list(verify_cache(path, [store.path]))
 
 
@@ -197,23 +197,23 @@ def test_a_deleted_layer_is_missed_and_made_again(layers, make, store):
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "empty"])
 def test_a_damaged_root_is_written_again_and_the_layers_are_kept(name, damage, copy, make, store):
     path = copy()
-    before = content_of(path)
+    before = bytes_of(path)
     DAMAGES[damage](path / name, None, None)
     assert list(verify_cache(path, [store.path]))
     with pytest.raises((DamagedError, InputError)):
         GramCache(path, store)
     assert make().computed == 0
-    assert content_of(path) == before
+    assert bytes_of(path) == before
     assert not list(verify_cache(path, [store.path]))
 
 
 def test_a_root_without_its_manifest_folder_is_written_again(copy, make, store):
     path = copy()
-    before = content_of(path)
+    before = bytes_of(path)
     shutil.rmtree(path / "manifest")
     assert list(verify_cache(path, [store.path]))
     assert make().computed == 0
-    assert content_of(path) == before
+    assert bytes_of(path) == before
 
 
 def test_a_layer_that_was_put_back_from_an_older_cache_is_found(copy, built, store):

@@ -19,8 +19,8 @@ from antigram.model.training.student import build_student
 from antigram.model.training.train import train
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.errors import DamagedError
-from tests.cache.conftest import ARCH, LAYERS
-from tests.model.tiny import CPU, metrics
+from tests.support.nets import CPU, LAYERS, VGG16
+from tests.support.runs import metrics
 
 ROWS = np.arange(15)
 
@@ -31,7 +31,7 @@ def caches(store, teacher, other_frozen, tmp_path):
     found = {}
     for name, net, codec in (("one", teacher, "packed"), ("two", other_frozen, "factor")):
         path = tmp_path / f"{name}.zarr"
-        spec = TapSpec(arch=ARCH, layers=LAYERS)
+        spec = TapSpec(arch=VGG16, layers=LAYERS)
         plans = plan_layers(store, net, spec, codec=codec)
         build_cache(store, net, plans, path, made_from={}, device=CPU)
         found[name] = path
@@ -46,7 +46,7 @@ def test_a_training_on_held_data_gives_the_same_numbers_to_the_bit(caches, store
     found, said = {}, []
     for budget in (0, 10**9):
         config = TrainConfig(
-            mode="cached", task="label", arch=ARCH, layers=LAYERS, epochs=2, batch_clips=4
+            mode="cached", task="label", arch=VGG16, layers=LAYERS, epochs=2, batch_clips=4
         )
         result = train(
             build_student(config, 3, None),

@@ -16,9 +16,9 @@ from antigram.model.training.batches import Batches
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.student import build_student
 from antigram.model.training.train import train
-from tests.cache.conftest import ARCH, LAYERS, maps_of
-from tests.model.tiny import CPU, metrics
 from tests.reference.gram_loops import gram_loops
+from tests.support.nets import CPU, LAYERS, VGG16, maps_of
+from tests.support.runs import metrics
 
 CLIPS = np.array([9, 2, 14, 2, 0])
 
@@ -26,7 +26,7 @@ CLIPS = np.array([9, 2, 14, 2, 0])
 @pytest.fixture(params=["live", "float32", "float16"])
 def source(request, build, teacher, store):
     if request.param == "live":
-        return LiveGrams(teacher.net(), TapSpec(arch=ARCH, layers=LAYERS))
+        return LiveGrams(teacher.net(), TapSpec(arch=VGG16, layers=LAYERS))
     return GramCache(build(dtype=request.param).path, store)
 
 
@@ -38,7 +38,7 @@ def rows(source, store):
 
 class TestEverySource:
     def test_says_what_it_compares(self, source):
-        assert source.spec == TapSpec(arch=ARCH, layers=LAYERS, tap="relu", aggregation="gram")
+        assert source.spec == TapSpec(arch=VGG16, layers=LAYERS, tap="relu", aggregation="gram")
 
     def test_gives_a_row_for_each_clip_and_layer(self, rows):
         assert sorted(rows) == list(LAYERS)
@@ -89,7 +89,7 @@ class TestEverySource:
 
 
 def config_of(mode, layers, **changes):
-    given = {"task": "label", "arch": ARCH, "layers": layers, "lr": 1e-6, "epochs": 2, **changes}
+    given = {"task": "label", "arch": VGG16, "layers": layers, "lr": 1e-6, "epochs": 2, **changes}
     return TrainConfig(mode=mode, **given)
 
 
@@ -135,7 +135,7 @@ def test_a_step_with_a_cache_is_that_with_the_live_net(
     # The input of layer 1 has negative values, for which compmul is not defined.
     layers = LAYERS[1:] if (aggregation, tap) == ("compmul", "released") else LAYERS
     spec = {"layers": layers, "tap": tap, "aggregation": aggregation}
-    live = LiveGrams(teacher.net(), TapSpec(arch=ARCH, **spec))
+    live = LiveGrams(teacher.net(), TapSpec(arch=VGG16, **spec))
     cached = {
         GramCache(build(dtype, dtype=dtype, **spec).path, store): allowed
         for dtype, allowed in TOLERANCE[aggregation].items()
@@ -155,7 +155,7 @@ def test_a_step_with_a_cache_is_that_with_the_live_net(
 def test_two_epochs_with_a_cache_are_those_with_the_live_net(
     dtype, allowed, build, teacher, store, tmp_path
 ):
-    live = LiveGrams(teacher.net(), TapSpec(arch=ARCH, layers=LAYERS))
+    live = LiveGrams(teacher.net(), TapSpec(arch=VGG16, layers=LAYERS))
     runs = {}
     for mode, source in (("online", live), ("cached", GramCache(build(dtype=dtype).path, store))):
         config = config_of(mode, LAYERS, batch_clips=4)

@@ -18,12 +18,11 @@ from antigram.model.training.student import build_student
 from antigram.pipeline.workspace import Workspace
 from antigram.studies.job import resolve
 from antigram.studies.options import Options
-from tests.cache.conftest import ARCH, LAYERS
-from tests.model.tiny import CPU
+from tests.support.nets import CPU, LAYERS, VGG16
 
 
 def config_of(mode, **changes):
-    given = {"task": "label", "arch": ARCH, "layers": LAYERS, "batch_clips": 8, "dropout": 0.0}
+    given = {"task": "label", "arch": VGG16, "layers": LAYERS, "batch_clips": 8, "dropout": 0.0}
     return TrainConfig(mode=mode, **{**given, **changes})
 
 
@@ -39,7 +38,7 @@ def sources_in(precision, build, teacher, store, monkeypatch):
         "tests.cache.conftest.plan_layers", partial(plan_layers, precision=precision)
     )
     cached = GramCache(build(precision, dtype="float32", batch_clips=15).path, store)
-    return LiveGrams(teacher.net(), TapSpec(arch=ARCH, layers=LAYERS)), cached
+    return LiveGrams(teacher.net(), TapSpec(arch=VGG16, layers=LAYERS)), cached
 
 
 def test_a_live_teacher_of_a_bf16_training_is_that_of_a_bf16_cache(
@@ -60,7 +59,7 @@ def test_a_live_teacher_of_a_bf16_training_is_that_of_a_bf16_cache(
 def test_the_released_loss_and_the_released_step_have_one_precision(teacher, store):
     config = config_of("online", layers=(5,), loss="released", precision="bf16")
     net = build_student(config, 3, None).eval()
-    sources = Sources({"": LiveGrams(teacher.net(), TapSpec(arch=ARCH, layers=(5,)))})
+    sources = Sources({"": LiveGrams(teacher.net(), TapSpec(arch=VGG16, layers=(5,)))})
     one = loss_of(Step(net, sources, config, CPU), store, sources)
     two = loss_of(ReleasedStep(net, teacher.net().eval(), 5, "bf16"), store, None)
     assert one == pytest.approx(two, rel=1e-6)
@@ -74,7 +73,7 @@ def test_a_cache_read_for_a_cpu_touches_no_gpu_that_is_there(build, store, tmp_p
     monkeypatch.setattr(torch.cuda, "is_available", lambda: touched.append("GPU") or True)
     got = GramCache(path, store).read(np.arange(15))
     assert torch.equal(got[5].data, want)
-    asked = Options(mode="cached", data=str(store.path), caches=(str(path),), width=ARCH.width)
+    asked = Options(mode="cached", data=str(store.path), caches=(str(path),), width=VGG16.width)
     job = resolve(Workspace(tmp_path), asked, {"epochs": 1}, CPU, lambda _: None)
     (batch, *_) = Batches(store, "label", job.sources, 15, CPU).passes(np.arange(15))
     assert set(batch.rows.layers) == set(LAYERS)

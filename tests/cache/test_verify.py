@@ -13,9 +13,8 @@ from antigram.model.training.train import train
 from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.studies.verify import kind_of, verify_cache, verify_run, verify_store
-from tests.cache.conftest import ARCH
-from tests.model.tiny import CPU
 from tests.support.files import flip
+from tests.support.nets import CPU, VGG16
 
 
 @pytest.fixture
@@ -151,7 +150,7 @@ def test_a_run_without_its_settings_is_a_problem(run):
 
 
 def config_of():
-    return TrainConfig(mode="cached", task="label", arch=ARCH, layers=(5,), epochs=1)
+    return TrainConfig(mode="cached", task="label", arch=VGG16, layers=(5,), epochs=1)
 
 
 @pytest.mark.parametrize("name", ["gram/c/1/0", "norm/c/1", "row_norm/c/1"])

@@ -9,7 +9,8 @@ import pytest
 from antigram.model.nets.arch import Arch
 from antigram.model.training.config import TrainConfig
 from antigram.studies.verify import verify_run
-from tests.model.run_tools import (
+from tests.support.files import flip
+from tests.support.runs import (
     Killed,
     as_version_1,
     killed_before,
@@ -17,7 +18,6 @@ from tests.model.run_tools import (
     stop_at,
     train_baseline,
 )
-from tests.support.files import flip
 
 STATES = ("finished", "stopped")
 

@@ -25,8 +25,9 @@ from antigram.pipeline.storage.exchange import export_file
 from antigram.pipeline.workspace import Workspace
 from antigram.studies.job import Options, resolve
 from antigram.studies.verify import verify_cache
-from tests.cache.conftest import ARCH, LAYERS, content_of
-from tests.model.tiny import CPU, metrics
+from tests.support.files import bytes_of
+from tests.support.nets import CPU, LAYERS, VGG16
+from tests.support.runs import metrics
 
 K = 3
 
@@ -40,7 +41,7 @@ def views(store):
 def build_views(store, teacher, tmp_path, views):
     def run(name="views", *, count=None, layers=LAYERS, **asked):
         given = views if count is None else Views.for_shape(store.shape, count=count, seed=0)
-        spec = TapSpec(arch=ARCH, layers=layers)
+        spec = TapSpec(arch=VGG16, layers=layers)
         path = tmp_path / "grams" / f"{name}.zarr"
         plans = plan_layers(store, teacher, spec, views=given, **asked)
         return build_cache(store, teacher, plans, path, made_from={}, batch_clips=4, device=CPU)
@@ -107,7 +108,7 @@ def test_only_clips_of_the_training_split_are_augmented(build_views, store):
 def test_a_training_on_views_is_the_live_one_on_the_same_views(
     dtype, allowed, build_views, store, teacher, views, tmp_path
 ):
-    spec = TapSpec(arch=ARCH, layers=LAYERS)
+    spec = TapSpec(arch=VGG16, layers=LAYERS)
     sources = {
         "online": LiveGrams(teacher.net(), spec),
         "cached": GramCache(build_views(dtype=dtype).path, store),
@@ -118,7 +119,7 @@ def test_a_training_on_views_is_the_live_one_on_the_same_views(
         config = TrainConfig(
             mode="cached" if name == "cached" else "online",
             task="label",
-            arch=ARCH,
+            arch=VGG16,
             layers=LAYERS,
             lr=1e-7,
             epochs=K + 1,
@@ -143,7 +144,7 @@ def test_a_training_on_views_is_the_live_one_on_the_same_views(
 def test_a_build_of_views_killed_and_finished_has_the_same_bytes(build_views, monkeypatch):
     import antigram.cache.teacher_pass
 
-    whole = content_of(build_views("whole").path)
+    whole = bytes_of(build_views("whole").path)
     real, calls = antigram.cache.teacher_pass._write_all, []
 
     def fail(*arguments):
@@ -157,7 +158,7 @@ def test_a_build_of_views_killed_and_finished_has_the_same_bytes(build_views, mo
         build_views("again")
     monkeypatch.setattr(antigram.cache.teacher_pass, "_write_all", real)
     again = build_views("again")
-    assert content_of(again.path) == whole
+    assert bytes_of(again.path) == whole
     assert 0 < again.computed < 15
 
 
@@ -181,7 +182,7 @@ def test_another_number_of_views_is_another_cache(build_views):
 
 
 def test_the_size_told_before_is_that_on_disk(build_views, store, teacher, views):
-    spec = TapSpec(arch=ARCH, layers=(5,))
+    spec = TapSpec(arch=VGG16, layers=(5,))
     plans = plan_layers(store, teacher, spec, views=views)
     told = estimate(plans, store, teacher, batch_clips=4, device=CPU)["layers"]["5"]
     layer = build_views(layers=(5,)).layers[5]
@@ -203,7 +204,7 @@ def test_sources_with_other_views_do_not_go_together(build_views, store):
 
 def test_layers_of_one_cache_hold_the_same_views(build_views, store, teacher, tmp_path):
     path = build_views("mixed", layers=(5,)).path
-    plans = plan_layers(store, teacher, TapSpec(arch=ARCH, layers=(1,)))
+    plans = plan_layers(store, teacher, TapSpec(arch=VGG16, layers=(1,)))
     build_cache(store, teacher, plans, path, made_from={}, device=CPU)
     with pytest.raises(StaleError, match="views"):
         GramCache(path, store)
@@ -229,7 +230,7 @@ def test_a_number_of_views_that_no_cache_has_is_refused(count, store, teacher):
         plan_layers(
             store,
             teacher,
-            TapSpec(arch=ARCH, layers=(5,)),
+            TapSpec(arch=VGG16, layers=(5,)),
             views=Views.for_shape(store.shape, count=count, seed=0),
         )
 

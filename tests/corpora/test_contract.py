@@ -21,8 +21,8 @@ from antigram.pipeline.corpora import CORPORA, find_corpus
 from antigram.pipeline.corpus import Clip, Corpus, CorpusError, MixtureRequest, locate
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.naming import recipe_for
-from tests.corpora.listing import rows_of
 from tests.support import corpus_trees
+from tests.support.listings import rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 COPY = "birds"  # as in docs/add-a-corpus.md; not registered, unless the reader has just done so

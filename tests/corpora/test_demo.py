@@ -8,9 +8,9 @@ import pytest
 
 from antigram.pipeline.corpora.demo import DEMO
 from antigram.pipeline.corpus import CorpusError
-from tests.corpora.listing import clips_of
 from tests.support import corpus_trees
 from tests.support.corpus_trees import sound, wav
+from tests.support.listings import clips_of
 
 
 def tree(home: Path) -> Path:

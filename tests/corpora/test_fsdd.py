@@ -8,9 +8,9 @@ import pytest
 
 from antigram.pipeline.corpora.fsdd import FSDD
 from antigram.pipeline.corpus import CorpusError
-from tests.corpora.listing import clips_of, labels_of, real_rows
 from tests.support import corpus_trees
 from tests.support.corpus_trees import sound, wav
+from tests.support.listings import clips_of, labels_of, real_rows
 
 tree = corpus_trees.fsdd
 

@@ -6,8 +6,8 @@ import pytest
 
 from antigram.pipeline.corpora.good_sounds import GOOD_SOUNDS, goodness
 from antigram.pipeline.corpus import Clip, CorpusError
-from tests.corpora.listing import rows_of
 from tests.support import corpus_trees
+from tests.support.listings import rows_of
 
 tree = corpus_trees.good_sounds
 

@@ -9,9 +9,9 @@ import pytest
 
 from antigram.pipeline.corpora.iemocap import IEMOCAP
 from antigram.pipeline.corpus import Clip, CorpusError, locate
-from tests.corpora.listing import clips_of, real_rows
 from tests.support import corpus_trees
 from tests.support.corpus_trees import sound, wav
+from tests.support.listings import clips_of, real_rows
 
 tree = corpus_trees.iemocap
 

@@ -11,9 +11,9 @@ from antigram.pipeline.corpus import CorpusError
 from antigram.pipeline.features.naming import recipe_for
 from antigram.pipeline.features.preparation import prepare
 from antigram.pipeline.features.split import SPLITS
-from tests.corpora.listing import labels_of, rows_of
 from tests.support import corpus_trees
 from tests.support.corpus_trees import RATE, sound
+from tests.support.listings import labels_of, rows_of
 
 tree = corpus_trees.librispeech
 

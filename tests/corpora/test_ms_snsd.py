@@ -12,9 +12,9 @@ from antigram.pipeline.corpus import CorpusError
 from antigram.pipeline.features import rendering as render
 from antigram.pipeline.features.naming import recipe_for
 from antigram.pipeline.features.preparation import prepare
-from tests.corpora.listing import labels_of, rows_of
 from tests.support import corpus_trees
 from tests.support.corpus_trees import RATE
+from tests.support.listings import labels_of, rows_of
 
 tree = corpus_trees.ms_snsd
 

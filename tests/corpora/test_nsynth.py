@@ -6,8 +6,8 @@ import json
 from collections import Counter
 
 from antigram.pipeline.corpora.nsynth import NSYNTH
-from tests.corpora.listing import labels_of, rows_of
 from tests.support import corpus_trees
+from tests.support.listings import labels_of, rows_of
 
 tree = corpus_trees.nsynth
 

@@ -8,8 +8,8 @@ import pytest
 
 from antigram.pipeline.corpora.TEMPLATE import TEMPLATE
 from antigram.pipeline.corpus import CorpusError
-from tests.corpora.listing import clips_of
 from tests.support.corpus_trees import MAC_RUBBISH, sound, wav
+from tests.support.listings import clips_of
 
 
 def tree(home: Path) -> Path:

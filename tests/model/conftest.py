@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.training.config import TrainConfig
-from tests.model.tiny import checkpoint_of, save_teacher, write_corpus
+from tests.support.checkpoints import checkpoint_of, save_teacher
+from tests.support.class_recordings import write_corpus
+from tests.support.nets import VGG11
 from tests.support.stores import make_store
-
-ARCH = Arch("vgg11", 2)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny networks are faster with one thread
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Of all tests here."""
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +30,7 @@ def store(corpus):
 
 @pytest.fixture(scope="session")
 def teacher(store):
-    return save_teacher(store.path.parent.parent / "frozen.pt", ARCH, store)
+    return save_teacher(store.path.parent.parent / "frozen.pt", VGG11, store)
 
 
 @pytest.fixture
@@ -45,13 +41,13 @@ def checkpoint(store):
 
 @pytest.fixture
 def spec():
-    return TapSpec(arch=ARCH, layers=(3,))
+    return TapSpec(arch=VGG11, layers=(3,))
 
 
 @pytest.fixture
 def config():
     def make(mode="baseline", **changes):
-        given = {"task": "label", "arch": ARCH, "epochs": 2, "lr": 1e-3, **changes}
+        given = {"task": "label", "arch": VGG11, "epochs": 2, "lr": 1e-3, **changes}
         return TrainConfig(mode=mode, **given)
 
     return make

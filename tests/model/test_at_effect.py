@@ -13,9 +13,10 @@ from antigram.model.training.batches import Batches
 from antigram.model.training.checkpoint import load_checkpoint
 from antigram.model.training.student import build_student
 from antigram.model.training.train import train
-from tests.model.conftest import ARCH
-from tests.model.tiny import CPU, metrics, save_teacher
-from tests.studies.pages import page_of
+from tests.support.checkpoints import save_teacher
+from tests.support.nets import CPU, VGG11
+from tests.support.report_pages import page_of
+from tests.support.runs import metrics
 
 LAYERS = {"emo": (3, 5), "speaker": (5,)}
 
@@ -24,7 +25,7 @@ LAYERS = {"emo": (3, 5), "speaker": (5,)}
 def teachers(store, tmp_path_factory):
     home = tmp_path_factory.mktemp("teachers")
     return {
-        name: save_teacher(home / f"{name}.pt", ARCH, store, seed=seed)
+        name: save_teacher(home / f"{name}.pt", VGG11, store, seed=seed)
         for seed, name in enumerate(LAYERS, 21)
     }
 
@@ -45,7 +46,8 @@ def run(store, teachers, config, tmp_path):
         layers = layers or LAYERS
         given = config("online", layers=(3, 5), **{"dropout": 0.0, **changes})
         specs = {
-            teacher: TapSpec(arch=ARCH, layers=layers[teacher], tap=given.tap) for teacher in layers
+            teacher: TapSpec(arch=VGG11, layers=layers[teacher], tap=given.tap)
+            for teacher in layers
         }
         grams = Sources({n: LiveGrams(teachers[n].net(), spec) for n, spec in specs.items()})
         net, said = build_student(given, 3, None), []
@@ -74,7 +76,7 @@ def similarities(net, teachers, store, rows, *, gradients=False):
     ce = functional.cross_entropy(net(x, (3, 5), "relu", maps.__setitem__), y)
     found = {}
     for name, layers in LAYERS.items():
-        rows_of = LiveGrams(teachers[name].net(), TapSpec(arch=ARCH, layers=layers)).rows({}, x)
+        rows_of = LiveGrams(teachers[name].net(), TapSpec(arch=VGG11, layers=layers)).rows({}, x)
         for layer in layers:
             at = at_loss(maps[layer], rows_of[layer], "gram").mean()
             found[layer, name] = at.item()

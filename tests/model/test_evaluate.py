@@ -18,7 +18,9 @@ from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.preparation import prepare
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.store import FeatureStore
-from tests.model.tiny import CLASSES, CPU, RATE, checkpoint_of, log_probabilities_of, sharp, sound
+from tests.support.checkpoints import checkpoint_of, log_probabilities_of, sharp
+from tests.support.class_recordings import CLASSES, RATE, sound
+from tests.support.nets import CPU
 from tests.support.stores import make_store
 
 ARCH = Arch("vgg11", 2)

@@ -13,7 +13,7 @@ from antigram.model.training.checkpoint import load_checkpoint
 from antigram.model.training.config import TrainConfig
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.studies.report import draw_run
-from tests.model.run_tools import as_version_1, numbers_of, stop_at, train_baseline
+from tests.support.runs import as_version_1, numbers_of, stop_at, train_baseline
 
 ONCE = {"epochs": 3, "patience": 9}
 

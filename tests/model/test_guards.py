@@ -14,8 +14,8 @@ from antigram.model.training.train import train
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.mapped import MappedArray
-from tests.model.conftest import ARCH
-from tests.model.tiny import CLASSES, CPU, RATE, sound
+from tests.support.class_recordings import CLASSES, RATE, sound
+from tests.support.nets import CPU, VGG11
 from tests.support.stores import make_store
 
 SPEAKERS = ("ann", "bob", "cid", "dee", "eve")
@@ -108,7 +108,7 @@ class Stored:
     views, stored_bytes, arrays, identity = None, 1, (), {"3": "made for a test"}
 
     def __init__(self, bad):
-        self.spec, self.bad = TapSpec(arch=ARCH, layers=(3,)), bad
+        self.spec, self.bad = TapSpec(arch=VGG11, layers=(3,)), bad
 
     def keep_on(self, device): ...
 

@@ -22,9 +22,9 @@ from antigram.model.training.config import TrainConfig
 from antigram.model.training.student import build_student
 from antigram.model.training.train import train
 from antigram.pipeline.features.store import FeatureStore
-from tests.model.test_resume import metrics_of
-from tests.model.tiny import CPU
-from tests.reliability.record import keep
+from tests.support.campaigns import keep
+from tests.support.nets import CPU
+from tests.support.runs import numbers_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCH = Arch("vgg11", 2)
@@ -114,7 +114,7 @@ def test_killed_at_random_moments_a_run_ends_in_the_same_numbers(store, tmp_path
         assert trainings.run(tmp_path / "whole") == 0
         # Kills fall before the last epoch ends: evaluation and curves take longer than training.
         length = (tmp_path / "whole" / "metrics.jsonl").stat().st_mtime - begun
-        want = metrics_of(tmp_path / "whole")
+        want = numbers_of(tmp_path / "whole")
         assert len(want) == EPOCHS
         best = load_checkpoint(tmp_path / "whole" / "best.pt").state_dict
         tried, killed, equal, in_epoch = 0, 0, 0, 0
@@ -131,7 +131,7 @@ def test_killed_at_random_moments_a_run_ends_in_the_same_numbers(store, tmp_path
             assert trainings.run(folder) == 0, f"killed after {wait:.3f} of {length:.3f} s"
             found = load_checkpoint(folder / "best.pt").state_dict
             same = all(torch.equal(best[name], found[name]) for name in best)
-            equal += same and metrics_of(folder) == want
+            equal += same and numbers_of(folder) == want
     keep(
         "SIGKILL at random moments: train",
         kind="kills",

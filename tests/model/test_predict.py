@@ -9,7 +9,9 @@ from antigram.model.nets.arch import Arch
 from antigram.model.training.predict import Unreadable, predict
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.recipe import Recipe
-from tests.model.tiny import CPU, RATE, checkpoint_of, sharp, sound
+from tests.support.checkpoints import checkpoint_of, sharp
+from tests.support.class_recordings import RATE, sound
+from tests.support.nets import CPU
 
 ARCH = Arch("vgg11", 2)
 

@@ -1,20 +1,13 @@
 """A run that was stopped at any step is resumed and ends in the same numbers."""
 
-import json
-
 import pytest
 import torch
 
 from antigram.model.loss.sources import LiveGrams, TapSpec
 from antigram.model.training.student import build_student
 from antigram.model.training.train import train
-from tests.model.tiny import CPU
-
-
-def metrics_of(run):
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    timed = ("seconds", "data_wait_seconds")
-    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
+from tests.support.nets import CPU
+from tests.support.runs import numbers_of
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +63,6 @@ def test_stopped_at_any_step_a_run_ends_in_the_same_numbers(
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "cut", stopping)
     resumed = go(tmp_path / "cut", resume=True)
-    assert metrics_of(tmp_path / "cut") == metrics_of(folder)
+    assert numbers_of(tmp_path / "cut") == numbers_of(folder)
     assert resumed["accuracy"] == whole["accuracy"]
     assert resumed["steps"] == whole["steps"]

@@ -15,7 +15,7 @@ from antigram.model.nets.vgg import Vgg
 from antigram.model.training.batches import Batch
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.step import Step, Sums
-from tests.model.tiny import CPU
+from tests.support.nets import CPU
 
 ARCH = Arch("vgg16", 4)
 SHAPE = (48, 33)

@@ -13,8 +13,7 @@ from antigram.model.training.streams import FirstStreams, Streams
 from antigram.model.training.student import build_student
 from antigram.model.training.train import train
 from antigram.pipeline.errors import InputError
-from tests.model.conftest import ARCH
-from tests.model.tiny import CPU
+from tests.support.nets import CPU, VGG11
 
 LAST = 2**63 - 1
 
@@ -66,7 +65,7 @@ def test_a_seed_is_0_to_2_to_the_63_less_1(config):
     )
     for seed in (-1, LAST + 1):
         with pytest.raises(InputError, match=rf"`seed` {seed}: wanted 0 to {LAST}"):
-            TrainConfig(mode="baseline", task="label", arch=ARCH, seed=seed)
+            TrainConfig(mode="baseline", task="label", arch=VGG11, seed=seed)
 
 
 def test_an_order_is_sorted_by_raw_output_of_pcg64_seeded_from_sha256():

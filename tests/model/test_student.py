@@ -8,8 +8,7 @@ from antigram.model.training.batches import Batches
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.student import build_student
 from antigram.pipeline.errors import InputError
-from tests.model.conftest import ARCH
-from tests.model.tiny import CPU
+from tests.support.nets import CPU, VGG11
 
 
 def states_equal(one, two):
@@ -92,7 +91,7 @@ def test_initial_weights_of_another_shape_are_refused_by_name(config, teacher):
 )
 def test_settings_without_a_meaning_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        TrainConfig(**{"mode": "baseline", "task": "label", "arch": ARCH, **changes})
+        TrainConfig(**{"mode": "baseline", "task": "label", "arch": VGG11, **changes})
 
 
 def test_beta_is_squared_for_the_released_loss_only(config):

@@ -4,7 +4,7 @@ import sys
 from types import SimpleNamespace
 
 from antigram.model.training.tensorboard import TensorBoardLogger
-from tests.studies.pages import entry
+from tests.support.report_pages import entry
 
 
 class Writer:

@@ -16,9 +16,9 @@ from antigram.model.training.train import train
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.studies.report import draw_run
-from tests.model.conftest import ARCH
-from tests.model.tiny import CPU, metrics
 from tests.support.files import flip
+from tests.support.nets import CPU, VGG11
+from tests.support.runs import metrics
 
 NUMBERS = ("loss", "ce", "at", "accuracy")
 
@@ -30,7 +30,7 @@ def run_mode(store, teacher, config, tmp_path):
     def run(mode="baseline", *, name="run", on=store, resume=False, on_progress=None, **changes):
         layers = (3,) if mode in ("frozen", "online") else ()
         given = config(mode, **{"layers": layers, **changes})
-        spec = TapSpec(arch=ARCH, layers=layers, tap=given.tap, aggregation=given.aggregation)
+        spec = TapSpec(arch=VGG11, layers=layers, tap=given.tap, aggregation=given.aggregation)
         grams = LiveGrams(teacher.net(), spec) if mode == "online" else None
         init = teacher.state if mode in ("wi", "frozen") else None
         net = build_student(given, 3, init)
@@ -124,7 +124,7 @@ class Counting(LiveGrams):
 
 
 def test_the_last_short_batch_is_trained_on(store, teacher, config, tmp_path):
-    grams = Counting(teacher.net(), TapSpec(arch=ARCH, layers=(3,)))
+    grams = Counting(teacher.net(), TapSpec(arch=VGG11, layers=(3,)))
     given = config("online", layers=(3,), epochs=1)
     net = build_student(given, 3, None)
     result = train(net, store, grams, given, tmp_path / "run", device=CPU)
@@ -256,7 +256,7 @@ def test_the_released_loss_runs_online_and_weighs_beta_squared(run_mode):
 def test_a_training_leaves_the_frozen_net_as_it_was(store, teacher, config, tmp_path):
     net = teacher.net()
     before = extractor_digest(net.state_dict(), net, 8, "relu")
-    grams = LiveGrams(net, TapSpec(arch=ARCH, layers=(3, 8)))
+    grams = LiveGrams(net, TapSpec(arch=VGG11, layers=(3, 8)))
     given = config("online", layers=(3, 8), epochs=1)
     train(build_student(given, 3, None), store, grams, given, tmp_path / "run", device=CPU)
     assert extractor_digest(net.state_dict(), net, 8, "relu") == before

@@ -12,8 +12,8 @@ from antigram.model.training.result import copy_best
 from antigram.model.training.student import build_student
 from antigram.model.training.train import train
 from antigram.model.training.worth import accuracies_text, score, student_note, teacher_note
-from tests.model.tiny import CPU
-from tests.studies.pages import page_of
+from tests.support.nets import CPU
+from tests.support.report_pages import page_of
 
 
 @pytest.fixture

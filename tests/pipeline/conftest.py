@@ -15,9 +15,7 @@ from antigram.pipeline.storage.exchange import export_file
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import create_arrays, create_group, write_manifest
 from tests.support import corpus_trees
-from tests.support.stores import prepare_gsc
-
-IDS = ["", "naïve", "日本/a", "x" * 500, "z"]
+from tests.support.stores import IDS, prepare_gsc
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ import pytest
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.exchange import export_file, import_file
-from tests.pipeline.conftest import IDS
 from tests.support.files import all_names_in, bytes_of, flip
+from tests.support.stores import IDS
 
 ROOT = Path(__file__).resolve().parents[2]
 ARRAYS = {"clip_id", "features", "labels/speaker", "labels/word", "source", "split"}

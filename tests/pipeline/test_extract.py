@@ -9,11 +9,10 @@ import pytest
 
 from antigram.pipeline.download.extract import ArchiveError, unpacked
 from antigram.pipeline.errors import InputError
-from tests.pipeline.archives import (
+from tests.support.archives import (
     END,
     FILE,
     TREE,
-    files_below,
     header_of,
     in_blocks,
     in_pax,
@@ -22,6 +21,7 @@ from tests.pipeline.archives import (
     tar_of,
     zip_of,
 )
+from tests.support.files import bytes_of
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_an_interruption_leaves_nothing(tmp_path, error):
 
     def interrupted():
         with unpacked([archive], tmp_path / "goal") as tree:
-            assert files_below(tree)
+            assert bytes_of(tree)
             raise error("now")
 
     with pytest.raises(error):
@@ -115,7 +115,7 @@ def test_two_archives_may_share_folders_but_no_file(tmp_path):
     one.write_bytes(tar_of(("a/1.wav", b"1")))
     two.write_bytes(zip_of(("a/2.wav", b"2")))
     with unpacked([one, two], tmp_path / "goal") as tree:
-        assert files_below(tree) == {"a/1.wav": b"1", "a/2.wav": b"2"}
+        assert bytes_of(tree) == {"a/1.wav": b"1", "a/2.wav": b"2"}
     with (
         pytest.raises(ArchiveError, match="already under this or an equal name"),
         unpacked([one, one], tmp_path / "goal"),

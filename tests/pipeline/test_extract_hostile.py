@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from antigram.pipeline.download.extract import ArchiveError, unpacked
-from tests.pipeline.archives import (
+from tests.support.archives import (
     END,
     FILE,
     damaged,

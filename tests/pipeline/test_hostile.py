@@ -15,7 +15,7 @@ from antigram.pipeline.corpora import FOLDER
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.preparation import prepare
 from antigram.pipeline.features.recipe import Recipe
-from tests.reliability.record import keep
+from tests.support.campaigns import keep
 from tests.support.corpus_trees import sound, wav
 
 RATE = 16_000

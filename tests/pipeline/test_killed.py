@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from antigram.pipeline.features.store import FeatureStore
-from tests.reliability.record import keep
 from tests.support import corpus_trees
+from tests.support.campaigns import keep
 from tests.support.files import bytes_of
 
 ROOT = Path(__file__).resolve().parents[2]

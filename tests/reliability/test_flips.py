@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.record import keep
-from tests.reliability.server import Commands
-from tests.reliability.workspaces import TINY, content_of, copied, files_below, write_audio
+from tests.support.campaigns import keep
+from tests.support.class_recordings import write_tones
+from tests.support.command_server import Commands
+from tests.support.workspaces import TINY, content_of, copied, files_below
 
 pytestmark = pytest.mark.slow
 FLIPS = int(os.environ.get("ANTIGRAM_TEST_FLIPS", "1000"))
@@ -90,7 +91,7 @@ def run():
 def base(run, tmp_path_factory):
     """A workspace with one of each: store, cache of three codecs, finished run, checkpoint."""
     folder = tmp_path_factory.mktemp("flips") / "base"
-    write_audio(folder / "audio")
+    write_tones(folder / "audio")
     for command in (
         ["prepare", "folder", "--source", "audio", "--name", "tones", "--workers", "1"],
         ["train", "--mode", "baseline", *TINY, "--epochs", "1", "--save", "net.pt"],

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.record import keep
-from tests.reliability.server import Commands
-from tests.reliability.workspaces import TINY, content_of, copied, files_below, write_audio
+from tests.support.campaigns import keep
+from tests.support.class_recordings import write_tones
+from tests.support.command_server import Commands
+from tests.support.workspaces import TINY, content_of, copied, files_below
 
 pytestmark = pytest.mark.slow
 PREPARE = ["prepare", "folder", "--source", "audio", "--name", "tones", "--workers", "1"]
@@ -77,7 +78,7 @@ def resumed(command, folder):
 def test_a_command_killed_before_a_call_goes_on_to_the_same_bytes(name, run, tmp_path):
     campaign = CAMPAIGNS[name]
     base = tmp_path / "base"
-    write_audio(base / "audio")
+    write_tones(base / "audio")
     for command in campaign.before:
         ends_well(run, base, command)
     folder = tmp_path / "work"  # one name for all, as names of runs and paths are stored
@@ -123,7 +124,7 @@ def test_a_call_that_fails_is_one_line_and_the_command_goes_on_when_it_is_run_ag
 ):
     campaign = CAMPAIGNS[name]
     base = tmp_path / "base"
-    write_audio(base / "audio")
+    write_tones(base / "audio")
     for command in campaign.before:
         ends_well(run, base, command)
     folder = tmp_path / "work"

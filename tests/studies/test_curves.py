@@ -8,7 +8,7 @@ from PIL import Image
 
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.studies.report import draw_curves, write_run_report
-from tests.studies.pages import CONFUSION, EPOCHS, RECALL, SETTINGS, entry, page_of, result
+from tests.support.report_pages import CONFUSION, EPOCHS, RECALL, SETTINGS, entry, page_of, result
 
 PANEL = (480, 384)  # pixels
 HOSTILE = ['<script>alert("x")</script>', "$x^$", '"><img src=x>', "_hidden", "\ud800 & 猫\n"]

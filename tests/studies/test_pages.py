@@ -11,7 +11,7 @@ import pytest
 
 from antigram.studies.demo import demo_page
 from antigram.studies.report import page_html, write_run_report
-from tests.studies.pages import entry, result
+from tests.support.report_pages import entry, result
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 LONG = "a_name_without_any_space_that_goes_on_and_on_and_on_and_on_and_on_and_on_and_on_and_on"

@@ -5,10 +5,10 @@ import os
 import shutil
 import sys
 
-import numpy as np
 import pytest
 
 from antigram import cli
+from tests.support.class_recordings import write_tones
 
 TINY = ["--arch", "vgg11", "--width", "1", "--epochs", "1"]
 
@@ -54,16 +54,11 @@ def shell(tmp_path, capsys, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def audio(tmp_path_factory, write_wav):
-    """Thirty one-second clips of three classes that differ in pitch."""
-    home = tmp_path_factory.mktemp("audio")
-    rng = np.random.default_rng(3)
-    t = np.arange(16_000) / 16_000
-    for pitch, name in ((300, "low"), (1000, "middle"), (3000, "high")):
-        for take in range(10):
-            y = 0.3 * np.sin(2 * np.pi * pitch * t) + 0.02 * rng.standard_normal(t.size)
-            path = write_wav(home / name / f"{take}.wav", y)
-            os.utime(path, (1e9, 1e9))  # one that was just written is read again by a second run
+def audio(tmp_path_factory):
+    """Recordings of the last century."""
+    home = write_tones(tmp_path_factory.mktemp("audio"))
+    for path in home.rglob("*.wav"):
+        os.utime(path, (1e9, 1e9))  # one that was just written is read again by a second run
     return home
 
 

@@ -15,6 +15,7 @@ from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage import chunks
 
 ROW_BYTES = 126 * 129 * 4
+IDS = ["", "naïve", "日本/a", "x" * 500, "z"]
 
 
 def make_store(home: Path, target: Path, **recipe) -> FeatureStore:

@@ -44,8 +44,8 @@ from antigram.pipeline.storage.manifest import (
 from antigram.pipeline.storage.mapped import MappedArray
 from antigram.pipeline.storage.opening import open_backend
 from antigram.pipeline.storage.root import has_parts, read_root
-from tests.pipeline.storage.memory import Memory
 from tests.support.files import bytes_of
+from tests.support.memory_backend import Memory
 
 ROWS = ArraySpec("features", (11, 3, 5), "float32", 4)
 BYTES = ArraySpec("split", (7,), "int8", 3)  # so that what follows lies at odd addresses

@@ -1,43 +1,17 @@
-"""Small corpora of generated WAVs, and networks that train on them in milliseconds."""
+"""Make checkpoints and teachers of narrow networks, with drawn weights."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.checkpoint import Checkpoint, Teacher, open_teacher, save_tensors
 from antigram.pipeline.features.store import FeatureStore
-
-RATE = 16_000
-CPU = torch.device("cpu")
-CLASSES = ("high", "low", "noise")
-
-
-def sound(kind, rng, *, seconds=1.0, gain=0.1):
-    t = np.arange(round(seconds * RATE)) / RATE
-    pitch = {"high": 3000, "low": 400}.get(kind, 0) * rng.uniform(0.9, 1.1)
-    y = np.sin(2 * np.pi * pitch * t) if pitch else rng.standard_normal(t.size)
-    return (gain * y + 0.01 * rng.standard_normal(t.size)).astype(np.float32)
-
-
-def write_corpus(home: Path, *, clips=14, seconds=1.0, seed=7):
-    """Write ``home/CLASS/NN.wav``; the first file of ``low`` is digital silence."""
-    rng = np.random.default_rng(seed)
-    for kind in CLASSES:
-        (home / kind).mkdir(parents=True)
-        for number in range(clips):
-            y = sound(kind, rng, seconds=seconds)
-            if (kind, number) == ("low", 0):
-                y[:] = 0
-            soundfile.write(home / kind / f"{number:02d}.wav", y, RATE, subtype="FLOAT")
-    return home
 
 
 def checkpoint_of(arch: Arch, store: FeatureStore, *, seed=11, classes=None) -> Checkpoint:
@@ -82,7 +56,3 @@ def sharp(arch: Arch, store: FeatureStore, **changes) -> Checkpoint:
 def save_teacher(path: Path, arch: Arch, store: FeatureStore, *, seed=11) -> Teacher:
     save_tensors(path, checkpoint_of(arch, store, seed=seed).to_plain())
     return open_teacher(path)
-
-
-def metrics(run: Path):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Stop runs, kill them before a change of their files, and turn them into version 1."""
+"""Make runs: trained, stopped, killed before a change of their files, turned into version 1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from antigram.model.training.student import build_student
 from antigram.model.training.train import train
-from tests.model.tiny import CPU
+from tests.support.nets import CPU
 
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
 
@@ -77,8 +77,12 @@ def as_version_1(folder: Path) -> Path:
     return folder
 
 
+def metrics(run: Path):
+    """Return the entries of metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def numbers_of(folder: Path):
     """Return the entries of metrics.jsonl without times."""
     timed = ("seconds", "data_wait_seconds")
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
+    return [{k: v for k, v in entry.items() if k not in timed} for entry in metrics(folder)]

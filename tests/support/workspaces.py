@@ -6,11 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
-import soundfile
 import torch
 
-__all__ = ["TINY", "content_of", "copied", "files_below", "write_audio"]
+__all__ = ["TINY", "content_of", "copied", "files_below"]
 
 TINY = ["--arch", "vgg11", "--width", "1"]
 _TIMES = {
@@ -21,19 +19,6 @@ _TIMES = {
     "data_wait_fraction",
     "peak_rss_mb",
 }
-
-
-def write_audio(home: Path) -> Path:
-    """Thirty one-second recordings of three classes that differ in pitch."""
-    rng = np.random.default_rng(3)
-    t = np.arange(16_000) / 16_000
-    for pitch, name in ((300, "low"), (1000, "middle"), (3000, "high")):
-        for take in range(10):
-            path = home / name / f"{take}.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            y = 0.3 * np.sin(2 * np.pi * pitch * t) + 0.02 * rng.standard_normal(t.size)
-            soundfile.write(path, y, 16_000)
-    return home
 
 
 def copied(base: Path, goal: Path) -> Path:

@@ -1,6 +1,6 @@
 """Run commands of antigram in forks of one process that has imported everything: 0.1 s, not 3 s.
 
-``python -m tests.reliability.server`` reads one JSON request a line and answers with one a line.
+``python -m tests.support.command_server`` reads a JSON request a line, and answers with one a line.
 A request may ask for SIGKILL just before the n-th call that changes the file system below a folder,
 or for an error of the system in its place; counted in the command's own process, or in the first of
 its workers that gets so far.
@@ -94,7 +94,7 @@ class Commands:
         env.pop("ANTIGRAM_WORKSPACE", None)
         env["PYTHONPATH"] = os.pathsep.join([str(HERE / "armed"), str(ROOT)])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.reliability.server"],
+            [sys.executable, "-m", "tests.support.command_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -4,6 +4,6 @@ import json
 import os
 
 if (request := os.environ.get("ANTIGRAM_TEST_KILL")) is not None:
-    from tests.reliability.server import arm
+    from tests.support.command_server import arm
 
     arm(**json.loads(request))
