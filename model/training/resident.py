@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from antigram.pipeline.storage.mapped import MappedArray
+from antigram.pipeline.storage.array import StoredArray
 
 __all__ = ["budget_for", "bytes_of", "on_device"]
 
@@ -27,12 +27,12 @@ def budget_for(device: torch.device, limit: int | None) -> int:
     return int(torch.cuda.mem_get_info(device)[0] * _SHARE)
 
 
-def bytes_of(array: MappedArray) -> int:
+def bytes_of(array: StoredArray) -> int:
     """Return the size of all rows of an array, in bytes."""
     return array.spec.row_bytes * len(array)
 
 
-def on_device(array: MappedArray, device: torch.device) -> Tensor:
+def on_device(array: StoredArray, device: torch.device) -> Tensor:
     """Copy all rows of an array to a device, as stored, after checking each chunk.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from antigram.pipeline.storage.mapped import MappedArray
+from antigram.pipeline.storage.array import StoredArray
 
 __all__ = ["Held"]
 
@@ -21,13 +21,13 @@ class Held:
         InputError: the process may not map so many files.
     """
 
-    def __init__(self, arrays: Iterable[MappedArray], on_message: Callable[[str], None]) -> None:
+    def __init__(self, arrays: Iterable[StoredArray], on_message: Callable[[str], None]) -> None:
         self._arrays, self._on_message = tuple(arrays), on_message
         for array in self._arrays:
             array.hold()
 
     def look(self) -> None:
-        """Check all arrays with `MappedArray.look`.
+        """Check all arrays with `StoredArray.look`.
 
         Raises:
             DamagedError: a file was truncated or overwritten in place; the message names it.

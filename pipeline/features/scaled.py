@@ -1,0 +1,99 @@
+"""Features of a fold: those of the store it is a view of, normalised by the fold's own scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from antigram.pipeline.storage.array import StoredArray
+from antigram.pipeline.storage.chunks import ArraySpec
+
+__all__ = ["ScaledArray"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledArray:
+    """A stored array of which every value is read as ``value * scale + shift``, in float32.
+
+    Both factors are rounded to float32, then a multiplication and an addition are done in float32:
+    the same numbers come out of each method.
+
+    Attributes:
+        stored: the array, float32 or float16.
+        scale: factor.
+        shift: added to the product.
+        spec: layout as it is read: that of the array, in float32.
+    """
+
+    stored: StoredArray
+    scale: np.float32
+    shift: np.float32
+    spec: ArraySpec = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spec", replace(self.stored.spec, dtype="float32"))
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """All axes, rows first."""
+        return self.stored.shape
+
+    def _scaled(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Return stored values rescaled, in an array of their own."""
+        out: NDArray[np.float32] = values.astype(np.float32)
+        out *= self.scale
+        out += self.shift
+        return out
+
+    def chunk(self, index: int) -> NDArray[np.float32]:
+        """Return the rows of one chunk, padding included: see `StoredArray`."""
+        return self._scaled(self.stored.chunk(index))
+
+    def take(
+        self,
+        rows: Sequence[int] | NDArray[np.integer],
+        view: int | None = None,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Return rows, in any order: see `StoredArray`."""
+        if out is None:
+            return self._scaled(self.stored.take(rows, view))
+        self.gather(rows, out, view)
+        return out
+
+    def gather(
+        self,
+        rows: Sequence[int] | NDArray[np.integer],
+        out: NDArray[Any],
+        view: int | None = None,
+    ) -> None:
+        """Write rows to ``out``: see `StoredArray`."""
+        if out.dtype != np.float32:
+            out[...] = self._scaled(self.stored.take(rows, view))
+            return
+        self.stored.gather(rows, out, view)
+        out *= self.scale
+        out += self.shift
+
+    def read(self) -> NDArray[np.float32]:
+        """Return all rows."""
+        return self._scaled(self.stored.read())
+
+    def read_span(self, span: slice) -> NDArray[np.float32]:
+        """Return rows ``span.start`` to ``span.stop``."""
+        return self._scaled(self.stored.read_span(span))
+
+    def hold(self) -> None:
+        """Keep the chunks as they are now: see `StoredArray`."""
+        self.stored.hold()
+
+    def look(self, rows: slice | None = None) -> list[str]:
+        """Hold the chunks against what they were: see `StoredArray`."""
+        return self.stored.look(rows)
