@@ -28,6 +28,7 @@ from antigram.pipeline.corpus import (
 )
 from antigram.pipeline.draw import draw
 from antigram.pipeline.errors import InputError
+from antigram.pipeline.features.designs import Design, Segments, is_design
 from antigram.pipeline.features.headers import probe_all
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.split import SPLITS, assign
@@ -332,10 +333,13 @@ def _rows_of_mixture(clip: Clip, mixture: Mixture, recipe: Recipe) -> Iterator[R
 
 
 def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -> list[int]:
-    """Return the split of each row, as an index into `SPLITS`.
+    """Return the split of each row, as an index into `SPLITS`; of a design, that of its first fold.
+
+    With a design, rows whose group is not known have -1.
 
     Raises:
-        InputError: the publisher provides no split, or ``by:LABEL`` names an unknown label.
+        InputError: the publisher provides no split, ``by:LABEL`` or a design names an unknown
+            label, or there are too few groups for a design.
     """
     if recipe.split == "official":
         missing = [row.clip_id for row in rows if row.official is None]
@@ -346,6 +350,9 @@ def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -
                 "Use `split=random` or by:LABEL."
             )
         return [SPLITS.index(row.official or "") for row in rows]
+    if is_design(recipe.split):
+        first = Design.parse(recipe.split).divide(_segments(rows, recipe, main), recipe.seed)[0]
+        return [int(split) for split in first]
     labels = [dict(row.labels)[main] for row in rows]
     if recipe.split == "random":
         return assign([row.group for row in rows], labels, seed=recipe.seed)
@@ -356,3 +363,16 @@ def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -
     # A row without the label is grouped by its recording.
     groups = [dict(row.labels).get(label, f"\0{row.group}") for row in rows]
     return assign(groups, labels, seed=recipe.seed, fill_all=True)
+
+
+def _segments(rows: Sequence[Row], recipe: Recipe, main: str) -> Segments:
+    """Return what a design needs to know of the rows."""
+    labels = [dict(row.labels) for row in rows]
+    names = sorted({name for known in labels for name in known})
+    return Segments(
+        labels={name: [known.get(name, "") for known in labels] for name in names},
+        recordings=[
+            recipe.kept_together(row.clip_id, row.source(recipe.sample_rate)) for row in rows
+        ],
+        main=main,
+    )

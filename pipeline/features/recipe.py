@@ -21,6 +21,7 @@ from antigram.pipeline.choices import (
     choices_of,
 )
 from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.pipeline.features.designs import DESIGNS, Design, is_design
 from antigram.pipeline.storage.hashing import digest
 
 __all__ = ["VERSION", "Recipe"]
@@ -50,7 +51,8 @@ class Recipe:
         noise: ``none``, ``low`` (20 to 40 dB) or ``high`` (0 to 10 dB).
         snr_mode: ``exact``, or ``released``: half of the nominal SNR, as in the paper's code.
         noise_files: SHA-256 over names and bytes of the noise recordings; empty without noise.
-        split: ``random``, ``official`` or ``by:LABEL``.
+        split: ``random``, ``official``, ``by:LABEL``, ``kfold:LABEL:K`` or
+            ``confounded:LABEL:OTHER``; of the last two, the store has the split of fold 0.
         seed: seed of the split, the noise and the choice of recordings.
         limit_per_class: largest number of recordings in a class of the main label; 0: no limit.
         limit: largest number of recordings in all, chosen at random; 0: no limit.
@@ -107,8 +109,12 @@ class Recipe:
         for number in (self.limit_per_class, self.limit):
             if number < 0:
                 raise InputError(f"a limit is {number}; wanted: 0 (all recordings) or more")
-        if self.split not in ("random", "official") and not self.split.startswith("by:"):
-            raise InputError(f"split is {self.split!r}; wanted: random, official or by:LABEL")
+        if is_design(self.split):
+            Design.parse(self.split)
+        elif self.split not in ("random", "official") and not self.split.startswith("by:"):
+            raise InputError(
+                f"split is {self.split!r}; wanted: random, official, by:LABEL, {DESIGNS}"
+            )
         self._check_size()
 
     def _check_types(self) -> None:
@@ -160,6 +166,17 @@ class Recipe:
     def recording_of(self, segment_id: str) -> str:
         """Return the id of a segment's recording: the inverse of `segment_id`."""
         return segment_id if self.longer == "cut" else segment_id.rpartition("#")[0] or segment_id
+
+    def kept_together(self, segment_id: str, source: str) -> str:
+        """Return the name of what a fold never divides: the recording, or the file it is cut from.
+
+        Args:
+            segment_id: id of a segment.
+            source: ``PATH#START_S`` of it.
+        """
+        if self.longer == "segment":
+            return self.recording_of(segment_id)
+        return source.rpartition("#")[0]
 
     @property
     def fingerprint(self) -> str:

@@ -16,7 +16,13 @@ FRACTIONS = (0.7, 0.2, 0.1)
 
 
 def assign(
-    groups: Sequence[str], labels: Sequence[str], *, seed: int, fill_all: bool = False
+    groups: Sequence[str],
+    labels: Sequence[str],
+    *,
+    seed: int,
+    fill_all: bool = False,
+    fractions: Sequence[float] = FRACTIONS,
+    purpose: str = "split",
 ) -> list[int]:
     """Assign each segment to a split, 70/20/10 of the segments as far as the groups allow.
 
@@ -32,9 +38,11 @@ def assign(
         seed: seed of the order of groups of equal size.
         fill_all: give each split at least one group, as needed to split by speaker. With two
             groups, one is validation and test stays empty.
+        fractions: share of the segments that each split aims at.
+        purpose: name of the draw: with another name, the same seed gives another order.
 
     Returns:
-        For each segment, 0 (train), 1 (validation) or 2 (test).
+        For each segment, 0 (train), 1 (validation) or 2 (test): the index of a fraction.
     """
     class_counts: dict[str, Counter[str]] = defaultdict(Counter)
     for group, label in zip(groups, labels, strict=True):
@@ -42,15 +50,15 @@ def assign(
     totals = Counter(labels)
     groups_with = Counter(label for counts in class_counts.values() for label in counts)
     # Segments that each split still lacks: of each class, and in all.
-    lacks = {label: [share * n for share in FRACTIONS] for label, n in totals.items()}
-    overall = [share * len(labels) for share in FRACTIONS]
-    filled = [False] * len(SPLITS)
+    lacks = {label: [share * n for share in fractions] for label, n in totals.items()}
+    overall = [share * len(labels) for share in fractions]
+    filled = [False] * len(fractions)
 
     order = sorted(
-        class_counts, key=lambda g: (-class_counts[g].total(), draw(seed, "split", g)[0], g)
+        class_counts, key=lambda g: (-class_counts[g].total(), draw(seed, purpose, g)[0], g)
     )
     chosen: dict[str, int] = {}
-    usable = range(min(len(SPLITS), len(order)))
+    usable = range(min(len(fractions), len(order)))
     for position, group in enumerate(order):
         counts = class_counts[group]
         empty = [s for s in usable if not filled[s]] if fill_all else ()
@@ -59,9 +67,9 @@ def assign(
         elif not fill_all and all(groups_with[label] == 1 for label in counts):
             allowed = (0,)
         else:
-            allowed = (0, 1, 2)
+            allowed = range(len(fractions))
         brought, total = 0, 0
-        by_class = [0.0] * len(SPLITS)
+        by_class = [0.0] * len(fractions)
         for label, n in counts.items():
             brought += n * n
             total += n

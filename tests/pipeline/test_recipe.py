@@ -87,7 +87,7 @@ def test_an_unknown_field_or_version_is_refused(extra):
         ("noise", "medium", "noise is 'medium'; wanted: none, low, high"),
         ("snr_mode", "half", "snr_mode is 'half'"),
         ("dtype", "float64", "dtype is 'float64'; wanted: float32, float16"),
-        ("split", "speaker", "split is 'speaker'; wanted: random, official or by:LABEL"),
+        ("split", "speaker", "split is 'speaker'; wanted: random, official, by:LABEL, kfold"),
     ],
 )
 def test_values_out_of_range_are_refused(field, value, says):

@@ -1,0 +1,309 @@
+"""Designs of an experiment: how the segments of a store are divided into folds.
+
+A design gives several divisions into train, validation and test, one for each fold. It is named by
+a text, ``kfold:LABEL:K`` or ``confounded:LABEL:OTHER``, and depends on nothing but labels,
+recordings and a seed. All segments of a recording are always in one split.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from antigram.pipeline.draw import draw
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.features.split import assign
+
+__all__ = [
+    "DESIGNS",
+    "UNUSED",
+    "Design",
+    "Segments",
+    "divide_for_teacher",
+    "divide_training",
+    "is_design",
+]
+
+UNUSED = -1  # split of a segment that a fold does not use
+_TEST = 2
+_FRACTIONS = (7 / 9, 2 / 9)  # train and validation, as 70/20/10 has them
+_TEACHER_FRACTIONS = (0.8, 0.2)
+_LEAST_GROUPS = 3  # that are divided into train and validation; fewer: their recordings are
+DESIGNS = "kfold:LABEL:K or confounded:LABEL:OTHER"  # as a user writes them
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """What a design needs to know of the segments of a store.
+
+    Attributes:
+        labels: label -> class of each segment, ``''`` where it is not known.
+        recordings: recording of each segment.
+        main: the label that train and validation are stratified by.
+    """
+
+    labels: Mapping[str, Sequence[str]]
+    recordings: Sequence[str]
+    main: str
+
+    def classes(self, label: str, design: str) -> Sequence[str]:
+        """Return the class of each segment.
+
+        Args:
+            label: one of the store's.
+            design: that asks for it, for the message.
+
+        Raises:
+            InputError: there is no such label.
+        """
+        if label not in self.labels:
+            known = ", ".join(self.labels)
+            raise InputError(f"`split={design}`: no label {label!r}; there are {known}")
+        return self.labels[label]
+
+
+def is_design(split: str) -> bool:
+    """Whether a recipe's ``split`` names a design, and not a single division."""
+    return split.startswith(("kfold:", "confounded:"))
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """A design of an experiment.
+
+    Attributes:
+        label: of ``kfold``, the label whose classes are the groups that are tested in turn; of
+            ``confounded``, the label whose classes are halved.
+        folds: number of folds; 2 of ``confounded``.
+        other: of ``confounded``, the label that the classes are confounded with; else empty.
+    """
+
+    label: str
+    folds: int = 2
+    other: str = ""
+
+    def __str__(self) -> str:
+        if self.other:
+            return f"confounded:{self.label}:{self.other}"
+        return f"kfold:{self.label}:{self.folds}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a design as a user writes it.
+
+        Raises:
+            InputError: it is none.
+        """
+        kind, _, names = text.partition(":")
+        label, _, last = names.rpartition(":")
+        if not label or not last or kind not in ("kfold", "confounded"):
+            raise InputError(f"split is {text!r}; wanted: {DESIGNS}")
+        if kind == "confounded":
+            if label == last:
+                raise InputError(f"split is {text!r}; wanted: two labels that differ")
+            return cls(label, other=last)
+        if not (last.isascii() and last.isdecimal() and int(last) > 1):
+            raise InputError(f"split is {text!r}; wanted: kfold:LABEL:K with K of 2 or more")
+        return cls(label, int(last))
+
+    def divide(self, segments: Segments, seed: int) -> list[NDArray[np.int8]]:
+        """Return the split of each segment in each fold.
+
+        Segments whose group is not known are in no split: they might be of a group that is tested.
+
+        Args:
+            segments: labels and recordings.
+            seed: decides which groups, halves and recordings are where.
+
+        Returns:
+            For each fold, ``(segment,)`` int8: 0 train, 1 validation, 2 test, -1 not used.
+
+        Raises:
+            InputError: there is no such label, there are too few groups, or a fold would have an
+                empty split.
+        """
+        folds = (self._halve if self.other else self._leave_out)(segments, seed)
+        for number, split in enumerate(folds):
+            for name, index in (("train", 0), ("validation", 1), ("test", _TEST)):
+                if not (split == index).any():
+                    raise InputError(
+                        f"`split={self}`: fold {number} has no segment for {name}; give more "
+                        "recordings, or another `split`"
+                    )
+        return folds
+
+    def _leave_out(self, segments: Segments, seed: int) -> list[NDArray[np.int8]]:
+        """Test one part of the groups in each fold, and train on the others."""
+        classes = np.array(segments.classes(self.label, str(self)))
+        used = np.flatnonzero(classes != "")
+        recordings = np.array(segments.recordings)
+        groups = _linked(classes[used].tolist(), recordings[used].tolist())
+        if (number := len(set(groups))) < self.folds:
+            raise InputError(
+                f"`split={self}`: {number} groups for {self.folds} folds (a group is the "
+                f"recordings of one {self.label}, or of several that share recordings); wanted: "
+                "at least one group for each fold"
+            )
+        parts = np.array(
+            assign(
+                groups,
+                [""] * len(groups),
+                seed=seed,
+                fill_all=True,
+                fractions=[1 / self.folds] * self.folds,
+                purpose="folds",
+            )
+        )
+        folds = []
+        for number in range(self.folds):
+            split = np.full(len(classes), UNUSED, np.int8)
+            split[used[parts == number]] = _TEST
+            rest = np.flatnonzero(parts != number)
+            own = [groups[i] for i in rest]
+            by_group = len(set(own)) >= _LEAST_GROUPS
+            split[used[rest]] = divide_training(
+                segments, used[rest], seed, f"fold {number}", groups=own if by_group else None
+            )
+            folds.append(split)
+        return folds
+
+    def _halve(self, segments: Segments, seed: int) -> list[NDArray[np.int8]]:
+        """Train each class of ``other`` on half of the classes, and test it on the other half."""
+        classes = segments.classes(self.label, str(self))
+        others = segments.classes(self.other, str(self))
+        cells = list(zip(others, classes, strict=True))
+        used = [i for i, (other, name) in enumerate(cells) if other and name]
+        of_recording: dict[str, tuple[str, str]] = {}
+        known: dict[str, set[str]] = defaultdict(set)
+        for i in used:
+            recording = segments.recordings[i]
+            if of_recording.setdefault(recording, cells[i]) != cells[i]:
+                raise InputError(
+                    f"`split={self}`: the recording {recording} has segments of several classes "
+                    f"of {self.label} or {self.other}; wanted: one of each in a recording"
+                )
+            known[cells[i][0]].add(cells[i][1])
+        if len(known) < 2 or len(set().union(*known.values())) < 2:
+            raise InputError(f"`split={self}`: wanted: at least two classes of each label")
+        trained = _halves(known, seed)
+        folds = []
+        for number in range(self.folds):
+            split = np.full(len(cells), UNUSED, np.int8)
+            own = np.array([i for i in used if (cells[i] in trained) == (number == 0)], np.int64)
+            split[used] = _TEST
+            split[own] = divide_training(segments, own, seed, f"half {number}")
+            folds.append(split)
+        return folds
+
+
+def divide_training(
+    segments: Segments,
+    rows: NDArray[np.int64],
+    seed: int,
+    purpose: str,
+    *,
+    groups: Sequence[str] | None = None,
+) -> NDArray[np.int8]:
+    """Divide segments into train (0) and validation (1), about 7:2, stratified by the main label.
+
+    Args:
+        segments: labels and recordings.
+        rows: indices of the segments to divide.
+        seed: decides the order of groups of equal size.
+        purpose: of the draw: folds draw from the same seed, and not the same numbers.
+        groups: group of each of them, none of which is divided; default: its recording.
+    """
+    own = groups if groups is not None else [segments.recordings[i] for i in rows]
+    return np.array(
+        assign(
+            own,
+            [segments.labels[segments.main][i] for i in rows],
+            seed=seed,
+            fill_all=groups is not None,
+            fractions=_FRACTIONS,
+            purpose=purpose,
+        ),
+        np.int8,
+    )
+
+
+def divide_for_teacher(
+    segments: Segments, training: NDArray[np.int64], label: str, seed: int
+) -> NDArray[np.int8]:
+    """Divide a student's training recordings anew, for a teacher of its own: about 80:20.
+
+    Args:
+        segments: labels and recordings.
+        training: indices of the student's training segments.
+        label: what the teacher learns; segments without it are not used.
+        seed: decides the order of recordings of equal size.
+
+    Returns:
+        ``(segment,)`` int8: 0 train, 1 validation, -1 all others.
+
+    Raises:
+        InputError: there is no such label, or too few recordings have it.
+    """
+    classes = segments.classes(label, f"teacher:{label}")
+    rows = [i for i in training.tolist() if classes[i]]
+    split = np.full(len(classes), UNUSED, np.int8)
+    split[rows] = assign(
+        [segments.recordings[i] for i in rows],
+        [classes[i] for i in rows],
+        seed=seed,
+        fractions=_TEACHER_FRACTIONS,
+        purpose="teacher",
+    )
+    if not ((split == 0).any() and (split == 1).any()):
+        raise InputError(
+            f"{len(rows)} training segments have a {label}, too few to be divided into train and "
+            "validation; wanted: several recordings of a class"
+        )
+    return split
+
+
+def _linked(values: Sequence[str], recordings: Sequence[str]) -> list[str]:
+    """Return a group for each segment: its value, joined with others that share a recording."""
+    above: dict[str, str] = {}
+
+    def top(value: str) -> str:
+        while (next_ := above.get(value, value)) != value:
+            value = next_
+        return value
+
+    first: dict[str, str] = {}
+    for value, recording in zip(values, recordings, strict=True):
+        one, two = sorted((top(value), top(first.setdefault(recording, value))))
+        if one != two:
+            above[two] = one
+    return [top(value) for value in values]
+
+
+def _halves(known: Mapping[str, set[str]], seed: int) -> set[tuple[str, str]]:
+    """Return the (other, class) pairs that are trained on in the first fold.
+
+    Each of the others takes the classes that have been taken least so far, drawn by the seed where
+    they are equal: so every class is trained on with about half of the others, and no more than one
+    more than half where all of them have all classes.
+
+    Args:
+        known: classes that each of the others has.
+        seed: of the draws.
+    """
+    surplus: dict[str, int] = defaultdict(int)  # others that train on a class, less those that test
+    chosen: set[tuple[str, str]] = set()
+    round_up = 0
+    for other in sorted(known, key=lambda name: (draw(seed, "half", name)[0], name)):
+        drawn = {name: draw(seed, "half", f"{other}\0{name}")[0] for name in known[other]}
+        order = sorted(known[other], key=lambda name: (surplus[name], drawn[name], name))
+        half = (len(order) + round_up) // 2
+        round_up ^= len(order) % 2
+        for place, name in enumerate(order):
+            surplus[name] += 1 if place < half else -1
+        chosen.update((other, name) for name in order[:half])
+    return chosen
