@@ -128,7 +128,12 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
     type=Choice(get_args(LastWindow)),
     help="Zero-pad a recording's last segment (default), or let it end with the recording.",
 )
-@option("--split", help="random (default), official or by:LABEL.")
+@option(
+    "--split",
+    help="random (default), official or by:LABEL; or folds: kfold:LABEL:K (K parts of LABEL's "
+    "classes, each the test of one fold), confounded:LABEL:OTHER (each OTHER has half of LABEL's "
+    "classes in training, the other half in test).",
+)
 @option(
     "--within",
     help="Take only the training recordings of this store, divided anew: for a teacher that must "

@@ -8,7 +8,8 @@ Each command has a function, which takes a `Workspace` and names of what lies in
 `prepare_corpus`, `describe_corpora`, `download_corpus`, `cache_grams` (and `estimate_grams`, which
 makes nothing), `plan`, `train_student`, `evaluate_file`, `predict_files`, `verify_named`, `export`,
 `import_`, `status`, `clean` and `run_demo`. They call functions that take paths and objects:
-`prepare`, `build_cache`, `train`, `evaluate`, `predict` and `verify`.
+`prepare`, `build_cache`, `train`, `evaluate`, `predict` and `verify`. `make_folds` and
+`make_teacher_view` make views of a store for cross-validation.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         StaleError,
         StoredDataError,
     )
+    from antigram.pipeline.features.folds import make_folds, make_teacher_view
     from antigram.pipeline.features.preparation import prepare
     from antigram.pipeline.features.store import FeatureStore
     from antigram.pipeline.workspace import Workspace
@@ -69,6 +71,8 @@ __all__ = [
     "export",
     "import_",
     "load_checkpoint",
+    "make_folds",
+    "make_teacher_view",
     "plan",
     "predict",
     "predict_files",
@@ -104,6 +108,8 @@ _HOME = {
     "export": ".studies.exchanging",
     "import_": ".studies.exchanging",
     "load_checkpoint": ".model.training.checkpoint",
+    "make_folds": ".pipeline.features.folds",
+    "make_teacher_view": ".pipeline.features.folds",
     "plan": ".studies.plan",
     "predict": ".model.training.predict",
     "predict_files": ".studies.predicting",

@@ -16,7 +16,7 @@ from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.opening import is_exported
 from antigram.pipeline.storage.root import has_parts
 
-__all__ = ["Workspace", "claimed_run", "is_locked", "locked", "plain_name"]
+__all__ = ["Workspace", "claimed_run", "is_fold_name", "is_locked", "locked", "plain_name"]
 
 _LOCK_S = 0.1  # long enough to open a lock file again that was deleted while it was opened
 
@@ -129,6 +129,11 @@ def plain_name(name: str) -> str:
     return name.removesuffix(".zarr")
 
 
+def is_fold_name(name: str) -> bool:
+    """Whether a name is kept for folds: ``NAME@K`` or ``NAME@K-LABEL``."""
+    return "@" in name
+
+
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """A folder with the subfolders ``features``, ``grams``, ``runs`` and ``corpora``."""
@@ -197,6 +202,8 @@ class Workspace:
     def store(self, name: str | None, on_message: Callable[[str], None]) -> Path:
         """Return the path of the named store, else of the only one, else of the one prepared last.
 
+        Folds (``NAME@K``) are chosen by name alone.
+
         Args:
             name: name or path of a store; None chooses one and reports which.
             on_message: called with the line that says which store was chosen.
@@ -206,7 +213,8 @@ class Workspace:
         """
         if name is not None:
             return self.named(self.features, name, "feature store")
-        stores = self.members(self.features)
+        members = self.members(self.features)
+        stores = [path for path in members if not is_fold_name(path.stem)] or members
         if not stores:
             raise InputError(
                 f"{self.features}: no feature store yet; make one with `antigram prepare CORPUS`"

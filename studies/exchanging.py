@@ -10,6 +10,7 @@ from typing import Any
 from antigram.cache.layer import FORMAT
 from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.errors import DamagedError, InputError
+from antigram.pipeline.features.store import is_fold
 from antigram.pipeline.storage.exchange import export_file, import_file
 from antigram.pipeline.storage.manifest import DOCUMENT
 from antigram.pipeline.storage.opening import is_exported, open_backend
@@ -64,6 +65,11 @@ def export(
         DamagedError: what is exported is damaged; nothing is left behind.
     """
     path = _store_or_cache(workspace, name)
+    if is_fold(path):
+        raise InputError(
+            f"{path}: is a fold, whose features are those of the store it is of: export that, and "
+            "make its folds again where it is imported"
+        )
     return Exported(goal, export_file(path, goal, on_progress), path)
 
 

@@ -12,11 +12,12 @@ from antigram.pipeline.callbacks import OnMessage, OnProgress
 from antigram.pipeline.corpora import find_corpus
 from antigram.pipeline.corpus import Corpus, CorpusError, locate
 from antigram.pipeline.download.corpora import Downloaded, download
+from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.naming import recipe_for, store_name
 from antigram.pipeline.features.preparation import Prepared, prepare
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.features.within import Training, training_of
-from antigram.pipeline.workspace import Workspace, plain_name
+from antigram.pipeline.workspace import Workspace, is_fold_name, plain_name
 
 __all__ = ["download_corpus", "prepare_corpus"]
 
@@ -114,6 +115,8 @@ def prepare_corpus(
     elif clean_source is not None:
         raise CorpusError(f"`clean_source`: {corpus} is not mixed from clean speech")
     target = workspace.features / f"{plain_name(name or store_name(adapter, recipe))}.zarr"
+    if is_fold_name(target.stem):
+        raise InputError(f"`name` {name!r}: names with @ are those of folds; give another")
     return prepare(
         adapter,
         home,

@@ -77,9 +77,18 @@ def _store(path: Path) -> dict[str, Any]:
         "clips": len(store),
         "shape": list(store.shape),
         "labels": {name: len(classes) for name, classes in store.classes.items()},
-        "summary": f"{len(store)} clips of {store.shape[0]} x {store.shape[1]}; {labels}; "
+        "fold_of": None if store.base is None else store.base.name,
+        "summary": f"{_of_store(store)} of {store.shape[0]} x {store.shape[1]}; {labels}; "
         f"{store.fingerprint[:12]}",
     }
+
+
+def _of_store(store: FeatureStore) -> str:
+    """Say how many segments there are, and of a fold what it is one of and how many it uses."""
+    if store.base is None:
+        return f"{len(store)} clips"
+    used = int((store.split >= 0).sum())
+    return f"fold of {store.base.name} ({store.design}): {used} of {len(store)} clips"
 
 
 def _cache(path: Path, origin: dict[Any, str]) -> dict[str, Any]:

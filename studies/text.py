@@ -35,6 +35,7 @@ def prepared_text(done: Fields) -> str:
     lines = [
         f"{done['store']}: {counts}; {done['shape'][0]} frames x {done['shape'][1]} "
         f"frequencies; {done['clips_per_second']:g} segments/s",
+        *(f"  fold: {path}" for path in done["folds"]),
         *(f"  skipped: {n} x {why}" for why, n in done["skipped"].items()),
         *(f"  rejected: {r['source']}: {r['reason']}" for r in done["rejected"]),
     ]

@@ -14,7 +14,7 @@ from antigram.cache.layer import CacheLayer, layers_of, open_root
 from antigram.model.training.run_files import has_manifest, run_state, verify_files
 from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError, StoredDataError
-from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.features.store import FeatureStore, is_fold
 from antigram.pipeline.storage.archive import SUFFIXES, verify_archive
 from antigram.pipeline.storage.exchange import verify_export
 from antigram.pipeline.storage.manifest import DOCUMENT, Problem, verify_group
@@ -139,7 +139,7 @@ def verify_named(
         raise InputError("`recompute` runs the teacher again: name it with `ckpt`")
     stores = workspace.members(workspace.features)
     done = []
-    for path in _chosen(workspace, names):
+    for path in _with_stores(_chosen(workspace, names)):
         kind, problems = kind_of(path), _problems(path, stores)
         if kind == "cache" and recompute and ckpt is not None and not problems:
             problems = _recomputed(workspace, path, recompute, ckpt, data, device, on_message)
@@ -174,6 +174,17 @@ def _chosen(workspace: Workspace, names: Sequence[str]) -> list[Path]:
             raise InputError(f"no store, cache or run is called {name!r}; there is {known}")
         chosen += match
     return chosen if names else every
+
+
+def _with_stores(paths: Sequence[Path]) -> list[Path]:
+    """Add the stores that folds are of, which hold their features, once each."""
+    chosen = {path.resolve(): path for path in paths}
+    for path in paths:
+        if is_fold(path):
+            with suppress(InputError, StoredDataError):  # which the fold's own problems name
+                if (base := FeatureStore(path).base) is not None:
+                    chosen.setdefault(base.path.resolve(), base.path)
+    return list(chosen.values())
 
 
 def _recomputed(

@@ -14,6 +14,8 @@ import torch
 
 from antigram import cli
 from antigram.model.training.checkpoint import save_tensors
+from antigram.pipeline.features.folds import make_teacher_view
+from antigram.pipeline.features.store import FeatureStore
 from tests.support.shell import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +55,53 @@ def test_the_chain_gives_the_fields_that_are_promised(shell, audio):
     assert [m["name"] for m in there["stores"]] == ["tones"]
     assert there["caches"][0]["store"] == "tones"
     assert len(there["runs"]) == 2
+
+
+def test_folds_are_prepared_trained_on_cached_and_verified_like_stores(shell, audio):
+    home = Path("spoken")
+    lines = ["file_name,word,speaker"]
+    for number, path in enumerate(sorted(audio.rglob("*.wav"))):
+        target = home / f"{number:02d}.wav"
+        home.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+        os.utime(target, (1e9, 1e9))
+        lines.append(f"{target.name},{path.parent.name},s{number % 5}")
+    (home / "metadata.csv").write_text("\n".join(lines) + "\n")
+    command = ("prepare", "folder", "--source", home, "--main-label", "word", "--name", "own")
+    store = shell.json(*command, "--split", "kfold:speaker:5")
+    assert [Path(path).name for path in store["folds"]] == [f"own@{k}.zarr" for k in range(5)]
+    assert store["clips"] == {"train": 18, "validation": 6, "test": 6}
+
+    fold = FeatureStore("workspace/features/own@1.zarr")
+    view = make_teacher_view(fold, "speaker", seed=0).stem
+    teacher = shell.json("train", "--mode", "baseline", "--data", view, *TINY, "--save", "net.pt")
+    assert (teacher["task"], teacher["accuracy"]["test"]) == ("speaker", None)
+    grams = shell.json("cache-grams", "--ckpt", "net.pt", "--data", "own@1", "--layer", 3)
+    assert (grams["name"], grams["clips"]) == ("own@1--net", 30)
+    at = shell.json(
+        "train", "--mode", "cached", "--data", "own@1", "--epochs", 1, "--save", "at.pt"
+    )
+    assert (at["data"], Path(at["run"]).name) == ("own@1", "cached-own@1-seed0")
+    assert at["features"] == fold.fingerprint
+    scores = shell.json("evaluate", "--ckpt", "at.pt", "--data", "own@1")
+    assert scores["accuracy"] == pytest.approx(at["accuracy"]["test"])
+    recomputed = ("own@1--net", "--recompute", 30, "--ckpt", "net.pt", "--data", "own@1")
+    assert shell.json("verify", *recomputed)["ok"] is True
+    checked = shell.json("verify", "own@1")["checked"]
+    assert [Path(path).name for path in checked] == ["own@1.zarr", "own.zarr"]
+    assert shell.json("verify")["ok"] is True
+    stores = {entry["name"]: entry for entry in shell.json("status")["stores"]}
+    assert {entry["fold_of"] for name, entry in stores.items() if name != "own"} == {"own"}
+    within = ("--within", "own@2", "--split", "confounded:word:speaker", "--name", "inner")
+    assert len(shell.json(*command[:-2], *within)["folds"]) == 2
+
+    shell.refused(2, "own@1.zarr: is a fold", "export", "own@1", "--to", "own.h5")
+    shell.refused(2, "names with @ are those of folds", *command, "--name", "own@9")
+    shell.refused(2, "5 groups for 6 folds", *command, "--split", "kfold:speaker:6")
+    shell.refused(2, "no label 'singer'", *command, "--split", "confounded:word:singer")
+    Path("workspace/features/own.zarr").rename("aside.zarr")
+    train = ("train", "--mode", "baseline")
+    shell.refused(3, "own@1.zarr: is a fold of a store", *train, "--data", "own@1")
 
 
 def test_a_plan_tells_costs_of_all_modes_and_makes_nothing(chain):

@@ -79,7 +79,7 @@ def check_classes(
             raise InputError(
                 f"{store.path}: none of the {len(classes)} validation segments has a {task} that "
                 f"is seen in training (validation has {lacking}; training {known}), as the store "
-                f"was prepared with `split={store.recipe.split}`. Training and validation must "
+                f"was prepared with `split={store.design}`. Training and validation must "
                 "share classes: prepare with `split=random`; for a teacher of this store's "
                 f"students, also with `within={store.name}`, which takes its training recordings "
                 "alone."

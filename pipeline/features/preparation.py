@@ -27,6 +27,8 @@ from antigram.pipeline.corpus import Corpus
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.execution.workers import Workers
 from antigram.pipeline.features.assembly import finish_store, small_arrays
+from antigram.pipeline.features.designs import is_design
+from antigram.pipeline.features.folds import make_folds
 from antigram.pipeline.features.listing import Listing, Reject, list_rows, split_rows
 from antigram.pipeline.features.normalisation import normalise_all
 from antigram.pipeline.features.raw_blocks import render_all
@@ -69,6 +71,7 @@ class Prepared:
         computed: number of segments decoded in this call.
         sources: result of comparing the recordings with their record.
         left_alone: whether the store existed already and was kept.
+        folds: paths of its folds, if it was prepared with a design.
     """
 
     store: FeatureStore
@@ -76,6 +79,7 @@ class Prepared:
     computed: int
     sources: Checked
     left_alone: bool = False
+    folds: Sequence[Path] = ()
 
     @cached_property
     def summary(self) -> Summary:
@@ -84,14 +88,15 @@ class Prepared:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of ``prepare --json``."""
-        store, counts = self.store, np.bincount(self.store.split, minlength=len(SPLITS))
+        store, rows = self.store, {split: self.store.rows(split) for split in SPLITS}
         names = np.array(store.recordings)
         return {
             "store": str(store.path),
             "name": store.name,
             "fingerprint": store.fingerprint,
-            "clips": {split: int(n) for split, n in zip(SPLITS, counts, strict=True)},
-            "recordings": {split: len(set(names[store.rows(split)].tolist())) for split in SPLITS},
+            "clips": {split: len(own) for split, own in rows.items()},
+            "recordings": {split: len(set(names[own].tolist())) for split, own in rows.items()},
+            "folds": [str(path) for path in self.folds],
             "shape": list(store.shape),
             "classes": store.classes,
             "mean": store.mean,
@@ -146,7 +151,8 @@ def prepare(
 
     An existing store is rebuilt if a recording has been edited since. A recording whose size or
     time differs from the record beside the store (`pipeline.features.source_record`) is read and
-    compared with its checksum. The lock of ``target`` is held throughout.
+    compared with its checksum. The lock of ``target`` is held throughout. A recipe whose ``split``
+    is a design gives the store the split of the first fold, and makes all folds beside it.
 
     Args:
         corpus: the adapter.
@@ -201,9 +207,18 @@ def prepare(
             checked = _check_sources(job, listing, existing)
             if not checked.changed:
                 seconds = time.perf_counter() - begun
-                return Prepared(existing, seconds, 0, checked, left_alone=True)
+                folds = _folds_of(existing)
+                return Prepared(existing, seconds, 0, checked, left_alone=True, folds=folds)
         checked, computed = _make(job, listing)
-        return Prepared(FeatureStore(target), time.perf_counter() - begun, computed, checked)
+        store = FeatureStore(target)
+        folds, seconds = _folds_of(store), time.perf_counter() - begun
+        return Prepared(store, seconds, computed, checked, folds=folds)
+
+
+def _folds_of(store: FeatureStore) -> list[Path]:
+    """Make the folds of a store that was prepared with a design."""
+    recipe = store.recipe
+    return make_folds(store, recipe.split, seed=recipe.seed) if is_design(recipe.split) else []
 
 
 def _check_sources(job: _Job, listing: Listing, existing: FeatureStore) -> Checked:

@@ -1,4 +1,8 @@
-"""Read a feature store: features are memory-mapped, and everything that is read is checked."""
+"""Read a feature store: features are memory-mapped, and everything that is read is checked.
+
+A *fold* is a view of a store: it has a split, a mean and a standard deviation of its own, and all
+else is read from the store beside it (`pipeline.features.folds` makes folds).
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antigram.pipeline.choices import check_choice
-from antigram.pipeline.errors import DamagedError, InputError
+from antigram.pipeline.errors import DamagedError, InputError, StaleError, StoredDataError
+from antigram.pipeline.features.designs import UNUSED, is_design
 from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.scaled import ScaledArray
 from antigram.pipeline.features.split import SPLITS
+from antigram.pipeline.storage.array import StoredArray
 from antigram.pipeline.storage.backend import Backend
 from antigram.pipeline.storage.chunks import STRING
 from antigram.pipeline.storage.hashing import digest
@@ -24,15 +31,20 @@ from antigram.pipeline.storage.opening import open_backend
 from antigram.pipeline.storage.root import read_root
 
 __all__ = [
+    "FOLD_VERSION",
     "FORMAT",
     "VERSION",
     "FeatureStore",
+    "fold_fingerprint",
+    "is_fold",
     "store_fingerprint",
 ]
 
 FORMAT = "antigram/features"
-VERSION = 1
+VERSION = 1  # of a store
+FOLD_VERSION = 2  # of a fold: an antigram that knows no folds refuses it
 _NO_LABEL = -1
+_FOLD_FIELDS = {"of": str, "fingerprint": str, "design": str, "number": int, "seed": int}
 
 
 def store_fingerprint(root: Mapping[str, Any], manifest: Manifest) -> str:
@@ -52,6 +64,27 @@ def store_fingerprint(root: Mapping[str, Any], manifest: Manifest) -> str:
     )
 
 
+def fold_fingerprint(root: Mapping[str, Any], manifest: Manifest) -> str:
+    """Return the SHA-256 of a fold: fingerprint of its store, split, mean and deviation."""
+    return digest(
+        {
+            "format": [FORMAT, FOLD_VERSION],
+            "store": root["fold"]["fingerprint"],
+            "mean": root["mean"],
+            "std": root["std"],
+            "arrays": manifest.digests(),
+        }
+    )
+
+
+def is_fold(path: Path) -> bool:
+    """Whether a fold is stored at ``path``, if perhaps a damaged one."""
+    try:
+        return "fold" in read_root(open_backend(path), FORMAT, FOLD_VERSION, "feature store")
+    except (InputError, StoredDataError):
+        return False
+
+
 def _are_classes(classes: object) -> bool:
     """Whether ``classes`` maps each label to a list of names."""
     return isinstance(classes, dict) and all(
@@ -61,44 +94,53 @@ def _are_classes(classes: object) -> bool:
 
 
 class FeatureStore:
-    """A finished feature store, opened for reading.
+    """A finished feature store or a fold of one, opened for reading.
 
     Args:
-        path: folder ``NAME.zarr``, or an exported HDF5 file.
+        path: folder ``NAME.zarr`` or ``NAME@K.zarr``, or an exported HDF5 file.
         backend: where the store's keys are read from; default: the folder or file at ``path``.
 
     Attributes:
         path: path of the store.
-        root: root attribute ``antigram``.
+        root: root attribute ``antigram``; of a fold, that of its store with its own fields.
         recipe: recipe that the store was made with.
         mean: mean of the training split, which was subtracted.
         std: standard deviation of the training split, by which was divided.
-        fingerprint: SHA-256 of recipe and contents.
+        fingerprint: SHA-256 of recipe and contents; a fold has its own.
         main_label: name of the main label.
         classes: label -> names of its classes.
-        features: ``(clip, frame, freq)`` float32 or float16, normalised; memory-mapped.
+        features: ``(clip, frame, freq)`` float32 or float16, normalised; memory-mapped. Those of a
+            fold are rescaled as they are read, to float32.
+        base: the store that a fold is of; None of a store.
 
     Raises:
         InputError: ``path`` does not exist, or is not a feature store.
-        StoredDataError: the store is damaged, incomplete or of a newer version.
+        StoredDataError: the store is damaged, incomplete or of a newer version; or the store of a
+            fold is missing, or another than the fold was made from.
     """
 
     def __init__(self, path: str | Path, backend: Backend | None = None) -> None:
         self.path = path = Path(path)
         self._group = open_backend(path) if backend is None else backend
-        self.root = read_root(self._group, FORMAT, VERSION, "feature store")
+        self.root = read_root(self._group, FORMAT, FOLD_VERSION, "feature store")
         if self.root.get("complete") is not True:
             raise DamagedError(f"{path}: not complete; run the same `antigram prepare` again")
         self._manifest = read_manifest(self._group)
         self._manifest.check_metadata(self._group, self._repair)
+        self.base = self._open_base() if "fold" in self.root else None
+        if self.base is not None:
+            self.root = {**self.base.root, **self.root}
         try:
             self.recipe = Recipe.from_json(self.root["recipe"])
             self.mean, self.std = float(self.root["mean"]), float(self.root["std"])
             self.fingerprint = str(self.root["fingerprint"])
             self.main_label = str(self.root["main_label"])
             self.classes: dict[str, list[str]] = self.root["classes"]
-            matches = store_fingerprint(self.root, self._manifest) == self.fingerprint
-        except (KeyError, TypeError, AttributeError) as error:
+            made = store_fingerprint if self.base is None else fold_fingerprint
+            matches = made(self.root, self._manifest) == self.fingerprint
+        except StoredDataError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DamagedError(f"{path}: its attributes lack {error}; prepare it again") from None
         if not _are_classes(self.classes):
             raise DamagedError(f"{path}: its classes are not lists of names. {self._repair}")
@@ -106,8 +148,9 @@ class FeatureStore:
             raise DamagedError(f"{path}: its main label {self.main_label!r} is none of its labels")
         if not matches:
             raise DamagedError(f"{path}: does not match its fingerprint. {self._repair}")
-        self.features = self._array("features")
-        self.features.require([self.recipe.dtype], (None, *self.recipe.shape))
+        stored = self._array("features")
+        stored.require([self.recipe.dtype], (None, *self.recipe.shape))
+        self.features: StoredArray = stored if self.base is None else self._rescaled(stored)
         self._labels: dict[str, NDArray[np.int32]] = {}
 
     @property
@@ -119,9 +162,52 @@ class FeatureStore:
     def _repair(self) -> str:
         return f"Run `antigram verify {self.path}`; `antigram prepare` rebuilds it."
 
+    def _open_base(self) -> FeatureStore:
+        """Open the store that this fold is of, which lies beside it.
+
+        Raises:
+            DamagedError: the fold does not say which store that is, or holds more than a split.
+            StaleError: it is not there, or another one took its place.
+        """
+        fold = self.root["fold"]
+        fields = fold if isinstance(fold, dict) else {}
+        known = all(type(fields.get(name)) is kind for name, kind in _FOLD_FIELDS.items())
+        if not known or Path(fields["of"]).name != fields["of"] or not fields["of"].strip("."):
+            raise DamagedError(f"{self.path}: does not say what it is a fold of. {self._repair}")
+        if set(self._manifest.arrays) != {"split"}:
+            raise DamagedError(f"{self.path}: holds more or less than a split. {self._repair}")
+        path = self.path.with_name(fields["of"])
+        again = "Prepare it again, with the `split` that made the folds, or remove the fold."
+        try:
+            if is_fold(path):
+                raise DamagedError(f"{self.path}: is a fold of {path}, which is a fold itself")
+            base = FeatureStore(path)
+        except InputError as error:
+            raise StaleError(f"{self.path}: is a fold of a store: {error}. {again}") from None
+        if base.fingerprint != fields["fingerprint"]:
+            raise StaleError(
+                f"{self.path}: is a fold of {path} with the fingerprint "
+                f"{fields['fingerprint'][:12]}, which now has {base.fingerprint[:12]}. {again}"
+            )
+        return base
+
+    def _rescaled(self, stored: StoredArray) -> StoredArray:
+        """Return the features of the store, normalised by the fold's mean and deviation."""
+        if self.base is None or (self.base.mean, self.base.std) == (self.mean, self.std):
+            return stored
+        shift = (self.base.mean - self.mean) / self.std
+        return ScaledArray(stored, np.float32(self.base.std / self.std), np.float32(shift))
+
+    @property
+    def design(self) -> str:
+        """How the segments were divided: the recipe's ``split``, or the design of a fold."""
+        return self.recipe.split if self.base is None else str(self.root["fold"]["design"])
+
     def _array(self, name: str, dtype: str | None = None) -> MappedArray:
         """Return an array; with ``dtype``, check that it has one such value for each segment."""
         if name not in self._manifest.arrays:
+            if self.base is not None:
+                return self.base._array(name, dtype)
             raise DamagedError(f"{self.path}: no array {name} in its manifest. {self._repair}")
         array = MappedArray(self._group, name, self._manifest.crcs(name), self._repair)
         if dtype is not None:
@@ -130,11 +216,12 @@ class FeatureStore:
 
     def _numbers(self, name: str, dtype: str, least: int, most: int) -> NDArray[Any]:
         """Return an array with one number for each segment, checked to be within a range."""
-        values = self._array(name, dtype).read()
+        array = self._array(name, dtype)
+        values = array.read()
         wrong = np.flatnonzero((values < least) | (values > most))
         if len(wrong):
             raise DamagedError(
-                f"{self.path / name}: row {wrong[0]} is {values[wrong[0]]}, wanted {least} to "
+                f"{array.where}: row {wrong[0]} is {values[wrong[0]]}, wanted {least} to "
                 f"{most}. {self._repair}"
             )
         return values
@@ -174,8 +261,13 @@ class FeatureStore:
 
     @cached_property
     def split(self) -> NDArray[np.int8]:
-        """Split of each segment, ``(clip,)`` int8: 0 train, 1 validation, 2 test."""
-        return self._numbers("split", "int8", 0, len(SPLITS) - 1)
+        """Split of each segment, ``(clip,)`` int8: 0 train, 1 validation, 2 test.
+
+        Of a fold, and of a store that was prepared with a design, -1 stands for segments that are
+        in no split.
+        """
+        unused = self.base is not None or is_design(self.recipe.split)
+        return self._numbers("split", "int8", UNUSED if unused else 0, len(SPLITS) - 1)
 
     @cached_property
     def clip_ids(self) -> list[str]:
@@ -206,6 +298,8 @@ class FeatureStore:
     @cached_property
     def snr_db(self) -> NDArray[np.float32] | None:
         """Nominal SNR of each segment in dB, NaN where it stayed clean; None without noise."""
+        if self.base is not None:
+            return self.base.snr_db
         return self._array("snr_db").read() if "snr_db" in self._manifest.arrays else None
 
     def rows(self, split: str, label: str | None = None) -> NDArray[np.int64]:

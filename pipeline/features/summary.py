@@ -140,7 +140,7 @@ def summarise(store: FeatureStore, label: str | None = None) -> Summary:
         lengths=store.root.get("lengths"),
         snr_db=levels,
         without_noise=without,
-        warnings=tuple(_warnings(label, classes, np.bincount(split, minlength=len(SPLITS)))),
+        warnings=tuple(_warnings(label, classes, np.bincount(split[split >= 0], minlength=3))),
     )
 
 
@@ -167,15 +167,19 @@ def _short(name: str) -> str:
 
 
 def _count(values: NDArray[np.int32], split: NDArray[np.int8], classes: int) -> NDArray[np.int64]:
-    """Count segments: (class, split); segments without a class (-1) are left out."""
-    known = values >= 0
+    """Count segments: (class, split); segments without a class or a split (-1) are left out."""
+    known = (values >= 0) & (split >= 0)
     cells = values[known].astype(np.int64) * len(SPLITS) + split[known]
     return np.bincount(cells, minlength=classes * len(SPLITS)).reshape(classes, len(SPLITS))
 
 
 def _groups(store: FeatureStore) -> tuple[Groups, ...]:
-    _, _, split_label = store.recipe.split.partition("by:")
-    labels = [name for name in dict.fromkeys((split_label, "speaker")) if name in store.classes]
+    named = store.design.partition(":")[2]  # empty for random and official
+    labels = [
+        name
+        for name in dict.fromkeys((named, *named.split(":"), "speaker"))
+        if name in store.classes
+    ]
     groups = [
         _grouped(name, _count(store.labels(name), store.split, len(store.classes[name])))
         for name in labels

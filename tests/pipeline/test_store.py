@@ -68,7 +68,7 @@ def test_no_store_and_another_group_are_the_users_mistake(tmp_path, store_copy):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda root: root.update(format_version=2), "written by format version 2, .* up to 1"),
+        (lambda root: root.update(format_version=3), "written by format version 3, .* up to 2"),
         (lambda root: root.update(complete=False), "not complete"),
         (lambda root: root.pop("complete"), "not complete"),
         (lambda root: root.update(mean=0.0), "does not match its fingerprint"),

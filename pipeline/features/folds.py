@@ -1,0 +1,257 @@
+"""Make folds of a feature store: views with a split, a mean and a deviation of their own.
+
+A fold ``NAME@K.zarr`` is stored beside its store ``NAME.zarr`` and holds nothing but its split.
+Features, labels, ids and sources are read from the store, so that audio is prepared once, however
+many folds there are; `FeatureStore` opens both. ``NAME@K-LABEL.zarr`` is for the teacher of a fold:
+it has the training segments of that fold alone, divided anew.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.pipeline.execution.process import versions
+from antigram.pipeline.features.designs import Design, Segments, divide_for_teacher
+from antigram.pipeline.features.store import (
+    FOLD_VERSION,
+    FORMAT,
+    FeatureStore,
+    fold_fingerprint,
+)
+from antigram.pipeline.storage.array import StoredArray
+from antigram.pipeline.storage.chunks import ArraySpec, encode, write_chunk
+from antigram.pipeline.storage.durable import flush_filesystem
+from antigram.pipeline.storage.folder import Folder
+from antigram.pipeline.storage.manifest import (
+    create_arrays,
+    create_group,
+    verify_group,
+    write_manifest,
+)
+from antigram.pipeline.storage.publish import discard, publish, recover, work_folder
+from antigram.pipeline.workspace import is_locked, locked, plain_name
+
+__all__ = ["make_folds", "make_teacher_view"]
+
+_LEAST_RATIO = 1e-6  # of a fold's standard deviation to its store's
+_PATIENCE_S = 30  # for another process that makes the same fold
+_POLL_S = 0.05
+
+
+class _Fold(NamedTuple):
+    """A fold to be made: its file, split, main label and attribute ``fold``."""
+
+    path: Path
+    split: NDArray[np.int8]
+    main_label: str
+    origin: Mapping[str, Any]
+
+
+def make_folds(store: FeatureStore, design: str, *, seed: int) -> list[Path]:
+    """Make the folds of a design, ``NAME@0.zarr`` and so on, beside their store.
+
+    A fold that is there is left alone if it is intact and has this design, seed and store, and is
+    replaced if it has not.
+
+    Args:
+        store: a store, not a fold.
+        design: ``kfold:LABEL:K``: the classes of LABEL are divided into K parts, each of which is
+            the test split of one fold; the other classes are divided into train and validation,
+            about 7:2, or, where they are fewer than three, their recordings are.
+            ``confounded:LABEL:OTHER``: each class of OTHER has half of LABEL's classes in train and
+            validation, and the other half in test; in the second fold the halves are swapped.
+        seed: decides the parts and the halves.
+
+    Returns:
+        Paths of the folds, in order.
+
+    Raises:
+        InputError: ``store`` is a fold, ``design`` is none, or the store has no such label, too few
+            groups, or too few recordings.
+        StoredDataError: the store is damaged.
+    """
+    if store.base is not None:
+        raise InputError(f"{store.path}: is a fold of {store.base.name}; make folds of that store")
+    parsed = Design.parse(design)
+    splits = parsed.divide(_segments(store), seed)
+    return _make(
+        store,
+        [
+            _Fold(
+                _beside(store, f"{store.name}@{number}"),
+                split,
+                store.main_label,
+                _origin(store, str(parsed), number, seed),
+            )
+            for number, split in enumerate(splits)
+        ],
+    )
+
+
+def make_teacher_view(fold: FeatureStore, label: str, *, seed: int) -> Path:
+    """Make the view that a student's teacher is trained on: no segment that the student is not.
+
+    The training segments of the fold are divided at random into train and validation, about 80:20,
+    by recording and stratified by ``label``; nothing else is used, and there is no test split. So
+    neither the teacher's weights nor the choice of its best epoch know anything of the segments
+    that the student is validated and tested on.
+
+    Args:
+        fold: of the student; or a store.
+        label: what the teacher learns, the main label of the view.
+        seed: decides the division.
+
+    Returns:
+        Path of ``NAME@K-LABEL.zarr``; of a store, ``NAME@LABEL.zarr``.
+
+    Raises:
+        InputError: the store has no such label, or too few recordings that have it.
+        StoredDataError: the store is damaged.
+    """
+    base = fold if fold.base is None else fold.base
+    split = divide_for_teacher(_segments(base), fold.rows("train"), label, seed)
+    number = 0 if fold.base is None else int(fold.root["fold"]["number"])
+    origin = _origin(base, f"teacher:{label}", number, seed)
+    path = _beside(base, fold.name + ("@" if fold.base is None else "-") + label)
+    return _make(base, [_Fold(path, split, label, {**origin, "within": fold.fingerprint})])[0]
+
+
+def _segments(store: FeatureStore) -> Segments:
+    """Return what a design needs to know of a store."""
+    labels = {}
+    for label, names in store.classes.items():
+        table = np.array([*names, ""], object)  # -1 is the last
+        labels[label] = table[store.labels(label)].tolist()
+    recordings = map(store.recipe.kept_together, store.clip_ids, store.sources)
+    return Segments(labels, list(recordings), store.main_label)
+
+
+def _origin(store: FeatureStore, design: str, number: int, seed: int) -> dict[str, Any]:
+    """Return the attribute ``fold``: the store, and how its segments were divided."""
+    return {
+        "of": store.path.name,
+        "fingerprint": store.fingerprint,
+        "design": design,
+        "number": number,
+        "seed": seed,
+    }
+
+
+def _beside(store: FeatureStore, name: str) -> Path:
+    return store.path.with_name(f"{plain_name(name)}.zarr")
+
+
+def _make(base: FeatureStore, folds: Sequence[_Fold]) -> list[Path]:
+    """Make those of the folds that are not there, reading the store's features once."""
+    missing = [fold for fold in folds if not _is_there(fold)]
+    own = [fold for fold in missing if not np.array_equal(fold.split, base.split)]
+    trained = np.zeros(len(base), bool)
+    for fold in own:
+        trained |= fold.split == 0
+    sums = _sums(base.features, trained)
+    for fold in missing:
+        mean, std = base.mean, base.std  # which a fold with the store's own split keeps
+        if any(fold is each for each in own):
+            mean, std = _scale(base, fold, *sums)
+        _write(fold, mean, std)
+    return [fold.path for fold in folds]
+
+
+def _is_there(fold: _Fold) -> bool:
+    """Whether a fold is there, intact, and what it should be."""
+    try:
+        there = FeatureStore(fold.path)
+        same = np.array_equal(there.split, fold.split)
+    except (InputError, StoredDataError):
+        return False
+    same = same and there.main_label == fold.main_label and there.root.get("fold") == fold.origin
+    return same and not any(verify_group(Folder(fold.path), content=False))
+
+
+def _sums(
+    features: StoredArray, wanted: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sum of each wanted row, and that of its squares; zeros for the others."""
+    totals, squares = np.zeros((2, len(features)))
+    for index in range(features.spec.chunks):
+        span = features.spec.span(index)
+        rows = np.flatnonzero(wanted[span])
+        if len(rows):
+            values = features.chunk(index)[rows].astype(np.float64).reshape(len(rows), -1)
+            totals[span.start + rows] = values.sum(axis=1)
+            squares[span.start + rows] = np.einsum("ij,ij->i", values, values)
+    return totals, squares
+
+
+def _scale(
+    base: FeatureStore,
+    fold: _Fold,
+    totals: NDArray[np.float64],
+    squares: NDArray[np.float64],
+) -> tuple[float, float]:
+    """Return mean and standard deviation of the magnitudes of a fold's training segments.
+
+    Args:
+        base: the store, whose mean and deviation its features have been normalised by.
+        fold: whose segments.
+        totals: sum of each row of the store.
+        squares: sum of the squares of each row.
+
+    Raises:
+        InputError: the segments are all but silent: their deviation is no scale.
+    """
+    train = np.flatnonzero(fold.split == 0)
+    count = len(train) * math.prod(base.shape)
+    mean = sum(totals[train].tolist()) / count
+    std = math.sqrt(max(0.0, sum(squares[train].tolist()) / count - mean**2))
+    if not std >= _LEAST_RATIO:  # nor a NaN
+        raise InputError(
+            f"{fold.path}: the {len(train)} training segments of this fold are all but silent: the "
+            f"standard deviation of their magnitudes is {std * base.std:.2g}, of the whole store's "
+            f"{base.std:.2g}. Use another `split` or `seed`."
+        )
+    return base.mean + base.std * mean, base.std * std
+
+
+def _write(fold: _Fold, mean: float, std: float) -> None:
+    """Write a fold beside its goal and put it in place; one that is there now is left alone."""
+    end = time.monotonic() + _PATIENCE_S
+    while is_locked(fold.path) and time.monotonic() < end:
+        time.sleep(_POLL_S)
+    with locked(fold.path, "making"):
+        recover(fold.path)
+        if _is_there(fold):
+            return
+        partial = work_folder(fold.path)
+        discard(partial)
+        group = Folder(partial / "store")
+        spec = ArraySpec("split", (len(fold.split),), "int8", len(fold.split))
+        root = {
+            "format": FORMAT,
+            "format_version": FOLD_VERSION,
+            "complete": True,
+            "mean": mean,
+            "std": std,
+            "main_label": fold.main_label,
+            "fold": dict(fold.origin),
+            "versions": versions(("antigram", "numpy", "zarr")),
+        }
+        create_group(group, {})
+        create_arrays(group, [spec])
+        written = {"split": [write_chunk(group, spec, 0, encode(spec, 0, fold.split))]}
+        # The fingerprint needs the manifest's digest, and the manifest the root's checksum.
+        create_group(group, {"antigram": root})
+        root["fingerprint"] = fold_fingerprint(root, write_manifest(group, written))
+        create_group(group, {"antigram": root})
+        write_manifest(group, written)
+        flush_filesystem(partial)
+        publish(partial / "store", fold.path)
+        discard(partial)
