@@ -21,9 +21,9 @@ from antigram.pipeline.features.summary import summarise
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import verify_group
 from antigram.pipeline.workspace import Workspace, locked
-from tests.pipeline import trees
-from tests.pipeline.small import bytes_of, flip, names_in, prepare_gsc
-from tests.pipeline.test_store import edit
+from tests.support import corpus_trees
+from tests.support.files import bytes_of, flip, names_in
+from tests.support.stores import edit_store, prepare_gsc
 
 DESIGN = "kfold:speaker:4"
 EPS = np.finfo(np.float32).eps
@@ -32,7 +32,7 @@ EPS = np.finfo(np.float32).eps
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """Three words of four speakers, three times each."""
-    return trees.gsc(tmp_path_factory.mktemp("crossed"), per_word=12)
+    return corpus_trees.gsc(tmp_path_factory.mktemp("crossed"), per_word=12)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def test_a_fold_that_says_something_else_is_refused(field, value, match, copied)
         (root[group] if group else root)[inner] = value
 
     fold = copied.path.with_name("gsc@1.zarr")
-    edit(fold, change)
+    edit_store(fold, change)
     with pytest.raises(StoredDataError, match=match):
         FeatureStore(fold)
 
@@ -331,7 +331,7 @@ def test_segments_whose_group_is_not_known_are_in_no_split(home, tmp_path):
     own = tmp_path / "own"
     lines = ["file_name,word,speaker"]
     for n in range(24):
-        trees.wav(own / f"{n:02d}.wav", trees.sound(n))
+        corpus_trees.wav(own / f"{n:02d}.wav", corpus_trees.sound(n))
         lines.append(f"{n:02d}.wav,{'ab'[n // 12]},{'' if n % 6 == 5 else f's{n % 6}'}")
     (own / "metadata.csv").write_text("\n".join(lines) + "\n")
     recipe = Recipe(corpus="folder", longer="segment", split="kfold:speaker:5")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,23 +7,8 @@ import pytest
 
 from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
-from antigram.pipeline.storage.chunks import crc32c
-from antigram.pipeline.storage.hashing import canonical_json
-from antigram.pipeline.storage.manifest import _as_group
 from tests.support.files import flip
-from tests.support.stores import gsc_recipe
-
-
-def edit(path: Path, change) -> None:
-    """Change the attribute ``antigram`` of a store, as another version would write it."""
-    document = json.loads((path / "zarr.json").read_text())
-    change(document["attributes"]["antigram"])
-    (path / "zarr.json").write_text(json.dumps(document))
-    listed = path / "manifest" / "zarr.json"
-    content = json.loads(listed.read_text())["attributes"]
-    del content["digest"]
-    content["metadata"]["zarr.json"] = crc32c((path / "zarr.json").read_bytes())
-    listed.write_text(canonical_json(_as_group(content)) + "\n")
+from tests.support.stores import edit_store, gsc_recipe
 
 
 def test_a_store_gives_back_what_was_prepared(clean):
@@ -60,7 +44,7 @@ def test_unknown_labels_and_splits_are_refused(clean):
 def test_no_store_and_another_group_are_the_users_mistake(tmp_path, store_copy):
     with pytest.raises(InputError, match="no feature store there"):
         FeatureStore(tmp_path)
-    edit(store_copy, lambda root: root.update(format="antigram/grams"))
+    edit_store(store_copy, lambda root: root.update(format="antigram/grams"))
     with pytest.raises(InputError, match=r"not a feature store \(antigram/grams\)"):
         FeatureStore(store_copy)
 
@@ -85,7 +69,7 @@ def test_no_store_and_another_group_are_the_users_mistake(tmp_path, store_copy):
          "recipe field", "recipe value", "classes", "main label", "fingerprint"],
 )  # fmt: skip
 def test_changed_metadata_is_stored_data_that_cannot_be_trusted(change, says, store_copy):
-    edit(store_copy, change)
+    edit_store(store_copy, change)
     with pytest.raises(StoredDataError, match=says):
         FeatureStore(store_copy)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from antigram.pipeline.features.preparation import OnProgress, Prepared, prepare
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage import chunks
+from antigram.pipeline.storage.hashing import canonical_json
+from antigram.pipeline.storage.manifest import _as_group
 
 ROW_BYTES = 126 * 129 * 4
 IDS = ["", "naïve", "日本/a", "x" * 500, "z"]
@@ -70,3 +73,15 @@ def stop_at(stage: str, at_least: int):
             raise Stopped
 
     return on_progress
+
+
+def edit_store(path: Path, change) -> None:
+    """Change the attribute ``antigram`` of a store, as another version would write it."""
+    document = json.loads((path / "zarr.json").read_text())
+    change(document["attributes"]["antigram"])
+    (path / "zarr.json").write_text(json.dumps(document))
+    listed = path / "manifest" / "zarr.json"
+    content = json.loads(listed.read_text())["attributes"]
+    del content["digest"]
+    content["metadata"]["zarr.json"] = chunks.crc32c((path / "zarr.json").read_bytes())
+    listed.write_text(canonical_json(_as_group(content)) + "\n")
