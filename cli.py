@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,34 +21,10 @@ from click import Choice, FloatRange, IntRange, argument, option
 
 from antigram.model import choices
 from antigram.pipeline.choices import LastWindow, Noise, SnrMode, Split
-from antigram.pipeline.execution.terminal import safe, safe_json
-from antigram.studies.console import App, Beta, Context, Device, Layer, expected_failure
+from antigram.studies import console
+from antigram.studies.console import Context, common_options
 
 __all__ = ["app", "main"]
-
-
-def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Take --workspace, --json and -v after the command's name, too."""
-
-    @option("--workspace", type=_PATH, hidden=True)
-    @_flag("--json", "as_json", hidden=True)
-    @_flag("-v", "--verbose", hidden=True)
-    @wraps(command)
-    def inner(
-        ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool, **kwargs: Any
-    ) -> Any:
-        from antigram.pipeline.workspace import Workspace
-
-        common: Context = ctx.obj
-        if workspace is not None:
-            common.workspace = Workspace(workspace)
-        common.json = common.json or as_json
-        ctx.find_root().params["as_json"] = common.json
-        if verbose:
-            logging.basicConfig(level=logging.DEBUG)
-        return command(common, **kwargs)
-
-    return click.pass_context(inner)
 
 
 _PATH = click.Path(path_type=Path)
@@ -56,6 +32,7 @@ _COUNT = IntRange(1)
 _COUNT_OR_0 = IntRange(0)
 _SHARE = FloatRange(0, 1, max_open=True)
 _ABOVE_0 = FloatRange(0, math.inf, min_open=True, max_open=True)
+_SECONDS = FloatRange(0, 3600, min_open=True)
 _SEED = IntRange(0, 2**63 - 1)
 
 # Options of several commands.
@@ -71,7 +48,7 @@ _width = option(
     type=IntRange(1, 1024),
     help="64 is the real VGG; default: the teacher's, or 64.",
 )
-_device = _shown("--device", type=Device(), default="auto")
+_device = _shown("--device", type=console.Device(), default="auto")
 _precision = _shown("--precision", type=Choice(choices.PRECISIONS), default="32")
 _seed = partial(_shown, "--seed", type=_SEED, default=0)
 _batch = partial(_shown, "--batch-size", "batch_clips", type=_COUNT)
@@ -86,7 +63,8 @@ def _rows(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.group(
-    cls=App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=console.App,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @option("--workspace", type=_PATH, help="Default: ./workspace.")
 @_flag("--json", "as_json", help="One JSON object on stdout, nothing else.")
@@ -117,11 +95,7 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
     type=Choice(get_args(SnrMode)),
     help="exact (default), or released: half the SNR in dB, as in the paper's code.",
 )
-@option(
-    "--seconds",
-    type=FloatRange(0, 3600, min_open=True),
-    help="Length of a segment; default: the corpus's.",
-)
+@option("--seconds", type=_SECONDS, help="Length of a segment; default: the corpus's.")
 @option("--overlap", type=_SHARE, help="Share of a segment that the next repeats.")
 @option(
     "--last-window",
@@ -173,7 +147,7 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 @option("--subset", help="librispeech: all (default), or train-clean-100 and so on.")
 @option("--hours", help="ms-snsd: of mixtures; default: 1.")
 @option("--clean-source", type=_PATH, help="ms-snsd: clean speech.")
-@_common
+@common_options
 def prepare(common: Context, corpus: str, **options: Any) -> None:
     """Turn CORPUS into a feature store: normalised spectrograms of its recordings' segments.
 
@@ -194,7 +168,7 @@ def prepare(common: Context, corpus: str, **options: Any) -> None:
 
 
 @app.command()
-@_common
+@common_options
 def corpora(common: Context) -> None:
     """The corpora: labels, licence, citation, presets, and whether each is there."""
     from antigram.studies.status import describe_corpora
@@ -207,7 +181,7 @@ def corpora(common: Context) -> None:
 @app.command()
 @argument("corpus")
 @option("--subset", help="librispeech: train-clean-100 (default), dev-clean and so on.")
-@_common
+@common_options
 def download(common: Context, corpus: str, subset: str | None) -> None:
     """Fetch CORPUS, check it, and unpack it to where `prepare` finds it; resumes after a cut."""
     from antigram.studies.preparing import download_corpus
@@ -221,7 +195,7 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 
 @app.command("cache-grams")
 @_ckpt(required=True, help="The teacher.")
-@_layers(required=True, type=Layer(), help="1 to 13, or all.")
+@_layers(required=True, type=console.Layer(), help="1 to 13, or all.")
 @_data
 @_rows
 @option("--dtype", type=Choice(choices.DTYPES), help="Default: float16; with compmul float32.")
@@ -244,7 +218,7 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 @_device
 @_flag("--dry-run", help="Print size, time and break-even; make nothing.")
 @option("--name", help="Of the cache; default: STORE--CKPT.")
-@_common
+@common_options
 def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
     """Run the teacher of CKPT over a store once, and keep its Gram matrices."""
     from antigram.studies.caching import cache_grams as run
@@ -264,7 +238,7 @@ def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
 
 
 @app.command()
-@_layers(required=True, type=Layer(), help="1 to 13, or all.")
+@_layers(required=True, type=console.Layer(), help="1 to 13, or all.")
 @_data
 @_task
 @_ckpt(help="The teacher, for its shape.")
@@ -276,7 +250,7 @@ def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
 @_shown("--nets", type=_COUNT, default=1, help="Teachers.")
 @_batch(default=13)
 @_precision
-@_common
+@common_options
 def plan(common: Context, **options: Any) -> None:
     """What a training would take: device memory and FLOPs of a step, and the cache's size."""
     from antigram.studies.plan import plan as run
@@ -293,7 +267,7 @@ def plan(common: Context, **options: Any) -> None:
 @option("--ckpt", "ckpts", multiple=True, type=_PATH)
 @option("--cache", "caches", multiple=True, help="Default: the store's only or latest.")
 @_layers(
-    type=Layer(of_source=True),
+    type=console.Layer(of_source=True),
     help="Layer(s) compared with the teacher, e.g. 5 or emo:5; with --mode frozen, the last "
     "frozen layer.",
 )
@@ -302,7 +276,7 @@ def plan(common: Context, **options: Any) -> None:
     "--beta",
     "betas",
     multiple=True,
-    type=Beta(),
+    type=console.Beta(),
     help="Weight of the AT loss, or NAME:BETA of one teacher's; default: 1; below 0 it rewards "
     "similarity.",
 )
@@ -338,7 +312,7 @@ def plan(common: Context, **options: Any) -> None:
 @_flag("--keep-resume", help="Keep last.pt, to go on with more --epochs.")
 @option("--name", help="Of the run; default: MODE-STORE-seedN.")
 @option("--save", type=_PATH, help="Copy the best weights there.")
-@_common
+@common_options
 def train(common: Context, device_memory: float | None, **options: Any) -> None:
     """Train a student on the segments of a store, with or without anti-transfer."""
     from antigram.studies.text import trained_text
@@ -360,7 +334,7 @@ def train(common: Context, device_memory: float | None, **options: Any) -> None:
 @_shown("--split", type=Choice(get_args(Split)), default="test")
 @option("--task", help="The store's label to score; default: the checkpoint's task.")
 @_device
-@_common
+@common_options
 def evaluate(common: Context, split: Split, **options: Any) -> None:
     """Accuracy, recalls and confusion matrix of a checkpoint on a split of a store.
 
@@ -379,7 +353,7 @@ def evaluate(common: Context, split: Split, **options: Any) -> None:
 @_flag("--skip-unreadable", help="Leave out files that cannot be used, and list them.")
 @_device
 @argument("audio", nargs=-1, required=True, type=_PATH)
-@_common
+@common_options
 def predict(common: Context, **options: Any) -> None:
     """Classes of recordings and their segments, with probabilities.
 
@@ -399,7 +373,7 @@ def predict(common: Context, **options: Any) -> None:
 @_ckpt(help="The teacher, for --recompute.")
 @option("--data", help="The store, for --recompute; default: the cache's.")
 @_device
-@_common
+@common_options
 def verify(common: Context, **options: Any) -> int:
     """Read every byte of stores, caches, runs, FILE.pt or FILE.h5; exit 3 if any is damaged."""
     from antigram.studies.text import verified_text
@@ -419,7 +393,7 @@ def verify(common: Context, **options: Any) -> int:
 @app.command("export")
 @argument("name")
 @option("--to", "goal", type=_PATH, required=True, help="FILE.h5")
-@_common
+@common_options
 def export_(common: Context, name: str, goal: Path) -> None:
     """Write the store or cache NAME as one HDF5 file, checksums and all."""
     from antigram.studies.exchanging import export
@@ -432,7 +406,7 @@ def export_(common: Context, name: str, goal: Path) -> None:
 @app.command("import")
 @argument("file", type=_PATH)
 @option("--name", help="Default: that of the file.")
-@_common
+@common_options
 def import_(common: Context, file: Path, name: str | None) -> None:
     """Make a store or cache of what `antigram export` wrote to FILE."""
     from antigram.studies.exchanging import import_ as run
@@ -444,7 +418,7 @@ def import_(common: Context, file: Path, name: str | None) -> None:
 
 
 @app.command()
-@_common
+@common_options
 def status(common: Context) -> int:
     """What is there: corpora, stores, caches and runs; exit 3 if a store or cache is damaged."""
     from antigram.studies.status import status as run
@@ -457,7 +431,7 @@ def status(common: Context) -> int:
 
 @app.command()
 @_flag("--dry-run", help="Only tell what would be removed.")
-@_common
+@common_options
 def clean(common: Context, dry_run: bool) -> None:
     """Remove what killed commands left, unfinished work included; nothing that is in use."""
     from antigram.studies.leftovers import clean as run
@@ -472,7 +446,7 @@ def clean(common: Context, dry_run: bool) -> None:
 @_shown("--width", type=int, default=4)
 @_shown("--epochs", type=_COUNT, default=12)
 @_seed()
-@_common
+@common_options
 def demo(common: Context, **options: Any) -> None:
     """The whole chain on speech synthesised here, on a CPU, in minutes; ends with a report."""
     from antigram.studies.demo import run_demo, table
@@ -481,22 +455,45 @@ def demo(common: Context, **options: Any) -> None:
     common.answer(content, table(content))
 
 
+@app.command()
+@argument("runs", nargs=-1)
+@_data
+@_task
+@option("--against", help="The label that should not matter, which the teachers learn.")
+@option(
+    "--layers",
+    "at_layers",
+    type=console.Numbers(),
+    help="Where anti-transfer is tried; default: 5,9,13.",
+)
+@option("--seeds", type=_COUNT, help="Trainings of each arm in each fold; default: 5.")
+@option("--folds", help="kfold:LABEL:K (default: of --against, 5) or confounded:LABEL:OTHER.")
+@option("--arms", help="Of wi, at, permuted, random, mean-gram, dropout, weight-decay; wi,at.")
+@option("--arch", type=Choice(choices.ARCHS), help="Default: vgg16.")
+@option("--width", type=IntRange(1, 1024), help="64 (default) is the real VGG.")
+@option("--epochs", type=_COUNT, help="Default: 50.")
+@option("--patience", type=_COUNT, help="Default: 10.")
+@option("--batch-size", "batch_clips", type=_COUNT, help="Default: 13.")
+@option("--lr", type=_ABOVE_0, help="Default: 5e-4.")
+@option("--workers", type=IntRange(1, 256), help="Trainings at once; default: the cores.")
+@_seed(help="Of the folds.")
+@option("--name", help="Of the study; default: STORE-TASK-against-AGAINST.")
+@_flag("--dry-run", help="List the jobs and estimate hours and bytes; train nothing.")
+@common_options
+def compare(common: Context, runs: tuple[str, ...], **options: Any) -> None:
+    """Does anti-transfer help? Teachers, caches and students over folds and seeds, compared.
+
+    With names of RUNS, these are put side by side.
+    """
+    from antigram.studies.compare import answered
+
+    content, text = answered(common.workspace, runs, **options, on_message=common.on_message)
+    common.answer(content, text)
+
+
 def main() -> None:
     """Run a command; make a line and an exit code of what is no defect of ours."""
-    try:
-        code = app.main(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        sys.exit(2)
-    except BaseException as error:
-        if (failure := expected_failure(error)) is None:
-            raise
-        line = safe(" ".join(app.in_options(failure[0]).split()))
-        click.echo(f"antigram: {line}", err=True)
-        if "--json" in sys.argv:
-            click.echo(safe_json({"error": line, "exit_code": failure[1]}))
-        sys.exit(failure[1])
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(console.run(app))
 
 
 if __name__ == "__main__":

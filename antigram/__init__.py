@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from antigram.pipeline.features.store import FeatureStore
     from antigram.pipeline.workspace import Workspace
     from antigram.studies.caching import cache_grams, estimate_grams
+    from antigram.studies.compare.comparison import compare, compare_runs
     from antigram.studies.demo import run_demo
     from antigram.studies.exchanging import export, import_
     from antigram.studies.leftovers import clean
@@ -63,6 +64,8 @@ __all__ = [
     "build_cache",
     "cache_grams",
     "clean",
+    "compare",
+    "compare_runs",
     "describe_corpora",
     "download_corpus",
     "estimate_grams",
@@ -100,6 +103,8 @@ _HOME = {
     "build_cache": ".cache.build",
     "cache_grams": ".studies.caching",
     "clean": ".studies.leftovers",
+    "compare": ".studies.compare.comparison",
+    "compare_runs": ".studies.compare.comparison",
     "describe_corpora": ".studies.status",
     "download_corpus": ".studies.preparing",
     "estimate_grams": ".studies.caching",

@@ -1,16 +1,20 @@
 """What a command line is made of beside its commands: kinds of values, messages, failures.
 
-No option is named here, and nothing slow is imported.
+Only the options of all commands are named here, and nothing slow is imported.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +26,17 @@ if TYPE_CHECKING:
     from antigram.pipeline.workspace import Workspace
     from antigram.studies.display import TrainingDisplay
 
-__all__ = ["App", "Beta", "Context", "Device", "Layer", "expected_failure"]
+__all__ = [
+    "App",
+    "Beta",
+    "Context",
+    "Device",
+    "Layer",
+    "Numbers",
+    "common_options",
+    "expected_failure",
+    "run",
+]
 
 _LEADS = os.environ.get("RANK", "0") == "0"  # torchrun's
 # Errors of the system that are no defect of ours even where it names no file.
@@ -70,6 +84,25 @@ class Beta(_Pattern):
     wanted = "a number, or NAME:NUMBER"
 
 
+class Numbers(click.ParamType[tuple[int, ...]]):
+    """Numbers with commas between them, such as ``5,9,13``."""
+
+    name = "numbers"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - as click declares it
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[int, ...]:
+        """Return the numbers, sorted, each once."""
+        if isinstance(value, tuple):
+            return value
+        if re.fullmatch(r"[0-9]{1,3}(,[0-9]{1,3})*", value, re.ASCII) is None:
+            self.fail(f"{value!r} is no list of numbers such as 5,9,13.", param, ctx)
+        return tuple(sorted(set(map(int, value.split(",")))))
+
+
 class Device(_Pattern):
     """A device as torch names it, or ``auto``."""
 
@@ -106,11 +139,9 @@ class App(click.Group):
             return found[0] if option is None else " ".join(filter(None, (option, found[2])))
 
         params = [param for command in self.commands.values() for param in command.params]
-        options = {}
-        for param in params:
-            if isinstance(param, click.Option):
-                option = param.opts[-1]
-                options[param.name] = options[option.strip("-").replace("-", "_")] = option
+        declared = [param for param in params if isinstance(param, click.Option)]
+        options = {p.opts[-1].strip("-").replace("-", "_"): p.opts[-1] for p in declared}
+        options |= {p.name: p.opts[-1] for p in declared if p.name}  # what the library says
         return _ARGUMENT.sub(named, text)
 
 
@@ -180,3 +211,52 @@ def expected_failure(error: BaseException) -> tuple[str, int] | None:
         case RuntimeError() if "can't allocate memory" in str(error):  # torch's, of the host
             return f"out of memory. {_LESS_MEMORY}", 2
     return None
+
+
+def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take the workspace, JSON and verbosity after its name, too."""
+
+    @click.option("--workspace", type=click.Path(path_type=Path), hidden=True)
+    @click.option("--json", "as_json", is_flag=True, hidden=True)
+    @click.option("-v", "--verbose", is_flag=True, hidden=True)
+    @wraps(command)
+    def inner(
+        ctx: click.Context,
+        workspace: Path | None,
+        as_json: bool,  # noqa: FBT001 - click passes flags by name
+        verbose: bool,  # noqa: FBT001
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        from antigram.pipeline.workspace import Workspace
+
+        common: Context = ctx.obj
+        if workspace is not None:
+            common.workspace = Workspace(workspace)
+        common.json = common.json or as_json
+        ctx.find_root().params["as_json"] = common.json
+        if verbose:
+            logging.basicConfig(level=logging.DEBUG)
+        return command(common, **kwargs)
+
+    return click.pass_context(inner)
+
+
+def run(app: App) -> int:
+    """Run the command that was typed, and return its exit code.
+
+    A failure that is no defect of ours is told in one line, with JSON also as an object.
+    """
+    try:
+        code = app.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except BaseException as error:
+        if (failure := expected_failure(error)) is None:
+            raise
+        line = safe(" ".join(app.in_options(failure[0]).split()))
+        click.echo(f"antigram: {line}", err=True)
+        if "--json" in sys.argv:
+            click.echo(safe_json({"error": line, "exit_code": failure[1]}))
+        return failure[1]
+    return code if isinstance(code, int) else 0

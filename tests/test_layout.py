@@ -96,7 +96,12 @@ def is_text(node):
 
 
 # They write commands: those that the demo runs, and where to read on after a mistake.
-WITH_OPTIONS = {"studies/demo.py": None, "studies/console.py": {"--help"}}
+WITH_OPTIONS = {
+    "studies/demo.py": None,
+    "studies/compare/jobs.py": None,
+    "studies/compare/runner.py": None,
+    "studies/console.py": {"--help", "--workspace", "--json", "--verbose"},
+}
 
 
 def test_the_library_names_its_arguments_and_no_options():

@@ -1,0 +1,47 @@
+"""Does anti-transfer help on this data? Arms over folds and seeds, and the difference they make.
+
+``design`` says what is run, ``jobs`` makes command lines of it, ``database`` keeps what was done,
+``runner`` does it, ``results`` picks layers and compares arms, ``report`` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from antigram.pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from antigram.pipeline.workspace import Workspace
+
+__all__ = ["answered"]
+
+
+def answered(
+    workspace: Workspace,
+    runs: Sequence[str] = (),
+    **asked: Any,  # noqa: ANN401 - as `comparison.compare` declares them
+) -> tuple[dict[str, Any], str]:
+    """Compare arms on a store, or runs that are there; as fields and as text.
+
+    Args:
+        workspace: where everything goes.
+        runs: names of runs; if there are none, a comparison is run.
+        asked: arguments of `comparison.compare`.
+
+    Raises:
+        InputError: something is missing or does not fit, or a job failed.
+        StoredDataError: stored data is damaged.
+    """
+    from antigram.studies.compare.comparison import compare, compare_runs
+    from antigram.studies.compare.tables import compared_text, estimate_text, runs_text
+
+    if runs:
+        found = compare_runs(workspace, runs)
+        return found, runs_text(found)
+    if isinstance(layers := asked.get("arms"), str):
+        asked["arms"] = tuple(layers.split(","))
+    if asked.get("against") is None:
+        raise InputError("`against`: name the label that should not matter, such as the speaker")
+    content = compare(workspace, **asked)
+    return content, (estimate_text if asked.get("dry_run") else compared_text)(content)

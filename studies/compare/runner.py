@@ -1,0 +1,161 @@
+"""Run the jobs of a comparison: in order of need, several at once, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from antigram.pipeline.callbacks import OnMessage
+from antigram.pipeline.errors import InputError
+from antigram.pipeline.workspace import Workspace
+from antigram.studies.compare.database import LEASE_S, Database
+from antigram.studies.compare.jobs import Job
+from antigram.studies.compare.predictions import predictions_of
+
+__all__ = ["run_jobs"]
+
+_POLL_S = 1.0  # for jobs that another process is doing
+# The child ends when the thread that waits for it does: a killed comparison leaves no training.
+_CHILD = """import ctypes, runpy, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+sys.argv = sys.argv[1:]
+if sys.argv[0] == "-m":
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+else:
+    sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    database: Database,
+    workspace: Workspace,
+    *,
+    task: str,
+    workers: int,
+    on_message: OnMessage,
+    do: Callable[[Job], dict[str, Any]] | None = None,
+) -> dict[str, int]:
+    """Do the jobs that are not done; another process on the same database shares them.
+
+    Args:
+        jobs: in an order in which each stands behind those that it needs.
+        database: what is done, and by whom.
+        workspace: where runs and caches go.
+        task: label of the students, for their predictions.
+        workers: jobs at once, each with one thread.
+        on_message: called with a line for each job that ends.
+        do: what does a job and returns its answer; by default its command, in a process.
+
+    Returns:
+        ``done``: jobs done here; ``reused``: jobs that were done before.
+
+    Raises:
+        InputError: a job failed; the message has what it said. Other jobs that were running are
+            finished first.
+    """
+    database.add(jobs)
+    by_key = {job.key: job for job in jobs}
+    states = database.states()
+    reused = sum(states[key] == "done" for key in by_key)
+    run = do or (lambda job: _command(job, workspace))
+    failed: list[str] = []
+    ended = threading.Event()
+    threading.Thread(target=_renew, args=(database, ended), daemon=True).start()
+    done, running = 0, dict[Future[float], Job]()
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            while True:
+                states = database.states()
+                waiting = [job for job in jobs if states[job.key] == "new"]
+                ready = [job for job in waiting if all(states[n] == "done" for n in job.needs)]
+                for job in ready:
+                    if len(running) >= workers or failed:
+                        break
+                    if job not in running.values() and database.claim(job.key):
+                        running[pool.submit(_do, job, run, database, workspace, task)] = job
+                if not running:
+                    if failed or all(states[key] == "done" for key in by_key):
+                        break
+                    others = sum(states[key] == "running" for key in by_key)
+                    if not others and not ready:
+                        raise InputError(f"{database.path}: a job failed in another process")
+                    time.sleep(_POLL_S)
+                    continue
+                for future in wait(running, _POLL_S, FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    try:
+                        seconds = future.result()
+                    except InputError as error:
+                        database.fail(job.key, str(error))
+                        failed.append(str(error))
+                        continue
+                    done += 1
+                    left = sum(database.states()[key] != "done" for key in by_key)
+                    on_message(f"{job.name}: {seconds:.0f} s; {left} of {len(jobs)} jobs left")
+    finally:
+        ended.set()
+        database.release()
+    if failed:
+        raise InputError(failed[0])
+    return {"done": done, "reused": reused}
+
+
+def _renew(database: Database, ended: threading.Event) -> None:
+    while not ended.wait(LEASE_S / 4):
+        database.renew()
+
+
+def _do(
+    job: Job,
+    run: Callable[[Job], dict[str, Any]],
+    database: Database,
+    workspace: Workspace,
+    task: str,
+) -> float:
+    """Do a job and note it, and how long it took."""
+    begun = time.perf_counter()
+    result = run(job)
+    found = {}
+    if job.kind == "training" and "run" in result:
+        found = predictions_of(Path(result["run"]), workspace.features / f"{job.data}.zarr", task)
+    seconds = time.perf_counter() - begun
+    database.finish(job.key, result, seconds, found)
+    return seconds
+
+
+def _command(job: Job, workspace: Workspace) -> dict[str, Any]:
+    """Run a job's command; a training that was interrupted goes on."""
+    from antigram.studies.demo import antigram_command
+
+    words = list(job.command)
+    if job.kind != "cache" and (workspace.runs / job.name).exists():
+        words.append("--resume")
+    line = [*antigram_command()[1:], "--workspace", str(workspace.root), "--json", *words]
+    if line[0] == "-P":
+        del line[0]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _CHILD, *line],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        shown = " ".join(("antigram", *words))
+        raise InputError(
+            f"`{shown}` ended with exit code {done.returncode}: {said[-1] if said else 'no word'}"
+        )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer

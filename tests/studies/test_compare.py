@@ -1,0 +1,397 @@
+"""A comparison: its jobs, what is noted of them, who does them, and what is made of them."""
+
+import itertools
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from antigram.pipeline.errors import DamagedError, InputError
+from antigram.pipeline.workspace import Workspace
+from antigram.studies.compare.comparison import _warnings, compare_runs
+from antigram.studies.compare.database import Database
+from antigram.studies.compare.design import ARMS, Design
+from antigram.studies.compare.jobs import FoldData, jobs_of
+from antigram.studies.compare.results import arm_results
+from antigram.studies.compare.runner import run_jobs
+from antigram.studies.compare.tables import answer_of, compared_text, write_tables
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = {"task": "word", "against": "speaker", "folds": "kfold:speaker:2"}
+FOLDS = [FoldData(f"s@{k}", f"s@{k}-speaker", (f"a{k}", f"b{k}")) for k in range(2)]
+
+
+def design(**changes):
+    return Design(**{**SETTINGS, "at_layers": (5, 9), "seeds": 2, **changes})
+
+
+def jobs(given=None, folds=FOLDS):
+    return list(jobs_of("study", given or design(), folds, "ws/runs"))
+
+
+def test_a_fold_has_one_teacher_and_one_cache_and_each_seed_every_arm_at_every_layer():
+    listed = jobs(design(arms=("wi", "at", "permuted", "dropout")))
+    kinds = [job.kind for job in listed]
+    assert (kinds.count("teacher"), kinds.count("cache")) == (2, 4)
+    trainings = [job for job in listed if job.kind == "training"]
+    ran = {(job.fold, job.seed, job.arm, job.layer) for job in trainings}
+    arms = [("baseline", None), ("wi", None), ("at", 5), ("at", 9), ("permuted", 5)]
+    arms += [("permuted", 9), ("dropout", None)]
+    assert ran == {(k, s, *arm) for k, s, arm in itertools.product((0, 1), (0, 1), arms)}
+    assert len(trainings) == len(ran)
+
+
+def test_a_job_stands_behind_what_it_needs_and_no_teacher_is_trained_on_the_students_store():
+    seen = set()
+    for job in jobs(design(arms=tuple(name for name in ARMS if name != "baseline"))):
+        assert set(job.needs) <= seen
+        seen.add(job.key)
+        assert job.data == (
+            FOLDS[job.fold].teacher if job.kind == "teacher" else FOLDS[job.fold].student
+        )
+        assert (job.arm in ("baseline", "dropout", "weight-decay")) == (
+            job.kind == "training" and not job.needs
+        )
+
+
+def test_commands_are_those_that_a_user_would_type():
+    from antigram import cli
+
+    for job in jobs(design(arms=tuple(name for name in ARMS if name != "baseline"))):
+        command = cli.app.commands[job.command[0]]
+        context = command.make_context(job.command[0], list(job.command[1:]), parent=None)
+        assert context.params["name"] == job.name
+        assert context.params["data"] == job.data
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": 3}, {"width": 8}, {"lr": 1e-3}, {"patience": 3}, {"batch_clips": 7}, {"task": "x"}],
+)
+def test_what_decides_a_result_is_in_the_keys_of_all_that_depend_on_it(change):
+    before, after = jobs(), jobs(design(**change))
+    keys = {job.key for job in before}
+    assert not keys & {job.key for job in after if job.kind == "training"}
+    assert len({job.key for job in before}) == len({job.name for job in before}) == len(before)
+
+
+def test_other_data_makes_other_jobs_and_more_seeds_keep_the_old_ones():
+    keys = {job.key for job in jobs()}
+    other = [FOLDS[0], FoldData("s@1", "s@1-speaker", ("new", "b1"))]
+    changed = {job.key for job in jobs(folds=other)}
+    assert {job.fold for job in jobs() if job.key not in changed} == {1}
+    assert keys < {job.key for job in jobs(design(seeds=3))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"arms": ("at", "magic")}, "`arms` 'magic': wanted wi, at"),
+        ({"arms": ("at", "at")}, "`arms`: name each arm once"),
+        ({"arms": ("baseline",)}, "`arms`: name each arm once"),
+        ({"against": "word"}, "`against` word: is the task itself"),
+        ({"seeds": 0}, "`seeds` and `at_layers`"),
+        ({"arch": "vgg12"}, "arch is 'vgg12'"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(changes, match):
+    with pytest.raises(InputError, match=match):
+        design(**changes)
+
+
+@pytest.fixture
+def database(tmp_path):
+    return Database(tmp_path / "study" / "results.sqlite")
+
+
+def run(listed, database, tmp_path, do, workers=2):
+    return run_jobs(
+        listed,
+        database,
+        Workspace(tmp_path),
+        task="word",
+        workers=workers,
+        on_message=lambda _: None,
+        do=do,
+    )
+
+
+def test_jobs_are_done_once_and_behind_what_they_need(database, tmp_path):
+    listed, done = jobs(), []
+
+    def do(job):
+        assert set(job.needs) <= set(done)
+        time.sleep(0.002)
+        done.append(job.key)
+        return {"name": job.name}
+
+    assert run(listed, database, tmp_path, do) == {"done": len(listed), "reused": 0}
+    assert sorted(done) == sorted(job.key for job in listed)
+    assert run(listed, database, tmp_path, do) == {"done": 0, "reused": len(listed)}
+    assert len(done) == len(listed)
+    assert database.result(listed[3].key)[0] == {"name": listed[3].name}
+
+
+def test_two_processes_share_the_jobs(database, tmp_path):
+    listed, done = jobs(), []
+
+    def do(job):
+        time.sleep(0.005)
+        done.append(job.key)
+        return {}
+
+    second = Database(database.path)
+    second.owner = database.owner.replace(":", ":", 1)
+    counts = []
+    threads = [
+        threading.Thread(target=lambda d=d: counts.append(run(listed, d, tmp_path, do, 1)))
+        for d in (database, second)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == sorted(job.key for job in listed)
+    assert sum(count["done"] for count in counts) == len(listed)
+
+
+def test_a_failed_job_ends_the_comparison_with_its_line_and_is_tried_again(database, tmp_path):
+    listed = jobs()
+    broken = next(job for job in listed if job.kind == "cache")
+
+    def do(job):
+        if job.key == broken.key:
+            raise InputError("`antigram cache-grams` ended with exit code 2: no room")
+        return {}
+
+    with pytest.raises(InputError, match="exit code 2: no room"):
+        run(listed, database, tmp_path, do)
+    assert database.states()[broken.key] == "failed"
+    left = [job for job in listed if database.states()[job.key] != "done"]
+    counts = run(listed, database, tmp_path, lambda _: {})
+    assert counts == {"done": len(left), "reused": len(listed) - len(left)}
+
+
+def test_a_job_of_a_process_that_died_is_free_and_one_of_a_living_process_is_not(
+    database, tmp_path
+):
+    (job, *_) = jobs()
+    database.add([job])
+    code = (
+        "import sys; from pathlib import Path;"
+        "from antigram.studies.compare.database import Database;"
+        "database = Database(Path(sys.argv[1])); print(database.claim(sys.argv[2]), flush=True);"
+        "sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, database.path, job.key],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert other.stdout.readline() == "True\n"
+    assert database.states()[job.key] == "running"
+    assert not database.claim(job.key)
+    other.send_signal(signal.SIGKILL)
+    other.communicate()
+    assert database.states()[job.key] == "new"
+    assert database.claim(job.key)
+
+
+def test_a_file_that_is_no_database_is_damage(tmp_path):
+    path = tmp_path / "results.sqlite"
+    path.write_bytes(b"no database at all, but long enough to be one" * 30)
+    with pytest.raises(DamagedError, match=r"results\.sqlite: .*Delete it"):
+        Database(path)
+
+
+@pytest.fixture
+def finished(database, rng):
+    """A study of 24 speakers in two folds whose predictions are known."""
+    groups = np.repeat(np.arange(24, dtype=np.int32), 50)
+    given = design(seeds=3)
+    listed = jobs(given)
+    database.add(listed)
+    for job in listed:
+        arrays = {}
+        if job.kind == "training":
+            share = {"baseline": 0.7, "wi": 0.7, "at": 0.9 if job.layer == 9 else 0.5}[job.arm]
+            for split in ("validation", "test"):
+                rows = np.flatnonzero(groups % 2 == job.fold)
+                right = rng.random(len(rows)) < share
+                true = np.zeros(len(rows), np.int32)
+                arrays[split] = {
+                    "row": rows,
+                    "true": true,
+                    "predicted": np.where(right, 0, 1).astype(np.int32),
+                    "probability": np.where(right, 0.9, 0.1).astype(np.float32),
+                }
+        database.finish(job.key, {}, 2.0, arrays)
+    return listed, given, groups
+
+
+def test_layers_are_picked_by_validation_and_arms_compared_by_group(finished, database):
+    listed, given, groups = finished
+    found = {arm.arm: arm for arm in arm_results(listed, database, given, groups)}
+    assert list(found) == ["baseline", "wi", "at", "at 5", "at 9"]
+    assert found["at"].layers == {9: 6}
+    assert found["at"].runs == 12
+    assert found["at"].comparison.verdict == "better"
+    assert found["at"].comparison.groups == 24
+    assert found["at"].comparison.difference.mean == pytest.approx(0.2, abs=0.03)
+    assert found["wi"].comparison.verdict in ("undecided", "equivalent")
+    assert not found["at 9"].primary
+    assert found["at 5"].comparison.difference.mean < -0.1
+    assert found["baseline"].comparison is None
+    test = [database.predictions(job.key, "test") for job in listed if job.arm == "baseline"]
+    want = np.mean([np.mean(each["predicted"] == each["true"]) for each in test])
+    assert found["baseline"].accuracy.mean == pytest.approx(want, abs=1e-9)
+
+
+def test_test_segments_have_no_say_in_the_choice_of_a_layer(finished, database):
+    listed, given, groups = finished
+    for job in listed:
+        if job.arm == "at":
+            found = {s: database.predictions(job.key, s) for s in ("validation", "test")}
+            found["test"]["predicted"] = found["test"]["predicted"] * 0 + (job.layer == 9)
+            database.finish(job.key, {}, 2.0, found)
+    found = {arm.arm: arm for arm in arm_results(listed, database, given, groups)}
+    assert found["at"].layers == {9: 6}
+    assert found["at"].accuracy.mean == 0
+
+
+def test_a_group_that_is_tested_in_several_folds_counts_once(finished, database):
+    listed, given, groups = finished
+    halves = (groups // 2).astype(np.int32)  # each has rows in both folds
+    found = arm_results(listed, database, given, halves)
+    assert found[2].comparison.groups == 12
+
+
+def content_of(finished, database, tmp_path):
+    listed, given, groups = finished
+    return {
+        "study": str(tmp_path),
+        "report": str(tmp_path / "report.html"),
+        "arms": [arm.to_json() for arm in arm_results(listed, database, given, groups)],
+        "data": {**SETTINGS, "store": "<b>", "folds": 2, "seeds": 3},
+        "settings": given.to_json(),
+        "warnings": [],
+    }
+
+
+def test_the_answer_is_a_sentence_and_the_tables_hold_the_numbers(finished, database, tmp_path):
+    content = content_of(finished, database, tmp_path)
+    json.dumps(content, allow_nan=False)
+    at = content["arms"][2]["difference"]
+    assert answer_of(content).startswith(
+        f"Yes: Anti-transfer was better than the baseline by +{100 * at['mean']:.1f}"
+    )
+    assert "24 groups (speaker), 2 folds and 3 seeds" in answer_of(content)
+    write_tables(tmp_path, content, [("antigram train --x <i>", 3.0)])
+    page = (tmp_path / "report.html").read_text()
+    assert answer_of(content) in page
+    assert "recordings of &lt;b&gt; when" in page
+    assert "&lt;i&gt;" in page
+    rows = (tmp_path / "results.csv").read_text().splitlines()
+    assert len(rows) == 6
+    assert rows[3].startswith("at,9,12,")
+    assert (tmp_path / "results.tex").read_text().count("\\\\") == 6
+    assert "better" in compared_text(content)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "note", "begins"),
+    [
+        ("worse", "", "No: Anti-transfer was worse"),
+        ("equivalent", "", "No difference that matters"),
+        ("undecided", "cannot be decided with 6 groups: p", "Undecided: "),
+    ],
+)
+def test_what_is_not_better_is_not_called_so(verdict, note, begins, finished, database, tmp_path):
+    content = content_of(finished, database, tmp_path)
+    content["arms"][2]["difference"] |= {"verdict": verdict, "note": note}
+    said = answer_of(content)
+    assert said.startswith(begins)
+    assert note in said
+
+
+def test_a_baseline_at_chance_is_no_equivalence(finished, database, tmp_path):
+    content = content_of(finished, database, tmp_path)
+    baseline = content["arms"][0]
+    assert not list(_warnings(baseline, finished[0], database, 2))
+    baseline["accuracy"] = {"mean": 0.5, "low": 0.45}
+    (warning,) = _warnings(baseline, finished[0], database, 2)
+    said = answer_of(content | {"warnings": [warning]})
+    assert said.startswith("Nothing can be said: the baseline is not above chance (0.500, chance")
+
+
+def test_runs_without_a_result_are_refused(tmp_path):
+    workspace = Workspace(tmp_path)
+    (workspace.runs / "one").mkdir(parents=True)
+    with pytest.raises(InputError, match="two or more runs"):
+        compare_runs(workspace, ["one"])
+    with pytest.raises(InputError, match="no result yet"):
+        compare_runs(workspace, ["one", "one"])
+
+
+def start(workspace, *words):
+    return subprocess.Popen(
+        [sys.executable, ROOT / "cli.py", "--workspace", workspace, "--json", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_comparison_killed_twice_ends_in_the_table_of_one_left_in_peace(tmp_path, write_wav, rng):
+    t = np.arange(4000) / 16_000
+    lines = ["file_name,word,speaker"]
+    for speaker, word, take in itertools.product(range(4), range(2), range(6)):
+        name = f"{speaker}{word}{take}.wav"
+        tone = np.sin(2 * np.pi * (300 + 900 * word + 60 * speaker) * t)
+        write_wav(tmp_path / "own" / name, 0.3 * tone + 0.05 * rng.standard_normal(t.size))
+        lines.append(f"{name},word {word},speaker {speaker}")
+    (tmp_path / "own" / "metadata.csv").write_text("\n".join(lines))
+    asked = ["compare", "--against", "speaker", "--layers", "5,9", "--seeds", "1"]
+    asked += [
+        "--folds",
+        "kfold:speaker:2",
+        "--width",
+        "1",
+        "--epochs",
+        "2",
+        "--arms",
+        "wi,at,random",
+    ]
+    answers = []
+    for name in ("peace", "killed"):
+        prepare = ["prepare", "folder", "--source", str(tmp_path / "own"), "--seconds", "0.25"]
+        assert start(tmp_path / name, *prepare, "--main-label", "word").wait() == 0
+        for _ in range(2 if name == "killed" else 0):
+            process = start(tmp_path / name, *asked)
+            time.sleep(25)
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+        done, said = start(tmp_path / name, *asked).communicate()
+        answers.append(json.loads(done or said))
+    jobs_done = [answer["jobs"] for answer in answers]
+    assert jobs_done[0]["reused"] == 0
+    assert sum(jobs_done[1].values()) == jobs_done[0]["done"]
+    for own, other in zip(*(answer["arms"] for answer in answers), strict=True):
+        for key in ("arm", "layer", "accuracy", "difference"):
+            assert own[key] == other[key]
+    database = sqlite3.connect(
+        tmp_path / "killed/studies/folder-word-against-speaker/results.sqlite"
+    )
+    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
