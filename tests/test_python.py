@@ -13,6 +13,7 @@ TINY = {"arch": "vgg11", "width": 1, "epochs": 1, "device": "cpu"}
 FUNCTIONS = {
     "cache-grams": "cache_grams",
     "clean": "clean",
+    "compare": "compare",
     "corpora": "describe_corpora",
     "demo": "run_demo",
     "download": "download_corpus",
