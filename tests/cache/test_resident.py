@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from antigram.model.training.student import build_student
 from antigram.model.training.train import train
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.errors import DamagedError
+from antigram.pipeline.features.folds import make_teacher_view
+from antigram.pipeline.features.store import FeatureStore
 from tests.support.nets import CPU, LAYERS, VGG16
 from tests.support.runs import metrics
 
@@ -150,3 +153,12 @@ def test_all_rows_arrive_in_their_order_without_the_padding(store):
 def test_a_cpu_holds_nothing_unless_it_is_told_to():
     assert budget_for(CPU, None) == 0
     assert budget_for(CPU, 5) == 5
+
+
+def test_features_of_a_fold_are_rescaled_on_the_device_as_they_are_on_the_host(store, tmp_path):
+    copy = FeatureStore(shutil.copytree(store.path, tmp_path / "tiny.zarr"))
+    fold = FeatureStore(make_teacher_view(copy, "label", seed=0))
+    assert fold.std != store.std
+    held = on_device(fold.features, CPU)
+    np.testing.assert_array_equal(held.numpy(), fold.features.read())
+    assert bytes_of(fold.features) == 4 * held.numel()
