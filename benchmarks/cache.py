@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -31,8 +31,10 @@ import torch
 import zarr
 
 from antigram.cache.build import build_cache
+from antigram.cache.grams import LayerRows
 from antigram.cache.layer import ARRAY_OF, CacheLayer, layer_fingerprint
 from antigram.cache.plan import LayerPlan, plan_layers, teacher_net
+from antigram.model.choices import Codec
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
@@ -138,7 +140,7 @@ def reading(layer: CacheLayer, folder: Path, clips: int, rounds: int) -> dict[st
         layer.values.chunk(index)
     rng = np.random.default_rng(1)
     ways: dict[str, Callable[[np.ndarray], object]] = {
-        "antigram": layer.take,
+        "antigram": LayerRows(layer).take,
         "memmap": lambda rows: memmap[rows],
         "zarr": lambda rows: [of_zarr[int(row)] for row in rows],
         "h5py": lambda rows: [of_h5[int(row)] for row in rows],
@@ -207,14 +209,14 @@ def main() -> None:
         folder = Path(place)
         store, net = made_store(folder, asked.build_clips), teacher()
 
-        def plan_of(layer: int, codec: str) -> LayerPlan:
+        def plan_of(layer: int, codec: Codec) -> LayerPlan:
             spec = TapSpec(arch=net.arch, layers=(layer,))
             rank = 15 if codec == "lowrank" else None
             return plan_layers(store, net, spec, codec=codec, rank=rank)[layer]
 
         for layer in layers:
             for codec in asked.codecs.split(","):
-                plan = plan_of(layer, codec)
+                plan = plan_of(layer, cast("Codec", codec))
                 cache = folder / f"{layer}-{codec}.zarr"
                 made = made_layer(cache, plan, asked.clips)
                 found: dict[str, Any] = {"us": reading(made, folder, asked.clips, asked.batches)}
@@ -235,7 +237,8 @@ def main() -> None:
                     f"{found['over_zarr']:.0f} x zarr; verify {found['verify_gb_per_s']:.1f} GB/s"
                 )
         for layer in [int(text) for text in asked.build_layers.split(",")]:
-            for codec in ("packed", "factor"):
+            kept: tuple[Codec, ...] = ("packed", "factor")
+            for codec in kept:
                 rates = building(store, net, plan_of(layer, codec), folder, asked.rounds)
                 share = rates["build"] / rates["bare"]
                 content["building"][f"layer {layer} {codec}"] = {**rates, "of_bare": share}

@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from antigram.cache.build import build_cache
 from antigram.cache.grams import GramCache
 from antigram.cache.plan import plan_layers
-from antigram.model.choices import PRECISIONS
+from antigram.model.choices import PRECISIONS, Mode
 from antigram.model.loss.sources import LiveGrams, Sources, TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
@@ -53,6 +53,7 @@ from antigram.model.training.step import Step, Sums
 from antigram.model.training.student import build_student
 from antigram.pipeline.execution.process import keep_freed_memory
 from antigram.pipeline.features.store import FeatureStore
+from antigram.studies import plan
 from antigram.studies.plan import step_cost
 from benchmarks.cache import made_store
 from benchmarks.record import save
@@ -76,7 +77,7 @@ class Arm:
     ) -> None:
         self.device = device
         first = _student(config.arch, len(store.classes[config.task]))
-        self.net = copy.deepcopy(first).to(device, memory_format=torch.channels_last).train()
+        self.net = copy.deepcopy(first).to(device).to(memory_format=torch.channels_last).train()
         self.adam = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
         self.step = step(self.net) if step else Step(self.net, sources, config, device)
         self.batches = Batches(
@@ -177,7 +178,7 @@ def measure(
         nets_by_name = zip(targets, teacher, strict=True)
         return Sources({name: LiveGrams(net.net().to(device), spec) for name, net in nets_by_name})
 
-    def config(mode: str) -> TrainConfig:
+    def config(mode: Mode) -> TrainConfig:
         layers = () if mode == "baseline" else (layer,)
         return TrainConfig(
             mode=mode,
@@ -188,7 +189,7 @@ def measure(
             precision=asked.precision,
         )
 
-    makers: dict[str, Callable[[], Arm]] = {
+    makers: dict[plan.Arm, Callable[[], Arm]] = {
         "baseline": lambda: Arm(store, config("baseline"), None, device, memory),
         "cached": lambda: Arm(store, config("cached"), caches(), device, memory),
         "online": lambda: Arm(store, config("online"), live(), device, memory),

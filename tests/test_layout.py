@@ -33,7 +33,7 @@ sys.addaudithook(lambda event, args: event == "import" and args[0] in {bare!r} a
 
 @pytest.mark.parametrize("name", [*ROOMS, "cli"])
 def test_names_resolve_inside_the_checkout(name):
-    found = Path(importlib.import_module(f"antigram.{name}").__file__)
+    found = Path(str(importlib.import_module(f"antigram.{name}").__file__))
     assert found.resolve().is_relative_to(ROOT)
     assert not found.resolve().is_relative_to(ROOT / "tests")
 
@@ -88,7 +88,7 @@ def texts_of(path):
                 getattr(part, "value", "{}") if is_text(part) else "{}" for part in node.values
             )
         elif is_text(node) and node not in parts:
-            yield node.value
+            yield ast.literal_eval(node)
 
 
 def is_text(node):

@@ -2,6 +2,7 @@
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ import antigram
 from antigram import cli
 from antigram.studies.demo import antigram_command
 
-TINY = {"arch": "vgg11", "width": 1, "epochs": 1, "device": "cpu"}
+TINY: dict[str, Any] = {"arch": "vgg11", "width": 1, "epochs": 1, "device": "cpu"}
 FUNCTIONS = {
     "cache-grams": "cache_grams",
     "clean": "clean",
@@ -67,8 +68,8 @@ def test_the_chain_from_python(audio, tmp_path):
     scores = antigram.evaluate_file(workspace, teacher, device="cpu")
     assert scores.segments.accuracy == first["accuracy"]["test"]
     table = tmp_path / "table.csv"
-    said = antigram.predict_files(teacher, [audio / "low"], table=table, device="cpu")
-    assert len(said.recordings) == len(table.read_text().splitlines()) - 1 == 10
+    predicted = antigram.predict_files(teacher, [audio / "low"], table=table, device="cpu")
+    assert len(predicted.recordings) == len(table.read_text().splitlines()) - 1 == 10
     exported = antigram.export(workspace, "tones", tmp_path / "tones.h5")
     again = antigram.import_(workspace, exported.file, name="again")
     assert antigram.FeatureStore(again.path).fingerprint == store.fingerprint

@@ -118,8 +118,8 @@ def test_bad_input_is_said_once_by_each_process_and_ends_the_job(cached):
 
 
 def test_the_death_of_a_process_ends_the_job_with_a_line(cached):
-    words = ("train", "--mode", "baseline", "--epochs", "5000", "--patience", "5000")
-    words = (*words, "--batch-size", "6", "--width", "2", "--arch", "vgg11", "--name", "dies")
+    long = ("train", "--mode", "baseline", "--epochs", "5000", "--patience", "5000")
+    words = (*long, "--batch-size", "6", "--width", "2", "--arch", "vgg11", "--name", "dies")
     job = subprocess.Popen(
         command(cached / "workspace", *words, processes=2),
         cwd=ROOT,

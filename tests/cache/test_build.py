@@ -1,4 +1,5 @@
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from antigram.cache.layer import CacheLayer, choose_cache, layers_of
 from antigram.cache.plan import plan_layers
 from antigram.model.loss.sources import TapSpec
 from antigram.pipeline.errors import InputError
+from antigram.pipeline.storage.chunks import write_chunk
 from antigram.pipeline.workspace import locked
 from antigram.studies.verify import verify_cache
 from tests.reference.gram_loops import aggregate_loops, gram_loops, packed_loops
@@ -56,7 +58,7 @@ def test_any_zarr_reader_finds_the_numbers_of_the_formula(build, teacher, store,
     ]
     for layer in LAYERS:
         maps = maps_in_float64(teacher, store, layer)
-        inner = group[f"layer{layer:02d}"]
+        inner: Any = group[f"layer{layer:02d}"]
         rows = inner["gram"][:]
         assert rows.dtype == dtype
         assert rows.shape == (15, maps.shape[1] * (maps.shape[1] + 1) // 2)
@@ -75,7 +77,7 @@ def test_any_zarr_reader_finds_the_numbers_of_the_formula(build, teacher, store,
 
 def test_another_aggregation_is_stored_as_a_map(build, teacher, store):
     built = build(aggregation="max", layers=(5,), dtype="float32")
-    inner = zarr.open_group(built.path, mode="r")["layer05"]
+    inner: Any = zarr.open_group(built.path, mode="r")["layer05"]
     assert sorted(name for name, _ in inner.arrays()) == ["map", "norm", "row_norm"]
     maps = maps_in_float64(teacher, store, 5)
     for clip in range(15):
@@ -91,7 +93,7 @@ def test_arrays_and_attributes_are_those_of_the_format(build, store):
     root = group.attrs["antigram"]
     assert (root["format"], root["format_version"]) == ("antigram/grams", 1)
     assert root["features"] == store.fingerprint
-    inner = group["layer05"]
+    inner: Any = group["layer05"]
     attributes = inner.attrs["antigram"]
     assert attributes["complete"] is True
     assert {
@@ -131,7 +133,7 @@ def test_another_batch_size_makes_no_other_cache(build):
 
 def test_adding_a_layer_computes_only_that_layer(build, monkeypatch):
     before = bytes_of(build(layers=(5,)).path)
-    calls, real = [], antigram.cache.layer_writer.write_chunk
+    calls, real = [], write_chunk
 
     def counted(group, *rest):
         calls.append(group.path.name)

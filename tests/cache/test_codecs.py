@@ -2,6 +2,7 @@
 
 from itertools import product
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from antigram.cache.grams import GramCache
 from antigram.cache.key import CacheKey
 from antigram.cache.layer import CacheLayer, layers_of
 from antigram.cache.plan import plan_layers
+from antigram.model.choices import Codec, Dtype
 from antigram.model.loss.at_loss import at_loss
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
@@ -27,8 +29,8 @@ from tests.support.nets import CPU, maps_of
 
 ARCH = Arch("vgg16", 4)
 ALL = tuple(range(1, 14))
-CODECS = ("packed", "factor", "lowrank")
-DTYPES = ("float32", "float16")
+CODECS: tuple[Codec, ...] = ("packed", "factor", "lowrank")
+DTYPES: tuple[Dtype, ...] = ("float32", "float16")
 ARRAY = {"packed": "gram", "factor": "factor", "lowrank": "vectors"}
 SILENT = 5
 ENERGY = 0.9999  # default of lowrank
@@ -42,8 +44,10 @@ def nets(corpus, store):
 
 @pytest.fixture(scope="module")
 def whole(nets, store):
-    """By layer, in float64: cosines of the two networks' Grams, the teacher's Grams and norms;
-    and in float32 the maps of the student."""
+    """Return cosines of two networks' Grams, the teacher's Grams and the other's maps, by layer.
+
+    All but the maps are in float64.
+    """
     x = torch.from_numpy(store.features.read())[:, None]
     wide = [maps_of(net.net().double(), x.double(), ALL, "relu") for net in nets]
     cosines, grams = {}, {}
@@ -164,7 +168,7 @@ def test_any_zarr_reader_opens_the_arrays_of_a_codec(codec, dtype, caches, whole
     group = zarr.open_group(caches[codec, dtype].path, mode="r")
     names = {ARRAY[codec], "norm", "row_norm"} | ({"energy"} if codec == "lowrank" else set())
     for layer in (1, 8, 13):
-        inner = group[f"layer{layer:02d}"]
+        inner: Any = group[f"layer{layer:02d}"]
         assert {name for name, _ in inner.arrays()} == names
         assert inner[ARRAY[codec]].dtype == dtype
         assert {inner[name].dtype.name for name in names - {ARRAY[codec]}} == {"float32"}
@@ -219,7 +223,7 @@ def test_a_rank_by_energy_is_the_least_that_keeps_it_in_every_clip(layer, energy
     rank, want = found.values.shape[-1], ENERGY if energy is None else energy
     assert found.key.energy == want
     assert found.key.rank is None
-    kept = zarr.open_group(built.path, mode="r")[f"layer{layer:02d}/energy"][:]
+    kept: Any = zarr.open_group(built.path, mode="r")[f"layer{layer:02d}/energy"][:]
     np.testing.assert_allclose(kept, energies(whole.grams[layer], rank), rtol=0, atol=2e-6)
     assert kept.min() >= want - 1e-6  # float32; all 15 clips are in the pilot
     if want < 1:
@@ -300,7 +304,7 @@ def test_two_builds_of_a_codec_are_the_same_bytes(asked, make):
 
 
 # Two requests that differ in one field of the key, by field.
-DIFFERS = {
+DIFFERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "energy": ({"codec": "lowrank", "energy": 0.99}, {"codec": "lowrank", "energy": 0.999}),
     "rank": ({"codec": "lowrank", "rank": 3}, {"codec": "lowrank", "rank": 4}),
     "precision": ({"codec": "packed"}, {"codec": "packed", "precision": "bf16"}),

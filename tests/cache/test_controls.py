@@ -8,6 +8,7 @@ import antigram.cache.recompute
 from antigram.cache.build import build_cache
 from antigram.cache.grams import GramCache
 from antigram.cache.layer import CacheLayer
+from antigram.cache.mean_gram import mean_rows
 from antigram.cache.plan import plan_layers
 from antigram.cache.recompute import recompute
 from antigram.model.loss.sources import TapSpec
@@ -121,7 +122,7 @@ def test_recompute_holds_a_control_against_itself_and_finds_what_differs(
 
 def test_a_mean_row_that_is_not_the_mean_is_reported(cached, store, teacher, monkeypatch):
     path = cached("mean-gram", layers=LAYERS[:1])
-    real = antigram.cache.recompute.mean_rows
+    real = mean_rows
 
     def other(*given):
         return {n: (data * 0.9, norm, both) for n, (data, norm, both) in real(*given).items()}

@@ -58,7 +58,7 @@ def build(store, teacher, monkeypatch):
                     batch_clips=ROWS,
                     device=CPU,
                     on_progress=ticks(rank),
-                    distributed=Member(rank, barrier, found),
+                    distributed=Member(rank, barrier, found),  # type: ignore[arg-type]
                 )
             except Stopped:
                 barrier.abort()

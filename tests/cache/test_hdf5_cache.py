@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import h5py
 import numpy as np
@@ -27,7 +28,7 @@ from tests.support.nets import CPU, LAYERS, VGG16
 from tests.support.runs import metrics
 
 CLIPS = np.array([9, 2, 14, 2, 0, 12])  # from all four chunks; the last one has three rows
-KINDS = {  # codec, dtype, aggregation
+KINDS: dict[str, tuple[Any, ...]] = {  # codec, dtype, aggregation
     "packed": ("packed", "float16", "gram"),
     "packed float32": ("packed", "float32", "gram"),
     "factor": ("factor", "float16", "gram"),
@@ -44,7 +45,7 @@ def make(store, teacher, tmp_path):
     def run(kind="packed", layers=(5, 13)):
         codec, dtype, aggregation = KINDS[kind]
         spec = TapSpec(arch=VGG16, layers=layers, aggregation=aggregation)
-        chosen = "auto" if codec == "map" else codec
+        chosen: Any = "auto" if codec == "map" else codec
         rank = 2 if codec == "lowrank" else None
         plans = plan_layers(store, teacher, spec, codec=chosen, dtype=dtype, rank=rank)
         folder, file = tmp_path / "grams" / "whole.zarr", tmp_path / "whole.h5"

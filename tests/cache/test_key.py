@@ -1,4 +1,5 @@
 from dataclasses import asdict, fields, replace
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ KEY = CacheKey(
     dtype="float16",
 )
 # Another value of each field.
-OTHER = {
+OTHER: dict[str, Any] = {
     "extractor": "0" * 64,
     "arch": Arch("vgg16", 3),
     "features": "1" * 64,

@@ -12,6 +12,7 @@ import torch
 from antigram.cache.build import build_cache
 from antigram.cache.grams import GramCache
 from antigram.cache.plan import plan_layers
+from antigram.model.choices import Codec
 from antigram.model.loss.sources import Sources, TapSpec
 from antigram.model.training.batches import Batches
 from antigram.model.training.config import TrainConfig
@@ -32,7 +33,8 @@ ROWS = np.arange(15)
 def caches(store, teacher, other_frozen, tmp_path):
     """Two caches, with one codec each."""
     found = {}
-    for name, net, codec in (("one", teacher, "packed"), ("two", other_frozen, "factor")):
+    codecs: tuple[Codec, ...] = ("packed", "factor")
+    for name, net, codec in zip(("one", "two"), (teacher, other_frozen), codecs, strict=True):
         path = tmp_path / f"{name}.zarr"
         spec = TapSpec(arch=VGG16, layers=LAYERS)
         plans = plan_layers(store, net, spec, codec=codec)
@@ -102,7 +104,7 @@ def test_augmented_features_are_made_on_the_host(store):
 def test_a_batch_is_given_after_its_copy_and_outlives_it(caches, store, monkeypatch):
     """Check the order of calls without a GPU; test_cuda.py checks the numbers on a GPU."""
     batches = Batches(store, "label", sources_of(caches, store), 4, CPU)
-    said = []
+    said: list[str | int] = []
 
     class Stream:
         def wait_stream(self, other):

@@ -15,7 +15,7 @@ from antigram.cache.layer import CacheLayer
 from antigram.cache.plan import plan_layers
 from antigram.cache.recompute import recompute
 from antigram.model.loss.codecs import encode_rows
-from antigram.model.loss.sources import LiveGrams, Sources, TapSpec
+from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.student import build_student
 from antigram.model.training.train import train
@@ -23,7 +23,8 @@ from antigram.pipeline.audio.augmentation import Views, apply_views
 from antigram.pipeline.errors import InputError, StaleError
 from antigram.pipeline.storage.exchange import export_file
 from antigram.pipeline.workspace import Workspace
-from antigram.studies.job import Options, resolve
+from antigram.studies.job import resolve
+from antigram.studies.options import Options
 from antigram.studies.verify import verify_cache
 from tests.support.files import bytes_of
 from tests.support.nets import CPU, LAYERS, VGG16
@@ -78,7 +79,7 @@ def test_a_row_is_the_gram_of_the_view_whose_numbers_stand_beside_it(
             drawn[store.split[clips] != 0] = 0
             np.testing.assert_array_equal(params, drawn)
             x = store.features.read()[clips].astype(np.float32)
-            apply_views(x, params, store.silence)
+            apply_views(x, drawn, store.silence)
             want = live_rows(teacher, x, layer)
             found = cache.read(clips, epoch)[layer]
             allowed = 1e-5
@@ -109,7 +110,7 @@ def test_a_training_on_views_is_the_live_one_on_the_same_views(
     dtype, allowed, build_views, store, teacher, views, tmp_path
 ):
     spec = TapSpec(arch=VGG16, layers=LAYERS)
-    sources = {
+    sources: dict[str, GramSource] = {
         "online": LiveGrams(teacher.net(), spec),
         "cached": GramCache(build_views(dtype=dtype).path, store),
         "plain": LiveGrams(teacher.net(), spec),

@@ -12,6 +12,7 @@ from antigram.pipeline.corpus import Clip, CorpusError, Rejected, Skipped, locat
 from antigram.pipeline.features.listing import list_rows
 from antigram.pipeline.features.recipe import Recipe
 from tests.support.corpus_trees import MAC_RUBBISH, sound, wav
+from tests.support.listings import entries_of
 
 
 def tree(home: Path) -> Path:
@@ -39,7 +40,7 @@ def home(tmp_path):
 
 
 def listed(home):
-    return list(ASC.list_clips(home, {}))
+    return entries_of(ASC, home)
 
 
 def test_speakers_are_in_the_split_of_the_authors_lists(home):

@@ -42,6 +42,7 @@ def copied(tmp_path_factory) -> Corpus:
     assert "from antigram.pipeline.corpora.birds import BIRDS\n" in test
     path = checkout / "pipeline" / "corpora" / f"{COPY}.py"
     spec = importlib.util.spec_from_file_location(COPY, path)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.BIRDS

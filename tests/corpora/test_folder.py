@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from antigram.pipeline.audio.noise import NoiseBank, noise_files
-from antigram.pipeline.corpora import FOLDER
-from antigram.pipeline.corpus import Clip, CorpusError
+from antigram.pipeline.corpora.folder import FOLDER
+from antigram.pipeline.corpus import Clip, CorpusError, Skipped
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.preparation import Prepared, prepare
 from antigram.pipeline.features.recipe import Recipe
@@ -16,6 +16,7 @@ from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import verify_group
 from tests.support import corpus_trees
 from tests.support.corpus_trees import sound, wav
+from tests.support.listings import entries_of
 
 tree = corpus_trees.folder
 
@@ -28,7 +29,7 @@ d.wav, Train ,calm,bob
 
 
 def listed(home: Path) -> dict[str, Clip]:
-    return {c.id: c for c in FOLDER.list_clips(home, {}) if isinstance(c, Clip)}
+    return {c.id: c for c in entries_of(FOLDER, home) if isinstance(c, Clip)}
 
 
 def prepared(home: Path, target: Path, recordings=None, **changes) -> Prepared:
@@ -55,8 +56,8 @@ def test_a_directory_is_a_class_however_deep_its_files_lie(tmp_path):
 
 
 def test_hidden_files_and_texts_are_counted_as_skipped(tmp_path):
-    found = list(FOLDER.list_clips(tree(tmp_path), {}))
-    assert sum(s.count for s in found if not isinstance(s, Clip)) == 2
+    found = entries_of(FOLDER, tree(tmp_path))
+    assert sum(s.count for s in found if isinstance(s, Skipped)) == 2
 
 
 @pytest.mark.parametrize(

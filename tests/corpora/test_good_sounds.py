@@ -7,7 +7,7 @@ import pytest
 from antigram.pipeline.corpora.good_sounds import GOOD_SOUNDS, goodness
 from antigram.pipeline.corpus import Clip, CorpusError
 from tests.support import corpus_trees
-from tests.support.listings import rows_of
+from tests.support.listings import entries_of, rows_of
 
 tree = corpus_trees.good_sounds
 
@@ -39,12 +39,12 @@ def test_the_papers_classes_of_goodness(klass, label):
 
 def test_one_take_a_sound_the_best_microphone_that_is_there(tmp_path):
     home = tree(tmp_path)
-    found = list(GOOD_SOUNDS.list_clips(home, {}))
+    found = entries_of(GOOD_SOUNDS, home)
     clips = [f for f in found if isinstance(f, Clip)]
     assert [c.id for c in clips] == [f"{n:06d}" for n in (1, 2, 3, 4, 5)]
     assert [c.path.split("/")[2] for c in clips] == ["akg", "neumann", "iphone", "akg", "neumann"]
     (home / "sound_files/flute_irene/neumann/0002.wav").unlink()
-    again = [f for f in GOOD_SOUNDS.list_clips(home, {}) if isinstance(f, Clip)]
+    again = [f for f in entries_of(GOOD_SOUNDS, home) if isinstance(f, Clip)]
     assert again[1].path.split("/")[2] == "akg"
 
 

@@ -11,7 +11,7 @@ from antigram.pipeline.corpora.iemocap import IEMOCAP
 from antigram.pipeline.corpus import Clip, CorpusError, locate
 from tests.support import corpus_trees
 from tests.support.corpus_trees import sound, wav
-from tests.support.listings import clips_of, real_rows
+from tests.support.listings import clips_of, entries_of, real_rows
 
 tree = corpus_trees.iemocap
 
@@ -92,7 +92,7 @@ def test_iemocap_a_strange_wav_stops_it(iemocap_home):
 def test_iemocap_gives_the_four_emotions_of_ten_speakers(corpora):
     corpus = IEMOCAP
     home = locate(corpus, [corpora / "iemocap"])
-    clips = [c for c in corpus.list_clips(home, {}) if isinstance(c, Clip)]
+    clips = [c for c in entries_of(corpus, home) if isinstance(c, Clip)]
     counts = Counter(clip.labels["emotion"] for clip in clips)
     assert counts == {"ang": 127, "hap": 71, "neu": 79, "sad": 62}
     assert len({clip.labels["speaker"] for clip in clips}) == 10

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antigram.pipeline.corpora import FOLDER
+from antigram.pipeline.corpora.folder import FOLDER
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.naming import recipe_for, store_name
 from antigram.pipeline.features.preparation import Prepared, prepare
 from tests.support.corpus_trees import sound, wav
+from tests.support.listings import entries_of
 
 FILES = [f"{n:02d}.wav" for n in range(12)]
 
@@ -122,7 +123,7 @@ def test_another_encoding_is_refused_with_its_place(encoding, home, tmp_path):
 )
 def test_tables_of_one_meaning_give_one_listing(change, home):
     (home / "metadata.csv").write_bytes(change(table_of("file_name,mood", MOODS)))
-    clips = {clip.path: clip.labels for clip in FOLDER.list_clips(home, {})}
+    clips = {clip.path: clip.labels for clip in entries_of(FOLDER, home)}
     assert clips == {f: {"mood": mood} for f, mood in zip(FILES, MOODS, strict=True)}
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from antigram.model.choices import Aggregation
 from antigram.model.loss.at_loss import at_loss
 from antigram.model.loss.codecs import Rows, encode_rows, exact_codec, packed_size, row_shape
 from antigram.model.loss.gram import self_product
@@ -176,7 +177,7 @@ def test_zero_maps_give_0_without_a_gradient_and_leave_their_neighbour_alone(
     loss = at_loss(leaf, rows, "gram")
     loss.sum().backward()
     assert loss[0] == 0
-    assert torch.isfinite(leaf.grad).all()
+    assert leaf.grad.isfinite().all()
     assert not leaf.grad[0].any()
     torch.testing.assert_close(loss[1], alone, rtol=0, atol=1e-6)
 
@@ -274,7 +275,7 @@ def test_the_exact_codec_is_the_smaller():
 )
 def test_the_shape_of_a_row_is_known_before_it_is_made(codec, shape):
     assert row_shape(codec, 4, 15, 2) == shape
-    aggregation = "max" if codec == "map" else "gram"
+    aggregation: Aggregation = "max" if codec == "map" else "gram"
     rows = encode_rows(torch.rand(2, 4, 3, 5), aggregation, torch.float16, codec, 2)
     assert rows.data.shape == (2, *shape)
     assert rows.data.dtype == torch.float16

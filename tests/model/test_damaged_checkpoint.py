@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -304,7 +305,8 @@ def test_every_window_that_scipy_names_is_a_recipes(checkpoint):
     for name in ("boxcar", "hann", "tukey", "flattop"):
         assert get_window(name, 8).size == 8
         assert Recipe(corpus="c", window=name).window == name
-    for name in ("", "kaiser", "nosuch", 5):
+    unknown: tuple[Any, ...] = ("", "kaiser", "nosuch", 5)
+    for name in unknown:
         with pytest.raises(InputError, match="window is"):
             Recipe(corpus="c", window=name)
 

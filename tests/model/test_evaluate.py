@@ -1,6 +1,7 @@
 import csv
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_the_confusion_is_counted_from_decisions_row_by_row(store):
     want = np.zeros((3, 3), int)
     for clip in rows:
         want[truth[clip], told[clip]] += 1
-    net = Says().train()
+    net: Any = Says().train()
     scores = evaluate(net, Told(store, "label", None, 7, CPU), rows, store.classes["label"])
     np.testing.assert_array_equal(scores.segments.confusion, want)
     assert not net.training
@@ -225,7 +226,7 @@ def test_segments_of_one_recording_with_different_labels_are_not_averaged(tmp_pa
 def test_batches_have_the_labels_and_the_scale_that_they_are_given(store):
     labels = (np.arange(len(store), dtype=np.int32) * 7) % 5
     rows = np.array([3, 11, 40])
-    given = {"labels": labels, "rescale": (2.0, -0.5), "device_memory": 10**9}
+    given: dict[str, Any] = {"labels": labels, "rescale": (2.0, -0.5), "device_memory": 10**9}
     (batch,) = Batches(store, "label", None, 8, CPU, **given).passes(rows)
     np.testing.assert_array_equal(batch.y, labels[rows])
     want = store.features.take(rows) * np.float32(2) - np.float32(0.5)
@@ -256,7 +257,7 @@ class _Patched:
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_stored_features_that_are_not_finite_are_refused_by_name(store, value):
     row = int(store.rows("test")[2])
-    other = FeatureStore(store.path)
+    other: Any = FeatureStore(store.path)
     other.features = _Patched(store.features, row, value)
     message = f"stored features of segment {store.clip_ids[row]} are not finite"
     with pytest.raises(StoredDataError, match=message):
@@ -266,7 +267,7 @@ def test_stored_features_that_are_not_finite_are_refused_by_name(store, value):
 
 def test_a_training_is_not_scored_by_features_that_are_not_finite(store, config, tmp_path):
     row = int(store.rows("test")[-1])  # read at the end of the training only
-    other = FeatureStore(store.path)
+    other: Any = FeatureStore(store.path)
     other.features = _Patched(store.features, row, np.nan)
     settings = config(epochs=1, max_steps=1)
     net = build_student(settings, 3, None)

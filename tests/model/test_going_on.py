@@ -11,6 +11,7 @@ import antigram.model.training.train
 from antigram.model.nets.arch import Arch
 from antigram.model.training.checkpoint import load_checkpoint
 from antigram.model.training.config import TrainConfig
+from antigram.model.training.streams import FirstStreams
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.studies.report import draw_run
 from tests.support.runs import as_version_1, numbers_of, stop_at, train_baseline
@@ -231,13 +232,13 @@ def test_a_deleted_manifest_is_missed(go, stopped):
 def test_a_run_of_version_1_goes_on_with_the_orders_it_began_with(go, stopped, monkeypatch):
     as_version_1(stopped)
     drawn = []
-    first = antigram.model.training.resume.FirstStreams.order
+    first = FirstStreams.order
 
     def spy(self, rows, epoch):
         drawn.append(epoch)
         return first(self, rows, epoch)
 
-    monkeypatch.setattr(antigram.model.training.resume.FirstStreams, "order", spy)
+    monkeypatch.setattr(FirstStreams, "order", spy)
     go(**ONCE, _resume=True)
     assert drawn == [2, 3]
     assert not (stopped / "manifest.json").exists()

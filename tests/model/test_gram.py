@@ -108,7 +108,7 @@ def test_maps_of_another_shape_are_refused(shape):
 
 def test_an_unknown_aggregation_is_answered_with_the_known_ones():
     with pytest.raises(InputError, match="'median'; wanted: gram, mean, sum, max, compmul"):
-        aggregate(torch.zeros(1, 1, 1, 1), "median")
+        aggregate(torch.zeros(1, 1, 1, 1), "median")  # type: ignore[arg-type]
 
 
 @given(st.integers(1, 12), st.integers(0, 2**32 - 1))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from antigram.model.choices import Aggregation
 from antigram.model.loss.at_loss import at_loss, at_losses
 from antigram.model.loss.codecs import Stack, encode_rows
 from antigram.model.loss.gram import aggregate
@@ -70,7 +71,7 @@ def sources(request, batch):
         with torch.no_grad():
             teacher.run_features(batch.x, layers, "relu", on_tap)
         found[name] = Given(rows)
-    return Sources(found)
+    return Sources(found)  # type: ignore[arg-type]
 
 
 def made_step(sources, similarity="cos2", precision="32"):
@@ -168,7 +169,7 @@ def test_a_batch_compared_in_parts_is_the_batch(sources, batch, last, precision,
 @pytest.mark.parametrize("codec", ["packed", "factor", "lowrank", "map"])
 def test_a_net_in_a_stack_has_the_loss_it_has_alone(codec, rng):
     maps, *teacher = torch.from_numpy(rng.uniform(0, 1, (4, 3, 20, 3, 4)).astype(np.float32))
-    aggregation = "mean" if codec == "map" else "gram"
+    aggregation: Aggregation = "mean" if codec == "map" else "gram"
     rows = [encode_rows(f, aggregation, torch.float16, codec, rank=3) for f in teacher]
     for similarity in ("cos2", "mse-sigmoid"):
         own = StudentMaps(maps if aggregation == "gram" else aggregate(maps, aggregation))

@@ -123,7 +123,7 @@ def test_an_error_while_reading_ahead_is_raised_where_the_batches_are_used(store
                 raise OSError("pulled out")
             return {}
 
-    batches = Batches(store, "label", Broken(), 10, CPU).passes(np.arange(42))
+    batches = Batches(store, "label", Broken(), 10, CPU).passes(np.arange(42))  # type: ignore[arg-type]
     assert [next(batches).clips[0], next(batches).clips[0]] == [0, 10]
     with pytest.raises(OSError, match="pulled out"):
         next(batches)

@@ -2,12 +2,15 @@
 
 import sys
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
 from antigram.model.training.tensorboard import TensorBoardLogger
 from tests.support.report_pages import entry
 
 
 class Writer:
+    last: ClassVar[Any]
+
     def __init__(self, folder, purge_step):
         self.folder, self.purge_step = folder, purge_step
         self.scalars, self.flushed, self.closed = {}, 0, False

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -229,7 +230,7 @@ def test_a_frozen_net_runs_without_gradients_or_random_numbers_and_stays_as_it_i
     rng_before = torch.get_rng_state()
     grams = LiveGrams(teacher.train(), TapSpec(arch=arch, layers=(2, 8)))
     x = torch.ones(2, 1, 64, 64, requires_grad=True)
-    rows = grams.rows(grams.read([0, 1]), x)
+    rows = grams.rows(grams.read(np.arange(2)), x)
     assert torch.equal(torch.get_rng_state(), rng_before)
     assert not grams.net.training
     assert sorted(rows) == [2, 8]
@@ -247,11 +248,11 @@ def test_a_frozen_net_runs_without_gradients_or_random_numbers_and_stays_as_it_i
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: Arch("vgg12"), "arch is 'vgg12'; wanted: vgg11, vgg13, vgg16, vgg19"),
+        (lambda: Arch("vgg12"), "arch is 'vgg12'; wanted: vgg11, vgg13, vgg16, vgg19"),  # type: ignore[arg-type]
         (lambda: Arch("vgg16", 0), "`width` 0: wanted 1 to 1024"),
         (lambda: Arch("vgg11").check_layers([1, 9]), "`layers` 9: vgg11 has .* 1 to 8"),
         (lambda: Arch("vgg16").check_layers([0]), "`layers` 0: vgg16 has .* 1 to 13"),
-        (lambda: Vgg(Arch("vgg11", 1), 0).set_tap("pool"), "tap is 'pool'; wanted: relu, conv"),
+        (lambda: Vgg(Arch("vgg11", 1), 0).set_tap("pool"), "tap is 'pool'; wanted: relu, conv"),  # type: ignore[arg-type]
     ],
 )
 def test_what_no_vgg_has_is_refused(made, message):

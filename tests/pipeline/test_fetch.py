@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_room_is_checked_when_the_size_is_told(server, folder, monkeypatch):
     class Usage:
         free = 2 * len(DATA)
 
-    monkeypatch.setattr(antigram.pipeline.download.fetch.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(InputError, match=r"[GM]B are free.*Make room"):
         fetch(server.archive("a.tar.gz", DATA), folder)
     assert left(folder) == []
@@ -148,7 +149,7 @@ def test_a_transfer_of_unknown_size_stops_before_the_disk_is_full(server, folder
 
     monkeypatch.setattr(antigram.pipeline.download.fetch, "_CHUNK", 10_000)
     monkeypatch.setattr(antigram.pipeline.download.fetch, "_CHECK_EVERY", 20_000, raising=False)
-    monkeypatch.setattr(antigram.pipeline.download.fetch.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
     server.sized = False
     with pytest.raises(InputError, match=r"MB are free.*Make room"):
         fetch(server.archive("a.tar.gz", DATA), folder)

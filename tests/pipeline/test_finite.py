@@ -1,6 +1,7 @@
 """Stored values are finite: a store whose dtype cannot hold its values is not published."""
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def outside_training(clean) -> list[str]:
     return [f"{clean.store.clip_ids[row]}.wav" for row in clean.store.rows("test")]
 
 
-def scale(home: Path, level: float, but: set[str] = frozenset()) -> None:
+def scale(home: Path, level: float, but: Collection[str] = ()) -> None:
     for path in home.rglob("[!.]*.wav"):
         if path.relative_to(home).as_posix() not in but:
             corpus_trees.wav(path, soundfile.read(path)[0] * level, subtype="FLOAT")

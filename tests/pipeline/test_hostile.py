@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from antigram.pipeline.audio.decoding import AudioError, probe, read
-from antigram.pipeline.corpora import FOLDER
+from antigram.pipeline.corpora.folder import FOLDER
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.preparation import prepare
 from antigram.pipeline.features.recipe import Recipe

@@ -13,6 +13,7 @@ from antigram.pipeline.audio.noise import (
     noise_class,
     noise_files,
 )
+from antigram.pipeline.choices import Noise
 from antigram.pipeline.corpus import CorpusError
 from tests.reference.scipy_features import rms
 from tests.support.corpus_trees import RATE, sound, wav
@@ -63,7 +64,7 @@ def test_mixing_leaves_its_inputs_alone(rng):
     np.testing.assert_array_equal(copies, (speech, noise))
 
 
-def _mix(bank, clip_id: str, *, seed: int = 0, level: str = "high", y=None):
+def _mix(bank, clip_id: str, *, seed: int = 0, level: Noise = "high", y=None):
     speech = sound(1) if y is None else y
     return mix_noise(
         speech, bank, bank.samples(), level=level, snr_mode="exact", seed=seed, clip_id=clip_id

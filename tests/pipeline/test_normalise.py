@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from antigram.pipeline.corpora import GSC
+from antigram.pipeline.corpora.gsc import GSC
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features import rendering as render
 from antigram.pipeline.features.listing import list_rows

@@ -1,6 +1,7 @@
 """Journals of an interrupted `prepare` with entries that this code does not write."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ ROW = ["", 1.0, 1.0, False, -1, None, 0.0, 1.0]
 SOURCE = ["one/a.wav", 32_044, 1, 7, False]
 BLOCK = {"index": 0, "rows": 4, "crc32c": 7}
 CHUNK = {"chunk": 0, "rows": 4, "identity": "x", "spent": [], "written": {}}
-GARBAGE = {
+GARBAGE: dict[str, list[Any]] = {
     "raw.jsonl": [
         {},
         {"block": 7, "rows": []},

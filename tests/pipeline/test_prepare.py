@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,12 +66,13 @@ def test_labels_and_snr_are_stored_for_every_clip(noisy):
     ids = group["clip_id"][:].tolist()
     assert ids == sorted(ids)
     for name, part in (("word", 0), ("speaker", 1)):
-        array = group[f"labels/{name}"]
+        array: Any = group[f"labels/{name}"]
         assert array.dtype == np.int32
         got = [array.attrs["classes"][i] for i in array[:]]
         assert got == [i.replace("_nohash_", "/").split("/")[part] for i in ids]
         assert list(array.attrs["classes"]) == sorted(array.attrs["classes"])
-    snr, kind = group["snr_db"][:], group["labels/noise"][:]
+    snr: Any = group["snr_db"][:]
+    kind: Any = group["labels/noise"][:]
     assert snr.dtype == np.float32
     silent = np.array(ids) == SILENT
     np.testing.assert_array_equal(np.isnan(snr), silent)
@@ -88,7 +90,7 @@ def test_a_store_without_noise_has_neither_noise_nor_snr(clean):
 
 
 def test_the_root_says_what_the_store_is(noisy):
-    root = zarr.open_group(noisy.store.path, mode="r").attrs["antigram"]
+    root: Any = zarr.open_group(noisy.store.path, mode="r").attrs["antigram"]
     assert root["format"] == "antigram/features"
     assert root["format_version"] == 1
     assert root["complete"] is True

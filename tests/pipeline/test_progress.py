@@ -2,10 +2,11 @@
 
 import io
 import sys
+import time
+from typing import Any
 
 import pytest
 
-import antigram.pipeline.execution.progress
 from antigram.pipeline.execution.progress import Progress
 
 HOSTILE = "a\x1b[2Jb.wav\u202e"
@@ -15,7 +16,7 @@ HOSTILE = "a\x1b[2Jb.wav\u202e"
 def clock(monkeypatch):
     """A clock that stands still until it is set."""
     now = [1000.0]
-    monkeypatch.setattr(antigram.pipeline.execution.progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
@@ -24,7 +25,7 @@ def stderr(monkeypatch):
     """Called in a test, as pytest has stderr of its own in each phase."""
 
     def become(*, terminal):
-        shown = io.StringIO()
+        shown: Any = io.StringIO()
         shown.isatty = lambda: terminal
         monkeypatch.setattr(sys, "stderr", shown)
         monkeypatch.setenv("COLUMNS", "120")

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from antigram.pipeline.audio.windows import window_starts
-from antigram.pipeline.corpora import FOLDER, GSC
+from antigram.pipeline.corpora.folder import FOLDER
+from antigram.pipeline.corpora.gsc import GSC
 from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Skipped
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.listing import SHORT_PIECE, list_rows, split_rows
@@ -104,7 +105,7 @@ def test_the_start_of_a_recording_is_kept_when_it_is_cut(gsc_home):
 
 def test_parts_of_one_recording_keep_to_their_ends(tmp_path):
     wav(tmp_path / "a.wav", sound(0, 5 * RATE))
-    parts = [
+    parts: list[Clip | Skipped] = [
         clip("one", start_s=0.5, end_s=2.0),
         clip("two", start_s=4.25),
         clip("past", start_s=4.5, end_s=9.0),
@@ -127,7 +128,8 @@ def test_a_source_names_its_start_to_the_sample(tmp_path):
 
 def test_clips_without_the_main_label_are_counted_as_skipped(tmp_path):
     wav(tmp_path / "a.wav", sound(0))
-    clips = [clip("x"), clip("y", labels={"speaker": "s"}), clip("z", labels={"word": ""}),
+    clips: list[Clip | Skipped] = [
+        clip("x"), clip("y", labels={"speaker": "s"}), clip("z", labels={"word": ""}),
              Skipped("hidden", 3), Skipped("hidden")]  # fmt: skip
     listing = list_rows(corpus_of(clips), tmp_path, Recipe(corpus="made"))
     assert listing.skipped == {"hidden": 4, "no word label": 2}

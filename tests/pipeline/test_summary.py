@@ -62,6 +62,7 @@ def test_prepare_ends_with_a_table_of_classes_groups_lengths_and_noise(
         "cut": 3, "padded": 3,
     }  # fmt: skip
     assert sum(found["snr_db"].values()) == 23
+    assert store.snr_db is not None
     levels = Counter(store.snr_db[~np.isnan(store.snr_db)].tolist())
     assert found["snr_db"] == {f"{level:g}": n for level, n in levels.items()}
     assert found["without_noise"] == 1

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from antigram.pipeline.audio.decoding import AudioError, probe, read
-from antigram.pipeline.corpora import FOLDER
+from antigram.pipeline.corpora.folder import FOLDER
 from antigram.pipeline.features.preparation import prepare
 from antigram.pipeline.features.recipe import Recipe
 

@@ -11,6 +11,7 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,7 +134,8 @@ def test_a_call_that_fails_is_one_line_and_the_command_goes_on_when_it_is_run_ag
     wanted, names = content_of(folder / "workspace"), files_below(folder / "workspace")
     calls = most_calls(run, base, folder, campaign)
 
-    wrong, tried, refused = [], 0, 0
+    wrong: list[tuple[Any, ...]] = []
+    tried = refused = 0
     for place in places(calls, campaign.most // 2):
         copied(base, folder)
         request = {"place": place, "where": campaign.where, "error": ERRORS[error]}

@@ -2,10 +2,10 @@
 
 import io
 import sys
+import time
 
 import pytest
 
-import antigram.pipeline.execution.progress
 from antigram.studies.display import TrainingDisplay
 
 STEP = {"loss": 1.25, "clips_per_second": 410.4, "data_wait": 0.0125, "memory_mb": 2140.2}
@@ -30,7 +30,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch):
     """A clock that stands until it is set."""
     now = [1000.0]
-    monkeypatch.setattr(antigram.pipeline.execution.progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

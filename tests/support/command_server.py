@@ -166,7 +166,7 @@ def _child(asked: dict, scratch: Path, tell: str) -> None:
             cli.main()
             code = 0
         except SystemExit as ended:
-            code = ended.code or 0
+            code = int(ended.code or 0)
         except BaseException:  # noqa: BLE001 - as Python itself would
             import traceback
 

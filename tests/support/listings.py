@@ -7,14 +7,20 @@ from pathlib import Path
 
 from antigram.pipeline.audio.noise import noise_files
 from antigram.pipeline.corpora import CORPORA
-from antigram.pipeline.corpus import Clip, Corpus, Skipped, locate
+from antigram.pipeline.corpus import Clip, Corpus, Entry, Skipped, locate
 from antigram.pipeline.features.listing import Listing, list_rows
 from antigram.pipeline.features.naming import recipe_for
 
 
+def entries_of(corpus: Corpus, home: Path, **options: str) -> list[Entry]:
+    """Return the clips of a corpus, and what is skipped, as its adapter lists them."""
+    assert corpus.list_clips is not None
+    return list(corpus.list_clips(home, {**corpus.options, **options}))
+
+
 def clips_of(corpus: Corpus, home: Path, **options: str) -> tuple[dict[str, Clip], Counter[str]]:
     """Return id -> clip, and reason -> number of skipped files."""
-    found = list(corpus.list_clips(home, {**corpus.options, **options}))
+    found = entries_of(corpus, home, **options)
     skipped: Counter[str] = Counter()
     for each in found:
         if isinstance(each, Skipped):

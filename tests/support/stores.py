@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from antigram.pipeline.audio.noise import NoiseBank, noise_files
-from antigram.pipeline.corpora import CORPORA, GSC
+from antigram.pipeline.corpora import CORPORA
+from antigram.pipeline.corpora.gsc import GSC
 from antigram.pipeline.features.preparation import OnProgress, Prepared, prepare
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.store import FeatureStore
@@ -59,7 +60,7 @@ def prepare_gsc(
             max_rejected=max_rejected,
             on_progress=on_progress,
             on_message=on_message,
-            **({"check_all": True} if check_all else {}),
+            check_all=check_all,
         )
 
 

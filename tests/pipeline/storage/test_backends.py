@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ LAYOUT = RowLayout(ROWS.rows, ROWS.row_bytes, CRC_BYTES)
 KEYS = [chunk_key(ROWS, index) for index in range(ROWS.chunks)]
 ROOT = {"antigram": {"format": "antigram/test", "format_version": 1}}
 
-VALUES = {
+VALUES: dict[str, Any] = {
     "features": np.arange(165, dtype=np.float32).reshape(ROWS.shape) / 7,
     "split": np.arange(7, dtype=np.int8),
     "clip_id": ["", "naïve", "日本/a", "x" * 50, "z"],
