@@ -58,8 +58,9 @@ def _steps(name: str) -> str:
         head.append("peak memory, cached")
     return (
         f"Training steps of VGG16, width {found['width']}, precision {found['precision']}, medians "
-        f"of {found['steps']} steps, arms taking turns: time (and FLOPs) as multiples of the "
-        "baseline's. *released* is the way of the paper's code, written from its description.\n\n"
+        f"of {found['steps']} steps, the modes timed in alternation: time (and FLOPs) as multiples "
+        "of the baseline's. *released* reimplements the paper's released code from its "
+        "description; *nets* is the number of teachers.\n\n"
         f"{_table(head, rows)}\n{_source(name, found)}.\n\n"
     )
 

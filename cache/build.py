@@ -43,7 +43,7 @@ class Built:
     """A finished cache, and the cost of building it.
 
     Attributes:
-        path: of the cache.
+        path: path of the cache.
         clips: segments in the cache.
         computed: segments that went through the teacher in this build.
         layers: layers of this build, by number.

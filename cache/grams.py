@@ -87,7 +87,7 @@ class LayerRows:
 
         Args:
             data: values of the rows.
-            indices: of the rows, from `row_indices`, on the same device.
+            indices: indices of the rows, from `row_indices`, on the same device.
         """
         norm, row_norm = self._norms_on(data.device).index_select(0, indices).unbind(1)
         return Rows(self.layer.key.codec, data, norm, row_norm)
@@ -109,7 +109,7 @@ class _Read(Mapping[int, Rows]):
 
     Args:
         layers: rows of each layer.
-        indices: of the batch's rows, from `LayerRows.row_indices`.
+        indices: indices of the batch's rows, from `LayerRows.row_indices`.
         values: values of the rows; None for layers that are kept on the device.
     """
 

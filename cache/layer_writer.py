@@ -54,10 +54,10 @@ class LayerWriter:
     rank 0 and reads those of all ranks, so that either kind of build can resume the other.
 
     Args:
-        plan: of the layer.
+        plan: plan of the layer.
         partial: folder beside the cache.
         clips: segments of the store.
-        rank: of this process.
+        rank: rank of this process.
     """
 
     def __init__(self, plan: LayerPlan, partial: Path, clips: int, rank: int) -> None:
@@ -141,7 +141,7 @@ class LayerWriter:
         """Write a chunk of each array, flush them to disk, and record the chunk in the journal.
 
         Args:
-            index: of the chunk.
+            index: index of the chunk.
             arrays: rows of the chunk, in the order of ``specs``.
         """
         written = {

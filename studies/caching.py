@@ -76,15 +76,15 @@ def plan_cache(
         tap: ``relu``, ``conv`` or ``released``.
         aggregation: what is made of the maps.
         codec: form of the rows; ``auto`` takes the smaller exact one.
-        dtype: of the rows; default: float16, with compmul float32.
+        dtype: dtype of the rows; default: float16, with compmul float32.
         energy: share of ||G||^2 that lowrank keeps.
         rank: of lowrank, in place of ``energy``.
-        precision: of the teacher's computation.
+        precision: precision of the teacher's computation.
         views: augmented views of each training segment; default: none.
         teacher_control: ``permuted``, ``random`` or ``mean-gram``: see `control_teacher`.
         control_seed: of the permutation or the untrained weights.
-        seed: of the views.
-        name: of the cache; default: STORE--CKPT, and the control.
+        seed: seed of the views.
+        name: name of the cache; default: STORE--CKPT, and the control.
         on_message: told which defaults were taken, in lines for people.
 
     Raises:

@@ -53,7 +53,7 @@ def run_demo(
     Args:
         workspace: where everything goes.
         report: HTML file to write.
-        width: of the nets; 64 is the real VGG16.
+        width: width of the nets; 64 is the real VGG16.
         epochs: at most, of every training.
         seed: the same for all arms.
         on_message: told what is run.
@@ -119,8 +119,8 @@ def demo_page(content: dict[str, Any], classes: dict[str, list[str]], width: int
 
     Args:
         content: what `run_demo` returns.
-        classes: of the store, by label.
-        width: of the networks.
+        classes: classes of the store, by label.
+        width: width of the networks.
     """
     clips, arms = content["store"]["clips"], content["arms"]
     columns, rows = _rows(content)

@@ -56,7 +56,7 @@ def export(
 
     Args:
         workspace: where it is looked up.
-        name: of the store or cache, or its path.
+        name: name of the store or cache, or its path.
         goal: ``FILE.h5``; replaced if it is there.
         on_progress: told a stage's name, bytes done, and bytes in all.
 
@@ -85,7 +85,7 @@ def import_(
     Args:
         workspace: where it goes.
         file: ``FILE.h5``.
-        name: of the store or cache; default: that of the file.
+        name: name of the store or cache; default: that of the file.
         on_progress: told a stage's name, bytes done, and bytes in all.
 
     Raises:

@@ -124,10 +124,10 @@ def step_cost(
         arch: of both nets.
         plans: what is compared, and in which form a cache has it; of ``released`` one layer.
         shape: (frame, freq) of a clip.
-        classes: of the task.
+        classes: classes of the task.
         batch_clips: clips in a batch.
         nets: teachers.
-        precision: of the training.
+        precision: precision of the training.
     """
     spec = _spec(arch, plans)
     with _fake_tensors(), _Alive() as alive:
@@ -260,10 +260,10 @@ def plan(
         aggregation: what is made of the maps.
         codec: form of a cache's rows.
         rank: of lowrank.
-        dtype: of a cache's rows.
+        dtype: dtype of a cache's rows.
         nets: teachers.
         batch_clips: segments in a batch.
-        precision: of the training.
+        precision: precision of the training.
         on_message: told which defaults were taken, in lines for people.
 
     Returns:

@@ -35,7 +35,7 @@ def download_corpus(
     Args:
         workspace: where it goes.
         corpus: its name.
-        subset: of a corpus that has subsets; default: that of its first archive.
+        subset: subset of a corpus that has subsets; default: that of its first archive.
         on_progress: told a stage's name, megabytes done, and megabytes in all.
         on_message: told what happens, in lines for people.
 
@@ -79,7 +79,7 @@ def prepare_corpus(
         noise_source: MS-SNSD or its ``noise_train``, if the recipe has noise; default: looked for.
         clean_source: clean speech, of a corpus that is mixed from it.
         within: a store; only the recordings of its training split are taken.
-        name: of the store; default: the corpus and what differs from its defaults.
+        name: name of the store; default: the corpus and what differs from its defaults.
         workers: processes; default: the cores.
         max_rejected: unusable recordings and segments that may be left out.
         check_sources: read all recordings of a store that is there, for edits.

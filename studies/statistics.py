@@ -112,7 +112,7 @@ def bootstrap_interval(
     Args:
         values: ``(group, seed)``.
         folds: ``(group,)``, the fold in which each group was tested.
-        seed: of the draws.
+        seed: seed of the draws.
         draws: how many.
     """
     rng = np.random.default_rng(seed)
@@ -167,7 +167,7 @@ def interval_over_groups(
     Args:
         values: ``(group, seed)``.
         folds: ``(group,)``.
-        seed: of the bootstrap's draws.
+        seed: seed of the bootstrap's draws.
         draws: number of them.
     """
     from scipy import stats
@@ -209,7 +209,7 @@ def sign_flip_p(values: Floats, seed: int, flips: int = _FLIPS) -> float:
 
     Args:
         values: ``(group,)`` differences.
-        seed: of the draws.
+        seed: seed of the draws.
         flips: how many are drawn.
     """
     n = len(values)
@@ -281,17 +281,17 @@ def compare_arms(
     draws: int = _DRAWS,
     flips: int = _FLIPS,
 ) -> dict[str, Comparison]:
-    """Hold arms against the baseline, group by group.
+    """Compare each arm with the baseline, paired by group.
 
     Args:
         baseline: ``(group, seed)`` accuracy of each test group with each seed.
         arms: the same for each arm, in the same order of groups and seeds.
         folds: ``(group,)``, the fold in which each group was tested.
-        family: arms that Holm's correction is over; all if None. An arm outside of it is
-            exploratory: it has no corrected p, and no verdict but ``equivalent`` or ``undecided``.
-        seed: of bootstrap and sign flips.
-        draws: of the bootstrap.
-        flips: of the sign-flip test, where not all are listed.
+        family: arms included in Holm's correction; None for all. An arm outside of it is
+            exploratory: it gets no corrected p, and can only be ``equivalent`` or ``undecided``.
+        seed: seed of bootstrap and sign flips.
+        draws: number of bootstrap resamples.
+        flips: number of random sign flips, used when there are too many groups to list all.
 
     Returns:
         A comparison for each arm.

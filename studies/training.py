@@ -64,7 +64,7 @@ def train_student(
     Args:
         workspace: where the run goes, and where store and caches are looked up.
         mode: ``baseline``, ``wi``, ``frozen``, ``online`` or ``cached``.
-        name: of the run; default: MODE-STORE-seedN, numbered if it is taken.
+        name: name of the run; default: MODE-STORE-seedN, numbered if it is taken.
         device: where the student is trained.
         init: a checkpoint whose convolutions the student begins with.
         save: where a copy of the best weights goes.

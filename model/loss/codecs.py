@@ -216,7 +216,7 @@ def encode_rows(
     Args:
         maps: ``(batch, channel, frame, freq)``.
         aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
-        dtype: of the values: float16 or float32.
+        dtype: dtype of the values: float16 or float32.
         codec: form of the rows; by default ``packed`` for Grams, ``map`` for other aggregations.
         rank: columns of a ``lowrank`` row; by default the number of channels.
 

@@ -29,7 +29,7 @@ class TapSpec:
     """Where student and teacher are compared, and how.
 
     Attributes:
-        arch: of the teacher.
+        arch: architecture of the teacher.
         layers: convolution layers, counted from 1.
         tap: point of the layer: ``relu``, ``conv`` or ``released``, as in `Vgg.run_features`.
         aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
@@ -235,7 +235,7 @@ class Sources:
 
     @property
     def identity(self) -> dict[str, dict[str, str]]:
-        """See `GramSource`; by the teacher's name."""
+        """Return the rows of every teacher: its name -> the result of `GramSource.rows`."""
         return {name: dict(source.identity) for name, source in self.members.items()}
 
     @property
@@ -258,13 +258,13 @@ class Sources:
         return self.members[self.names[0]].params(clips, epoch)
 
     def read(self, clips: NDArray[np.int64], epoch: int = 0) -> dict[str, Mapping[int, Rows]]:
-        """See `GramSource`; by the teacher's name."""
+        """Read the rows of every teacher: its name -> the result of `GramSource.read`."""
         return {name: source.read(clips, epoch) for name, source in self.members.items()}
 
     def rows(
         self, read: Mapping[str, Mapping[int, Rows]], x: Tensor
     ) -> dict[str, Mapping[int, Rows]]:
-        """See `GramSource`; by the teacher's name."""
+        """Return the rows of every teacher: its name -> the result of `GramSource.rows`."""
         return {name: source.rows(read[name], x) for name, source in self.members.items()}
 
     @property
@@ -303,8 +303,8 @@ def check_shapes(student: Arch, spec: TapSpec, shape: tuple[int, int]) -> None:
     """Raise if the maps of student and teacher differ in shape at a compared layer.
 
     Args:
-        student: of the student.
-        spec: of the teacher.
+        student: architecture of the student.
+        spec: tap points of the teacher.
         shape: ``(frame, freq)`` of a segment.
 
     Raises:

@@ -65,7 +65,10 @@ class StudentMaps:
 
     @classmethod
     def cut(cls, maps: Tensor) -> tuple[StudentMaps, Tensor]:
-        """Detach maps from the graph at their Gram or at their values, whichever is smaller.
+        """Start a graph of its own, for a gradient without a pass back through the student.
+
+        The graph starts at the Gram if Grams are compared and are no larger than the maps, else at
+        the maps.
 
         Returns:
             The maps, and the leaf tensor (Gram or values) that collects their gradient.

@@ -167,7 +167,7 @@ def tap_shape(arch: Arch, layer: int, tap: Tap, shape: tuple[int, int]) -> tuple
     """Return the number of channels and positions of a layer's maps at a tap.
 
     Args:
-        arch: of the network.
+        arch: architecture of the network.
         layer: convolution layer, counted from 1.
         tap: as in `Vgg.run_features`.
         shape: ``(frame, freq)`` of a segment.

@@ -139,7 +139,12 @@ class Gradients:
             self._at[layer, teacher] = _norm(torch.autograd.grad(loss, leaf)[0])
 
     def end(self, ce: Tensor, segments: int) -> None:
-        """See `Probe`."""
+        """Compute the ratio of the AT gradient's norm to that of the cross entropy, at each tap.
+
+        Args:
+            ce: mean cross entropy of the batch.
+            segments: not used, see `Probe.end`.
+        """
         del segments
         layers = list(self._maps)
         slopes = torch.autograd.grad(ce, list(self._maps.values()), retain_graph=True)

@@ -179,7 +179,7 @@ class RunFiles:
         """Write a file atomically, and record its state in the manifest.
 
         Args:
-            name: of the file.
+            name: name of the file.
             write: called with the open file.
         """
         with atomic_file(self.folder / name) as file:
@@ -246,7 +246,10 @@ class RunFiles:
 
 
 def has_manifest(folder: Path) -> bool:
-    """Return whether a run has or must have a manifest, which is so from version 2 on."""
+    """Return whether a run should have a manifest: from format version 2 on.
+
+    If the file is then missing, it was deleted.
+    """
     path = folder / CONFIG
     if (folder / MANIFEST).exists() or not path.exists():
         return (folder / MANIFEST).exists() or _may_lack_config(folder)

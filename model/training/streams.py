@@ -67,6 +67,9 @@ class FirstStreams:
         return ordered
 
     def begin_epoch(self, epoch: int, rank: int, ranks: int) -> None:
-        """See `Streams.begin_epoch`; a single process uses the state that last.pt holds."""
+        """Seed torch's generator if there are several processes.
+
+        A single process goes on with the generator's state, which ``last.pt`` holds.
+        """
         if ranks > 1:
             torch.manual_seed((self.seed << 20) + epoch * ranks + rank)

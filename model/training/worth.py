@@ -55,8 +55,8 @@ def score(segments: Counted, recordings: Counted) -> dict[str, Any]:
         For segments: ``accuracy``, ``chance``, ``majority`` and their number, ``segments``. For
         recordings: ``recordings_accuracy``, ``recordings_majority`` and their number,
         ``recordings``. ``p`` is the p-value of a one-sided binomial test of the recordings'
-        accuracy against the larger of chance and majority. Accuracy and majority are None without
-        segments.
+        accuracy against the larger of chance and majority. Accuracies and majorities are None if
+        the split is empty.
     """
     baseline = max(recordings.chance, recordings.majority or 0.0)
     return {

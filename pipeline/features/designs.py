@@ -215,7 +215,7 @@ def divide_training(
         segments: labels and recordings.
         rows: indices of the segments to divide.
         seed: decides the order of groups of equal size.
-        purpose: of the draw: folds draw from the same seed, and not the same numbers.
+        purpose: purpose of the draw: folds draw from the same seed, and not the same numbers.
         groups: group of each of them, none of which is divided; default: its recording.
     """
     own = groups if groups is not None else [segments.recordings[i] for i in rows]
@@ -293,7 +293,7 @@ def _halves(known: Mapping[str, set[str]], seed: int) -> set[tuple[str, str]]:
 
     Args:
         known: classes that each of the others has.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     surplus: dict[str, int] = defaultdict(int)  # others that train on a class, less those that test
     chosen: set[tuple[str, str]] = set()

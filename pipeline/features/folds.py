@@ -105,7 +105,7 @@ def make_teacher_view(fold: FeatureStore, label: str, *, seed: int) -> Path:
     that the student is validated and tested on.
 
     Args:
-        fold: of the student; or a store.
+        fold: fold of the student; or a store.
         label: what the teacher learns, the main label of the view.
         seed: decides the division.
 

@@ -151,8 +151,10 @@ def prepare(
 
     An existing store is rebuilt if a recording has been edited since. A recording whose size or
     time differs from the record beside the store (`pipeline.features.source_record`) is read and
-    compared with its checksum. The lock of ``target`` is held throughout. A recipe whose ``split``
-    is a design gives the store the split of the first fold, and makes all folds beside it.
+    compared with its checksum. The lock of ``target`` is held throughout.
+
+    If the recipe's ``split`` is a design of folds, such as ``kfold:speaker:5``, the store has the
+    split of the first fold, and a view ``NAME@K`` is made for each fold.
 
     Args:
         corpus: the adapter.

@@ -46,7 +46,10 @@ class Folder:
         return map_file(self.path / key)[start:stop]
 
     def view_rows(self, name: str, keys: Sequence[str], layout: RowLayout) -> MappedFiles:
-        """Map files at equal distances; see `RowViewer`."""
+        """Map files at evenly spaced addresses, so that all their rows are one array.
+
+        See `RowViewer`.
+        """
         return MappedFiles(self.path, name, keys, layout)
 
     def head(self, key: str) -> Entry | None:

@@ -58,9 +58,9 @@ def compare(
         data: the store; default: the only one, or the one prepared last.
         folds: ``kfold:LABEL:K`` or ``confounded:LABEL:OTHER``; default: ``kfold`` over ``against``
             with five folds, or one for each class if there are fewer.
-        name: of the study; default: STORE-TASK-against-AGAINST.
+        name: name of the study; default: STORE-TASK-against-AGAINST.
         workers: trainings at once; default: the cores.
-        seed: of the folds.
+        seed: seed of the folds.
         dry_run: only list the jobs, and estimate what they take.
         on_message: called with lines for people.
         asked: further fields of `Design`; None stands for the default.

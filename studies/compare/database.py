@@ -38,13 +38,14 @@ CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)
 class Database:
     """Jobs, their results and the predictions of each training.
 
-    It is in WAL mode: a process that is killed leaves it as the last transaction did.
+    An SQLite database with a write-ahead log: if a process is killed, all committed transactions
+    survive, and an unfinished one is rolled back.
 
     Args:
-        path: of the file, which is made if there is none.
+        path: file of the database, which is created if it does not exist.
 
     Raises:
-        DamagedError: it is no database, or a damaged one.
+        DamagedError: the file is not a database, or is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -142,7 +143,7 @@ class Database:
         """Note that a job is done, with its result and predictions, in one transaction.
 
         Args:
-            key: of the job.
+            key: key of the job.
             result: what its command answered.
             seconds: it took.
             predictions: split -> arrays by name.

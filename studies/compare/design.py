@@ -18,7 +18,7 @@ class Arm:
     """One way to train the student.
 
     Attributes:
-        mode: of the training.
+        mode: mode of the training.
         layered: trained once for each layer; the layer is picked by validation in each fold and
             seed.
         control: of the teacher; None for the teacher itself.

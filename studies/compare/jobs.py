@@ -21,7 +21,7 @@ class FoldData:
     Attributes:
         student: name of the store that students are trained and tested on.
         teacher: name of the store that the teacher is trained on.
-        fingerprints: of the two.
+        fingerprints: fingerprints of the two.
     """
 
     student: str
@@ -36,13 +36,13 @@ class Job:
     Attributes:
         key: SHA-256 of what decides the result: the command, the jobs that it needs and the data.
         kind: ``teacher``, ``cache`` or ``training``.
-        name: of the run or cache that it makes.
+        name: name of the run or cache that it makes.
         command: words of the command line.
         needs: keys of the jobs that come before.
         fold: number of the fold.
-        arm: of a training; else empty.
-        layer: of a training at one layer; else None.
-        seed: of the training.
+        arm: name of the arm, for a training; else empty.
+        layer: convolution layer, for a training at one layer; else None.
+        seed: seed of the training.
         data: name of the store that the command reads.
     """
 

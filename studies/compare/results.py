@@ -33,7 +33,7 @@ class ArmResult:
         comparison: with the baseline; None for the baseline itself.
         primary: whether it belongs to the family that Holm's correction is over.
         needs_labels: whether it needs the orthogonal label of the student's recordings.
-        seconds: of all its trainings.
+        seconds: time that all its trainings took.
     """
 
     arm: str

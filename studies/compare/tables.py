@@ -46,7 +46,10 @@ def _row(arm: Fields) -> list[str]:
 
 
 def answer_of(content: Fields) -> str:
-    """Return the answer in one sentence: what the first arm with a teacher did."""
+    """Return whether anti-transfer beat the baseline, in a sentence or two.
+
+    Without an arm ``at``, the first arm after the baseline is reported.
+    """
     if content["warnings"] and content["warnings"][0].startswith("the baseline"):
         return f"Nothing can be said: {content['warnings'][0]}."
     arm = next((a for a in content["arms"] if a["arm"] == "at"), content["arms"][1])
@@ -112,7 +115,7 @@ def write_tables(folder: Path, content: Fields, commands: Sequence[tuple[str, fl
     """Write results.csv, results.tex and report.html.
 
     Args:
-        folder: of the study.
+        folder: folder of the study.
         content: answer of the comparison.
         commands: command line of each job, and the seconds that it took.
     """
