@@ -1,4 +1,4 @@
-"""Arrays on disk: backends, checksums, atomic writes, journals, manifests, mapped reading, exchange.
+"""Arrays on disk: backends, checksums, atomic writes, journals, manifests, mapped arrays, exchange.
 
 Nothing here depends on audio, corpora, features or Gram matrices.
 """
