@@ -1,3 +1,3 @@
-"""What is run with pipeline, model and cache: jobs, plans, checks, the demo, reports."""
+"""Everything built on pipeline, model and cache: jobs, plans, checks, the demo and reports."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""From a checkpoint and layers to a Gram cache of the workspace, or an estimate of it."""
+"""Build a Gram cache of the workspace from a checkpoint and a store, or estimate its cost."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ __all__ = ["CacheJob", "cache_grams", "estimate_grams", "plan_cache"]
 
 @dataclass(frozen=True, slots=True)
 class CacheJob:
-    """A cache that can be built.
+    """A validated cache build.
 
     Attributes:
-        store: the features.
-        teacher: the net that runs over them.
+        store: the feature store.
+        teacher: the teacher that runs over the store.
         plans: layer -> what is stored of it.
-        target: ``NAME.zarr``.
-        made_from: names of store and checkpoint, for people.
+        target: path of the cache, ``NAME.zarr``.
+        made_from: names of store and checkpoint, for display only.
     """
 
     store: FeatureStore
@@ -66,29 +66,29 @@ def plan_cache(
     name: str | None = None,
     on_message: OnMessage = lambda _: None,
 ) -> CacheJob:
-    """Find the store and the teacher, and check what is asked for against them.
+    """Open the store and the teacher, and validate the arguments against them.
 
     Args:
-        workspace: where the cache goes and the store lies.
+        workspace: holds the store; the cache is written to it.
         ckpt: checkpoint of the teacher.
         layers: numbers of convolution layers, or ``all``.
-        data: the store; default: the only one, or the one prepared last.
+        data: name of the store; default: the only one, or the one prepared last.
         tap: ``relu``, ``conv`` or ``released``.
-        aggregation: what is made of the maps.
-        codec: form of the rows; ``auto`` takes the smaller exact one.
+        aggregation: what is computed from the feature maps, such as ``gram``.
+        codec: form of the rows; ``auto`` chooses the smaller exact one.
         dtype: dtype of the rows; default: float16, with compmul float32.
-        energy: share of ||G||^2 that lowrank keeps.
-        rank: of lowrank, in place of ``energy``.
+        energy: fraction of ||G||^2 that lowrank keeps.
+        rank: rank of lowrank, in place of ``energy``.
         precision: precision of the teacher's computation.
-        views: augmented views of each training segment; default: none.
+        views: number of augmented views of each training segment; default: none.
         teacher_control: ``permuted``, ``random`` or ``mean-gram``: see `control_teacher`.
-        control_seed: of the permutation or the untrained weights.
+        control_seed: seed of the permutation or of the untrained weights.
         seed: seed of the views.
-        name: name of the cache; default: STORE--CKPT, and the control.
-        on_message: told which defaults were taken, in lines for people.
+        name: name of the cache; default: STORE--CKPT, plus the control.
+        on_message: called with a line of text for each default that was chosen.
 
     Raises:
-        InputError: something is missing, unknown or does not fit.
+        InputError: an argument is missing, unknown or does not fit.
         StoredDataError: the store or the checkpoint is damaged.
     """
     teacher = control_teacher(load_teacher(ckpt, on_message), teacher_control, control_seed)
@@ -129,28 +129,28 @@ def cache_grams(
     device: str = "auto",
     on_progress: OnProgress = lambda *_: None,
     on_message: OnMessage = lambda _: None,
-    **asked: Any,  # noqa: ANN401 - as `plan_cache` declares them
+    **arguments: Any,  # noqa: ANN401 - as `plan_cache` declares them
 ) -> Built:
-    """Run a teacher over a store once and keep its Gram matrices.
+    """Run a teacher over a store once and store its Gram matrices.
 
     Args:
-        workspace: where the cache goes and the store lies.
+        workspace: holds the store; the cache is written to it.
         ckpt: checkpoint of the teacher.
         layers: numbers of convolution layers, or ``all``.
         batch_clips: segments in a batch.
-        device: where the teacher runs.
-        on_progress: told a stage's name, how much of it is done, and how much there is.
-        on_message: told which defaults were taken, in lines for people.
-        asked: further arguments of `plan_cache`.
+        device: device of the teacher, such as ``cpu`` or ``auto``.
+        on_progress: called with the name of a stage, the amount done, and the total.
+        on_message: called with a line of text for each default that was chosen.
+        arguments: further arguments of `plan_cache`.
 
     Raises:
-        InputError: something is missing, unknown or does not fit.
+        InputError: an argument is missing, unknown or does not fit.
         StoredDataError: the store or the checkpoint is damaged.
-        DistributedError: another process of a job of torchrun is gone.
+        DistributedError: another process of the torchrun job has ended.
     """
-    job = plan_cache(workspace, ckpt, layers, on_message=on_message, **asked)
-    place = named_device(device)
-    with distributed_context(place) as distributed:
+    job = plan_cache(workspace, ckpt, layers, on_message=on_message, **arguments)
+    torch_device = named_device(device)
+    with distributed_context(torch_device) as distributed:
         return build_cache(
             job.store,
             job.teacher,
@@ -158,7 +158,7 @@ def cache_grams(
             job.target,
             made_from=job.made_from,
             batch_clips=batch_clips,
-            device=distributed.device(place),
+            device=distributed.device(torch_device),
             on_progress=on_progress if distributed.leads else lambda *_: None,
             distributed=distributed,
         )
@@ -172,20 +172,22 @@ def estimate_grams(
     batch_clips: int = 32,
     device: str = "auto",
     on_message: OnMessage = lambda _: None,
-    **asked: Any,  # noqa: ANN401 - as `plan_cache` declares them
+    **arguments: Any,  # noqa: ANN401 - as `plan_cache` declares them
 ) -> dict[str, Any]:
-    """Tell what `cache_grams` with the same arguments would take; nothing is made.
+    """Estimate the cost of `cache_grams` with the same arguments; write nothing.
 
     Returns:
-        ``dry_run``, ``cache``, ``name``, ``device``, and what `cache.estimate` tells: bytes,
+        ``dry_run``, ``cache``, ``name``, ``device``, and the fields of `cache.estimate`: bytes,
         seconds and break-even.
 
     Raises:
-        InputError: something is missing, unknown or does not fit.
+        InputError: an argument is missing, unknown or does not fit.
         StoredDataError: the store or the checkpoint is damaged.
     """
-    job = plan_cache(workspace, ckpt, layers, on_message=on_message, **asked)
-    place = named_device(device)
-    found = estimate(job.plans, job.store, job.teacher, batch_clips=batch_clips, device=place)
+    job = plan_cache(workspace, ckpt, layers, on_message=on_message, **arguments)
+    torch_device = named_device(device)
+    costs = estimate(
+        job.plans, job.store, job.teacher, batch_clips=batch_clips, device=torch_device
+    )
     names = {"cache": str(job.target), "name": job.target.name.removesuffix(".zarr")}
-    return {"dry_run": True, **names, "device": str(place), **found}
+    return {"dry_run": True, **names, "device": str(torch_device), **costs}

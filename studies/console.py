@@ -1,6 +1,6 @@
-"""What a command line is made of beside its commands: kinds of values, messages, failures.
+"""Parts shared by all commands: parameter types, messages, and handling of failures.
 
-Only the options of all commands are named here, and nothing slow is imported.
+The only options named here are those that every command takes. Nothing slow is imported.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _LEADS = os.environ.get("RANK", "0") == "0"  # torchrun's
-# Errors of the system that are no defect of ours even where it names no file.
+# Errors of the system that are no defect of antigram even if they name no file.
 _SYSTEM_LIMITS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO)
 _LESS_MEMORY = (
     "Free some, or take a smaller `batch_clips`, `width` or fewer `workers`; "
@@ -49,7 +49,7 @@ _ARGUMENT = re.compile(r"`([a-z_]+)(?:=(.*?))?`")
 
 
 class _Pattern(click.ParamType[str]):
-    """Text of one form."""
+    """A parameter type for text that matches a pattern."""
 
     pattern: str
     wanted: str
@@ -60,7 +60,7 @@ class _Pattern(click.ParamType[str]):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> str:
-        """Return the text as it is, if it has the form."""
+        """Return the text unchanged if it matches the pattern; else fail."""
         if re.fullmatch(self.pattern, value, re.ASCII) is None:
             self.fail(f"{value!r} is not {self.wanted}.", param, ctx)
         return str(value)
@@ -95,7 +95,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> tuple[int, ...]:
-        """Return the numbers, sorted, each once."""
+        """Return the numbers, sorted and without duplicates."""
         if isinstance(value, tuple):
             return value
         if re.fullmatch(r"[0-9]{1,3}(,[0-9]{1,3})*", value, re.ASCII) is None:
@@ -112,13 +112,13 @@ class Device(_Pattern):
 
 
 class App(click.Group):
-    """A group of commands, whose options the library's arguments stand for.
+    """A group of commands that rejects empty values and translates library arguments to options.
 
-    None of them takes empty text: that comes from an unset variable of the shell.
+    Empty text usually comes from an unset variable of the shell.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse what is empty, name the option, and parse the rest."""
+        """Raise a usage error that names an option without a value; else parse the arguments."""
         for before, text in zip(["", *args], args, strict=False):
             is_option = text.startswith("--")
             option, equals, value = text.partition("=") if is_option else (before, "=", text)
@@ -128,31 +128,31 @@ class App(click.Group):
         return super().parse_args(ctx, args)
 
     def in_options(self, text: str) -> str:
-        """Name options where the library names arguments, which it does in backquotes.
+        """Replace library arguments in backquotes by the options that stand for them.
 
-        With an option that is called ``--max-steps``, `` `max_steps` `` becomes its name, and
-        `` `max_steps=3` `` its name and value. What is no argument stays as it is.
+        With an option ``--max-steps``, `` `max_steps` `` becomes ``--max-steps`` and
+        `` `max_steps=3` `` becomes ``--max-steps 3``. Other text in backquotes stays unchanged.
         """
 
-        def named(found: re.Match[str]) -> str:
-            option = options.get(found[1])
-            return found[0] if option is None else " ".join(filter(None, (option, found[2])))
+        def named(match: re.Match[str]) -> str:
+            option = options.get(match[1])
+            return match[0] if option is None else " ".join(filter(None, (option, match[2])))
 
         params = [param for command in self.commands.values() for param in command.params]
         declared = [param for param in params if isinstance(param, click.Option)]
         options = {p.opts[-1].strip("-").replace("-", "_"): p.opts[-1] for p in declared}
-        options |= {p.name: p.opts[-1] for p in declared if p.name}  # what the library says
+        options |= {p.name: p.opts[-1] for p in declared if p.name}  # names of library arguments
         return _ARGUMENT.sub(named, text)
 
 
 @dataclass(slots=True)
 class Context:
-    """What every command knows.
+    """Workspace and output settings of a command.
 
     Attributes:
-        workspace: where everything lies.
-        json: whether the answer is JSON.
-        wording: what becomes of a line before it is shown.
+        workspace: holds stores, caches and runs.
+        json: whether the answer is printed as JSON.
+        wording: function applied to each line before it is shown.
     """
 
     workspace: Workspace
@@ -160,13 +160,13 @@ class Context:
     wording: Callable[[str], str]
 
     def on_message(self, text: str) -> None:
-        """Show a line on stderr; of a job of torchrun, the first process speaks for all."""
+        """Show a line on stderr; in a torchrun job, only rank 0 does."""
         if _LEADS:
             click.echo(safe(self.wording(text)), err=True)
 
     @contextmanager
     def progress(self) -> Iterator[dict[str, Any]]:
-        """Arguments ``on_progress`` and ``on_message`` of a library function, shown on stderr."""
+        """Yield callbacks ``on_progress`` and ``on_message`` that write to stderr."""
         from antigram.pipeline.execution.progress import Progress
 
         with Progress(wording=self.wording) as shown:
@@ -174,19 +174,19 @@ class Context:
             yield both if _LEADS else dict.fromkeys(both, lambda *_: None)
 
     def display(self, epochs: int) -> TrainingDisplay:
-        """What shows a training of at most so many epochs."""
+        """Return a display for a training of at most ``epochs`` epochs."""
         from antigram.studies.display import TrainingDisplay
 
         return TrainingDisplay(epochs, self.wording)
 
     def answer(self, content: Mapping[str, Any], text: str) -> None:
-        """Print the result on stdout, as JSON or as text."""
+        """Print the answer on stdout, as JSON or as text."""
         if _LEADS:
             click.echo(safe_json(content) if self.json else safe(text))
 
 
 def expected_failure(error: BaseException) -> tuple[str, int] | None:
-    """Message and exit code of a failure that is no defect of ours; None of a defect."""
+    """Return message and exit code of an expected failure; None for a defect of antigram."""
     match error:
         case InputError():
             return str(error), 2
@@ -214,7 +214,7 @@ def expected_failure(error: BaseException) -> tuple[str, int] | None:
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command take the workspace, JSON and verbosity after its name, too."""
+    """Add ``--workspace``, ``--json`` and ``--verbose`` as options of a command."""
 
     @click.option("--workspace", type=click.Path(path_type=Path), hidden=True)
     @click.option("--json", "as_json", is_flag=True, hidden=True)
@@ -242,9 +242,9 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run(app: App) -> int:
-    """Run the command that was typed, and return its exit code.
+    """Run the command of ``sys.argv`` and return its exit code.
 
-    A failure that is no defect of ours is told in one line, with JSON also as an object.
+    An expected failure is printed as one line on stderr, with ``--json`` also as an object.
     """
     try:
         code = app.main(standalone_mode=False)

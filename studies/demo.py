@@ -1,6 +1,6 @@
-"""The demo: the commands that a user would type, each in a process of its own, and a report.
+"""The demo: run the commands a user would type, each in its own process, and write a report.
 
-A process for each arm, so that its peak memory is its own.
+Each arm has its own process, so that its peak memory can be measured.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ LAYER = "5"
 
 
 def antigram_command() -> list[str]:
-    """How this very antigram is called in another process: of a checkout, or as it is installed."""
+    """Return the command that starts this antigram, from a checkout or as installed."""
     file = Path(antigram.__path__[0], "cli.py")
     if (script := file.resolve()).parent != file.parent.resolve():  # a link, in a checkout
         return [sys.executable, str(script)]
-    return [sys.executable, "-P", "-m", "antigram"]  # -P: not what the current folder has
+    return [sys.executable, "-P", "-m", "antigram"]  # -P: do not import from the current folder
 
 
 def run_demo(
@@ -48,21 +48,21 @@ def run_demo(
     seed: int = 0,
     on_message: OnMessage = lambda _: None,
 ) -> dict[str, Any]:
-    """Prepare, train the orthogonal net, cache, train all arms, and write the report.
+    """Prepare a store, train a teacher, build its cache, train all arms, and write the report.
 
     Args:
-        workspace: where everything goes.
+        workspace: stores, caches and runs are written to it.
         report: HTML file to write.
-        width: width of the nets; 64 is the real VGG16.
-        epochs: at most, of every training.
-        seed: the same for all arms.
-        on_message: told what is run.
+        width: width of all networks; 64 is the published VGG16.
+        epochs: maximum number of epochs of each training.
+        seed: seed of all arms.
+        on_message: called with each command before it is run.
 
     Returns:
         Fields of ``demo --json``.
 
     Raises:
-        InputError: a command failed; it has said why itself.
+        InputError: a command failed; it printed the reason.
     """
     begun = time.perf_counter()
     stages: list[dict[str, Any]] = []
@@ -115,11 +115,11 @@ def run_demo(
 
 
 def demo_page(content: dict[str, Any], classes: dict[str, list[str]], width: int) -> Page:
-    """The demo's report.
+    """Return the report of the demo.
 
     Args:
         content: what `run_demo` returns.
-        classes: classes of the store, by label.
+        classes: names of the classes of the store, by label.
         width: width of the networks.
     """
     clips, arms = content["store"]["clips"], content["arms"]
@@ -131,7 +131,7 @@ def demo_page(content: dict[str, Any], classes: dict[str, list[str]], width: int
     accuracy = {name: f"{arm['accuracy']['test']:.1%}" for name, arm in arms.items()}
     layer = content["cache"]["layers"][LAYER]
     return Page(
-        title="antigram demo: which digit, whatever the prosody",
+        title="antigram demo: digits in any prosody",
         question="Does anti-transfer from prosody help to recognise digits of voices that were "
         "never heard in training?",
         answer=f"{accuracy['cached']} of {clips['test']} test segments are classified correctly "
@@ -197,7 +197,7 @@ def _rows(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def table(content: dict[str, Any]) -> str:
-    """The demo's result as text."""
+    """Return the result of the demo as a text table."""
     columns, rows = _rows(content)
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     every = [columns, *rows]

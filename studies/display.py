@@ -1,4 +1,4 @@
-"""A training to look at: on a terminal a live table of its epochs, plain lines elsewhere."""
+"""Show a training: a live table of its epochs on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _COLUMNS = {"loss": "loss", "ce": "task", "at": "AT", "accuracy": "accuracy"}
 
 
 class TrainingDisplay:
-    """Shows epochs, losses, accuracy, segments/s, wait for data, memory, time left.
+    """Show epochs, losses, accuracy, segments/s, wait for data, memory and remaining time.
 
-    A context manager, so that the terminal is left as it was. Its methods `on_progress` and
-    `on_message` are what `train` calls.
+    It is a context manager that restores the terminal. `train` takes its methods `on_progress`
+    and `on_message` as callbacks.
 
     Args:
-        epochs: the most there can be.
-        wording: what becomes of a line before it is shown.
+        epochs: maximum number of epochs.
+        wording: function applied to each line before it is shown.
     """
 
     def __init__(self, epochs: int, wording: Callable[[str], str] = str) -> None:
@@ -49,14 +49,14 @@ class TrainingDisplay:
         self._progress.on_message(text)
 
     def on_progress(self, epoch: int, done: int, steps: int, known: Mapping[str, float]) -> None:
-        """Show where a training is.
+        """Show the steps done in an epoch and the latest measured values.
 
         Args:
-            epoch: counted from 1.
-            done: steps done in it.
-            steps: that it has.
-            known: of a step ``loss``, ``clips_per_second``, ``data_wait`` and ``memory_mb``; of a
-                complete epoch ``train loss``, ``validation at`` and so on.
+            epoch: number of the epoch, from 1.
+            done: steps done in the epoch.
+            steps: steps of the epoch.
+            known: measured values by name; of a step ``loss``, ``clips_per_second``, ``data_wait``
+                and ``memory_mb``; of a complete epoch ``train loss``, ``validation at`` and so on.
         """
         stage = f"epoch {epoch}"
         if not any(key.startswith("validation") for key in known):
@@ -75,7 +75,7 @@ class TrainingDisplay:
             for title in _COLUMNS.values():
                 table.add_column(f"{split}\n{title}", justify="right")
         table.add_column("seconds", justify="right")
-        done = list(self._done)  # a copy: the terminal is drawn in a thread of its own
+        done = list(self._done)  # a copy, as another thread draws the terminal
         best = min((known.get("validation loss", float("inf")) for *_, known in done), default=0.0)
         for epoch, seconds, known in done[-_SHOWN:]:
             cells = [
@@ -89,7 +89,7 @@ class TrainingDisplay:
 
 
 def _step_text(known: Mapping[str, float]) -> str:
-    """``loss 1.2  410 segments/s  data wait 0.1 %  2140 MB``."""
+    """Return text such as ``loss 1.2  410 segments/s  data wait 0.1%  2140 MB``."""
     parts = []
     if "loss" in known:
         parts.append(f"loss {known['loss']:.4g}")

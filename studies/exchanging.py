@@ -1,4 +1,4 @@
-"""Stores and caches of a workspace as single HDF5 files, and back."""
+"""Export stores and caches of a workspace to single HDF5 files, and import them."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ __all__ = ["Exported", "Imported", "export", "import_"]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A file that was written, and what it holds."""
+    """An exported file, its size in bytes, and the store or cache that it holds."""
 
     file: Path
     bytes: int
     exported: Path
 
     def to_json(self) -> dict[str, Any]:
-        """Fields of ``export --json``."""
+        """Return the fields of ``export --json``."""
         return {"file": str(self.file), "bytes": self.bytes, "exported": str(self.exported)}
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A store or cache made from a file; ``imported`` is False if it was there already."""
+    """An imported store or cache; ``imported`` is False if it existed already."""
 
     path: Path
     kind: str  # store or cache
     imported: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Fields of ``import --json``."""
+        """Return the fields of ``import --json``."""
         return {self.kind: str(self.path), "name": self.path.stem, "imported": self.imported}
 
 
@@ -52,23 +52,23 @@ def export(
     *,
     on_progress: OnProgress = lambda *_: None,
 ) -> Exported:
-    """Write a store or cache as one HDF5 file, checksums included.
+    """Write a store or cache to one HDF5 file, including its checksums.
 
     Args:
-        workspace: where it is looked up.
+        workspace: holds the store or cache.
         name: name of the store or cache, or its path.
-        goal: ``FILE.h5``; replaced if it is there.
-        on_progress: told a stage's name, bytes done, and bytes in all.
+        goal: the file to write, ``FILE.h5``; an existing file is replaced.
+        on_progress: called with the name of a stage, bytes done, and total bytes.
 
     Raises:
-        InputError: there is no such store or cache, or the file cannot be written.
-        DamagedError: what is exported is damaged; nothing is left behind.
+        InputError: there is no such store or cache, it is a fold, or the file cannot be written.
+        DamagedError: the store or cache is damaged; no file is left behind.
     """
     path = _store_or_cache(workspace, name)
     if is_fold(path):
         raise InputError(
-            f"{path}: is a fold, whose features are those of the store it is of: export that, and "
-            "make its folds again where it is imported"
+            f"{path}: is a fold, which reads its features from its store: export the store, and "
+            "make its folds again after the import"
         )
     return Exported(goal, export_file(path, goal, on_progress), path)
 
@@ -80,17 +80,17 @@ def import_(
     name: str | None = None,
     on_progress: OnProgress = lambda *_: None,
 ) -> Imported:
-    """Make a store or cache of the workspace from a file that `export` wrote.
+    """Import a store or cache into the workspace from a file that `export` wrote.
 
     Args:
-        workspace: where it goes.
-        file: ``FILE.h5``.
+        workspace: the store or cache is written to it.
+        file: the exported file, ``FILE.h5``.
         name: name of the store or cache; default: that of the file.
-        on_progress: told a stage's name, bytes done, and bytes in all.
+        on_progress: called with the name of a stage, bytes done, and total bytes.
 
     Raises:
-        InputError: there is no such file, or it is not one that was exported.
-        DamagedError: the file is damaged; nothing is left behind.
+        InputError: there is no such file, or it is no exported file.
+        DamagedError: the file is damaged; no store or cache is left behind.
     """
     if not is_exported(file):
         raise InputError(f"{file}: no such file; wanted one that `antigram export` wrote")
@@ -101,8 +101,8 @@ def import_(
     home = workspace.grams if is_cache else workspace.features
     goal = home / f"{plain_name(name or file.stem)}.zarr"
     with locked(goal, "importing"):
-        made = import_file(file, goal, on_progress)
-    return Imported(goal, "cache" if is_cache else "store", made)
+        imported = import_file(file, goal, on_progress)
+    return Imported(goal, "cache" if is_cache else "store", imported)
 
 
 def _store_or_cache(workspace: Workspace, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""From what a user typed after ``train`` to store, sources of Grams and settings, checked."""
+"""Resolve train options into a validated job: store, sources of Grams, and settings."""
 
 from __future__ import annotations
 
@@ -31,71 +31,75 @@ __all__ = ["Job", "layer_numbers", "resolve", "store_for"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A training that can begin."""
+    """A validated training: store, sources of Grams, settings and first teacher."""
 
     store: FeatureStore
     sources: Sources | None
     config: TrainConfig
-    teacher: Teacher | None  # the first net named
+    teacher: Teacher | None  # of the first checkpoint named
 
 
 def resolve(
     workspace: Workspace,
-    asked: Options,
-    rest: Mapping[str, Any],
+    options: Options,
+    settings: Mapping[str, Any],
     device: torch.device,
     on_message: OnMessage,
 ) -> Job:
-    """Find the store and the teachers' side, and check all against each other.
+    """Open the store and the teachers of a training, and validate them against each other.
 
     Args:
-        workspace: where names are looked up.
-        asked: what decides the sources.
-        rest: further fields of `TrainConfig`.
-        device: where live nets go.
-        on_message: told which defaults were taken.
+        workspace: names are looked up in it.
+        options: data and teachers of the training.
+        settings: further fields of `TrainConfig`.
+        device: device of live teachers and of cached rows.
+        on_message: called with a line of text for each default that was chosen.
 
     Raises:
-        InputError: something is missing, unknown or does not fit.
+        InputError: an argument is missing, unknown or does not fit.
         StoredDataError: a store or cache is damaged or stale.
     """
-    mode = asked.mode
-    check_options(asked, rest)
-    nets = {path.stem: load_teacher(path, on_message) for path in asked.ckpts}
-    if len(nets) < len(asked.ckpts):
+    mode = options.mode
+    check_options(options, settings)
+    teachers = {path.stem: load_teacher(path, on_message) for path in options.ckpts}
+    if len(teachers) < len(options.ckpts):
         raise InputError("`ckpts`: two files have the same name; rename one")
-    first = next(iter(nets.values()), None)
-    store = FeatureStore(store_for(workspace, asked.data, asked.caches, on_message))
-    task = asked.task or store.main_label
-    store.labels(task)  # says at once if there is no such label
+    first = next(iter(teachers.values()), None)
+    store = FeatureStore(store_for(workspace, options.data, options.caches, on_message))
+    task = options.task or store.main_label
+    store.labels(task)  # raises if there is no such label
     members: dict[str, GramSource] = {}
     layers: tuple[int, ...] = ()
     if mode == "cached":
-        named = _named_caches(workspace, store, asked, on_message)
-        asked = _by_cache_name(asked, named)
-        members = _caches(named, store, asked, nets, device)
+        named = _named_caches(workspace, store, options, on_message)
+        options = _by_cache_name(options, named)
+        members = _caches(named, store, options, teachers, device)
     elif mode == "online":
-        for name, net in nets.items():
+        for name, teacher in teachers.items():
             spec = TapSpec(
-                arch=net.arch,
-                layers=layer_numbers(_of_source(asked.layers, name, nets, "layers"), net.arch),
-                tap=asked.tap or "relu",
-                aggregation=asked.aggregation or "gram",
+                arch=teacher.arch,
+                layers=layer_numbers(
+                    _of_source(options.layers, name, teachers, "layers"), teacher.arch
+                ),
+                tap=options.tap or "relu",
+                aggregation=options.aggregation or "gram",
             )
             if not spec.layers:
                 raise InputError(f"`layers`: none is asked for of {name}; add `layers={name}:N`")
-            members[name] = LiveGrams(net.net().to(device), spec)
-    elif asked.layers and first is not None:
-        layers = layer_numbers(asked.layers, first.arch)
+            members[name] = LiveGrams(teacher.net().to(device), spec)
+    elif options.layers and first is not None:
+        layers = layer_numbers(options.layers, first.arch)
     sources = Sources(members) if members else None
     origin = sources.spec.arch if sources else first.arch if first else Arch()
-    arch = Arch(asked.arch or origin.name, origin.width if asked.width is None else asked.width)
-    tap, aggregation = asked.tap or "relu", asked.aggregation or "gram"
+    arch = Arch(
+        options.arch or origin.name, origin.width if options.width is None else options.width
+    )
+    tap, aggregation = options.tap or "relu", options.aggregation or "gram"
     if sources is not None:
         layers, tap, aggregation = sources.layers, sources.spec.tap, sources.spec.aggregation
         for source in members.values():
             check_shapes(arch, source.spec, store.shape)
-    if rest.get("loss") == "released" and len(members) > 1:
+    if settings.get("loss") == "released" and len(members) > 1:
         raise InputError("`loss=released` compares with one teacher: give one of `ckpts`")
     config = TrainConfig(
         mode=mode,
@@ -104,9 +108,9 @@ def resolve(
         layers=layers,
         tap=tap,
         aggregation=aggregation,
-        views=_views(asked, sources, store, rest.get("seed", 0)),
-        **_betas(asked.betas, members),
-        **rest,
+        views=_views(options, sources, store, settings.get("seed", 0)),
+        **_betas(options.betas, members),
+        **settings,
     )
     check_combination(aggregation, tap, config.similarity, layers)
     if sources is not None and (note := flat_layers_note(aggregation, config.similarity, layers)):
@@ -117,7 +121,10 @@ def resolve(
 def store_for(
     workspace: Workspace, data: str | None, caches: Sequence[str], on_message: OnMessage
 ) -> Path:
-    """The store named; else that of the cache named; else the only one or the one made last."""
+    """Return the path of the named store, else of the store of the first named cache.
+
+    Without either, return the only store of the workspace, or the one made last.
+    """
     if data is None and caches:
         root = open_root(workspace.named(workspace.grams, caches[0], "Gram cache"))
         for path in reversed(workspace.members(workspace.features)):
@@ -127,16 +134,16 @@ def store_for(
                     return path
             except (InputError, StoredDataError):
                 if path.stem == root.get("made_from", {}).get("store"):
-                    raise  # else another store's damage, not this run's
+                    raise  # this run needs that store; damage of any other store does not matter
     return workspace.store(data, on_message)
 
 
 def _named_caches(
-    workspace: Workspace, store: FeatureStore, asked: Options, on_message: OnMessage
+    workspace: Workspace, store: FeatureStore, options: Options, on_message: OnMessage
 ) -> dict[str, Path]:
-    """The caches of a training: those named, or the latest of the store."""
-    if asked.caches:
-        paths = [workspace.named(workspace.grams, name, "Gram cache") for name in asked.caches]
+    """Return the caches of a training by name: the named ones, or the latest of the store."""
+    if options.caches:
+        paths = [workspace.named(workspace.grams, name, "Gram cache") for name in options.caches]
     else:
         paths = [choose_cache(workspace.members(workspace.grams), store)]
         on_message(f"cache: {paths[0].stem}")
@@ -146,10 +153,10 @@ def _named_caches(
     return named
 
 
-def _by_cache_name(asked: Options, named: Mapping[str, Path]) -> Options:
-    """Take the name of a net, ``emo:5``, for that of the one cache that was made with it."""
-    nets = [str(open_root(path).get("made_from", {}).get("checkpoint")) for path in named.values()]
-    caches = {net: name for net, name in zip(nets, named, strict=True) if nets.count(net) == 1}
+def _by_cache_name(options: Options, named: Mapping[str, Path]) -> Options:
+    """Replace the name of a checkpoint, as in ``emo:5``, by that of its cache, if there is one."""
+    ckpts = [str(open_root(path).get("made_from", {}).get("checkpoint")) for path in named.values()]
+    caches = {ckpt: name for ckpt, name in zip(ckpts, named, strict=True) if ckpts.count(ckpt) == 1}
 
     def renamed(texts: Sequence[str]) -> tuple[str, ...]:
         parts = [text.rpartition(":") for text in texts]
@@ -160,76 +167,78 @@ def _by_cache_name(asked: Options, named: Mapping[str, Path]) -> Options:
             for source, colon, value in parts
         )
 
-    return replace(asked, layers=renamed(asked.layers), betas=renamed(asked.betas))
+    return replace(options, layers=renamed(options.layers), betas=renamed(options.betas))
 
 
 def _caches(
     named: Mapping[str, Path],
     store: FeatureStore,
-    asked: Options,
-    nets: Mapping[str, Teacher],
+    options: Options,
+    teachers: Mapping[str, Teacher],
     device: torch.device,
 ) -> dict[str, GramSource]:
-    """The Grams of each cache, at the layers that are asked for."""
+    """Open the Grams of each cache at the requested layers."""
     wanted = {
         key: value
-        for key, value in (("tap", asked.tap), ("aggregation", asked.aggregation))
+        for key, value in (("tap", options.tap), ("aggregation", options.aggregation))
         if value is not None
     }
-    if nets and len(nets) != len(named):
+    if teachers and len(teachers) != len(named):
         raise InputError(
-            f"{len(nets)} `ckpts` for {len(named)} `caches`: give none, or one for each"
+            f"{len(teachers)} `ckpts` for {len(named)} `caches`: give none, or one for each"
         )
-    found: dict[str, GramSource] = {}
+    sources: dict[str, GramSource] = {}
     for number, (name, path) in enumerate(named.items()):
-        texts = _of_source(asked.layers, name, named, "layers")
-        if asked.layers and not texts:
+        texts = _of_source(options.layers, name, named, "layers")
+        if options.layers and not texts:
             raise InputError(f"`layers`: none is asked for of {name}; add `layers={name}:N`")
         layers = None if not texts or "all" in texts else [_number(text) for text in texts]
         grams = GramCache(path, store, layers, wanted, device=device)
-        if nets:
-            _check_net(path, store, grams, list(nets.values())[number])
-        found[name] = grams
-    return found
+        if teachers:
+            _check_teacher(path, store, grams, list(teachers.values())[number])
+        sources[name] = grams
+    return sources
 
 
-def _check_net(path: Path, store: FeatureStore, grams: GramCache, net: Teacher) -> None:
-    """A net named beside a cache must be the one that the cache was made with."""
+def _check_teacher(path: Path, store: FeatureStore, grams: GramCache, teacher: Teacher) -> None:
+    """Raise if a cache was not made with this teacher."""
     spec = TapSpec(
-        arch=net.arch,
+        arch=teacher.arch,
         layers=grams.spec.layers,
         tap=grams.spec.tap,
         aggregation=grams.spec.aggregation,
     )
-    for number, plan in plan_layers(store, net, spec).items():
+    for number, plan in plan_layers(store, teacher, spec).items():
         key = grams.layers[number].key
         key.require(str(path), {"arch": plan.key.arch, "extractor": plan.key.extractor})
 
 
-def _views(asked: Options, sources: Sources | None, store: FeatureStore, seed: int) -> Views | None:
-    """How training clips are augmented: as the caches' were, or as it was asked for."""
-    if asked.mode == "cached" and sources is not None:
-        if asked.views is not None:
+def _views(
+    options: Options, sources: Sources | None, store: FeatureStore, seed: int
+) -> Views | None:
+    """Return the augmentation of training segments: that of the caches, or as requested."""
+    if options.mode == "cached" and sources is not None:
+        if options.views is not None:
             raise InputError("`views`: the cache decides; give it to `antigram cache-grams`")
-        if asked.augment and sources.views is None:
+        if options.augment and sources.views is None:
             raise InputError(
                 f"`augment`: the cache {sources.names[0]} holds the Grams of the clips as they "
                 "are, which are not those of augmented ones. Make one with `antigram cache-grams` "
                 "and `views=K`, or use `mode=online`."
             )
         return sources.views
-    if asked.views is not None and not asked.augment:
+    if options.views is not None and not options.augment:
         raise InputError("`views`: goes with `augment`")
-    if not asked.augment:
+    if not options.augment:
         return None
-    return Views.for_shape(store.shape, count=asked.views or 0, seed=seed)
+    return Views.for_shape(store.shape, count=options.views or 0, seed=seed)
 
 
 def _of_source(
     texts: Sequence[str], name: str, known: Mapping[str, object], argument: str
 ) -> list[str]:
-    """Values for one source: those with its name in front, and those with none."""
-    found = []
+    """Return the values for one source: those prefixed with its name, and those with no prefix."""
+    values = []
     for text in texts:
         source, colon, value = text.rpartition(":")
         if colon and source not in known:
@@ -238,24 +247,24 @@ def _of_source(
                 f"{', '.join(known)}"
             )
         if not colon or source == name:
-            found.append(value)
-    return found
+            values.append(value)
+    return values
 
 
 def _betas(texts: Sequence[str], members: Mapping[str, GramSource]) -> dict[str, Any]:
-    """Fields ``beta`` and ``betas`` of the settings."""
+    """Return the fields ``beta`` and ``betas`` of the settings."""
     plain = [text for text in texts if ":" not in text]
     if len(plain) > 1:
         raise InputError(f"`betas` {' '.join(plain)}: one for all, or NAME:BETA for a source")
-    found: dict[str, Any] = {"beta": _real(plain[0])} if plain else {}
-    own = []
+    fields: dict[str, Any] = {"beta": _real(plain[0])} if plain else {}
+    betas = []
     for name in members:
         values = [t for t in _of_source(texts, name, members, "betas") if t not in plain]
         if values:
-            own.append((name, _real(values[-1])))
+            betas.append((name, _real(values[-1])))
     if not members:
         _of_source(texts, "", members, "betas")
-    return {**found, "betas": tuple(own)} if own else found
+    return {**fields, "betas": tuple(betas)} if betas else fields
 
 
 def _real(text: str) -> float:
@@ -272,10 +281,10 @@ def _number(text: str) -> int:
 
 
 def layer_numbers(layers: Sequence[str | int], arch: Arch) -> tuple[int, ...]:
-    """Return the numbers of convolution layers, sorted; ``all`` stands for every one.
+    """Return the numbers of convolution layers, sorted; ``all`` stands for all layers.
 
     Raises:
-        InputError: one is not a convolution of this network.
+        InputError: a number is not that of a convolution of this network.
     """
     if "all" in layers:
         return tuple(range(1, arch.layers + 1))

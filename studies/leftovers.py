@@ -1,4 +1,4 @@
-"""What processes that were killed left in a workspace: list it, and remove it."""
+"""List and remove what killed processes left in a workspace."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from antigram.pipeline.workspace import Workspace, is_locked, locked
 __all__ = ["Cleaned", "clean", "describe", "find_leftovers", "idle_leftovers"]
 
 _WHAT = {
-    "partial": "unfinished work, which the same command would go on with",
+    "partial": "unfinished work, which the same command would resume",
     "import": "an import that was interrupted",
     "old": "a replaced version",
     "trash": "being deleted when its process ended",
     "lock": "a lock that no process holds",
-    "sources": "the record of a store that is gone",
+    "sources": "the record of a deleted store",
     "file": "a file that was being written",
 }
 
@@ -30,9 +30,9 @@ class Cleaned:
     """What `clean` removed, or would remove.
 
     Attributes:
-        removed: with their bytes.
-        restored: what a cut swap had put aside, and the place where it is again.
-        busy: stores, caches, runs and corpora that a process works on: nothing of them is touched.
+        removed: removed files and folders, with their sizes in bytes.
+        restored: complete versions that an interrupted replacement had moved aside, moved back.
+        busy: stores, caches, runs and corpora in use by a process, which were left alone.
     """
 
     removed: list[tuple[Leftover, int]]
@@ -40,7 +40,7 @@ class Cleaned:
     busy: list[Path]
 
     def add(self, leftovers: Sequence[Leftover]) -> None:
-        """Note what is about to go, or to go back to its place."""
+        """Record leftovers that are about to be removed or restored."""
         for left in leftovers:
             if left.is_lost:
                 self.restored.append(left)
@@ -48,7 +48,7 @@ class Cleaned:
                 self.removed.append((left, size_of(left.path)))
 
     def to_json(self) -> dict[str, Any]:
-        """Fields of ``clean --json``."""
+        """Return the fields of ``clean --json``."""
         return {
             "removed": [{"path": str(left.path), "bytes": size} for left, size in self.removed],
             "restored": [str(left.origin) for left in self.restored],
@@ -56,10 +56,10 @@ class Cleaned:
         }
 
     def lines(self, done: str) -> list[str]:
-        """What happened, for people.
+        """Return the result as lines of text.
 
         Args:
-            done: ``removed``, or ``would be removed``.
+            done: the verb of the lines: ``removed`` or ``would be removed``.
         """
         total = size_text(sum(size for _, size in self.removed))
         return [
@@ -74,50 +74,54 @@ class Cleaned:
 
 
 def describe(left: Leftover) -> str:
-    """What a leftover is, for people."""
-    return "the only version, which `clean` puts back" if left.is_lost else _WHAT[left.kind]
+    """Return what a leftover is, as text."""
+    return "the only version, which `clean` moves back" if left.is_lost else _WHAT[left.kind]
 
 
 def find_leftovers(workspace: Workspace) -> dict[Path, list[Leftover]]:
-    """Leftovers by the store, cache, run or corpus whose lock guards them, sorted.
+    """Return leftovers by the store, cache, run or corpus whose lock guards them, sorted.
 
-    What a process works on now is among them.
+    Files that a running process works on are included.
     """
-    found: dict[Path, list[Leftover]] = {}
+    by_goal: dict[Path, list[Leftover]] = {}
     rooms = (workspace.features, workspace.grams, workspace.runs, workspace.corpora)
     for room in (*rooms, workspace.corpora / "archives"):
         for path in sorted(room.iterdir()) if room.is_dir() else ():
             beside = parse(path)
             inside = leftovers_of(path) if beside is None and room in rooms[:3] else ()
             for left in (*([beside] if beside else ()), *inside):
-                found.setdefault(left.goal, []).append(left)
-    return {goal: kept for goal, each in found.items() if (kept := _without_records(goal, each))}
+                by_goal.setdefault(left.goal, []).append(left)
+    wanted = {goal: _without_records(goal, leftovers) for goal, leftovers in by_goal.items()}
+    return {goal: leftovers for goal, leftovers in wanted.items() if leftovers}
 
 
 def _without_records(goal: Path, leftovers: list[Leftover]) -> list[Leftover]:
-    """Leave out the record of a store that is there, or that `clean` may put back."""
+    """Leave out the record of a store that exists, or that `clean` may move back."""
     others = [left for left in leftovers if left.kind != "sources"]
     return others if others or goal.exists() else leftovers
 
 
 def idle_leftovers(workspace: Workspace) -> list[Leftover]:
-    """Leftovers of which no process makes use now."""
-    found = find_leftovers(workspace)
-    return [left for goal, each in found.items() if not is_locked(goal) for left in each]
+    """Return the leftovers that no running process uses."""
+    by_goal = find_leftovers(workspace).items()
+    return [left for goal, leftovers in by_goal if not is_locked(goal) for left in leftovers]
 
 
 def clean(workspace: Workspace, *, dry_run: bool = False) -> Cleaned:
-    """Remove leftovers, and put back what a cut swap had put aside.
+    """Remove leftovers, and restore versions that an interrupted replacement had moved aside.
 
-    What a live process works on is left alone. Unfinished work goes, too: it is what the user asks
-    for, and the command that made it begins anew.
+    Files that a running process works on are left alone. Unfinished work is removed as well; the
+    command that made it then starts from the beginning.
 
     Args:
-        workspace: whose.
-        dry_run: only tell what would go.
+        workspace: the workspace to clean.
+        dry_run: only list what would be removed.
+
+    Returns:
+        What was removed and restored, and what is in use.
 
     Raises:
-        OSError: one of them cannot be removed.
+        OSError: a leftover cannot be removed.
     """
     cleaned = Cleaned([], [], [])
     for goal, leftovers in find_leftovers(workspace).items():
@@ -128,7 +132,7 @@ def clean(workspace: Workspace, *, dry_run: bool = False) -> Cleaned:
                 cleaned.add(leftovers)
             continue
         try:
-            with locked(goal, "working on"):  # its file goes when it is released
+            with locked(goal, "working on"):  # the lock file is deleted on release
                 cleaned.add(leftovers)
                 for left in leftovers:
                     settle(left)

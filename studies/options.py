@@ -1,4 +1,4 @@
-"""What may be asked of a training, and what of it makes no sense. No torch."""
+"""Options of a training and the checks that need no stored data. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ __all__ = ["Options", "check_options"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What was typed; None or empty where nothing was.
+    """Options that decide the data and the teachers of a training; None or empty: not given.
 
-    ``layers`` and ``betas`` may name a source in front (``emo:5``): a cache, or a checkpoint's
-    file without its ending, which also stands for the cache that was made with it.
+    Values of ``layers`` and ``betas`` may have the prefix ``SOURCE:``, as in ``emo:5``. SOURCE is
+    the name of a cache, or the file name of a checkpoint without its suffix; the latter also
+    stands for the cache made with that checkpoint.
     """
 
     mode: Mode
@@ -39,30 +40,30 @@ class Options:
     views: int | None = None
 
 
-def check_options(asked: Options, rest: Mapping[str, Any]) -> None:
-    """Refuse what cannot be meant, whatever the stores, caches and checkpoints hold.
+def check_options(options: Options, settings: Mapping[str, Any]) -> None:
+    """Raise if options contradict each other, before any stored data is read.
 
     Args:
-        asked: what decides the sources.
-        rest: further fields of `TrainConfig`.
+        options: data and teachers of the training.
+        settings: further fields of `TrainConfig`.
 
     Raises:
-        InputError: naming the argument.
+        InputError: options contradict each other; the message names the argument.
     """
-    check_choices(asked)
-    arch = Arch(asked.arch or "vgg16", 64 if asked.width is None else asked.width)
-    layers = (1,) if asked.layers else ()  # numbers are checked against the net, which is not read
-    TrainConfig(mode=asked.mode, task=asked.task or "", arch=arch, layers=layers, **rest)
-    mode = asked.mode
-    if mode in ("wi", "frozen", "online") and not asked.ckpts:
+    check_choices(options)
+    arch = Arch(options.arch or "vgg16", 64 if options.width is None else options.width)
+    layers = (1,) if options.layers else ()  # the checkpoint, not read here, bounds the numbers
+    TrainConfig(mode=options.mode, task=options.task or "", arch=arch, layers=layers, **settings)
+    mode = options.mode
+    if mode in ("wi", "frozen", "online") and not options.ckpts:
         raise InputError(f"`mode={mode}` needs the teacher: `ckpts=FILE`")
-    if mode in ("wi", "frozen") and len(asked.ckpts) > 1:
+    if mode in ("wi", "frozen") and len(options.ckpts) > 1:
         raise InputError(f"`mode={mode}` begins with one net: give one of `ckpts`")
-    if mode == "baseline" and asked.ckpts:
+    if mode == "baseline" and options.ckpts:
         raise InputError("`mode=baseline` has no teacher: leave `ckpts` out; see also `init`")
-    if mode in ("online", "frozen") and not asked.layers:
+    if mode in ("online", "frozen") and not options.layers:
         raise InputError(f"`mode={mode}` needs a layer: `layers` 1 to 13")
-    if mode in ("baseline", "wi") and asked.layers:
+    if mode in ("baseline", "wi") and options.layers:
         raise InputError(f"`mode={mode}` acts at no layer: leave `layers` out")
-    if asked.caches and mode != "cached":
+    if options.caches and mode != "cached":
         raise InputError(f"`mode={mode}` reads no cache: leave `caches` out")

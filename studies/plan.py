@@ -1,8 +1,8 @@
-"""What a training step would take, before anything runs: device memory and FLOPs, by mode.
+"""Plan a training: device memory and FLOPs of one step in each mode, without running it.
 
-Nothing is estimated by formula: the very step of the trainer is run on tensors that have shapes and
-no data (torch's fake tensors), its FLOPs are counted, and the bytes of all tensors that are alive
-at once. What a GPU's libraries take beside (workspaces, fragments) is not in it.
+The training step itself is run on tensors that have shapes but no data (torch's fake tensors). Its
+FLOPs and the bytes of all tensors alive at once are counted. Memory that GPU libraries use
+(workspaces, fragmentation) is not included.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ _ADAM_STATES = 2
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """What one step takes.
+    """Cost of one step.
 
     Attributes:
-        memory: most bytes alive at once: weights, gradients, Adam's states, activations, batch, and
+        memory: peak bytes alive at once: weights, gradients, Adam's states, activations, batch, and
             the next batch, which is copied to a GPU while this one is in use.
-        flops: of matrix products and convolutions, forward and backward.
+        flops: floating-point operations of matrix products and convolutions, forward and backward.
     """
 
     memory: int
@@ -67,7 +67,7 @@ class StepCost:
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps count of the bytes of all tensors alive."""
+    """Count the bytes of all tensors alive."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -80,14 +80,14 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever the operation gives
+    ) -> Any:  # noqa: ANN401 - the result of any operation
         del types
-        found = func(*args, **(kwargs or {}))
-        self.note(found)
-        return found
+        result = func(*args, **(kwargs or {}))
+        self.note(result)
+        return result
 
     def note(self, tensors: object) -> None:
-        """Count the storages of tensors that are new."""
+        """Count the storages of new tensors."""
         for tensor in tree_leaves(tensors):
             if isinstance(tensor, Tensor):
                 self._note(tensor.untyped_storage())
@@ -117,16 +117,16 @@ def step_cost(
     nets: int = 1,
     precision: Precision = "32",
 ) -> StepCost:
-    """Cost of a training step.
+    """Return the cost of a training step.
 
     Args:
         arm: one of `ARMS`.
-        arch: of both nets.
-        plans: what is compared, and in which form a cache has it; of ``released`` one layer.
-        shape: (frame, freq) of a clip.
-        classes: classes of the task.
-        batch_clips: clips in a batch.
-        nets: teachers.
+        arch: architecture of teacher and student.
+        plans: layer -> form of its rows in a cache; exactly one layer for ``released``.
+        shape: ``(frame, freq)`` of a segment.
+        classes: number of classes of the task.
+        batch_clips: segments in a batch.
+        nets: number of teachers.
         precision: precision of the training.
     """
     spec = _spec(arch, plans)
@@ -171,7 +171,7 @@ def step_cost(
 
 @contextmanager
 def _fake_tensors() -> Iterator[None]:
-    """Tensors made inside have no data, and none of them is left in a table afterwards."""
+    """Create tensors without data inside the block; clear them from all tables afterwards."""
     forget_tables()
     try:
         with FakeTensorMode():
@@ -181,7 +181,7 @@ def _fake_tensors() -> Iterator[None]:
 
 
 def bare_net(arch: Arch) -> Teacher:
-    """A teacher of a shape, with any weights: what is planned does not depend on them."""
+    """Return a teacher with random weights, on which a plan does not depend."""
     return Teacher(arch, dict(Vgg(arch, 0).state_dict()), "")
 
 
@@ -191,7 +191,7 @@ def _spec(arch: Arch, plans: Mapping[int, LayerPlan]) -> TapSpec:
 
 
 class _Shapes:
-    """A `GramSource` whose rows have shapes and no data."""
+    """A `GramSource` whose rows have shapes but no data."""
 
     views: Views | None = None
     stored_bytes = 0
@@ -203,28 +203,28 @@ class _Shapes:
         self.plans, self.clips = plans, clips
 
     def keep_on(self, device: torch.device) -> None:
-        """Nothing is stored."""
+        """Do nothing, as nothing is stored."""
 
     def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
-        """No views."""
+        """Return None, as there are no views."""
         del clips, epoch
         return None
 
     def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
-        """Nothing."""
+        """Return nothing, as nothing is stored."""
         del clips, epoch
         return {}
 
     def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
-        """Rows as a cache has them."""
+        """Return rows of the form that a cache has."""
         del read
-        found = {}
+        rows = {}
         for layer, plan in self.plans.items():
             dtype = getattr(torch, plan.key.dtype)
             data = torch.empty(self.clips, *plan.row, dtype=dtype, device=x.device)
             norms = torch.empty(2, self.clips, device=x.device)
-            found[layer] = Rows(plan.key.codec, data, norms[0], norms[1])
-        return found
+            rows[layer] = Rows(plan.key.codec, data, norms[0], norms[1])
+        return rows
 
 
 def plan(
@@ -246,39 +246,41 @@ def plan(
     precision: Precision = "32",
     on_message: OnMessage = lambda _: None,
 ) -> dict[str, Any]:
-    """Tell what a training on a store would take; nothing is made.
+    """Return the cost of a training on a store; write nothing.
 
     Args:
-        workspace: where the store is looked up.
+        workspace: holds the store.
         layers: numbers of convolution layers, or ``all``.
-        data: the store; default: the only one, or the one prepared last.
-        task: label to learn; default: the store's main one.
-        ckpt: the teacher, for its shape.
-        arch: of both nets; default: the teacher's, or vgg16.
-        width: of both nets; default: the teacher's, or 64.
+        data: name of the store; default: the only one, or the one prepared last.
+        task: label to learn; default: the main label of the store.
+        ckpt: checkpoint of the teacher, for its architecture and width.
+        arch: architecture of teacher and student; default: that of ``ckpt``, or vgg16.
+        width: width of teacher and student; default: that of ``ckpt``, or 64.
         tap: ``relu``, ``conv`` or ``released``.
-        aggregation: what is made of the maps.
-        codec: form of a cache's rows.
-        rank: of lowrank.
-        dtype: dtype of a cache's rows.
-        nets: teachers.
+        aggregation: what is computed from the feature maps, such as ``gram``.
+        codec: form of the rows of a cache.
+        rank: rank of lowrank.
+        dtype: dtype of the rows of a cache.
+        nets: number of teachers.
         batch_clips: segments in a batch.
         precision: precision of the training.
-        on_message: told which defaults were taken, in lines for people.
+        on_message: called with a line of text for each default that was chosen.
 
     Returns:
-        As `budget`.
+        The fields that `budget` returns.
 
     Raises:
-        InputError: something is missing, unknown or does not fit.
+        InputError: an argument is missing, unknown or does not fit.
     """
     if codec == "lowrank" and rank is None:
-        raise InputError("`codec=lowrank`: its rank is found by running the net; name a `rank`")
+        raise InputError(
+            "`codec=lowrank`: its rank is known only after running the teacher; give a `rank`"
+        )
     shape = open_teacher(ckpt).arch if ckpt is not None else Arch()
     shape = Arch(arch or shape.name, shape.width if width is None else width)
     store = FeatureStore(workspace.store(data, on_message))
     task = task or store.main_label
-    store.labels(task)  # says at once if there is no such label
+    store.labels(task)  # raises if there is no such label
     spec = TapSpec(
         arch=shape, layers=layer_numbers(layers, shape), tap=tap, aggregation=aggregation
     )
@@ -303,7 +305,16 @@ def budget(
     nets: int = 1,
     precision: Precision = "32",
 ) -> dict[str, Any]:
-    """Costs of all arms for each layer alone, and of a cache.
+    """Return the cost of each arm with each layer alone, and the size of a cache.
+
+    Args:
+        store: the feature store.
+        arch: architecture of teacher and student.
+        plans: layer -> form of its rows in a cache.
+        classes: number of classes of the task.
+        batch_clips: segments in a batch.
+        nets: number of teachers.
+        precision: precision of the training.
 
     Returns:
         ``baseline`` {memory, flops}; ``layers``: layer -> {arm: {memory, memory_over_baseline,
@@ -328,12 +339,12 @@ def budget(
     for number, plan in sorted(plans.items()):
         arms = {}
         for arm in ARMS[1:]:
-            found = cost(arm, {number: plan})
+            step = cost(arm, {number: plan})
             arms[arm] = {
-                "memory": found.memory,
-                "memory_over_baseline": found.memory / base.memory,
-                "flops": found.flops,
-                "flops_over_baseline": found.flops / base.flops,
+                "memory": step.memory,
+                "memory_over_baseline": step.memory / base.memory,
+                "flops": step.flops,
+                "flops_over_baseline": step.flops / base.flops,
             }
         size = plan.bytes_per_clip
         layers[str(number)] = {
@@ -357,7 +368,7 @@ def budget(
 
 
 def _paper_eq4(arch: Arch, plan: LayerPlan, batch_clips: int) -> int:
-    """Bytes that the paper's equation 4 gives to AT: E + 2 (#G + #F), of float32."""
+    """Return the bytes of AT by equation 4 of the paper: E + 2 (#G + #F) float32 numbers."""
     with torch.device("meta"):
         teacher = sum(p.numel() for p in Vgg(arch, 0).parameters())
     gram = batch_clips * plan.channels**2

@@ -1,4 +1,4 @@
-"""What a checkpoint says of audio files."""
+"""Predict the classes of audio files with a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["Predictions", "predict_files"]
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a checkpoint says of files.
+    """Predictions of a checkpoint for audio files.
 
     Attributes:
-        checkpoint: the net that was asked.
-        recordings: a result for each file that could be used, in their order.
-        unreadable: files that could not.
+        checkpoint: the network that made the predictions.
+        recordings: one result for each file that could be used, in the order of the files.
+        unreadable: files that could not be used, with reasons.
     """
 
     checkpoint: Checkpoint
@@ -34,19 +34,19 @@ class Predictions:
     unreadable: Sequence[Unreadable]
 
     def to_json(self) -> dict[str, Any]:
-        """Fields of ``predict --json``."""
+        """Return the fields of ``predict --json``."""
         from antigram.model.training.predict import about
 
         return {
-            "predictions": [s.to_json() for found in self.recordings for s in found.segments],
-            "recordings": [found.prediction.to_json() for found in self.recordings],
-            "unreadable": [found.to_json() for found in self.unreadable],
+            "predictions": [s.to_json() for r in self.recordings for s in r.segments],
+            "recordings": [r.prediction.to_json() for r in self.recordings],
+            "unreadable": [file.to_json() for file in self.unreadable],
             "checkpoint": about(self.checkpoint),
         }
 
     def lines(self) -> list[str]:
-        """For people: each recording, and its segments if it has several."""
-        return [line for found in self.recordings for line in found.lines()]
+        """Return the recordings as text, with their segments where there are several."""
+        return [line for recording in self.recordings for line in recording.lines()]
 
 
 def predict_files(
@@ -62,23 +62,23 @@ def predict_files(
     """Predict the classes of recordings and their segments.
 
     Args:
-        ckpt: the checkpoint, which carries all of the preprocessing.
+        ckpt: the checkpoint, which also holds the preprocessing.
         audio: files, folders (with all audio files below them) or patterns such as ``rec/*.wav``.
-        table: CSV file that the segments go to, too.
-        skip_unreadable: leave out files that cannot be used, and list them.
-        device: where the net runs.
-        on_progress: told a stage's name, files done, and files in all.
-        on_message: told what the checkpoint is and which files were left out.
+        table: CSV file to write the segments to; default: none.
+        skip_unreadable: skip files that cannot be used, and list them.
+        device: device of the network, such as ``cpu`` or ``auto``.
+        on_progress: called with the name of a stage, files done, and number of files.
+        on_message: called with lines of text: the checkpoint, and each skipped file.
 
     Raises:
-        InputError: a file cannot be used and is not to be skipped, or none can be.
+        InputError: a file cannot be used and ``skip_unreadable`` is False, or no file can be used.
         StoredDataError: the checkpoint is damaged.
     """
     if table is not None:
         check_target(table, "`table`")
     files = audio_files(audio)
 
-    # Only now: a wrong name is refused at once.
+    # Imported only now, so that a wrong name is refused at once.
     from antigram.model.training.checkpoint import load_checkpoint
     from antigram.model.training.device import named_device
     from antigram.model.training.predict import Unreadable, about_text, columns, predict
@@ -87,22 +87,22 @@ def predict_files(
     on_message(f"{ckpt}: {about_text(checkpoint)}")
     recordings: list[Recording] = []
     unreadable: list[Unreadable] = []
-    place = named_device(device)
+    torch_device = named_device(device)
     with ExitStack() as held:
         add = None if table is None else held.enter_context(csv_table(table, columns(checkpoint)))
-        for found in predict(
+        for result in predict(
             checkpoint,
             files,
-            device=place,
+            device=torch_device,
             skip_unreadable=skip_unreadable,
             on_progress=on_progress,
         ):
-            if isinstance(found, Unreadable):
-                on_message(f"left out: {found.file}: {found.reason}")
-                unreadable.append(found)
+            if isinstance(result, Unreadable):
+                on_message(f"left out: {result.file}: {result.reason}")
+                unreadable.append(result)
                 continue
-            recordings.append(found)
+            recordings.append(result)
             if add is not None:
-                for segment in found.segments:
+                for segment in result.segments:
                     add(segment.cells())
     return Predictions(checkpoint, recordings, unreadable)

@@ -1,4 +1,4 @@
-"""From a corpus by its name to its recordings, and to a feature store of the workspace."""
+"""Download a corpus, and prepare it as a feature store of the workspace."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def download_corpus(
     on_progress: OnProgress = lambda *_: None,
     on_message: OnMessage = lambda _: None,
 ) -> Downloaded:
-    """Fetch a corpus, check it, and unpack it to where `prepare_corpus` looks for it.
+    """Download a corpus, check it, and unpack it where `prepare_corpus` looks for it.
 
     Args:
-        workspace: where it goes.
-        corpus: its name.
-        subset: subset of a corpus that has subsets; default: that of its first archive.
-        on_progress: told a stage's name, megabytes done, and megabytes in all.
-        on_message: told what happens, in lines for people.
+        workspace: the corpus is written to its folder ``corpora``.
+        corpus: name of the corpus.
+        subset: name of a subset, if the corpus has any; default: that of the first archive.
+        on_progress: called with the name of a stage, megabytes done, and total megabytes.
+        on_message: called with a line of text for each action.
 
     Raises:
-        InputError: there is no such corpus or nothing to download, the network failed, an archive
-            is another one, the disk is too small, or something else is in the way.
+        InputError: the corpus is unknown or cannot be downloaded, the network failed, an archive
+            has another hash than expected, or the disk is too small or the target is occupied.
     """
     return download(
         find_corpus(corpus),
@@ -67,31 +67,32 @@ def prepare_corpus(
     check_sources: bool = False,
     on_progress: OnProgress = lambda *_: None,
     on_message: OnMessage = lambda _: None,
-    **asked: object,
+    **options: object,
 ) -> Prepared:
-    """Make the feature store of a corpus, or leave it alone if it is there with the same recipe.
+    """Make the feature store of a corpus; leave an existing store with the same recipe alone.
 
     Args:
-        workspace: where the store goes, and where corpora are looked for.
-        corpus: its name; one that is not published, ``demo``, is synthesised if it is not there.
-        source: the corpus's folder, or the one above it; default: looked for.
-        preset: ``paper``; fields asked for beside it win.
-        noise_source: MS-SNSD or its ``noise_train``, if the recipe has noise; default: looked for.
-        clean_source: clean speech, of a corpus that is mixed from it.
-        within: a store; only the recordings of its training split are taken.
-        name: name of the store; default: the corpus and what differs from its defaults.
-        workers: processes; default: the cores.
-        max_rejected: unusable recordings and segments that may be left out.
-        check_sources: read all recordings of a store that is there, for edits.
-        on_progress: told a stage's name, how much of it is done, and how much there is.
-        on_message: told what was chosen, in lines for people.
-        asked: fields of `Recipe` (``seconds``, ``noise``, ``split``, ...) and options of the
-            corpus; None stands for the default.
+        workspace: the store is written to it, and corpora are looked up in it.
+        corpus: name of the corpus; ``demo`` is synthesised if it does not exist yet.
+        source: folder of the corpus, or the folder above it; default: the usual folders.
+        preset: ``paper``: the settings of the paper; other arguments override them.
+        noise_source: folder of MS-SNSD or its ``noise_train``, if noise is mixed in; default: the
+            usual folders.
+        clean_source: folder of clean speech, for a corpus that is mixed from it.
+        within: name of a store; only the recordings of its training split are used.
+        name: name of the store; default: corpus plus non-default options.
+        workers: number of processes; default: the number of cores.
+        max_rejected: number of unusable recordings and segments that may be left out.
+        check_sources: read all recordings of an existing store again, to detect edits.
+        on_progress: called with the name of a stage, the amount done, and the total.
+        on_message: called with a line of text for each choice made.
+        options: fields of `Recipe` (``seconds``, ``noise``, ``split``, ...) and options of
+            the corpus; None stands for the default.
 
     Raises:
-        InputError: something asked for is unknown or missing, or the corpus gives nothing usable.
+        InputError: an argument is unknown or missing, or the corpus has no usable recording.
     """
-    known = {key: value for key, value in asked.items() if value is not None}
+    known = {key: value for key, value in options.items() if value is not None}
     adapter = find_corpus(corpus)
     adapter, recipe = recipe_for(adapter, {**adapter.preset(preset), **known})
     only: Training | None = None
@@ -103,10 +104,10 @@ def prepare_corpus(
     on_message(f"{corpus}: {home}")
     recordings: Mapping[str, list[Path]] | None = None
     if recipe.noise != "none":
-        places = workspace.corpus_candidates("ms-snsd", noise_source)
+        folders = workspace.corpus_candidates("ms-snsd", noise_source)
         if adapter.has_noise and noise_source is None:
-            places = [home]
-        folder, recordings = noise_files(places)
+            folders = [home]
+        folder, recordings = noise_files(folders)
         on_message(f"noise: {len(recordings)} classes in {folder}")
         recipe = replace(recipe, noise_files=NoiseBank.digest_of(recordings))
     if adapter.list_mixtures is not None:
@@ -139,7 +140,7 @@ def _locate(
     workers: int,
     on_progress: OnProgress,
 ) -> Path:
-    """Folder of a corpus; one that is synthesised is made if there is none."""
+    """Return the folder of a corpus; synthesise the corpus if it can be and no folder exists."""
     candidates = workspace.corpus_candidates(corpus.name, source)
     missing = source is None and not any(path.is_dir() for path in candidates)
     if corpus.synthesise is not None and missing:

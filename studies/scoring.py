@@ -1,4 +1,4 @@
-"""What a checkpoint is worth on a store of the workspace."""
+"""Evaluate a checkpoint on a store of the workspace."""
 
 from __future__ import annotations
 
@@ -29,16 +29,19 @@ def evaluate_file(
     """Score a checkpoint on a split of a store.
 
     Args:
-        workspace: where the store is looked up.
-        ckpt: the checkpoint.
-        data: the store; default: the only one, or the one prepared last.
+        workspace: holds the store.
+        ckpt: file of the checkpoint.
+        data: name of the store; default: the only one, or the one prepared last.
         split: ``train``, ``validation`` or ``test``.
-        task: label of the store to score; default: the checkpoint's task.
-        device: where the net runs.
-        on_message: told which defaults were taken, in lines for people.
+        task: label of the store to score; default: the task of the checkpoint.
+        device: device of the network, such as ``cpu`` or ``auto``.
+        on_message: called with a line of text for each default that was chosen.
+
+    Returns:
+        Scores of segments and of recordings.
 
     Raises:
-        InputError: something is missing or does not fit, or the split is empty.
+        InputError: an argument is missing or does not fit, or the split is empty.
         StoredDataError: the store or the checkpoint is damaged.
     """
     checkpoint = load_checkpoint(ckpt)

@@ -1,4 +1,4 @@
-"""What a workspace holds: corpora, stores, caches and runs, and what was made from what."""
+"""Describe the corpora, stores, caches and runs of a workspace, and what each was made from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["status"]
 
 
 def status(workspace: Workspace) -> dict[str, Any]:
-    """Fields of ``status --json``: lists of objects, each with ``name`` and ``summary``."""
+    """Return the fields of ``status --json``: lists of objects with ``name`` and ``summary``."""
     stores = [_guarded(path, _store) for path in workspace.members(workspace.features)]
     origin = {entry.get("fingerprint"): entry["name"] for entry in stores}
     caches = [
@@ -41,17 +41,17 @@ def status(workspace: Workspace) -> dict[str, Any]:
 
 
 def _guarded(path: Path, describe: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Describe a store or cache, or say what is wrong with it."""
+    """Describe a store or cache, or the problem with it."""
     common: dict[str, Any] = {
         "name": path.name.removesuffix(".zarr"),
         "path": str(path),
         "bytes": size_of(path),
     }
     try:
-        found = describe(path)
+        fields = describe(path)
     except (InputError, StoredDataError) as error:
         return {**common, "problem": str(error), "summary": f"unusable: {error}"}
-    return {**common, **found, "summary": f"{found['summary']}; {size_text(common['bytes'])}"}
+    return {**common, **fields, "summary": f"{fields['summary']}; {size_text(common['bytes'])}"}
 
 
 def _leftover(left: Leftover) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _store(path: Path) -> dict[str, Any]:
 
 
 def _of_store(store: FeatureStore) -> str:
-    """Say how many segments there are, and of a fold what it is one of and how many it uses."""
+    """Return the number of segments; for a fold also its store, design and segments in use."""
     if store.base is None:
         return f"{len(store)} clips"
     used = int((store.split >= 0).sum())
@@ -97,14 +97,14 @@ def _cache(path: Path, origin: dict[Any, str]) -> dict[str, Any]:
     store = origin.get(root["features"])
     made_from = root.get("made_from", {})
     of = f"of {store}" if store else f"STALE: no store has its features ({made_from.get('store')})"
-    each = ", ".join(
+    forms = ", ".join(
         f"{number} ({layer.key.codec} {layer.key.dtype})" for number, layer in layers.items()
     )
     return {
         "store": store,
         "made_from": made_from,
         "layers": {str(number): layer.describe() for number, layer in layers.items()},
-        "summary": f"{of}, net {made_from.get('checkpoint')}; layers {each}",
+        "summary": f"{of}, net {made_from.get('checkpoint')}; layers {forms}",
     }
 
 
@@ -112,7 +112,7 @@ def _run(path: Path, origin: dict[Any, str]) -> dict[str, Any]:
     common: dict[str, Any] = {"name": path.name, "path": str(path), "bytes": size_of(path)}
     try:
         config = json.loads((path / "config.json").read_text())
-        store = origin.get(config["features"], "a store that is not there any more")
+        store = origin.get(config["features"], "a store that no longer exists")
         mode = config["config"]["mode"]
         finished = path / "result.json"
         result = json.loads(finished.read_text()) if finished.is_file() else None
@@ -132,15 +132,15 @@ def _outcome(result: dict[str, Any] | None) -> str:
 
 
 def describe_corpora(workspace: Workspace) -> list[dict[str, Any]]:
-    """Fields of ``corpora --json``: what each corpus is, and whether it is there."""
-    found = []
+    """Return the entries of ``corpora --json``: a description of each corpus, and its folder."""
+    entries = []
     for corpus in CORPORA.values():
         candidates = workspace.corpus_candidates(corpus.name, None)
         try:
             path: str | None = str(locate(corpus, candidates))
         except CorpusError:
             path = None
-        found.append(
+        entries.append(
             {
                 "name": corpus.name,
                 "labels": list(corpus.labels),
@@ -160,4 +160,4 @@ def describe_corpora(workspace: Workspace) -> list[dict[str, Any]]:
                 "path": path,
             }
         )
-    return found
+    return entries

@@ -1,4 +1,4 @@
-"""What commands answer, as text for people."""
+"""Format the answers of commands as text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Fields = Mapping[str, Any]
 
 
 def prepared_text(done: Fields) -> str:
-    """Of ``prepare``: numbers of segments and recordings, and what was left out."""
+    """Format the answer of ``prepare``: segments, recordings, and what was left out."""
     counts = ", ".join(
         f"{n} {split} segments of {done['recordings'][split]} recordings"
         for split, n in done["clips"].items()
@@ -42,34 +42,34 @@ def prepared_text(done: Fields) -> str:
     return "\n".join(lines)
 
 
-def corpora_text(found: Sequence[Fields]) -> str:
-    """Of ``corpora``: four lines a corpus, and its presets."""
+def corpora_text(entries: Sequence[Fields]) -> str:
+    """Format the answer of ``corpora``: four lines for each corpus, and its presets."""
     lines = []
-    for entry in found:
-        there = entry["path"] or f"not there; looked in {', '.join(entry['looked_in'])}"
+    for entry in entries:
+        folder = entry["path"] or f"not there; looked in {', '.join(entry['looked_in'])}"
         lines += [
             f"{entry['name']}: {', '.join(entry['labels']) or 'labels of your own'}; "
             f"{entry['seconds']:g} s; {entry['licence']}",
-            f"  {there}",
+            f"  {folder}",
             f"  {entry['how_to_get']}",
             f"  cite: {entry['citation']}",
         ]
-        lines += [f"  `preset={name}`: {each}" for name, each in entry["presets"].items()]
+        lines += [f"  `preset={name}`: {settings}" for name, settings in entry["presets"].items()]
     return "\n".join(lines)
 
 
 def downloaded_text(done: Fields) -> str:
-    """Of ``download``: where the corpus is, and its archives' hashes."""
+    """Format the answer of ``download``: folder of the corpus, and hashes of its archives."""
     hashes = "".join(f"\n  SHA-256 {value}  {name}" for name, value in done["sha256"].items())
-    vouched = "as published" if done["verified"] else "no hash is published"
-    text = f"{done['bytes']} bytes, {vouched}{hashes}"
+    checked = "as published" if done["verified"] else "no hash is published"
+    text = f"{done['bytes']} bytes, {checked}{hashes}"
     return f"{done['path']}: {'already there' if done['left_alone'] else text}"
 
 
 def built_text(done: Fields) -> str:
-    """Of ``cache-grams``: size and time, and a line a layer."""
-    each = (f"\n  layer {n}: {_layer_text(layer)}" for n, layer in done["layers"].items())
-    return f"{done['cache']}: {done['clips']} clips, {done['seconds']:.1f} s{''.join(each)}"
+    """Format the answer of ``cache-grams``: size and time, and a line for each layer."""
+    layers = (f"\n  layer {n}: {_layer_text(layer)}" for n, layer in done["layers"].items())
+    return f"{done['cache']}: {done['clips']} clips, {done['seconds']:.1f} s{''.join(layers)}"
 
 
 def _layer_text(layer: Fields) -> str:
@@ -83,14 +83,14 @@ def _layer_text(layer: Fields) -> str:
     )
 
 
-def estimate_text(found: Fields) -> str:
-    """Of ``cache-grams --dry-run``: size, time and break-even, and a line a layer."""
+def estimate_text(costs: Fields) -> str:
+    """Format the answer of ``cache-grams --dry-run``: size, time and break-even of each layer."""
     lines = [
-        f"{found['cache']}: {found['clips']} clips, {found['bytes'] / 1e6:.1f} MB, "
-        f"{found['seconds']:.0f} s on {found['device']}; online: "
-        f"{found['online_seconds_per_epoch']:.0f} s of the teacher in each epoch"
+        f"{costs['cache']}: {costs['clips']} clips, {costs['bytes'] / 1e6:.1f} MB, "
+        f"{costs['seconds']:.0f} s on {costs['device']}; online: "
+        f"{costs['online_seconds_per_epoch']:.0f} s of the teacher in each epoch"
     ]
-    for number, layer in found["layers"].items():
+    for number, layer in costs["layers"].items():
         size = layer["bytes_per_clip"]
         wide = "size known after a pilot" if size is None else f"{size} bytes a clip"
         epochs = layer["break_even_epochs"]
@@ -102,14 +102,14 @@ def estimate_text(found: Fields) -> str:
     return "\n".join(lines)
 
 
-def budget_text(found: Fields) -> str:
-    """Of ``plan``: memory and FLOPs of a step, by layer and arm, and the cache's size."""
-    base = found["baseline"]
+def budget_text(costs: Fields) -> str:
+    """Format the answer of ``plan``: memory and FLOPs by layer and arm, and size of the cache."""
+    base = costs["baseline"]
     lines = [
-        f"{found['store']}: batches of {found['batch_clips']}, {found['nets']} teacher(s)",
+        f"{costs['store']}: batches of {costs['batch_clips']}, {costs['nets']} teacher(s)",
         f"baseline    {size_text(base['memory']):>9}          {base['flops'] / 1e9:9.0f} GFLOP",
     ]
-    for number, layer in found["layers"].items():
+    for number, layer in costs["layers"].items():
         cache, pays = layer["cache"], layer["cache"]["break_even_epochs"]
         after = "never" if pays is None else f"after {pays:.2f} epochs"
         lines.append(
@@ -128,7 +128,7 @@ def budget_text(found: Fields) -> str:
 
 
 def trained_text(result: Fields) -> str:
-    """Of ``train``: accuracies, epochs, and time of a step."""
+    """Format the answer of ``train``: accuracies, epochs, and time of a step."""
     from antigram.model.training.worth import accuracies_text
 
     return (
@@ -139,13 +139,14 @@ def trained_text(result: Fields) -> str:
 
 
 def scores_text(scores: Scores) -> str:
-    """Of ``evaluate``: accuracies, and each class's recall and row of the confusion matrix."""
+    """Format scores: accuracies, and recall and confusion row of each class."""
     lines = []
-    for what, each in (("segments", scores.segments), ("recordings", scores.recordings)):
-        majority = "unknown" if each.majority is None else f"{each.majority:.4f}"
+    for unit, tally in (("segments", scores.segments), ("recordings", scores.recordings)):
+        majority = "unknown" if tally.majority is None else f"{tally.majority:.4f}"
         lines.append(
-            f"{each.count} {what}: accuracy {each.accuracy:.4f} (chance {each.chance:.4f}, "
-            f"majority {majority}), unweighted average recall {each.unweighted_average_recall:.4f}"
+            f"{tally.count} {unit}: accuracy {tally.accuracy:.4f} (chance {tally.chance:.4f}, "
+            f"majority {majority}), unweighted average recall "
+            f"{tally.unweighted_average_recall:.4f}"
         )
     tally = scores.segments
     width = max(len(name) for name in tally.classes)
@@ -157,7 +158,7 @@ def scores_text(scores: Scores) -> str:
 
 
 def status_text(content: Fields) -> str:
-    """Of ``status``: a line for each thing, by kind."""
+    """Format the answer of ``status``: a line for each member, by kind."""
 
     def lines() -> Iterator[str]:
         for kind, members in content.items():
@@ -169,5 +170,5 @@ def status_text(content: Fields) -> str:
 
 
 def verified_text(content: Fields) -> str:
-    """Of ``verify``: a line a problem."""
-    return "\n".join(f"{p['path']}: {p['problem']}" for p in content["problems"]) or "all whole"
+    """Format the answer of ``verify``: a line for each problem."""
+    return "\n".join(f"{p['path']}: {p['problem']}" for p in content["problems"]) or "all intact"

@@ -1,4 +1,4 @@
-"""From what is asked of a training to a run of the workspace that has ended and is drawn."""
+"""Train a student on a store of the workspace, and write the report of its run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["Display", "train_student"]
 
 
 class Display(Protocol):
-    """What shows a training while it goes on: `TrainingDisplay`, for one."""
+    """Progress of a training, shown while it runs; `TrainingDisplay` is one implementation."""
 
     def on_progress(self, epoch: int, done: int, steps: int, known: Mapping[str, float]) -> None:
-        """Show where the training is."""
+        """Show the steps done in an epoch and the latest measured values."""
 
     def on_message(self, text: str) -> None:
         """Show a line."""
@@ -57,44 +57,45 @@ def train_student(
     device_memory: int | None = None,
     display: Callable[[int], AbstractContextManager[Display]] = _silence,
     on_message: OnMessage = lambda _: None,
-    **asked: Any,  # noqa: ANN401 - as `Options` and `TrainConfig` declare them
+    **arguments: Any,  # noqa: ANN401 - as `Options` and `TrainConfig` declare them
 ) -> dict[str, Any]:
-    """Train a student on a store, and draw the curves of its run.
+    """Train a student on a store, and write the curves and the report of its run.
 
     Args:
-        workspace: where the run goes, and where store and caches are looked up.
+        workspace: holds the store and the caches; the run is written to it.
         mode: ``baseline``, ``wi``, ``frozen``, ``online`` or ``cached``.
-        name: name of the run; default: MODE-STORE-seedN, numbered if it is taken.
-        device: where the student is trained.
-        init: a checkpoint whose convolutions the student begins with.
-        save: where a copy of the best weights goes.
-        resume: go on with the run that was interrupted.
-        keep_resume: keep ``last.pt`` at the end, to go on with more epochs.
-        device_memory: bytes of a GPU for data; default: half of what is free.
-        display: called with the most epochs there can be; gives what shows the training.
-        on_message: told which defaults were taken, in lines for people.
-        asked: further fields of `Options` and `TrainConfig`; None stands for the default, which in
-            a resumed run is the run's own number of ``epochs`` and ``patience``.
+        name: name of the run; default: MODE-STORE-seedN, with a number if that name is taken.
+        device: device of the training, such as ``cpu``, ``cuda:1`` or ``auto``.
+        init: checkpoint whose convolutions initialise the student.
+        save: file for a copy of the best weights.
+        resume: continue the interrupted run.
+        keep_resume: keep ``last.pt`` at the end, so that the run can be resumed with more epochs.
+        device_memory: bytes of GPU memory for data; default: half of the free memory.
+        display: called with the maximum number of epochs; returns a context manager whose value
+            is a `Display`.
+        on_message: called with a line of text for each default that was chosen.
+        arguments: further fields of `Options` and `TrainConfig`; None stands for the default. In a
+            resumed run the defaults of ``epochs`` and ``patience`` are those of the run.
 
     Returns:
         The content of the run's ``result.json``.
 
     Raises:
-        InputError: something is missing, unknown or does not fit, or memory does not suffice.
+        InputError: an argument is missing, unknown or does not fit, or memory does not suffice.
         StoredDataError: a store, cache, checkpoint or run is damaged or stale.
-        DistributedError: another process of a job of torchrun is gone.
+        DistributedError: another process of the torchrun job has ended.
     """
-    own = {key: asked.pop(key) for key in Options.__slots__ if key in asked}
+    fields = {key: arguments.pop(key) for key in Options.__slots__ if key in arguments}
     for key, kind in (("layers", str), ("betas", str), ("ckpts", Path)):
-        own[key] = tuple(map(kind, own.get(key, ())))
-    options = Options(mode=mode, **own)
-    ends = {key: asked.get(key) for key in ("epochs", "patience")}
-    settings = {key: value for key, value in asked.items() if value is not None}
+        fields[key] = tuple(map(kind, fields.get(key, ())))
+    options = Options(mode=mode, **fields)
+    ends = {key: arguments.get(key) for key in ("epochs", "patience")}
+    settings = {key: value for key, value in arguments.items() if value is not None}
     check_options(options, settings)
     if save is not None:
         check_goal("`save`", save)
 
-    import torch  # only now: what makes no sense is refused at once
+    import torch  # imported only now, so that contradictory options are refused at once
 
     from antigram.model.training.device import named_device
     from antigram.model.training.distributed import distributed_context
@@ -106,13 +107,13 @@ def train_student(
     from antigram.studies.job import resolve
     from antigram.studies.report import draw_run
 
-    place = named_device(device)
-    if place.type == "cpu":
+    torch_device = named_device(device)
+    if torch_device.type == "cpu":
         keep_freed_memory(of_any_size=True)
     with ExitStack() as held:
-        distributed = held.enter_context(distributed_context(place))
-        place = distributed.device(place)
-        job = resolve(workspace, options, settings, place, on_message)
+        distributed = held.enter_context(distributed_context(torch_device))
+        torch_device = distributed.device(torch_device)
+        job = resolve(workspace, options, settings, torch_device, on_message)
         config, store = job.config, job.store
         begin = _begin(job, init, on_message)
         net = build_student(config, len(store.classes[config.task]), begin)
@@ -132,7 +133,7 @@ def train_student(
                 job.sources,
                 config,
                 folder,
-                device=place,
+                device=torch_device,
                 on_progress=shown.on_progress,
                 resume=resume,
                 keep_resume=keep_resume,
@@ -142,7 +143,7 @@ def train_student(
             )
         except torch.OutOfMemoryError as error:
             raise InputError(
-                f"{place}: out of memory ({str(error).partition('.')[0]}). Take a smaller "
+                f"{torch_device}: out of memory ({str(error).partition('.')[0]}). Take a smaller "
                 "`batch_clips`, `device_memory=0` or `precision=bf16`; `antigram plan` tells "
                 "what a step takes."
             ) from None
@@ -159,7 +160,7 @@ def train_student(
 
 
 def _begin(job: Job, init: Path | None, on_message: OnMessage) -> Mapping[str, Tensor] | None:
-    """Weights that the student's convolutions begin with."""
+    """Return the weights that initialise the student's convolutions; None: random ones."""
     from antigram.model.training.guards import load_teacher
 
     mode = job.config.mode

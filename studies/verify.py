@@ -37,21 +37,24 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was read, and what is wrong with it."""
+    """A verified path, its kind, and its problems; ``problems`` is empty if it is intact."""
 
     path: Path
     kind: str  # as `kind_of` has it
     problems: Sequence[Problem]
 
     def line(self) -> str:
-        """For people: how much is wrong, and of an intact run how far it came."""
+        """Return one line of text: number of problems; for an intact run, its progress."""
         state = f"; {run_state(self.path)}" if self.kind == "run" and not self.problems else ""
-        worth = f"{len(self.problems)} problems" if self.problems else "whole"
+        worth = f"{len(self.problems)} problems" if self.problems else "intact"
         return f"{self.kind} {self.path}: {worth}{state}"
 
 
 def kind_of(path: Path) -> str:
-    """``store``, ``cache``, ``run``, ``export`` or ``checkpoint``: by its place where in doubt."""
+    """Return ``store``, ``cache``, ``run``, ``export`` or ``checkpoint``.
+
+    If the files of a folder do not decide its kind, its parent folder does.
+    """
     if path.is_file():
         return "export" if is_exported(path) else "checkpoint"
     if (path / "config.json").is_file() or path.parent.name == "runs":
@@ -62,33 +65,33 @@ def kind_of(path: Path) -> str:
 
 
 def check_kind(path: Path) -> None:
-    """Refuse a path that nothing of antigram's lies at, damaged or not.
+    """Raise if there is nothing that antigram wrote at a path, damaged or intact.
 
     Raises:
-        InputError: it is none of a store, cache, run, export or checkpoint.
+        InputError: the path is no store, cache, run, export or checkpoint.
     """
     if kind_of(path) in ("run", "checkpoint"):
         return
     group = open_backend(path)
     ours = has_parts(group)
-    with suppress(OSError):  # all but its root document may be lost
+    with suppress(OSError):  # the root document may be lost
         ours = ours or b'"antigram/' in group.get(DOCUMENT)
     if not ours:
         raise InputError(f"{path}: no store, cache or run there; `antigram status` lists what is")
 
 
 def verify(path: Path, stores: Sequence[Path] = ()) -> list[Problem]:
-    """Read every byte of a store, cache, run, ``FILE.pt`` or ``FILE.h5``.
+    """Read every byte of a store, cache, run, ``FILE.pt`` or ``FILE.h5``, and check it.
 
     Args:
-        path: what to check.
+        path: path to check.
         stores: feature stores that a cache may have been made from.
 
     Returns:
-        What is damaged, missing or stale; empty if nothing is.
+        Damaged, missing and stale parts; empty if the path is intact.
 
     Raises:
-        InputError: the path is none of these.
+        InputError: the path is no store, cache, run, export or checkpoint.
     """
     check_kind(path)
     return _problems(path, stores)
@@ -119,47 +122,50 @@ def verify_named(
     on_verified: Callable[[Verified], None] = lambda _: None,
     on_message: OnMessage = lambda _: None,
 ) -> list[Verified]:
-    """Read every byte of stores, caches and runs of a workspace, or of what is named.
+    """Read every byte of the stores, caches and runs of a workspace, or of the named ones.
 
     Args:
-        workspace: whose.
-        names: of stores, caches and runs, or paths, also of ``FILE.pt`` and ``FILE.h5``; none: all
-            there are.
-        recompute: segments of each intact cache that the teacher is run on again, to compare.
-        ckpt: the teacher, for ``recompute``.
-        data: the store, for ``recompute``; default: the cache's.
-        device: where the teacher runs.
-        on_verified: told of each as it is done.
-        on_message: told which defaults were taken, in lines for people.
+        workspace: holds the stores, caches and runs.
+        names: names of stores, caches and runs, or paths, also of ``FILE.pt`` and ``FILE.h5``;
+            default: all of the workspace.
+        recompute: number of segments of each intact cache to recompute and compare.
+        ckpt: checkpoint of the teacher, for ``recompute``.
+        data: name of the store, for ``recompute``; default: that of the cache.
+        device: device of the teacher.
+        on_verified: called with each result once it is known.
+        on_message: called with a line of text for each default that was chosen.
+
+    Returns:
+        One result for each path.
 
     Raises:
-        InputError: nothing has such a name, or the teacher or store is another.
+        InputError: a name is unknown, or the cache was made from another teacher or store.
     """
     if recompute and ckpt is None:
         raise InputError("`recompute` runs the teacher again: name it with `ckpt`")
     stores = workspace.members(workspace.features)
-    done = []
+    results: list[Verified] = []
     for path in _with_stores(_chosen(workspace, names)):
         kind, problems = kind_of(path), _problems(path, stores)
         if kind == "cache" and recompute and ckpt is not None and not problems:
             problems = _recomputed(workspace, path, recompute, ckpt, data, device, on_message)
-        done.append(Verified(path, kind, problems))
-        on_verified(done[-1])
-    return done
+        results.append(Verified(path, kind, problems))
+        on_verified(results[-1])
+    return results
 
 
-def verified_json(done: Sequence[Verified]) -> dict[str, Any]:
-    """Fields of ``verify --json``."""
-    problems = [problem for each in done for problem in each.problems]
+def verified_json(results: Sequence[Verified]) -> dict[str, Any]:
+    """Return the fields of ``verify --json``."""
+    problems = [problem for verified in results for problem in verified.problems]
     return {
         "ok": not problems,
         "problems": [{"path": str(p.path), "problem": p.problem} for p in problems],
-        "checked": [str(each.path) for each in done],
+        "checked": [str(verified.path) for verified in results],
     }
 
 
 def _chosen(workspace: Workspace, names: Sequence[str]) -> list[Path]:
-    """Paths of what is named, or of all stores, caches and runs."""
+    """Return the paths of the named stores, caches and runs, or of all."""
     every = [p for f in (workspace.features, workspace.grams) for p in sorted(f.glob("[!.]*.zarr"))]
     every += sorted(p for p in workspace.runs.glob("[!.]*") if p.is_dir())
     chosen = []
@@ -177,11 +183,11 @@ def _chosen(workspace: Workspace, names: Sequence[str]) -> list[Path]:
 
 
 def _with_stores(paths: Sequence[Path]) -> list[Path]:
-    """Add the stores that folds are of, which hold their features, once each."""
+    """Add the store of each fold, which holds its features, without duplicates."""
     chosen = {path.resolve(): path for path in paths}
     for path in paths:
         if is_fold(path):
-            with suppress(InputError, StoredDataError):  # which the fold's own problems name
+            with suppress(InputError, StoredDataError):  # reported as a problem of the fold
                 if (base := FeatureStore(path).base) is not None:
                     chosen.setdefault(base.path.resolve(), base.path)
     return list(chosen.values())
@@ -196,8 +202,8 @@ def _recomputed(
     device: str,
     on_message: OnMessage,
 ) -> list[Problem]:
-    """Problems that running the teacher again shows."""
-    from antigram.cache.recompute import recompute  # torch, which the rest needs not
+    """Return the problems that recomputing rows with the teacher reveals."""
+    from antigram.cache.recompute import recompute  # imports torch, needed only here
     from antigram.model.training.checkpoint import open_teacher
     from antigram.model.training.device import named_device
     from antigram.model.training.teacher_controls import control_teacher
@@ -211,12 +217,12 @@ def _recomputed(
 
 
 def verify_store(path: Path) -> Iterator[Problem]:
-    """Problems of a feature store."""
+    """Yield the problems of a feature store."""
     problems = list(verify_group(open_backend(path)))
     yield from problems
     if not problems:
         try:
-            store = FeatureStore(path)  # holds the fingerprint against recipe and content
+            store = FeatureStore(path)  # compares the fingerprint with recipe and content
             _ = store.sources
             for label in store.classes:
                 store.read_index(label)
@@ -225,11 +231,11 @@ def verify_store(path: Path) -> Iterator[Problem]:
 
 
 def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
-    """Problems of a Gram cache; it is stale if it fits none of the stores.
+    """Yield the problems of a Gram cache, which is stale if it fits none of the stores.
 
     Args:
-        path: the cache.
-        stores: feature stores it may have been made from.
+        path: path of the cache.
+        stores: feature stores that it may have been made from.
     """
     yield from verify_group(open_backend(path))
     try:
@@ -265,22 +271,22 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
 
 
 def _clips(stores: Sequence[Path]) -> Iterator[tuple[str, int]]:
-    """Fingerprint and number of clips of each store that opens."""
+    """Yield fingerprint and number of segments of each store that can be opened."""
     for path in stores:
         try:
             store = FeatureStore(path)
             yield store.fingerprint, len(store)
         except (InputError, StoredDataError):
-            continue  # reported as that store's own problem
+            continue  # reported as a problem of that store
 
 
 def verify_run(path: Path) -> Iterator[Problem]:
-    """Problems of a run; one that was killed has none, as it goes on with ``--resume``."""
+    """Yield the problems of a run; a killed run has none, as ``--resume`` continues it."""
     yield from verify_files(path) if has_manifest(path) else _verify_first(path)
 
 
 def _verify_first(path: Path) -> Iterator[Problem]:
-    """Problems of a run of version 1: its JSON files, and each record of its checkpoints."""
+    """Yield the problems of a run of version 1: its JSON files and records of its checkpoints."""
     for name in ("config.json", "result.json"):
         file = path / name
         if not file.is_file():

@@ -119,7 +119,7 @@ def test_a_plan_tells_costs_of_all_modes_and_makes_nothing(chain):
     assert code == 0
     assert "layer 3: a cache of packed float16" in out
     assert sorted(Path("workspace").rglob("*")) == before
-    chain.refused(2, "name a --rank", "plan", "--layer", 3, "--codec", "lowrank")
+    chain.refused(2, "give a --rank", "plan", "--layer", 3, "--codec", "lowrank")
     chain.refused(2, "vgg11", "plan", "--ckpt", "net.pt", "--layer", 9)
     chain.refused(2, "tones", "plan", "--layer", 3, "--task", "pitch")
     chain.refused(2, "no such file", "plan", "--layer", 3, "--ckpt", "none.pt")

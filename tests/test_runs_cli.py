@@ -42,7 +42,7 @@ def test_a_run_that_goes_on_keeps_its_epochs_and_patience_unless_others_are_aske
 def test_verify_says_of_a_run_whether_it_has_finished_or_how_it_goes_on(chain):
     run = RUNS / "baseline-tones-seed0"
     code, _, err = chain("verify", run)
-    assert (code, f"run {run}: whole; finished" in err) == (0, True)
+    assert (code, f"run {run}: intact; finished" in err) == (0, True)
     (RUNS / "begun").mkdir()  # and killed
     (RUNS / "begun" / "config.json.1.partial").write_text("{")
     code, _, err = chain("verify", "begun")
