@@ -80,7 +80,7 @@ def build_cache(
     on_progress: OnProgress = lambda *_: None,
     distributed: DistributedContext | None = None,
 ) -> Built:
-    """Build those layers of a cache that are missing, have another key, or are damaged.
+    """Build the layers of a cache that are missing, damaged, or whose key differs from the plan's.
 
     In a damaged layer, only the damaged chunks are rebuilt. Rank 0 holds the lock of ``target``
     throughout.
@@ -90,12 +90,12 @@ def build_cache(
         teacher: network that computes the rows.
         plans: layers to build, from `plan_layers`.
         target: path of the cache, ``NAME.zarr``.
-        made_from: names of store and checkpoint, for people; not part of the key.
+        made_from: names of store and checkpoint, for display only; not part of the key.
         batch_clips: segments in a batch; no batch spans two chunks.
         device: device that the teacher runs on.
-        on_progress: called with the name of the stage, the segments that are done and their total.
-        distributed: rank and world size; each rank builds its own chunks, and all ranks must call
-            this function. By default those that torchrun set.
+        on_progress: called with the name of the stage, the segments done so far and the total.
+        distributed: rank and world size; taken from torchrun's environment by default. Each rank
+            builds its own chunks, and all ranks must call this function.
 
     Raises:
         InputError: there is too little free disk space, or another process is building ``target``.

@@ -204,7 +204,7 @@ class GramCache:
             rows.keep_on(device)
 
     def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
-        """Return the augmentation parameters of an epoch's views: see `GramSource`."""
+        """Return the parameters of the augmented views used in an epoch: see `GramSource`."""
         stored = next(iter(self.layers.values())).params
         return None if stored is None else stored[clips, self._view(epoch)]
 

@@ -104,13 +104,14 @@ class Similarities:
 class Gradients:
     """A `Probe` of one training batch that compares the gradients of AT and cross-entropy.
 
-    At each tap it divides the norm of AT's gradient by that of the cross-entropy's, both with
-    respect to the maps. AT's gradient is that of one teacher's similarity at this layer, before
-    beta. The ratio is None if the gradient of the cross-entropy is zero, and 0 if the tap is the
-    network's input, on which the weights have no effect.
+    At each tap, and for each teacher, it divides the norm of the AT gradient by the norm of the
+    cross-entropy gradient; both are taken with respect to the tap's feature maps. The AT gradient
+    is that of the similarity to this one teacher, not yet multiplied by beta. The ratio is None if
+    the cross-entropy gradient is zero. It is 0 if the tap is the network's input, as AT cannot
+    change any weights from there.
 
-    This takes a backward pass down to the lowest tap, without gradients of the weights; the graph
-    is retained.
+    The cross-entropy gradient takes one backward pass, from the loss down to the lowest tap. It
+    computes no gradients of weights and retains the graph for the training step.
 
     Args:
         sources: the teachers.

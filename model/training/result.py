@@ -141,7 +141,7 @@ def copy_best(run: Path, target: Path) -> None:
 
 
 def memory_mb(device: torch.device) -> float:
-    """Return the peak memory so far, in MB: of the GPU, or of the process if device is a CPU."""
+    """Return the peak memory so far in MB: on a GPU, of its tensors; on a CPU, of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

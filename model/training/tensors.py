@@ -84,11 +84,12 @@ def write_tensors(file: Sink, content: Mapping[str, Any]) -> None:
 def load_tensors(path: Path) -> dict[str, Any]:
     """Read a file of tensors and plain types.
 
-    The file is opened once, so that its content is checked and read even if another file replaces
-    it meanwhile.
+    The file is opened only once, so the content that is read is the content that was checked, even
+    if another process replaces the file in between.
 
     Raises:
-        InputError: there is no such file, or it is not a checkpoint, or it would run code.
+        InputError: the file does not exist, is not a checkpoint, or holds more than tensors and
+            plain types (loading it could run code).
         DamagedError: the file has changed since it was written.
         MemoryError: there is too little memory for the tensors.
         OSError: the file cannot be read; the error names it.

@@ -32,7 +32,7 @@ def keep_freed_memory(*, of_any_size: bool = False) -> None:
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of packages, for provenance; ``not installed`` where there is none."""
+    """Return the installed version of each package, or ``not installed``, for provenance."""
     import importlib.metadata  # here, as workers do not need it and must start fast
 
     installed = {}

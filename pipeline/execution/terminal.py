@@ -21,7 +21,7 @@ _UNSAFE = re.compile(
 
 
 def safe(text: str) -> str:
-    r"""Return the text with all characters that a terminal interprets as escapes (``\x1b``)."""
+    r"""Return the text with unsafe characters for a terminal replaced by escapes like ``\x1b``."""
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 

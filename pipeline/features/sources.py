@@ -87,12 +87,12 @@ def name_some(paths: Sequence[str]) -> str:
 
 
 class Reading:
-    """Notes of the recordings that a task reads.
+    """Collects path, size, time and checksum of each recording that a task reads.
 
     Args:
         home: the corpus's folder.
-        elsewhere: recordings whose checksum another task notes. If several tasks read parts of a
-            long recording, only one of them computes its checksum.
+        elsewhere: paths of recordings whose checksum another task computes. When a long recording
+            is divided over several tasks, only one of them reads all of it for its checksum.
     """
 
     def __init__(self, home: Path, elsewhere: Collection[str] = ()) -> None:

@@ -217,7 +217,7 @@ class Grouped(Protocol):
         """Return a backend for the present data at the same path, which may have been replaced."""
 
     def where(self, key: str = "") -> str:
-        """Return the path of an object or of the root, for messages."""
+        """Return the path of an object, or of the root if ``key`` is empty, for messages."""
 
 
 class Backend(Reader, Viewer, RowViewer, Header, Lister, Grouped, Protocol):

@@ -75,7 +75,7 @@ class Folder:
         return sorted(path.name for path in self.path.iterdir() if path.is_dir())
 
     def below(self, name: str) -> Folder:
-        """Return the backend of a folder in it; see `Grouped`."""
+        """Return the backend of a subfolder; see `Grouped`."""
         return Folder(self.path / name)
 
     def reopened(self) -> Folder:

@@ -132,7 +132,9 @@ class MappedArray:
         return RowLayout(self.spec.rows, self.spec.row_bytes, CRC_BYTES)
 
     def chunk(self, index: int) -> NDArray[Any]:
-        """Return the rows of a chunk, including padding, read only; checked the first time.
+        """Return a chunk's rows as a read-only array that includes the padding rows.
+
+        The chunk is verified against its checksum at the first call only.
 
         Raises:
             DamagedError: the chunk is missing, truncated, or does not match its checksum.

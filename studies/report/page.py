@@ -71,7 +71,7 @@ class Confusion:
             yield name, [(count, _share(count, row)) for count in row]
 
     def recalls(self) -> Iterator[tuple[str, int, float | None]]:
-        """Name, count and share of correct predictions of each class; None of one without any."""
+        """Yield each class's name, number of examples and recall (None without examples)."""
         for i, (name, row) in enumerate(zip(self.classes, self.counts, strict=True)):
             total = int(sum(map(_number, row)))
             yield name, total, _share(row[i], row) if total else None
