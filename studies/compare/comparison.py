@@ -8,7 +8,9 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from antigram.pipeline.callbacks import OnMessage
@@ -85,12 +87,9 @@ def compare(
     store.labels(design.task)
     study = plain_name(name or f"{store.name}-{design.task}-against-{against}")
     folder = workspace.root / "studies" / study
-    made = make_folds(store, design.folds, seed=seed)
-    stores = []
-    for path in made:
-        fold = FeatureStore(path)
-        teacher = FeatureStore(make_teacher_view(fold, against, seed=seed))
-        stores.append(FoldData(fold.name, teacher.name, (fold.fingerprint, teacher.fingerprint)))
+    with ExitStack() as stack:
+        divided = _beside_nothing(store, stack) if dry_run else store
+        stores = _folds(divided, design, seed, workspace, store.path.parent)
     jobs = list(jobs_of(study, design, stores, str(workspace.runs)))
     workers = workers or len(os.sched_getaffinity(0))
     if dry_run:
@@ -125,6 +124,39 @@ def compare(
     took = [(f"antigram {' '.join(job.command)}", database.result(job.key)[1]) for job in jobs]
     write_tables(folder, content, took)
     return content
+
+
+def _folds(
+    store: FeatureStore, design: Design, seed: int, workspace: Workspace, folder: Path
+) -> list[FoldData]:
+    """Make the folds and the teachers' views of a store.
+
+    Args:
+        store: that they are made beside.
+        design: settings.
+        seed: decides who is in which fold.
+        workspace: where jobs look up stores by name.
+        folder: of the stores that the jobs will read; outside of the workspace, they get paths.
+    """
+    inside = folder.resolve() == workspace.features.resolve()
+
+    def called(view: FeatureStore) -> str:
+        return view.name if inside else str(folder.resolve() / f"{view.name}.zarr")
+
+    found = []
+    for path in make_folds(store, design.folds, seed=seed):
+        fold = FeatureStore(path)
+        teacher = FeatureStore(make_teacher_view(fold, design.against, seed=seed))
+        fingerprints = (fold.fingerprint, teacher.fingerprint)
+        found.append(FoldData(called(fold), called(teacher), fingerprints))
+    return found
+
+
+def _beside_nothing(store: FeatureStore, stack: ExitStack) -> FeatureStore:
+    """Open a store through a link in a temporary folder, so that its folds replace no others."""
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="antigram-")))
+    (folder / store.path.name).symlink_to(store.path.resolve(), target_is_directory=True)
+    return FeatureStore(folder / store.path.name)
 
 
 def _warnings(

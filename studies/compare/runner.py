@@ -128,7 +128,8 @@ def _do(
     result = run(job)
     found = {}
     if job.kind == "training" and "run" in result:
-        found = predictions_of(Path(result["run"]), workspace.features / f"{job.data}.zarr", task)
+        data = workspace.named(workspace.features, job.data, "feature store")
+        found = predictions_of(Path(result["run"]), data, task)
     seconds = time.perf_counter() - begun
     database.finish(job.key, result, seconds, found)
     return seconds
