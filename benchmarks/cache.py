@@ -84,7 +84,7 @@ def teacher() -> Teacher:
 
 
 def made_layer(path: Path, plan: LayerPlan, clips: int) -> CacheLayer:
-    """A layer of so many clips whose values are noise: reading does not look at them."""
+    """Return a layer of ``clips`` segments with random values, which reading does not interpret."""
     cache = Folder(path)
     group = cache.below(f"layer{plan.key.layer:02d}")
     specs = plan.specs(clips)

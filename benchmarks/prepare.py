@@ -128,7 +128,7 @@ def rounds(asked: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def repeated(paths: list[Path], clips: int, folder: Path) -> Path:
-    """A corpus of so many clips: links to the recordings, with takes of their own."""
+    """Make a corpus of the given number of clips: links to the recordings, under distinct takes."""
     recordings = folder / "fsdd" / "recordings"
     recordings.mkdir(parents=True)
     for number in range(clips):

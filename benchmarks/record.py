@@ -66,7 +66,7 @@ def save(name: str, content: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def warm_memory(size: int) -> Iterator[None]:
-    """Have so many bytes of free memory at hand that were touched before the clock started.
+    """Keep ``size`` bytes of free memory available that were touched before the measurement.
 
     A virtual machine gets its memory from its host page by page, and gives back what has been free
     for two seconds. The first touch of a page then costs 15 us, thirty times its writing, and

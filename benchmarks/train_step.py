@@ -10,7 +10,7 @@ Full VGG16 on random clips of one second; arms take turns within one run, median
 * ``cached``: rows from a cache on disk, gathered ahead by the loading thread, or, with
   ``--device-memory auto`` on a GPU, held there,
 * ``released``: written from the paper's description of its code: the student run twice, the teacher
-  with gradients, the Gram of the whole batch folded into the channels.
+  with gradients, the Gram of the complete batch folded into the channels.
 
 For each layer, and for several teachers at once: step time, clips/s, wait for data, FLOPs
 (counted by torch, deterministic), on a GPU the peak of its memory beside what `antigram plan`
@@ -93,9 +93,9 @@ class Arm:
     def _stream(self, clips: int) -> Generator[Batch]:
         rng = np.random.default_rng(0)
         # One long pass: the thread that loads does not begin anew in the middle of a measurement.
-        whole = clips // self.clips * self.clips
+        used = clips // self.clips * self.clips
         passes = [
-            rng.permutation(clips)[:whole] for _ in range(-(-_MOST_STEPS * self.clips // whole))
+            rng.permutation(clips)[:used] for _ in range(-(-_MOST_STEPS * self.clips // used))
         ]
         yield from self.batches.passes(np.concatenate(passes).astype(np.int64))
 

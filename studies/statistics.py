@@ -87,7 +87,7 @@ class Comparison:
 
 
 def t_interval(values: Floats) -> Interval:
-    """Mean of groups with Student's t interval.
+    """Return the mean of groups with Student's t interval.
 
     Args:
         values: ``(group,)``.
@@ -133,7 +133,7 @@ def bootstrap_interval(
 
 
 def two_way(values: Floats, folds: NDArray[np.integer]) -> tuple[float, int]:
-    """Variance of the mean, clustered by group and by network, and its degrees of freedom.
+    """Return variance and degrees of freedom of the mean, clustered by group and by network.
 
     Args:
         values: ``(group, seed)``.
@@ -160,9 +160,11 @@ def two_way(values: Floats, folds: NDArray[np.integer]) -> tuple[float, int]:
 def interval_over_groups(
     values: Floats, folds: NDArray[np.integer], seed: int, draws: int = _DRAWS
 ) -> Interval:
-    """Student's t interval, clustered by group and network; from 20 groups on also the bootstrap.
+    """Return Student's t interval, clustered by group and network, or the bootstrap interval.
 
-    Of the two the wider one is given: each is too narrow where the other serves.
+    The bootstrap is computed only from 20 groups on.
+
+    The wider of the two is returned: each is too narrow in cases where the other is not.
 
     Args:
         values: ``(group, seed)``.
@@ -181,7 +183,7 @@ def interval_over_groups(
     if len(values) < FEW_GROUPS:
         return clustered
     drawn = bootstrap_interval(values, folds, seed, draws)
-    return max((clustered, drawn), key=lambda each: each.high - each.low)
+    return max((clustered, drawn), key=lambda interval: interval.high - interval.low)
 
 
 def clustered_p(values: Floats, folds: NDArray[np.integer]) -> float:
@@ -214,7 +216,9 @@ def sign_flip_p(values: Floats, seed: int, flips: int = _FLIPS) -> float:
     """
     n = len(values)
     seen = abs(values.sum())
-    slack = 1e-12 * max(1.0, float(np.abs(values).sum()))  # flips that tie with it count
+    slack = 1e-12 * max(
+        1.0, float(np.abs(values).sum())
+    )  # flips that tie with the observed sum count
     if n <= _EXACT:
         sums = np.zeros(1)
         for value in values:
@@ -229,22 +233,22 @@ def sign_flip_p(values: Floats, seed: int, flips: int = _FLIPS) -> float:
 
 
 def least_p(groups: int) -> float:
-    """Smallest p that the sign-flip test can give with so few groups."""
+    """Return the smallest p that the sign-flip test can give with this number of groups."""
     return 2.0 ** (1 - groups) if groups <= _EXACT else 1 / (_FLIPS + 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p values that may each be held against .05."""
+    """Return p values after Holm's step-down correction, each comparable with .05."""
     order = np.argsort(p_values, kind="stable")
     corrected, so_far = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(order.tolist()):
-        so_far = max(so_far, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = so_far
+    for rank, index in enumerate(order.tolist()):
+        so_far = max(so_far, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = so_far
     return corrected
 
 
 def verdict(difference: Interval, p_holm: float) -> str:
-    """``equivalent`` within half a point; ``better`` or ``worse`` at p < .05; or ``undecided``."""
+    """Return ``equivalent`` (within half a point), ``better``, ``worse`` or ``undecided``."""
     if difference.low >= -EQUIVALENT and difference.high <= EQUIVALENT:
         return "equivalent"
     if p_holm < _ALPHA:
@@ -253,7 +257,7 @@ def verdict(difference: Interval, p_holm: float) -> str:
 
 
 def resampled_t(values: Floats, test_share: float) -> Interval:
-    """Mean over random resplits with the interval of Nadeau and Bengio's corrected variance.
+    """Return the mean over random resplits with an interval by Nadeau and Bengio's variance.
 
     Resplits share most of their training data, so that the plain t interval is too narrow.
 
@@ -287,19 +291,19 @@ def compare_arms(
         baseline: ``(group, seed)`` accuracy of each test group with each seed.
         arms: the same for each arm, in the same order of groups and seeds.
         folds: ``(group,)``, the fold in which each group was tested.
-        family: arms included in Holm's correction; None for all. An arm outside of it is
+        family: arms included in Holm's correction; None for all. An arm outside the family is
             exploratory: it gets no corrected p, and can only be ``equivalent`` or ``undecided``.
         seed: seed of bootstrap and sign flips.
         draws: number of bootstrap resamples.
         flips: number of random sign flips, used when there are too many groups to list all.
 
     Returns:
-        A comparison for each arm.
+        A comparison for each arm, by name.
     """
     names = list(arms) if family is None else [name for name in arms if name in family]
     differences = {name: values - baseline for name, values in arms.items()}
     p = {name: sign_flip_p(values.mean(1), seed, flips) for name, values in differences.items()}
-    # Flips of groups know nothing of the noise of training that groups have in common.
+    # Sign flips ignore the noise of training that groups share; the clustered test includes it.
     strict = [max(p[name], clustered_p(differences[name], folds)) for name in names]
     corrected = dict(zip(names, holm(strict), strict=True))
     done = {}

@@ -152,7 +152,7 @@ def test_an_empty_workspace_is_clean(shell):
 
 
 def test_a_lock_that_goes_while_another_process_opens_it_is_no_lock(tmp_path):
-    """Four processes count up, each alone, though the file of their lock goes each time."""
+    """Four processes increment a counter under a lock whose file is deleted on each release."""
     (tmp_path / "n").write_text("0")
     code = (
         "import sys, time, pathlib\n"

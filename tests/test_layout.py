@@ -76,7 +76,7 @@ def test_what_tests_share_stands_in_their_support():
 
 
 def texts_of(path):
-    """Each text of a module that is no docstring, what is put into it shown as ``{}``."""
+    """Yield the string literals of a module except docstrings; inserted values become ``{}``."""
     tree = ast.parse(path.read_text())
     parts, documented = set(), (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):

@@ -61,7 +61,7 @@ def there(made, shell):
 
 @pytest.fixture
 def heard(monkeypatch):
-    """What enters the net: a list of (segment, 1, frame, freq)."""
+    """Record the inputs of the network: a list of (segment, 1, frame, freq) tensors."""
     found, forward = [], Vgg.forward
 
     def listen(net, x, *arguments):

@@ -1,4 +1,4 @@
-"""What a mistake costs: a line and an exit code, at once, whatever the system said."""
+"""A mistake of the user ends at once with one line and an exit code."""
 
 import errno
 import json

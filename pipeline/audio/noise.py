@@ -224,7 +224,7 @@ def mix(
     Args:
         speech: ``(sample,)``, not silent.
         noise: ``(sample,)``, not silent.
-        snr_db: nominal SNR over the whole length.
+        snr_db: nominal SNR over the complete length.
         released: take the square root of the noise's gain, as the paper's released mixer does; the
             effective SNR is then half of ``snr_db``.
         speech_rms: RMS of ``speech``, if it is known; else it is computed.

@@ -67,7 +67,7 @@ class StoredArray(Protocol):
 
         Raises:
             DamagedError: a chunk is missing, or of another size.
-            InputError: the process may not map so many files.
+            InputError: the process reaches its limit of memory maps.
         """
 
     def look(self, rows: slice | None = None) -> list[str]:

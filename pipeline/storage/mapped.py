@@ -154,7 +154,7 @@ class MappedArray:
 
         Raises:
             DamagedError: the chunk is missing, or has another size.
-            InputError: the process may not map so many files.
+            InputError: the process reaches its limit of memory maps.
         """
         key = chunk_key(self.spec, index)
         if self._view is None:
@@ -212,7 +212,7 @@ class MappedArray:
 
         Raises:
             DamagedError: a chunk is missing, or has another size.
-            InputError: the process may not map so many files.
+            InputError: the process reaches its limit of memory maps.
         """
         for index in range(self.spec.chunks):
             if index not in self._chunks:

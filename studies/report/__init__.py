@@ -1,7 +1,7 @@
-"""Reports to read and to send on: one page and one drawer of curves serve all of them.
+"""HTML reports and curves of runs.
 
-``page`` holds the page and ``page.html`` its template, ``curves`` the drawer, ``run`` the report of
-one run.
+``page`` writes a report with the template ``page.html``, ``curves`` draws the curves, and ``run``
+makes the report of one run.
 """
 
 from antigram.studies.report.curves import Curves, draw_curves

@@ -1,7 +1,7 @@
-"""The drawer of curves: losses and accuracy over the epochs, from the entries of metrics.jsonl.
+"""Draw losses and accuracy over the epochs from the entries of metrics.jsonl.
 
-Lines differ by dash and marker as well as by colour. Names of runs and teachers are drawn as they
-are, never read as formulas.
+Lines differ by dash and marker as well as by colour. Names of runs and teachers are drawn
+literally, not as formulas.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 
 from antigram.studies.report.page import Picture
 
-if TYPE_CHECKING:  # takes memory, and a training imports this module before it begins
+if TYPE_CHECKING:  # matplotlib takes memory, and a training imports this module
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["SPLITS", "Curves", "Entry", "at_path", "best_epoch", "draw_curves", "teachers"]
 
 Entry = Mapping[str, Any]
-SPLITS = {"train": "-", "validation": "--"}  # and how their lines look
+SPLITS = {"train": "-", "validation": "--"}  # split -> line style
 _TITLES = ("task loss", "AT loss", "accuracy")
 _MARKERS = "os^DvPX"  # their number has no factor in common with that of matplotlib's colours
 _WIDTH, _HEIGHT, _DPI = 480, 384, 120  # of a panel, in pixels
@@ -35,9 +35,8 @@ class Curves:
     """Curves of some runs.
 
     Attributes:
-        png: all of them in one image, a row of panels for each run.
-        rows: each panel as a picture of its own, by run, for a page that puts them where there is
-            room.
+        png: one image with a row of panels for each run.
+        rows: the panels of each run as separate pictures, which a page may arrange by its width.
     """
 
     png: bytes
@@ -49,14 +48,14 @@ def draw_curves(
 ) -> Curves:
     """Draw task loss, AT loss (of runs that have one) and accuracy over the epochs.
 
-    Panels that show the same of several runs have the same scale.
+    Panels with the same title have the same scale in all runs.
 
     Args:
-        runs: name -> entries of its metrics.jsonl, at least one.
-        best: name -> epoch to mark; default: that of the least validation loss.
+        runs: name of a run -> entries of its metrics.jsonl, at least one.
+        best: name of a run -> epoch to mark; default: that of the least validation loss.
 
     Returns:
-        Images; the same entries make the same bytes.
+        The images; equal entries give equal bytes.
 
     References:
         Guizzo, Weyde and Tarroni (2021), figure 7.
@@ -73,7 +72,7 @@ def draw_curves(
         warnings.filterwarnings("ignore", "Glyph .* missing")  # names in any script
         figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
         canvas = FigureCanvasAgg(figure)
-        # A figure for each panel, so that none sticks out of its share of the image.
+        # Each panel has its own subfigure, so that no panel extends beyond its part of the image.
         grid = figure.subfigures(len(runs), len(titles), squeeze=False)
         shown: dict[tuple[int, int], str] = {}
         for row, (name, entries) in enumerate(runs.items()):
@@ -100,31 +99,31 @@ def draw_curves(
 
 
 def best_epoch(entries: Sequence[Entry]) -> int | None:
-    """The epoch of the least validation loss; None if none is known."""
+    """Return the epoch of the least validation loss; None if no loss is known."""
     losses = {entry["epoch"]: _finite(at_path(entry, "validation", "loss")) for entry in entries}
     known = [epoch for epoch, loss in losses.items() if math.isfinite(loss)]
     return min(known, key=losses.__getitem__, default=None)
 
 
 def teachers(entries: Sequence[Entry]) -> list[str]:
-    """Names of the teachers whose AT losses the entries hold one by one."""
+    """Return the names of teachers whose AT losses the entries list separately."""
     names = [name for entry in entries for name in at_path(entry, "train", "at_by_source") or ()]
     return list(dict.fromkeys(names))
 
 
 def at_path(value: Any, *keys: str) -> Any:  # noqa: ANN401 - what JSON holds
-    """What stands in nested objects under these keys; None if one is missing."""
+    """Return the value in nested objects under these keys; None if a key is missing."""
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 
 def _lines(entries: Sequence[Entry]) -> dict[str, list[tuple[str, ...]]]:
-    """Keys of the lines of each panel."""
+    """Return the keys of the lines of each panel."""
     lines: dict[str, list[tuple[str, ...]]] = {"task loss": [("ce",)], "accuracy": [("accuracy",)]}
-    if any(at_path(entry, "train", "at") for entry in entries):  # arms without AT have none to show
-        each = [("at_by_source", name) for name in teachers(entries)]
-        lines["AT loss"] = [*each] or [("at",)]
+    if any(at_path(entry, "train", "at") for entry in entries):  # arms without AT have no AT loss
+        by_teacher = [("at_by_source", name) for name in teachers(entries)]
+        lines["AT loss"] = [*by_teacher] or [("at",)]
     return lines
 
 
@@ -153,14 +152,14 @@ def _draw(
     axis.set_title(title).set_parse_math(False)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
-    # Given as labels, names with "$" would be read as formulas, those with "_" left out.
+    # matplotlib would parse labels with "$" as formulas and omit those that begin with "_".
     for text, label in zip(axis.legend(framealpha=0.6).get_texts(), labels, strict=True):
         text.set_parse_math(False)
         text.set_text(_short(label))
 
 
 def _align(figure: Figure, titles: Sequence[str]) -> None:
-    """Give panels that show the same the same scale."""
+    """Give panels with the same title the same scale."""
     for title in titles:
         alike = [axis for axis in figure.axes if axis.get_title().endswith(title)]
         top = 1.02 if title == "accuracy" else 1.03 * max(axis.get_ylim()[1] for axis in alike)
@@ -169,11 +168,11 @@ def _align(figure: Figure, titles: Sequence[str]) -> None:
 
 
 def _short(name: str) -> str:
-    """A name as it is drawn: printable, and at most 40 characters long."""
+    """Return a name in printable characters, shortened to at most 40."""
     plain = "".join(c if c.isprintable() else "?" for c in name)
     return plain if len(plain) <= 40 else f"{plain[:20]}…{plain[-19:]}"
 
 
 def _finite(value: object) -> float:
-    """A number to draw; NaN, which is not drawn, for what is none or too large for an axis."""
+    """Return a number to draw; NaN, which is not drawn, if it is no number or exceeds 1e100."""
     return float(value) if isinstance(value, int | float) and abs(value) < 1e100 else math.nan

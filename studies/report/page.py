@@ -1,6 +1,6 @@
-"""The page of a report: one HTML file that opens offline, on a phone and on paper. No scripts.
+"""Write a report as one HTML file, without scripts, for offline reading, phones and paper.
 
-All text is escaped, as names of runs and classes are other people's; the template is ``page.html``.
+All text is escaped, as names of runs and classes are user input. The template is ``page.html``.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Table:
     """A table.
 
     Attributes:
-        caption: what it shows.
-        columns: their headings.
-        rows: cells of each, as many as there are columns; the first names the row.
+        caption: description of the table.
+        columns: headings of the columns.
+        rows: one cell for each column; the first cell names the row.
     """
 
     kind: ClassVar = "table"
@@ -46,18 +46,18 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether a column holds numbers alone, by column: they are aligned at the right."""
+        """Return for each column whether it holds numbers only; these are aligned at the right."""
         return [all(map(_is_number, cells)) for cells in zip(*self.rows, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confusion:
-    """A confusion matrix, shaded by the share of each row.
+    """A confusion matrix, shaded by the fraction of its row.
 
     Attributes:
-        caption: what was classified.
-        classes: names.
-        counts: ``(true class, predicted class)``.
+        caption: description of what was classified.
+        classes: names of the classes.
+        counts: number of segments, ``(true class, predicted class)``.
     """
 
     kind: ClassVar = "confusion"
@@ -66,7 +66,7 @@ class Confusion:
     counts: Sequence[Sequence[object]]
 
     def rows(self) -> Iterator[tuple[str, list[tuple[object, float]]]]:
-        """Name of each true class, and the count and share of each prediction."""
+        """Yield the name of each true class, with count and fraction of each predicted class."""
         for name, row in zip(self.classes, self.counts, strict=True):
             yield name, [(count, _share(count, row)) for count in row]
 
@@ -79,11 +79,11 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """An image, held by the page itself.
+    """An image embedded in the page.
 
     Attributes:
-        png: the file's bytes.
-        alt: what it shows, for those who do not see it.
+        png: bytes of the PNG file.
+        alt: alternative text.
     """
 
     png: bytes
@@ -91,17 +91,17 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The image as a URL."""
+        """Return the image as a data URL."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """Pictures.
+    """Pictures with a common caption.
 
     Attributes:
-        caption: what they show.
-        rows: of pictures, which stand side by side where the screen is wide enough.
+        caption: description of the pictures.
+        rows: rows of pictures, which are placed side by side if the screen is wide enough.
     """
 
     kind: ClassVar = "figure"
@@ -111,7 +111,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fold:
-    """Parts that are folded away behind a line."""
+    """Parts that are collapsed behind a summary line."""
 
     kind: ClassVar = "fold"
     summary: str
@@ -126,11 +126,11 @@ class Page:
     """A report.
 
     Attributes:
-        title: heading.
-        question: what was asked, or what was run.
-        answer: in one sentence.
+        title: heading of the page.
+        question: the question of the report, or what was run.
+        answer: the answer in one sentence.
         text: further paragraphs.
-        parts: tables and figures, those that matter first.
+        parts: tables and figures, the most important first.
     """
 
     title: str
@@ -141,8 +141,8 @@ class Page:
 
 
 def page_html(page: Page) -> str:
-    """The page as HTML text: the same page is the same text."""
-    import jinja2  # takes a while, and a training imports this before it begins
+    """Return the page as HTML text; equal pages give equal text."""
+    import jinja2  # slow to import, and a training imports this module
 
     templates = jinja2.PackageLoader("antigram.studies.report", ".")
     environment = jinja2.Environment(
@@ -152,7 +152,7 @@ def page_html(page: Page) -> str:
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write a page to an HTML file, which is written completely or not at all."""
+    """Write a page to an HTML file atomically."""
     write_text(path, page_html(page))
 
 
@@ -167,7 +167,7 @@ def _is_number(cell: Cell) -> bool:
 
 
 def _share(count: object, row: Sequence[object]) -> float:
-    """Of a row's sum; 0 for what is no number."""
+    """Return the fraction of a row's sum; 0 if the count is no number."""
     total = sum(map(_number, row))
     return round(_number(count) / total, 3) if total > 0 else 0
 

@@ -1,4 +1,4 @@
-"""The report of one run: curves.png and report.html beside its other files."""
+"""Write the report of one run: curves.png and report.html in its folder."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ __all__ = ["draw_run", "read_metrics", "write_run_report"]
 
 
 def draw_run(run: Path) -> None:
-    """Draw a run that has its result, unless it was drawn before: see `write_run_report`."""
+    """Write the report of a finished run, unless it exists already: see `write_run_report`."""
     if (files := RunFiles.open(run)) is not None and DRAWN[-1] not in files:
         write_run_report(run, files)
 
 
 def write_run_report(run: Path, files: RunFiles | None = None) -> list[Path]:
-    """Draw a run's losses and accuracy, and write its page, even if it has not ended yet.
+    """Draw the losses and accuracy of a run, finished or not, and write its page.
 
     Args:
-        run: folder with metrics.jsonl, config.json and, once it has ended, result.json.
-        files: through which a training writes them; else they are opened.
+        run: folder with metrics.jsonl, config.json and, once the run has ended, result.json.
+        files: the open files of the run; default: they are opened here.
 
     Returns:
-        ``curves.png`` and ``report.html`` there, each written completely or not at all.
+        Paths of ``curves.png`` and ``report.html``, each written atomically.
 
     Raises:
-        InputError: no epoch has ended yet, or it is no run.
-        StoredDataError: what the run left is unreadable.
+        InputError: no epoch has ended yet, or the folder is no run.
+        StoredDataError: a file of the run is unreadable.
     """
     entries = read_metrics(run)
     (stored,) = _read(run / "config.json")
@@ -71,11 +71,14 @@ def write_run_report(run: Path, files: RunFiles | None = None) -> list[Path]:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Entries of a run's metrics.jsonl.
+    """Read the entries of a run's metrics.jsonl.
+
+    Returns:
+        One object for each epoch.
 
     Raises:
         InputError: no epoch has ended yet.
-        StoredDataError: it is unreadable.
+        StoredDataError: the file is unreadable.
     """
     path = run / "metrics.jsonl"
     if not (entries := _read(path, lines=True) if path.is_file() else []):
@@ -125,7 +128,7 @@ def _page(
 
 
 def _what_was_run(stored: Entry, result: Entry) -> str:
-    """``A training for word, mode cached, network vgg11, width 1, data speakers, seed 0.``."""
+    """Return text such as ``A training for word, mode cached, network vgg11, width 1, seed 0.``."""
     config, arch = stored.get("config"), at_path(stored, "config", "arch")
     parts = {
         "a training for": at_path(config, "task"),
@@ -140,7 +143,7 @@ def _what_was_run(stored: Entry, result: Entry) -> str:
 
 
 def _answer(result: Entry) -> str:
-    """The result in one sentence; '' without one."""
+    """Return the result in one sentence; an empty string if there is no result."""
     accuracy = at_path(result, "accuracy", "test")
     if not isinstance(accuracy, int | float):
         return ""
@@ -162,7 +165,7 @@ def _read(path: Path, *, lines: bool = False) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
         objects = [json.loads(part) for part in (text.splitlines() if lines else [text])]
-        # Half a surrogate pair is JSON and cannot be written to a page.
+        # JSON allows half a surrogate pair, which cannot be written to a page.
         objects = json.loads(json.dumps(objects, ensure_ascii=False).encode(errors="replace"))
     except (OSError, ValueError) as error:
         raise StoredDataError(f"{path}: unreadable ({error}); run `antigram verify`") from None
@@ -201,7 +204,7 @@ def _epochs(entries: Sequence[Entry], best: int | None) -> Table:
 
 
 def _recalls(confusion: Confusion) -> Table:
-    """Share of each class's segments that are classified correctly, and chance."""
+    """Make a table of the recall of each class, and chance."""
     rows: list[tuple[Cell, ...]] = [
         (name, total, _shown(recall, ".1%")) for name, total, recall in confusion.recalls()
     ]
@@ -230,7 +233,7 @@ def _scores(result: Entry) -> Table:
 
 
 def _effect(result: Entry) -> Table:
-    """Does AT act: similarities over validation and ratios of gradients, by layer and teacher."""
+    """Make a table of similarities and gradient ratios by layer and teacher: the effect of AT."""
     kinds = ("at_initial", "at_best", "gradient_ratio")
     tables = [table for kind in kinds if isinstance(table := at_path(result, kind), Mapping)]
     pairs = {(layer, name): None for table in tables for layer in table for name in table[layer]}
@@ -246,6 +249,6 @@ def _effect(result: Entry) -> Table:
 
 
 def _square(result: Entry) -> bool:
-    """Whether a confusion has a row and a column for each class."""
+    """Return whether the confusion matrix has a row and a column for each class."""
     counts = result["confusion"]
     return {len(counts), *map(len, counts)} == {len(result.get("classes", []))}

@@ -74,8 +74,8 @@ def build(store, teacher, monkeypatch):
 def test_a_team_builds_the_bytes_that_one_builds(size, build, tmp_path):
     (one,) = build(tmp_path / "one.zarr")
     want = bytes_of(one.result().path)
-    every = [job.result() for job in build(tmp_path / "team.zarr", size=size)]
-    assert bytes_of(tmp_path / "team.zarr") == want
+    every = [job.result() for job in build(tmp_path / "both.zarr", size=size)]
+    assert bytes_of(tmp_path / "both.zarr") == want
     assert {each.computed for each in every} == {CLIPS}
 
 
@@ -94,12 +94,12 @@ def test_what_a_team_had_done_is_not_done_again_by_one_or_by_a_team(rank, size, 
 
         return on_progress
 
-    jobs = build(tmp_path / "team.zarr", size=2, ticks=stopping)
+    jobs = build(tmp_path / "both.zarr", size=2, ticks=stopping)
     with pytest.raises(Stopped):
         jobs[rank].result()
     assert jobs[1 - rank].exception() is not None  # it waited for the other rank, which had failed
-    assert not (tmp_path / "team.zarr").exists()
-    again = [job.result() for job in build(tmp_path / "team.zarr", size=size)]
+    assert not (tmp_path / "both.zarr").exists()
+    again = [job.result() for job in build(tmp_path / "both.zarr", size=size)]
     # Left by the rank that was stopped: chunks 4 and 6, or 5 and the single clip of 7.
     assert {each.computed for each in again} == {4 if rank == 0 else 3}
-    assert bytes_of(tmp_path / "team.zarr") == bytes_of(one.result().path)
+    assert bytes_of(tmp_path / "both.zarr") == bytes_of(one.result().path)

@@ -98,7 +98,7 @@ def test_a_file_that_the_run_did_not_write_is_named(run):
         extra.unlink()
 
 
-def test_events_of_tensorboard_are_vouched_for_once_the_run_has_ended(store, tmp_path):
+def test_events_of_tensorboard_are_checked_once_the_run_has_ended(store, tmp_path):
     folder = tmp_path / "runs" / "run"
     with pytest.raises(KeyboardInterrupt):
         train_baseline(settings(), store, folder, on_progress=stop_at(2))

@@ -1,4 +1,4 @@
-"""Each seed has its own weights, batch orders and masks, which stay the same for ever."""
+"""Each seed has its own weights, batch orders and masks, which never change."""
 
 import hashlib
 

@@ -14,7 +14,7 @@ SEEDS = st.integers(0, 2**32)
 
 
 def crossed(speakers, words, takes, *, pieces=1):
-    """Every speaker says every word so many times; each recording has so many segments."""
+    """Make segments of every speaker and word, with given numbers of takes and segments."""
     rows = [
         (f"s{s:02d}", f"w{w}", f"s{s}w{w}t{t}")
         for s in range(speakers)

@@ -95,7 +95,7 @@ def test_a_spoiled_archive_is_fetched_again(server, target, words):
     assert kept.read_bytes() == words
 
 
-def test_without_a_published_hash_nothing_is_vouched_for(server, target, words):
+def test_without_a_published_hash_an_archive_is_reported_unchecked(server, target, words):
     said = []
     archive = server.archive("words.tar.gz", words)
     done = download(holding("gsc", archive), target, on_message=said.append)

@@ -69,7 +69,7 @@ def places(calls, most):
 
 
 def resumed(command, folder):
-    """The command that goes on: a training says --resume once its folder is there."""
+    """Return the command that continues: a training gets --resume once its folder exists."""
     if command[0] == "train" and (folder / "workspace" / "runs" / "killed").exists():
         return [*command, "--resume"]
     return command

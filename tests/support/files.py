@@ -12,12 +12,12 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def names_in(folder: Path) -> list[str]:
-    """Sorted names of what lies in a folder, less the records of stores' recordings."""
+    """Return the sorted names of a folder, without the source records of stores."""
     return sorted(p.name for p in folder.iterdir() if p.suffix != ".sources")
 
 
 def all_names_in(folder: Path) -> list[str]:
-    """Sorted names of all that lies in a folder."""
+    """Return all names of a folder, sorted."""
     return sorted(p.name for p in folder.iterdir())
 
 

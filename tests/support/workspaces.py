@@ -22,7 +22,7 @@ _TIMES = {
 
 
 def copied(base: Path, goal: Path) -> Path:
-    """A fresh copy of a folder, in place of what is there."""
+    """Replace a folder by a fresh copy of another one."""
     shutil.rmtree(goal, ignore_errors=True)
     shutil.copytree(base, goal, symlinks=True)
     return goal

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Writes the files beside it, with antigram as it was at commit eb8f4e6 (version 1 of all formats).
-# They are read by tests/test_old_files.py and are not made again: this says where they come from.
+# They are read by tests/test_old_files.py and are never rebuilt; this script documents how they were made.
 #
 #     git worktree add --detach /tmp/first eb8f4e6
 #     sh make.sh /tmp/first/cli.py FOLDER        # FOLDER is new; PYTHON=python3.11

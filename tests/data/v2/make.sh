@@ -1,7 +1,7 @@
 #!/bin/sh
 # Writes the files beside it, with antigram as it was at commit 58ba971: what differs from ../v1,
 # that is runs with a manifest, checkpoints with a digest, and stores whose recordings are on record.
-# They are read by tests/test_old_files.py and are not made again: this says where they come from.
+# They are read by tests/test_old_files.py and are never rebuilt; this script documents how they were made.
 #
 #     git worktree add --detach /tmp/second 58ba971
 #     sh make.sh /tmp/second/cli.py FOLDER       # FOLDER is new, beside v1; PYTHON=python3.11

@@ -116,7 +116,7 @@ def rows_of(group: Backend, *chunks: int) -> RowView:
 
 
 class TestContract:
-    """Every backend, whatever its objects lie in, gives the same keys and bytes."""
+    """Every backend gives the same keys and bytes, wherever it stores its objects."""
 
     def test_its_kind_is_told_by_the_path(self, kind, group):
         kinds = {"folder": Folder, "hdf5": ExportedFile, "memory": Memory}
