@@ -133,7 +133,7 @@ def test_a_store_that_a_cut_swap_had_put_aside_is_put_back(chain):
     STORE.rename(STORE.with_name(".tones.zarr.old"))
     (CACHE / "layer03").rename(CACHE.with_name(".tones--net.zarr.layer03.old"))
     listed = [entry["summary"] for entry in leftovers(chain)]
-    assert all("the only version, which `clean` puts back" in text for text in listed)
+    assert all("the only version, which `clean` moves back" in text for text in listed)
     assert len(listed) == 2
     assert chain.json("clean", "--dry-run")["removed"] == []
     done = chain.json("clean")
