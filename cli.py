@@ -1,9 +1,8 @@
-"""The command line: each command parses options, calls the library once and prints the answer.
+"""The command line: options, one library call, and its answer as text or JSON.
 
-torch takes seconds to import, so each command imports what it needs inside its function; the
-workers of `prepare` import this file too and must start fast. Option names are written only here:
-library messages name their own arguments in backquotes, and `App.in_options` turns those into
-options. The file is long because it declares the options of every command.
+torch takes seconds to import, so that each command imports what it needs; workers of `prepare`
+import this file, and must start fast. Option names are written only here: the library names its own
+arguments, in backquotes, and `App.in_options` turns them into options.
 """
 
 from __future__ import annotations
@@ -41,20 +40,13 @@ _flag = partial(option, is_flag=True)
 _shown = partial(option, show_default=True)
 _ckpt = partial(option, "--ckpt", type=_PATH)
 _layers = partial(option, "--layer", "layers", multiple=True)
-_data = option(
-    "--data", help="Name of the store (default: the only one, or the one prepared last)."
-)
-_task = option("--task", help="Label to learn (default: the main label of the store).")
-_arch = option(
-    "--arch",
-    type=Choice(choices.ARCHS),
-    help="Network architecture (default: that of the teacher, or vgg16).",
-)
+_data = option("--data", help="The store; default: the only one, or the one prepared last.")
+_task = option("--task", help="The label to learn; default: the store's main one.")
+_arch = option("--arch", type=Choice(choices.ARCHS), help="Default: the teacher's, or vgg16.")
 _width = option(
     "--width",
     type=IntRange(1, 1024),
-    help="Channels of the first block; 64 is the published VGG (default: that of the teacher, or "
-    "64).",
+    help="64 is the real VGG; default: the teacher's, or 64.",
 )
 _device = _shown("--device", type=console.Device(), default="auto")
 _precision = _shown("--precision", type=Choice(choices.PRECISIONS), default="32")
@@ -64,7 +56,7 @@ _views = partial(option, "--views", type=_COUNT)
 
 
 def _rows(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that decide the form of the rows of a cache."""
+    """Options of the form of a cache's rows."""
     command = _shown("--codec", type=Choice(("auto", *choices.CODECS)), default="auto")(command)
     command = _shown("--aggregation", type=Choice(choices.AGGREGATIONS), default="gram")(command)
     return _shown("--tap", type=Choice(choices.TAPS), default="relu")(command)
@@ -74,9 +66,9 @@ def _rows(command: Callable[..., Any]) -> Callable[..., Any]:
     cls=console.App,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@option("--workspace", type=_PATH, help="Folder of stores, caches and runs (default: ./workspace).")
-@_flag("--json", "as_json", help="Print one JSON object on stdout and nothing else.")
-@_flag("-v", "--verbose", help="Log details on stderr.")
+@option("--workspace", type=_PATH, help="Default: ./workspace.")
+@_flag("--json", "as_json", help="One JSON object on stdout, nothing else.")
+@_flag("-v", "--verbose", help="More messages on stderr.")
 @click.version_option(package_name="antigram")
 @click.pass_context
 def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool) -> None:
@@ -90,22 +82,21 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 
 @app.command()
 @argument("corpus")
-@option("--source", type=_PATH, help="Folder of the corpus, or the folder above it.")
-@option("--preset", help="paper: the settings of the paper; options given as well override them.")
+@option("--source", type=_PATH, help="Folder of the corpus, or the one above it.")
+@option("--preset", help="paper: the paper's setting; options given beside it win.")
 @option(
     "--noise",
     type=Choice(get_args(Noise)),
-    help="Mix in noise at an SNR of 20 to 40 dB (low) or 0 to 10 dB (high); default: none "
-    "(ms-snsd: low).",
+    help="SNR 20 to 40 dB (low), 0 to 10 dB (high); default: none (ms-snsd: low).",
 )
-@option("--noise-source", type=_PATH, help="Folder of MS-SNSD, or its noise_train.")
+@option("--noise-source", type=_PATH, help="MS-SNSD, or its noise_train.")
 @option(
     "--snr-mode",
     type=Choice(get_args(SnrMode)),
     help="exact (default), or released: half the SNR in dB, as in the paper's code.",
 )
-@option("--seconds", type=_SECONDS, help="Length of a segment (default: set by the corpus).")
-@option("--overlap", type=_SHARE, help="Fraction of a segment that the next segment repeats.")
+@option("--seconds", type=_SECONDS, help="Length of a segment; default: the corpus's.")
+@option("--overlap", type=_SHARE, help="Share of a segment that the next repeats.")
 @option(
     "--last-window",
     type=Choice(get_args(LastWindow)),
@@ -119,55 +110,49 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 )
 @option(
     "--within",
-    help="Use only the training recordings of this store, with a new split: for a teacher that "
-    "must "
+    help="Take only the training recordings of this store, divided anew: for a teacher that must "
     "not hear the test recordings.",
 )
 @option(
     "--limit-per-class",
     type=_COUNT_OR_0,
-    help="Maximum number of recordings of each class (librispeech: words), drawn with the seed; "
-    "0: all.",
+    help="Recordings of each class (librispeech: words), drawn by the seed; 0: all.",
 )
 @option(
     "--limit",
     type=_COUNT_OR_0,
-    help="Maximum number of recordings (librispeech: words), drawn with the seed; 0: all.",
+    help="Recordings in all (librispeech: words), drawn by the seed; 0: all.",
 )
 @_flag("--balance", default=None, help="Balance classes to the size of the smallest.")
-@option("--seed", type=_SEED, help="Seed of splits, noise and limits (default: 0).")
-@option(
-    "--dtype", type=Choice(choices.DTYPES), help="Dtype of the stored features (default: float32)."
-)
-@option(
-    "--workers", type=IntRange(1, 256), help="Number of processes (default: the number of cores)."
-)
+@option("--seed", type=_SEED, help="Default: 0.")
+@option("--dtype", type=Choice(choices.DTYPES), help="Of the store; default: float32.")
+@option("--workers", type=IntRange(1, 256), help="Processes; default: the cores.")
 @_shown(
     "--max-rejected",
     type=_COUNT_OR_0,
     default=0,
-    help="Number of unusable recordings and segments that may be left out.",
+    help="Unusable recordings and segments that may be left out.",
 )
 @_flag(
     "--check-sources",
-    help="Read all recordings of an existing store again, to detect edits that kept size and time.",
+    help="Read all recordings of a store that is there, for edits that kept their size and time.",
 )
 @option("--name", help="Name of the store (default: corpus plus non-default options).")
-@option("--labels", help="folder: label columns of metadata.csv, such as mood,singer.")
+@option("--labels", help="folder: label columns of metadata.csv, like mood,singer.")
 @option(
-    "--main-label", help="folder: the main label (default: the column label, or the first label)."
+    "--main-label", help="folder: its main label; default: the column label, or the first of them."
 )
-@option("--words", help="gsc: digits (default), all, or a list; librispeech: the number of words.")
+@option("--words", help="gsc: digits (default), all, or a list; librispeech: how many.")
 @option("--unit", help="librispeech: word (default) or utterance.")
 @option("--subset", help="librispeech: all (default), or train-clean-100 and so on.")
-@option("--hours", help="ms-snsd: hours of mixtures (default: 1).")
-@option("--clean-source", type=_PATH, help="ms-snsd: folder of clean speech.")
+@option("--hours", help="ms-snsd: of mixtures; default: 1.")
+@option("--clean-source", type=_PATH, help="ms-snsd: clean speech.")
 @common_options
 def prepare(common: Context, corpus: str, **options: Any) -> None:
-    """Turn CORPUS into a feature store: normalised spectrograms of the segments of its recordings.
+    """Turn CORPUS into a feature store: normalised spectrograms of its recordings' segments.
 
-    The corpus decides whether a recording longer than a segment is cut or divided into several
-    segments. Noise may be mixed in.
+    The corpus decides whether a recording longer than a segment is cut or divided into segments.
+    Noise may be mixed in.
     """
     from antigram.studies.preparing import prepare_corpus
     from antigram.studies.text import prepared_text
@@ -185,12 +170,12 @@ def prepare(common: Context, corpus: str, **options: Any) -> None:
 @app.command()
 @common_options
 def corpora(common: Context) -> None:
-    """List the corpora: labels, licence, citation, presets, and where each is stored."""
+    """The corpora: labels, licence, citation, presets, and whether each is there."""
     from antigram.studies.status import describe_corpora
     from antigram.studies.text import corpora_text
 
-    entries = describe_corpora(common.workspace)
-    common.answer({"corpora": entries}, app.in_options(corpora_text(entries)))
+    found = describe_corpora(common.workspace)
+    common.answer({"corpora": found}, app.in_options(corpora_text(found)))
 
 
 @app.command()
@@ -198,10 +183,7 @@ def corpora(common: Context) -> None:
 @option("--subset", help="librispeech: train-clean-100 (default), dev-clean and so on.")
 @common_options
 def download(common: Context, corpus: str, subset: str | None) -> None:
-    """Download CORPUS, check it, and unpack it where `prepare` looks for it.
-
-    An interrupted download is resumed.
-    """
+    """Fetch CORPUS, check it, and unpack it to where `prepare` finds it; resumes after a cut."""
     from antigram.studies.preparing import download_corpus
     from antigram.studies.text import downloaded_text
 
@@ -212,46 +194,40 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 
 
 @app.command("cache-grams")
-@_ckpt(required=True, help="Checkpoint of the teacher.")
+@_ckpt(required=True, help="The teacher.")
 @_layers(required=True, type=console.Layer(), help="1 to 13, or all.")
 @_data
 @_rows
-@option(
-    "--dtype",
-    type=Choice(choices.DTYPES),
-    help="Dtype of the stored rows (default: float16; with compmul float32).",
-)
+@option("--dtype", type=Choice(choices.DTYPES), help="Default: float16; with compmul float32.")
 @option(
     "--energy",
     type=FloatRange(0, 1, min_open=True),
-    help="Fraction of ||G||^2 that lowrank keeps (default: 0.9999).",
+    help="Share of ||G||^2 that lowrank keeps; default: 0.9999.",
 )
 @option("--rank", type=_COUNT, help="Rank of lowrank, in place of --energy.")
 @_precision
-@_views(help="Number of augmented views of each training segment (default: none).")
+@_views(help="Augmented views of each training clip; default: none.")
 @option(
     "--teacher-control",
     type=Choice(choices.CONTROLS),
     help="A control in place of the teacher: its channels shuffled, untrained, or its mean Gram.",
 )
-@option(
-    "--control-seed", type=_SEED, default=0, help="Seed of --teacher-control permuted and random."
-)
+@option("--control-seed", type=_SEED, default=0, help="Seed of permuted and random.")
 @_seed(help="Seed of the views.")
 @_batch(default=32)
 @_device
-@_flag("--dry-run", help="Print size, time and break-even; write nothing.")
+@_flag("--dry-run", help="Print size, time and break-even; make nothing.")
 @option("--name", help="Name of the cache (default: STORE--CKPT).")
 @common_options
 def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
-    """Run the teacher over a store once, and store its Gram matrices."""
+    """Run the teacher of CKPT over a store once, and keep its Gram matrices."""
     from antigram.studies.caching import cache_grams as run
     from antigram.studies.caching import estimate_grams
     from antigram.studies.text import built_text, estimate_text
 
     if dry_run:
-        costs = estimate_grams(common.workspace, **options, on_message=common.on_message)
-        common.answer(costs, estimate_text(costs))
+        found = estimate_grams(common.workspace, **options, on_message=common.on_message)
+        common.answer(found, estimate_text(found))
         return
     with common.progress() as shown:
         built = run(common.workspace, **options, **shown)
@@ -265,23 +241,23 @@ def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
 @_layers(required=True, type=console.Layer(), help="1 to 13, or all.")
 @_data
 @_task
-@_ckpt(help="Checkpoint of the teacher, for its architecture and width.")
+@_ckpt(help="The teacher, for its shape.")
 @_arch
 @_width
 @_rows
-@option("--rank", type=_COUNT, help="Rank of lowrank.")
+@option("--rank", type=_COUNT, help="Of lowrank.")
 @_shown("--dtype", type=Choice(choices.DTYPES), default="float16")
-@_shown("--nets", type=_COUNT, default=1, help="Number of teachers.")
+@_shown("--nets", type=_COUNT, default=1, help="Teachers.")
 @_batch(default=13)
 @_precision
 @common_options
 def plan(common: Context, **options: Any) -> None:
-    """Report what a training would take: memory and FLOPs of a step, and size of the cache."""
+    """What a training would take: device memory and FLOPs of a step, and the cache's size."""
     from antigram.studies.plan import plan as run
     from antigram.studies.text import budget_text
 
-    costs = run(common.workspace, **options, on_message=common.on_message)
-    common.answer(costs, budget_text(costs))
+    found = run(common.workspace, **options, on_message=common.on_message)
+    common.answer(found, budget_text(found))
 
 
 @app.command()
@@ -289,80 +265,53 @@ def plan(common: Context, **options: Any) -> None:
 @_data
 @_task
 @option("--ckpt", "ckpts", multiple=True, type=_PATH)
-@option(
-    "--cache",
-    "caches",
-    multiple=True,
-    help="Gram cache (default: the only or latest one of the store).",
-)
+@option("--cache", "caches", multiple=True, help="Default: the store's only or latest.")
 @_layers(
     type=console.Layer(of_source=True),
     help="Layer(s) compared with the teacher, e.g. 5 or emo:5; with --mode frozen, the last "
     "frozen layer.",
 )
-@option(
-    "--tap",
-    type=Choice(choices.TAPS),
-    help="Where feature maps are taken (default: as in the cache, or relu).",
-)
+@option("--tap", type=Choice(choices.TAPS), help="Default: the cache's, or relu.")
 @option(
     "--beta",
     "betas",
     multiple=True,
     type=console.Beta(),
-    help="Weight of the AT loss, or NAME:BETA for one teacher (default: 1); negative values reward "
+    help="Weight of the AT loss, or NAME:BETA of one teacher's; default: 1; below 0 it rewards "
     "similarity.",
 )
-@option(
-    "--aggregation",
-    type=Choice(choices.AGGREGATIONS),
-    help="What is computed from the maps (default: as in the cache, or gram).",
-)
+@option("--aggregation", type=Choice(choices.AGGREGATIONS), help="Default: the cache's, or gram.")
 @_shown("--similarity", type=Choice(choices.SIMILARITIES), default="cos2")
 @_shown(
     "--loss",
     type=Choice(choices.LOSSES),
     default="paper",
-    help="released: as in the published code; only with --mode online.",
+    help="released: as in the paper's code; with --mode online only.",
 )
-@option("--init", type=_PATH, help="Checkpoint whose convolutions initialise the student.")
+@option("--init", type=_PATH, help="Checkpoint whose convolutions are the initial weights.")
 @_arch
 @_width
-@option(
-    "--epochs",
-    type=_COUNT,
-    help="Maximum number of epochs (default: 50, or as in the resumed run).",
-)
-@option(
-    "--patience",
-    type=_COUNT,
-    help="Epochs without improvement before training stops (default: 5, or as in the resumed run).",
-)
-@_batch(default=13, help="Segments in a batch.")
+@option("--epochs", type=_COUNT, help="Default: 50, or the resumed run's.")
+@option("--patience", type=_COUNT, help="Default: 5, or the resumed run's.")
+@_batch(default=13, help="Segments in a step.")
 @_shown("--lr", type=_ABOVE_0, default=5e-4)
 @_shown("--dropout", type=_SHARE, default=0.5)
-@_shown("--weight-decay", type=FloatRange(0, 100), default=0.0, help="Decoupled, as in AdamW.")
+@_shown("--weight-decay", type=FloatRange(0, 100), default=0.0, help="Weight decay as in AdamW.")
 @_seed()
-@_flag(
-    "--augment",
-    help="Augment with masks, shifts and gain; with --mode cached, the cache must have --views.",
-)
-@_views(
-    help="With --augment: number of stored augmented views to cycle through (default: draw new "
-    "ones each epoch)."
-)
+@_flag("--augment", help="Masks, shifts, gain; cached: needs --views there.")
+@_views(help="With --augment: views to cycle through; default: new ones each epoch.")
 @_device
 @_precision
 @option(
     "--device-memory",
     type=FloatRange(0, 1e6, max_open=True),
-    help="GB of GPU memory for data (default: half of what is free; 0: none).",
+    help="GB of a GPU for data; default: half; 0: none.",
 )
 @option("--max-steps", type=_COUNT_OR_0, default=0, help="Stop after N steps; 0: no limit.")
-@_flag("--resume", help="Resume an interrupted run.")
-@_flag("--keep-resume", help="Keep last.pt, so that the run can be resumed with more --epochs.")
+@_flag("--resume", help="Go on with an interrupted run.")
+@_flag("--keep-resume", help="Keep last.pt, to go on with more --epochs.")
 @option("--name", help="Name of the run (default: MODE-STORE-seedN).")
-@option("--save", type=_PATH, help="File for a copy of the best weights.")
+@option("--save", type=_PATH, help="Copy the best weights to this file.")
 @common_options
 def train(common: Context, device_memory: float | None, **options: Any) -> None:
     """Train a student on the segments of a store, with or without anti-transfer."""
@@ -383,13 +332,13 @@ def train(common: Context, device_memory: float | None, **options: Any) -> None:
 @_ckpt(required=True, help="The checkpoint.")
 @_data
 @_shown("--split", type=Choice(get_args(Split)), default="test")
-@option("--task", help="Label of the store to score (default: the task of the checkpoint).")
+@option("--task", help="The store's label to score; default: the checkpoint's task.")
 @_device
 @common_options
 def evaluate(common: Context, split: Split, **options: Any) -> None:
-    """Report accuracy, recalls and confusion matrix of a checkpoint on a split of a store.
+    """Accuracy, recalls and confusion matrix of a checkpoint on a split of a store.
 
-    Segments are scored one by one, recordings by the mean log-probabilities of their segments.
+    Segments are scored one by one; recordings by the mean of their segments' log-probabilities.
     """
     from antigram.studies.scoring import evaluate_file
     from antigram.studies.text import scores_text
@@ -400,16 +349,16 @@ def evaluate(common: Context, split: Split, **options: Any) -> None:
 
 @app.command()
 @_ckpt(required=True, help="The checkpoint.")
-@option("--csv", "table", type=_PATH, help="CSV file for the predictions of the segments.")
-@_flag("--skip-unreadable", help="Skip files that cannot be used, and list them.")
+@option("--csv", "table", type=_PATH, help="Also write the segments to this file.")
+@_flag("--skip-unreadable", help="Leave out files that cannot be used, and list them.")
 @_device
 @argument("audio", nargs=-1, required=True, type=_PATH)
 @common_options
 def predict(common: Context, **options: Any) -> None:
-    """Predict the classes of recordings and their segments, with probabilities.
+    """Classes of recordings and their segments, with probabilities.
 
     AUDIO are files, folders (with all audio files below them) or patterns such as 'rec/*.wav'. A
-    recording is predicted by the mean log-probabilities of its segments.
+    recording is predicted by the mean of its segments' log-probabilities.
     """
     from antigram.studies.predicting import predict_files
 
@@ -420,13 +369,9 @@ def predict(common: Context, **options: Any) -> None:
 
 @app.command()
 @argument("names", nargs=-1)
-@option(
-    "--recompute",
-    type=_COUNT,
-    help="Number of segments of each cache to recompute with the teacher.",
-)
-@_ckpt(help="Checkpoint of the teacher, for --recompute.")
-@option("--data", help="Name of the store, for --recompute (default: that of the cache).")
+@option("--recompute", type=_COUNT, help="Run the teacher again on this many segments.")
+@_ckpt(help="The teacher, for --recompute.")
+@option("--data", help="The store, for --recompute; default: the cache's.")
 @_device
 @common_options
 def verify(common: Context, **options: Any) -> int:
@@ -437,7 +382,7 @@ def verify(common: Context, **options: Any) -> int:
     done = verify_named(
         common.workspace,
         **options,
-        on_verified=lambda verified: common.on_message(verified.line()),
+        on_verified=lambda each: common.on_message(each.line()),
         on_message=common.on_message,
     )
     content = verified_json(done)
@@ -447,10 +392,10 @@ def verify(common: Context, **options: Any) -> int:
 
 @app.command("export")
 @argument("name")
-@option("--to", "goal", type=_PATH, required=True, help="File to write, FILE.h5.")
+@option("--to", "goal", type=_PATH, required=True, help="FILE.h5")
 @common_options
 def export_(common: Context, name: str, goal: Path) -> None:
-    """Write the store or cache NAME to one HDF5 file, including its checksums."""
+    """Write the store or cache NAME as one HDF5 file, checksums and all."""
     from antigram.studies.exchanging import export
 
     with common.progress() as shown:
@@ -460,10 +405,10 @@ def export_(common: Context, name: str, goal: Path) -> None:
 
 @app.command("import")
 @argument("file", type=_PATH)
-@option("--name", help="Name of the store or cache (default: that of the file).")
+@option("--name", help="Default: that of the file.")
 @common_options
 def import_(common: Context, file: Path, name: str | None) -> None:
-    """Import a store or cache from a FILE that `antigram export` wrote."""
+    """Make a store or cache of what `antigram export` wrote to FILE."""
     from antigram.studies.exchanging import import_ as run
 
     with common.progress() as shown:
@@ -475,7 +420,7 @@ def import_(common: Context, file: Path, name: str | None) -> None:
 @app.command()
 @common_options
 def status(common: Context) -> int:
-    """List corpora, stores, caches and runs; exit 3 if a store or cache is damaged."""
+    """What is there: corpora, stores, caches and runs; exit 3 if a store or cache is damaged."""
     from antigram.studies.status import status as run
     from antigram.studies.text import status_text
 
@@ -488,7 +433,7 @@ def status(common: Context) -> int:
 @_flag("--dry-run", help="Only list what would be removed.")
 @common_options
 def clean(common: Context, dry_run: bool) -> None:
-    """Remove what killed commands left, including unfinished work; keep what is in use."""
+    """Remove what killed commands left, unfinished work included; nothing that is in use."""
     from antigram.studies.leftovers import clean as run
 
     done = run(common.workspace, dry_run=dry_run)
@@ -503,7 +448,7 @@ def clean(common: Context, dry_run: bool) -> None:
 @_seed()
 @common_options
 def demo(common: Context, **options: Any) -> None:
-    """Run all steps on speech synthesised on this machine, in minutes on a CPU; write a report."""
+    """The whole chain on speech synthesised here, on a CPU, in minutes; ends with a report."""
     from antigram.studies.demo import run_demo, table
 
     content = run_demo(common.workspace, **options, on_message=common.on_message)
@@ -514,47 +459,29 @@ def demo(common: Context, **options: Any) -> None:
 @argument("runs", nargs=-1)
 @_data
 @_task
-@option("--against", help="Label that should not matter, which the teachers learn.")
+@option("--against", help="The label that should not matter, which the teachers learn.")
 @option(
     "--layers",
     "at_layers",
     type=console.Numbers(),
-    help="Layers at which anti-transfer is tried (default: 5,9,13).",
+    help="Where anti-transfer is tried; default: 5,9,13.",
 )
-@option("--seeds", type=_COUNT, help="Number of trainings of each arm in each fold (default: 5).")
-@option(
-    "--folds", help="kfold:LABEL:K (default: LABEL is --against, K is 5) or confounded:LABEL:OTHER."
-)
-@option(
-    "--arms",
-    help="Comma-separated arms: wi, at, permuted, random, mean-gram, dropout, weight-decay "
-    "(default: wi,at).",
-)
+@option("--seeds", type=_COUNT, help="Trainings of each arm in each fold; default: 5.")
+@option("--folds", help="kfold:LABEL:K (default: of --against, 5) or confounded:LABEL:OTHER.")
+@option("--arms", help="Of wi, at, permuted, random, mean-gram, dropout, weight-decay; wi,at.")
 @option("--arch", type=Choice(choices.ARCHS), help="Default: vgg16.")
-@option(
-    "--width",
-    type=IntRange(1, 1024),
-    help="Channels of the first block (default: 64, the published VGG).",
-)
-@option("--epochs", type=_COUNT, help="Maximum number of epochs (default: 50).")
-@option(
-    "--patience",
-    type=_COUNT,
-    help="Epochs without improvement before training stops (default: 10).",
-)
-@option("--batch-size", "batch_clips", type=_COUNT, help="Segments in a batch (default: 13).")
-@option("--lr", type=_ABOVE_0, help="Learning rate (default: 5e-4).")
-@option(
-    "--workers",
-    type=IntRange(1, 256),
-    help="Number of trainings at once (default: the number of cores).",
-)
+@option("--width", type=IntRange(1, 1024), help="64 (default) is the real VGG.")
+@option("--epochs", type=_COUNT, help="Default: 50.")
+@option("--patience", type=_COUNT, help="Default: 10.")
+@option("--batch-size", "batch_clips", type=_COUNT, help="Default: 13.")
+@option("--lr", type=_ABOVE_0, help="Default: 5e-4.")
+@option("--workers", type=IntRange(1, 256), help="Trainings at once; default: the cores.")
 @_seed(help="Seed of the folds.")
 @option("--name", help="Name of the study (default: STORE-TASK-against-AGAINST).")
-@_flag("--dry-run", help="List the jobs and estimate hours and bytes; do not train.")
+@_flag("--dry-run", help="List the jobs and estimate hours and bytes; train nothing.")
 @common_options
 def compare(common: Context, runs: tuple[str, ...], **options: Any) -> None:
-    """Test whether anti-transfer helps: train teachers and students over folds and seeds.
+    """Does anti-transfer help? Teachers, caches and students over folds and seeds, compared.
 
     With names of RUNS, show these runs side by side.
     """
@@ -565,7 +492,7 @@ def compare(common: Context, runs: tuple[str, ...], **options: Any) -> None:
 
 
 def main() -> None:
-    """Run a command; turn expected failures into one line and an exit code."""
+    """Run a command; make a line and an exit code of what is no defect of ours."""
     sys.exit(console.run(app))
 
 
