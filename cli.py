@@ -1,8 +1,8 @@
 """The command line: options, one library call, and its answer as text or JSON.
 
 torch takes seconds to import, so that each command imports what it needs; workers of `prepare`
-import this file, and must start fast. Option names are written only here: the library names its own
-arguments, in backquotes, and `App.in_options` turns them into options.
+import this file, and must start fast. Option names are written only here, for all commands, which
+makes it long: the library names its arguments in backquotes, and `App.in_options` translates them.
 """
 
 from __future__ import annotations

@@ -136,6 +136,27 @@ def _demo() -> str:
     )
 
 
+def _intervals() -> str:
+    found = _result("intervals")
+    if found is None:
+        return ""
+    rows = [
+        [f"the 95 % interval holds the truth, {n} groups, 5 folds, 3 seeds", f"{share:.1%}"]
+        for n, share in found["coverage"].items()
+    ]
+    rows += [
+        [f"{test.replace('_', ' ')} test, p < .05 at 30 groups, {design}", f"{share:.1%}"]
+        for design, tests in found["false_alarms"].items()
+        for test, share in tests.items()
+    ]
+    rows.append(["better or worse said of any of four arms", f"{found['family_wise']:.1%}"])
+    return (
+        f"Share of {found['studies']} simulated studies without an effect, with the noise of "
+        f"speakers and of networks ([comparisons](comparisons.md)).\n\n"
+        f"{_table(['', 'share'], rows)}\n{_source('intervals', found)}.\n\n"
+    )
+
+
 def docs_page() -> str:
     """Text of docs/benchmarks.md."""
     gpu = [
@@ -151,6 +172,8 @@ def docs_page() -> str:
         _cache(),
         "## Preparation\n\n",
         _prepare(),
+        "## Statistics of a comparison\n\n",
+        _intervals(),
         "## Demo\n\n",
         _demo(),
     ]

@@ -180,7 +180,7 @@ def plan_layers(
 def teacher_net(teacher: Teacher, key: CacheKey, device: torch.device) -> Vgg:
     """Build a frozen teacher on a device, and set torch to the precision of a key."""
     net = teacher.net().to(device).to(memory_format=torch.channels_last)
-    net.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    net.eval().requires_grad_(requires_grad=False)
     net.set_tap(key.tap)
     # With bf16, only the network runs in bfloat16; Grams are computed in full float32.
     set_precision("tf32" if key.precision == "tf32" else "32")

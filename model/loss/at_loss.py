@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from antigram.model.choices import SIMILARITIES, Aggregation, Similarity, Tap
 from antigram.model.loss.codecs import Rows, Stack, packed_size
-from antigram.model.loss.gram import aggregate, flat
+from antigram.model.loss.gram import Context, aggregate, flat
 from antigram.model.loss.student_maps import StudentMaps
 from antigram.pipeline.choices import check_choice
 from antigram.pipeline.errors import InputError
@@ -75,7 +74,7 @@ class _SquaredCosine(torch.autograd.Function):
     """(inner / (norm * row_norm))^2; value and gradient are 0 if either norm is near zero."""
 
     @staticmethod
-    def forward(ctx: Any, inner: Tensor, norm: Tensor, row_norm: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Context, inner: Tensor, norm: Tensor, row_norm: Tensor) -> Tensor:
         divisor = norm[:, None] * row_norm
         divisor = divisor.masked_fill(divisor < _DEAD, torch.inf)
         cosine = inner / divisor
@@ -83,7 +82,7 @@ class _SquaredCosine(torch.autograd.Function):
         return cosine.square()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         cosine, divisor, norm = ctx.saved_tensors
         slope = grad * cosine * 2
         return slope / divisor, -(slope * cosine).sum(1) / norm.clamp_min(_TINY), None
@@ -178,7 +177,7 @@ class _Compare(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Context,
         maps: Tensor,
         stacks: Sequence[Stack],
         weights: Tensor,
@@ -218,7 +217,7 @@ class _Compare(torch.autograd.Function):
         return sum(totals[1:], start=totals[0]), mean
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+    def backward(ctx: Context, grad: Tensor, _: None) -> tuple[Tensor, None, None, None]:
         maps, slope = ctx.saved_tensors
         if not ctx.of_gram:
             gradient = (slope * grad).to(ctx.dtype).reshape(ctx.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from antigram.pipeline.errors import InputError
 __all__ = [
     "COMPMUL_EPS",
     "COMPMUL_POWER",
+    "Context",
     "ShapeError",
     "aggregate",
     "exact_norm",
@@ -22,6 +23,8 @@ __all__ = [
 ]
 
 COMPMUL_EPS, COMPMUL_POWER = 1e-10, 0.001
+# What torch gives to a Function: it takes any attribute, which torch's own types do not say.
+Context: TypeAlias = Any
 
 
 class ShapeError(ValueError):
@@ -32,12 +35,12 @@ class _SelfProduct(torch.autograd.Function):
     """``x @ x.T`` for each segment; its gradient takes one product, where autograd takes two."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch's own context
+    def forward(ctx: Context, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return x @ x.mT
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401
+    def backward(ctx: Context, grad: Tensor) -> Tensor:
         x: Tensor = ctx.saved_tensors[0]
         return (grad + grad.mT) @ x
 

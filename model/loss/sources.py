@@ -161,7 +161,7 @@ class LiveGrams:
     def __init__(self, net: Vgg, spec: TapSpec) -> None:
         self.spec = spec
         # Channels last, like the student, so that the layout of a batch suits both.
-        self.net = channels_last(net.eval().requires_grad_(False))  # noqa: FBT003
+        self.net = channels_last(net.eval().requires_grad_(requires_grad=False))
         self.net.set_tap(spec.tap)
 
     @cached_property

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from antigram.model.loss.codecs import Stack, pack, packed_size, unpack
-from antigram.model.loss.gram import exact_norm, flat, self_product
+from antigram.model.loss.gram import Context, exact_norm, flat, self_product
 
 __all__ = ["StudentMaps"]
 
@@ -20,12 +19,12 @@ class _Pack(torch.autograd.Function):
     """`pack` with a gradient that gathers; autograd's would scatter."""
 
     @staticmethod
-    def forward(ctx: Any, matrices: Tensor) -> Tensor:  # noqa: ANN401 - torch's own context
+    def forward(ctx: Context, matrices: Tensor) -> Tensor:
         ctx.channels = matrices.shape[-1]
         return pack(matrices)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401
+    def backward(ctx: Context, grad: Tensor) -> Tensor:
         return unpack(grad, ctx.channels)
 
 
@@ -33,13 +32,13 @@ class _Norm(torch.autograd.Function):
     """Euclidean norm of each row, with a gradient of zero at zero."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Context, rows: Tensor) -> Tensor:
         norm = exact_norm(rows).float()
         ctx.save_for_backward(rows, norm)
         return norm
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401
+    def backward(ctx: Context, grad: Tensor) -> Tensor:
         rows, norm = ctx.saved_tensors
         slope: Tensor = rows * (grad / norm.clamp_min(_TINY))[:, None]
         return slope

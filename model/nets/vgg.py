@@ -125,7 +125,7 @@ class Vgg(nn.Module):
     def freeze_up_to(self, layer: int) -> None:
         """Switch off the gradients of the weights of convolution layers 1 to ``layer``."""
         for module in self.features[: self._tap_end(layer, "conv")]:
-            module.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+            module.requires_grad_(requires_grad=False)
 
 
 def channels_last(net: Vgg) -> Vgg:

@@ -7,7 +7,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -103,14 +103,16 @@ def compare(
     counts = run_jobs(
         jobs, database, workspace, task=design.task, workers=workers, on_message=on_message
     )
-    arms = [arm.to_json() for arm in arm_results(jobs, database, design, store.labels(against))]
+    chance = 1 / len(store.classes[design.task])
+    results = arm_results(jobs, database, design, store.labels(against), chance)
     content: dict[str, Any] = {
         "study": str(folder),
         "report": str(folder / "report.html"),
         "stand_ins": {},
         "jobs": counts,
-        "arms": arms,
-        "warnings": list(_warnings(arms[0], jobs, database, len(store.classes[design.task]))),
+        "arms": [arm.to_json() for arm in results],
+        "chance": chance,
+        "warnings": list(_warnings(jobs, database)),
         "data": {
             "store": store.name,
             "task": design.task,
@@ -159,16 +161,8 @@ def _beside_nothing(store: FeatureStore, stack: ExitStack) -> FeatureStore:
     return FeatureStore(folder / store.path.name)
 
 
-def _warnings(
-    baseline: Mapping[str, Any], jobs: Sequence[Job], database: Database, classes: int
-) -> Iterator[str]:
-    """Say what makes a comparison worthless: students or teachers that have learned nothing."""
-    accuracy = baseline["accuracy"]
-    if (accuracy["low"] or accuracy["mean"]) <= 1 / classes:
-        yield (
-            f"the baseline is not above chance ({accuracy['mean']:.3f}, chance {1 / classes:.3f}): "
-            "no arm can be judged. Train longer, on more recordings, or with wider networks"
-        )
+def _warnings(jobs: Sequence[Job], database: Database) -> Iterator[str]:
+    """Yield what trainings say of teachers that have learned nothing."""
     for job in jobs:
         if job.kind == "teacher":
             for note in database.result(job.key)[0].get("notes", ()):

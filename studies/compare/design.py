@@ -40,27 +40,16 @@ ARMS: dict[str, Arm] = {
     "baseline": Arm(mode="baseline", settings={}, about="no teacher"),
     "wi": Arm(mode="wi", settings={}, about="begins with the teacher's convolutions"),
     "at": Arm(mode="cached", layered=True, settings={}, about="anti-transfer"),
-    "permuted": Arm(
-        mode="cached",
-        layered=True,
-        control="permuted",
-        settings={},
-        about="control: the teacher's channels shuffled",
-    ),
-    "random": Arm(
-        mode="cached",
-        layered=True,
-        control="random",
-        settings={},
-        about="control: untrained teacher",
-    ),
-    "mean-gram": Arm(
-        mode="cached",
-        layered=True,
-        control="mean-gram",
-        settings={},
-        about="control: the teacher's mean Gram for every segment",
-    ),
+    **{
+        control: Arm(
+            mode="cached", layered=True, control=control, settings={}, about=f"control: {about}"
+        )
+        for control, about in (
+            ("permuted", "the teacher's channels shuffled"),
+            ("random", "an untrained teacher"),
+            ("mean-gram", "the teacher's mean Gram for every segment"),
+        )
+    },
     "dropout": Arm(mode="baseline", settings={"dropout": 0.7}, about="control: dropout 0.7"),
     "weight-decay": Arm(
         mode="baseline", settings={"weight_decay": 0.01}, about="control: weight decay 0.01"

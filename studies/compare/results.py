@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from antigram.studies.compare.design import ARMS, Design
 from antigram.studies.compare.jobs import Job
 from antigram.studies.statistics import Comparison, Interval, compare_arms, interval_over_groups
 
-__all__ = ["ArmResult", "arm_results"]
+__all__ = ["AT_CHANCE", "ArmResult", "arm_results"]
+
+AT_CHANCE = "cannot be judged, as the baseline is not above chance"
 
 Floats = NDArray[np.float64]
 
@@ -78,7 +80,11 @@ def _interval(interval: Interval) -> dict[str, float | None]:
 
 
 def arm_results(
-    jobs: Sequence[Job], database: Database, design: Design, groups: NDArray[np.int32]
+    jobs: Sequence[Job],
+    database: Database,
+    design: Design,
+    groups: NDArray[np.int32],
+    chance: float,
 ) -> list[ArmResult]:
     """Pick layers by validation, and compare every arm with the baseline.
 
@@ -90,6 +96,8 @@ def arm_results(
         database: with their predictions.
         design: settings.
         groups: ``(segment,)`` of the base store: the class of ``against``, -1 where it is unknown.
+        chance: accuracy of a guess. If the baseline's interval reaches down to it, every arm is
+            ``undecided``: networks that have learned nothing are equal to each other.
 
     Returns:
         The baseline, then the arms, then each layer of layered arms for itself, as exploration.
@@ -110,6 +118,12 @@ def arm_results(
     family = list(design.arms)
     arms = {name: values for name, values in scores.items() if name != "baseline"}
     compared = compare_arms(scores["baseline"], arms, folds, family=family)
+    baseline = interval_over_groups(scores["baseline"], folds, 0)
+    if not (baseline.mean if np.isnan(baseline.low) else baseline.low) > chance:
+        compared = {
+            name: replace(found, verdict="undecided", note=AT_CHANCE)
+            for name, found in compared.items()
+        }
     found = []
     for name in ("baseline", *design.arms, *(n for n in chosen if " " in n)):
         arm = ARMS[name.partition(" ")[0]]

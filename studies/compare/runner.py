@@ -24,9 +24,11 @@ __all__ = ["run_jobs"]
 
 _POLL_S = 1.0  # for jobs that another process is doing
 # The child ends when the thread that waits for it does: a killed comparison leaves no training.
-_CHILD = """import ctypes, runpy, signal, sys
+_CHILD = """import ctypes, os, runpy, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-sys.argv = sys.argv[1:]
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the comparison has ended")
+sys.argv = sys.argv[2:]
 if sys.argv[0] == "-m":
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -146,7 +148,7 @@ def _command(job: Job, workspace: Workspace) -> dict[str, Any]:
     if line[0] == "-P":
         del line[0]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _CHILD, *line],
+        [sys.executable, "-P", "-c", _CHILD, str(os.getpid()), *line],
         capture_output=True,
         text=True,
         check=False,

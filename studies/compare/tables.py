@@ -10,6 +10,7 @@ from typing import Any
 
 from antigram.pipeline.storage.durable import write_text
 from antigram.pipeline.table import plain_cell
+from antigram.studies.compare.results import AT_CHANCE
 from antigram.studies.report import Fold, Page, Table, write_page
 
 __all__ = ["answer_of", "compared_text", "estimate_text", "runs_text", "write_tables"]
@@ -50,10 +51,15 @@ def answer_of(content: Fields) -> str:
 
     Without an arm ``at``, the first arm after the baseline is reported.
     """
-    if content["warnings"] and content["warnings"][0].startswith("the baseline"):
-        return f"Nothing can be said: {content['warnings'][0]}."
     arm = next((a for a in content["arms"] if a["arm"] == "at"), content["arms"][1])
     found, data = arm["difference"], content["data"]
+    if found["note"] == AT_CHANCE:
+        return (
+            f"Nothing can be said: the baseline's accuracy, "
+            f"{_points(content['arms'][0]['accuracy']['mean'])} %, is not above chance, "
+            f"{_points(content['chance'])} %. Train longer, on more recordings, or with wider "
+            "networks."
+        )
     size = (
         f"{_points(found['mean'], signed=True)} points of accuracy (95 % interval "
         f"{_ends(found, signed=True)}) over {found['groups']} groups ({data['against']}), "

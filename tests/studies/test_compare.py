@@ -2,13 +2,12 @@
 
 import itertools
 import json
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.workspace import Workspace
-from antigram.studies.compare.comparison import _warnings, compare_runs
+from antigram.studies.compare.comparison import compare_runs
 from antigram.studies.compare.database import Database
 from antigram.studies.compare.design import ARMS, Design
 from antigram.studies.compare.jobs import FoldData, jobs_of
@@ -141,26 +140,53 @@ def test_jobs_are_done_once_and_behind_what_they_need(database, tmp_path):
 
 
 def test_two_processes_share_the_jobs(database, tmp_path):
-    listed, done = jobs(), []
+    """Each writes the jobs that it does, in a script of its own process."""
+    code = """
+import json, sys, time
+from pathlib import Path
+from antigram.pipeline.workspace import Workspace
+from antigram.studies.compare.database import Database
+from antigram.studies.compare.design import Design
+from antigram.studies.compare.jobs import FoldData, jobs_of
+from antigram.studies.compare.runner import run_jobs
 
-    def do(job):
-        time.sleep(0.005)
-        done.append(job.key)
-        return {}
+home, folds = Path(sys.argv[1]), [FoldData(*f) for f in json.loads(sys.argv[2])]
+listed = list(jobs_of("study", Design(**json.loads(sys.argv[3])), folds, "ws/runs"))
+done = []
 
-    second = Database(database.path)
-    second.owner = database.owner.replace(":", ":", 1)
-    counts = []
-    threads = [
-        threading.Thread(target=lambda d=d: counts.append(run(listed, d, tmp_path, do, 1)))
-        for d in (database, second)
+def do(job):
+    time.sleep(0.05)
+    done.append(job.key)
+    return {}
+
+database = Database(home / "study" / "results.sqlite")
+print("ready", flush=True)
+sys.stdin.readline()
+run_jobs(listed, database, Workspace(home), task="word", workers=1, on_message=print, do=do)
+print(json.dumps(done))
+"""
+    given = json.dumps({**SETTINGS, "at_layers": [5, 9], "seeds": 2})
+    folds = json.dumps([[fold.student, fold.teacher, fold.fingerprints] for fold in FOLDS])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path, folds, given],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for _ in range(2)
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(done) == sorted(job.key for job in listed)
-    assert sum(count["done"] for count in counts) == len(listed)
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    done = [json.loads(p.communicate()[0].splitlines()[-1]) for p in processes]
+    assert all(done)  # both had some
+    names = {(job.fold, job.arm, job.layer, job.seed, job.kind) for job in jobs()}
+    assert len(done[0]) + len(done[1]) == len(set(done[0] + done[1])) == len(names)
+    assert set(database.states().values()) == {"done"}
 
 
 def test_a_failed_job_ends_the_comparison_with_its_line_and_is_tried_again(database, tmp_path):
@@ -241,7 +267,7 @@ def finished(database, rng):
 
 def test_layers_are_picked_by_validation_and_arms_compared_by_group(finished, database):
     listed, given, groups = finished
-    found = {arm.arm: arm for arm in arm_results(listed, database, given, groups)}
+    found = {arm.arm: arm for arm in arm_results(listed, database, given, groups, 0.5)}
     assert list(found) == ["baseline", "wi", "at", "at 5", "at 9"]
     assert found["at"].layers == {9: 6}
     assert found["at"].runs == 12
@@ -264,7 +290,7 @@ def test_test_segments_have_no_say_in_the_choice_of_a_layer(finished, database):
             found = {s: database.predictions(job.key, s) for s in ("validation", "test")}
             found["test"]["predicted"] = found["test"]["predicted"] * 0 + (job.layer == 9)
             database.finish(job.key, {}, 2.0, found)
-    found = {arm.arm: arm for arm in arm_results(listed, database, given, groups)}
+    found = {arm.arm: arm for arm in arm_results(listed, database, given, groups, 0.5)}
     assert found["at"].layers == {9: 6}
     assert found["at"].accuracy.mean == 0
 
@@ -272,7 +298,7 @@ def test_test_segments_have_no_say_in_the_choice_of_a_layer(finished, database):
 def test_a_group_that_is_tested_in_several_folds_counts_once(finished, database):
     listed, given, groups = finished
     halves = (groups // 2).astype(np.int32)  # each has rows in both folds
-    found = arm_results(listed, database, given, halves)
+    found = arm_results(listed, database, given, halves, 0.5)
     assert found[2].comparison.groups == 12
 
 
@@ -281,9 +307,10 @@ def content_of(finished, database, tmp_path):
     return {
         "study": str(tmp_path),
         "report": str(tmp_path / "report.html"),
-        "arms": [arm.to_json() for arm in arm_results(listed, database, given, groups)],
+        "arms": [arm.to_json() for arm in arm_results(listed, database, given, groups, 0.5)],
         "data": {**SETTINGS, "store": "<b>", "folds": 2, "seeds": 3},
         "settings": given.to_json(),
+        "chance": 0.5,
         "warnings": [],
     }
 
@@ -324,14 +351,16 @@ def test_what_is_not_better_is_not_called_so(verdict, note, begins, finished, da
     assert note in said
 
 
-def test_a_baseline_at_chance_is_no_equivalence(finished, database, tmp_path):
+@pytest.mark.parametrize(("chance", "judged"), [(0.5, True), (0.7, False)])
+def test_a_baseline_at_chance_judges_no_arm(chance, judged, finished, database, tmp_path):
+    listed, given, groups = finished
+    arms = arm_results(listed, database, given, groups, chance)
+    assert (arms[2].comparison.verdict == "better") == judged
+    assert ({arm.comparison.verdict for arm in arms[1:]} == {"undecided"}) != judged
     content = content_of(finished, database, tmp_path)
-    baseline = content["arms"][0]
-    assert not list(_warnings(baseline, finished[0], database, 2))
-    baseline["accuracy"] = {"mean": 0.5, "low": 0.45}
-    (warning,) = _warnings(baseline, finished[0], database, 2)
-    said = answer_of(content | {"warnings": [warning]})
-    assert said.startswith("Nothing can be said: the baseline is not above chance (0.500, chance")
+    content |= {"arms": [arm.to_json() for arm in arms], "chance": chance}
+    said = "Nothing can be said: the baseline's accuracy, "
+    assert answer_of(content).startswith(said) != judged
 
 
 def test_runs_without_a_result_are_refused(tmp_path):
@@ -344,13 +373,22 @@ def test_runs_without_a_result_are_refused(tmp_path):
 
 
 def start(workspace, *words):
-    return subprocess.Popen(
-        [sys.executable, ROOT / "cli.py", "--workspace", workspace, "--json", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = [sys.executable, ROOT / "cli.py", "--workspace", workspace, "--json", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def wait_for(path, count, process):
+    """Wait until that many jobs of a running comparison are done."""
+    while process.poll() is None:
+        with (
+            suppress(sqlite3.OperationalError),
+            closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as found,
+        ):
+            query = "SELECT COUNT(*) FROM jobs WHERE state = 'done'"
+            if found.execute(query).fetchone()[0] >= count:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"the comparison ended before {count} jobs were done")
 
 
 @pytest.mark.slow
@@ -363,35 +401,25 @@ def test_a_comparison_killed_twice_ends_in_the_table_of_one_left_in_peace(tmp_pa
         write_wav(tmp_path / "own" / name, 0.3 * tone + 0.05 * rng.standard_normal(t.size))
         lines.append(f"{name},word {word},speaker {speaker}")
     (tmp_path / "own" / "metadata.csv").write_text("\n".join(lines))
-    asked = ["compare", "--against", "speaker", "--layers", "5,9", "--seeds", "1"]
-    asked += [
-        "--folds",
-        "kfold:speaker:2",
-        "--width",
-        "1",
-        "--epochs",
-        "2",
-        "--arms",
-        "wi,at,random",
-    ]
+    asked = "compare --against speaker --layers 5 --seeds 1 --folds kfold:speaker:2 --width 1 "
+    asked += "--epochs 2 --arms at --name study"
     answers = []
-    for name in ("peace", "killed"):
+    for name, kills in (("peace", ()), ("killed", (2, 5))):
         prepare = ["prepare", "folder", "--source", str(tmp_path / "own"), "--seconds", "0.25"]
-        assert start(tmp_path / name, *prepare, "--main-label", "word").wait() == 0
-        for _ in range(2 if name == "killed" else 0):
-            process = start(tmp_path / name, *asked)
-            time.sleep(25)
-            os.kill(process.pid, signal.SIGKILL)
+        start(tmp_path / name, *prepare, "--main-label", "word").communicate()
+        study = tmp_path / name / "studies" / "study" / "results.sqlite"
+        for count in kills:
+            process = start(tmp_path / name, *asked.split())
+            wait_for(study, count, process)
+            process.send_signal(signal.SIGKILL)
             process.communicate()
-        done, said = start(tmp_path / name, *asked).communicate()
-        answers.append(json.loads(done or said))
-    jobs_done = [answer["jobs"] for answer in answers]
-    assert jobs_done[0]["reused"] == 0
-    assert sum(jobs_done[1].values()) == jobs_done[0]["done"]
+        answers.append(json.loads(start(tmp_path / name, *asked.split()).communicate()[0]))
+    peace, killed = (answer["jobs"] for answer in answers)
+    assert peace == {"done": 8, "reused": 0}
+    assert killed["reused"] >= 5
+    assert sum(killed.values()) == 8
     for own, other in zip(*(answer["arms"] for answer in answers), strict=True):
-        for key in ("arm", "layer", "accuracy", "difference"):
+        for key in ("arm", "layer", "runs", "accuracy", "difference"):
             assert own[key] == other[key]
-    database = sqlite3.connect(
-        tmp_path / "killed/studies/folder-word-against-speaker/results.sqlite"
-    )
-    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with closing(sqlite3.connect(study)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -21,14 +21,7 @@ from antigram.studies.statistics import (
     two_way,
     verdict,
 )
-
-
-def simulate(rng, groups, folds, seeds, *, of_group=0.03, of_network=0.02, noise=0.02, effect=0.0):
-    """Differences ``(group, seed)``, and the fold of each group."""
-    fold = np.arange(groups) % folds
-    values = effect + rng.normal(0, of_group, (groups, 1))
-    values = values + rng.normal(0, of_network, (folds, seeds))[fold]
-    return values + rng.normal(0, noise, (groups, seeds)), fold
+from benchmarks.intervals import simulate
 
 
 def test_the_t_interval_is_scipys(rng):
