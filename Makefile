@@ -61,6 +61,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.prepare
 	$(BIN)/python -m benchmarks.cache
 	$(BIN)/python -m benchmarks.train_step --device cpu
+	$(BIN)/python -m benchmarks.intervals
 	$(BIN)/python -m benchmarks.tables
 
 wheels: setup

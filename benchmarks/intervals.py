@@ -1,7 +1,7 @@
 """What the statistics of a comparison promise, tried on simulated studies.
 
-Run it with ``python -m benchmarks.intervals``. Each study has speakers divided over folds, networks with several seeds, and no effect. Speakers,
-networks and single measurements each add noise.
+Run it with ``python -m benchmarks.intervals``. Each study has speakers divided over folds, networks
+with several seeds, and no effect. Speakers, networks and single measurements each add noise.
 """
 
 from __future__ import annotations
