@@ -1,18 +1,16 @@
 """The command line: options, one library call, and its answer as text or JSON.
 
 torch takes seconds to import, so that each command imports what it needs; workers of `prepare`
-import this file, and must start fast. Option names are written only here, for all commands, which
-makes it long: the library names its arguments in backquotes, and `App.in_options` translates them.
+import this file, and must start fast. Option names are written only here, in `studies.commands` and
+in `studies.click_options`; the library names its arguments in backquotes, and `App.in_options`
+translates them. All commands stand here but those of studies, which makes this file long.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,54 +19,42 @@ from click import Choice, FloatRange, IntRange, argument, option
 
 from antigram.model import choices
 from antigram.pipeline.choices import LastWindow, Noise, SnrMode, Split
-from antigram.studies import console
+from antigram.studies import commands, console
+from antigram.studies.click_options import (
+    ABOVE_0,
+    COUNT,
+    COUNT_OR_0,
+    PATH,
+    SECONDS,
+    SEED,
+    SHARE,
+    arch_option,
+    batch_option,
+    ckpt_option,
+    data_option,
+    device_option,
+    flag_option,
+    layers_option,
+    precision_option,
+    rows_options,
+    seed_option,
+    shown_option,
+    task_option,
+    views_option,
+    width_option,
+)
 from antigram.studies.console import Context, common_options
 
 __all__ = ["app", "main"]
-
-
-_PATH = click.Path(path_type=Path)
-_COUNT = IntRange(1)
-_COUNT_OR_0 = IntRange(0)
-_SHARE = FloatRange(0, 1, max_open=True)
-_ABOVE_0 = FloatRange(0, math.inf, min_open=True, max_open=True)
-_SECONDS = FloatRange(0, 3600, min_open=True)
-_SEED = IntRange(0, 2**63 - 1)
-
-# Options of several commands.
-_flag = partial(option, is_flag=True)
-_shown = partial(option, show_default=True)
-_ckpt = partial(option, "--ckpt", type=_PATH)
-_layers = partial(option, "--layer", "layers", multiple=True)
-_data = option("--data", help="The store; default: the only one, or the one prepared last.")
-_task = option("--task", help="The label to learn; default: the store's main one.")
-_arch = option("--arch", type=Choice(choices.ARCHS), help="Default: the teacher's, or vgg16.")
-_width = option(
-    "--width",
-    type=IntRange(1, 1024),
-    help="64 is the real VGG; default: the teacher's, or 64.",
-)
-_device = _shown("--device", type=console.Device(), default="auto")
-_precision = _shown("--precision", type=Choice(choices.PRECISIONS), default="32")
-_seed = partial(_shown, "--seed", type=_SEED, default=0)
-_batch = partial(_shown, "--batch-size", "batch_clips", type=_COUNT)
-_views = partial(option, "--views", type=_COUNT)
-
-
-def _rows(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of the form of a cache's rows."""
-    command = _shown("--codec", type=Choice(("auto", *choices.CODECS)), default="auto")(command)
-    command = _shown("--aggregation", type=Choice(choices.AGGREGATIONS), default="gram")(command)
-    return _shown("--tap", type=Choice(choices.TAPS), default="relu")(command)
 
 
 @click.group(
     cls=console.App,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@option("--workspace", type=_PATH, help="Default: ./workspace.")
-@_flag("--json", "as_json", help="One JSON object on stdout, nothing else.")
-@_flag("-v", "--verbose", help="More messages on stderr.")
+@option("--workspace", type=PATH, help="Default: ./workspace.")
+@flag_option("--json", "as_json", help="One JSON object on stdout, nothing else.")
+@flag_option("-v", "--verbose", help="More messages on stderr.")
 @click.version_option(package_name="antigram")
 @click.pass_context
 def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool) -> None:
@@ -82,21 +68,21 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 
 @app.command()
 @argument("corpus")
-@option("--source", type=_PATH, help="Folder of the corpus, or the one above it.")
+@option("--source", type=PATH, help="Folder of the corpus, or the one above it.")
 @option("--preset", help="paper: the paper's setting; options given beside it win.")
 @option(
     "--noise",
     type=Choice(get_args(Noise)),
     help="SNR 20 to 40 dB (low), 0 to 10 dB (high); default: none (ms-snsd: low).",
 )
-@option("--noise-source", type=_PATH, help="MS-SNSD, or its noise_train.")
+@option("--noise-source", type=PATH, help="MS-SNSD, or its noise_train.")
 @option(
     "--snr-mode",
     type=Choice(get_args(SnrMode)),
     help="exact (default), or released: half the SNR in dB, as in the paper's code.",
 )
-@option("--seconds", type=_SECONDS, help="Length of a segment; default: the corpus's.")
-@option("--overlap", type=_SHARE, help="Share of a segment that the next repeats.")
+@option("--seconds", type=SECONDS, help="Length of a segment; default: the corpus's.")
+@option("--overlap", type=SHARE, help="Share of a segment that the next repeats.")
 @option(
     "--last-window",
     type=Choice(get_args(LastWindow)),
@@ -115,25 +101,25 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 )
 @option(
     "--limit-per-class",
-    type=_COUNT_OR_0,
+    type=COUNT_OR_0,
     help="Recordings of each class (librispeech: words), drawn by the seed; 0: all.",
 )
 @option(
     "--limit",
-    type=_COUNT_OR_0,
+    type=COUNT_OR_0,
     help="Recordings in all (librispeech: words), drawn by the seed; 0: all.",
 )
-@_flag("--balance", default=None, help="Balance classes to the size of the smallest.")
-@option("--seed", type=_SEED, help="Default: 0.")
+@flag_option("--balance", default=None, help="Balance classes to the size of the smallest.")
+@option("--seed", type=SEED, help="Default: 0.")
 @option("--dtype", type=Choice(choices.DTYPES), help="Of the store; default: float32.")
 @option("--workers", type=IntRange(1, 256), help="Processes; default: the cores.")
-@_shown(
+@shown_option(
     "--max-rejected",
-    type=_COUNT_OR_0,
+    type=COUNT_OR_0,
     default=0,
     help="Unusable recordings and segments that may be left out.",
 )
-@_flag(
+@flag_option(
     "--check-sources",
     help="Read all recordings of a store that is there, for edits that kept their size and time.",
 )
@@ -146,7 +132,7 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 @option("--unit", help="librispeech: word (default) or utterance.")
 @option("--subset", help="librispeech: all (default), or train-clean-100 and so on.")
 @option("--hours", help="ms-snsd: of mixtures; default: 1.")
-@option("--clean-source", type=_PATH, help="ms-snsd: clean speech.")
+@option("--clean-source", type=PATH, help="ms-snsd: clean speech.")
 @common_options
 def prepare(common: Context, corpus: str, **options: Any) -> None:
     """Turn CORPUS into a feature store: normalised spectrograms of its recordings' segments.
@@ -194,29 +180,29 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 
 
 @app.command("cache-grams")
-@_ckpt(required=True, help="The teacher.")
-@_layers(required=True, type=console.Layer(), help="1 to 13, or all.")
-@_data
-@_rows
+@ckpt_option(required=True, help="The teacher.")
+@layers_option(required=True, type=console.Layer(), help="1 to 13, or all.")
+@data_option
+@rows_options
 @option("--dtype", type=Choice(choices.DTYPES), help="Default: float16; with compmul float32.")
 @option(
     "--energy",
     type=FloatRange(0, 1, min_open=True),
     help="Share of ||G||^2 that lowrank keeps; default: 0.9999.",
 )
-@option("--rank", type=_COUNT, help="Rank of lowrank, in place of --energy.")
-@_precision
-@_views(help="Augmented views of each training clip; default: none.")
+@option("--rank", type=COUNT, help="Rank of lowrank, in place of --energy.")
+@precision_option
+@views_option(help="Augmented views of each training clip; default: none.")
 @option(
     "--teacher-control",
     type=Choice(choices.CONTROLS),
     help="A control in place of the teacher: its channels shuffled, untrained, or its mean Gram.",
 )
-@option("--control-seed", type=_SEED, default=0, help="Seed of permuted and random.")
-@_seed(help="Seed of the views.")
-@_batch(default=32)
-@_device
-@_flag("--dry-run", help="Print size, time and break-even; make nothing.")
+@option("--control-seed", type=SEED, default=0, help="Seed of permuted and random.")
+@seed_option(help="Seed of the views.")
+@batch_option(default=32)
+@device_option
+@flag_option("--dry-run", help="Print size, time and break-even; make nothing.")
 @option("--name", help="Name of the cache (default: STORE--CKPT).")
 @common_options
 def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
@@ -238,18 +224,18 @@ def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
 
 
 @app.command()
-@_layers(required=True, type=console.Layer(), help="1 to 13, or all.")
-@_data
-@_task
-@_ckpt(help="The teacher, for its shape.")
-@_arch
-@_width
-@_rows
-@option("--rank", type=_COUNT, help="Of lowrank.")
-@_shown("--dtype", type=Choice(choices.DTYPES), default="float16")
-@_shown("--nets", type=_COUNT, default=1, help="Teachers.")
-@_batch(default=13)
-@_precision
+@layers_option(required=True, type=console.Layer(), help="1 to 13, or all.")
+@data_option
+@task_option
+@ckpt_option(help="The teacher, for its shape.")
+@arch_option
+@width_option
+@rows_options
+@option("--rank", type=COUNT, help="Of lowrank.")
+@shown_option("--dtype", type=Choice(choices.DTYPES), default="float16")
+@shown_option("--nets", type=COUNT, default=1, help="Teachers.")
+@batch_option(default=13)
+@precision_option
 @common_options
 def plan(common: Context, **options: Any) -> None:
     """What a training would take: device memory and FLOPs of a step, and the cache's size."""
@@ -262,11 +248,11 @@ def plan(common: Context, **options: Any) -> None:
 
 @app.command()
 @option("--mode", type=Choice(choices.MODES), required=True)
-@_data
-@_task
-@option("--ckpt", "ckpts", multiple=True, type=_PATH)
+@data_option
+@task_option
+@option("--ckpt", "ckpts", multiple=True, type=PATH)
 @option("--cache", "caches", multiple=True, help="Default: the store's only or latest.")
-@_layers(
+@layers_option(
     type=console.Layer(of_source=True),
     help="Layer(s) compared with the teacher, e.g. 5 or emo:5; with --mode frozen, the last "
     "frozen layer.",
@@ -281,37 +267,39 @@ def plan(common: Context, **options: Any) -> None:
     "similarity.",
 )
 @option("--aggregation", type=Choice(choices.AGGREGATIONS), help="Default: the cache's, or gram.")
-@_shown("--similarity", type=Choice(choices.SIMILARITIES), default="cos2")
-@_shown(
+@shown_option("--similarity", type=Choice(choices.SIMILARITIES), default="cos2")
+@shown_option(
     "--loss",
     type=Choice(choices.LOSSES),
     default="paper",
     help="released: as in the paper's code; with --mode online only.",
 )
-@option("--init", type=_PATH, help="Checkpoint whose convolutions are the initial weights.")
-@_arch
-@_width
-@option("--epochs", type=_COUNT, help="Default: 50, or the resumed run's.")
-@option("--patience", type=_COUNT, help="Default: 5, or the resumed run's.")
-@_batch(default=13, help="Segments in a step.")
-@_shown("--lr", type=_ABOVE_0, default=5e-4)
-@_shown("--dropout", type=_SHARE, default=0.5)
-@_shown("--weight-decay", type=FloatRange(0, 100), default=0.0, help="Weight decay as in AdamW.")
-@_seed()
-@_flag("--augment", help="Masks, shifts, gain; cached: needs --views there.")
-@_views(help="With --augment: views to cycle through; default: new ones each epoch.")
-@_device
-@_precision
+@option("--init", type=PATH, help="Checkpoint whose convolutions are the initial weights.")
+@arch_option
+@width_option
+@option("--epochs", type=COUNT, help="Default: 50, or the resumed run's.")
+@option("--patience", type=COUNT, help="Default: 5, or the resumed run's.")
+@batch_option(default=13, help="Segments in a step.")
+@shown_option("--lr", type=ABOVE_0, default=5e-4)
+@shown_option("--dropout", type=SHARE, default=0.5)
+@shown_option(
+    "--weight-decay", type=FloatRange(0, 100), default=0.0, help="Weight decay as in AdamW."
+)
+@seed_option()
+@flag_option("--augment", help="Masks, shifts, gain; cached: needs --views there.")
+@views_option(help="With --augment: views to cycle through; default: new ones each epoch.")
+@device_option
+@precision_option
 @option(
     "--device-memory",
     type=FloatRange(0, 1e6, max_open=True),
     help="GB of a GPU for data; default: half; 0: none.",
 )
-@option("--max-steps", type=_COUNT_OR_0, default=0, help="Stop after N steps; 0: no limit.")
-@_flag("--resume", help="Go on with an interrupted run.")
-@_flag("--keep-resume", help="Keep last.pt, to go on with more --epochs.")
+@option("--max-steps", type=COUNT_OR_0, default=0, help="Stop after N steps; 0: no limit.")
+@flag_option("--resume", help="Go on with an interrupted run.")
+@flag_option("--keep-resume", help="Keep last.pt, to go on with more --epochs.")
 @option("--name", help="Name of the run (default: MODE-STORE-seedN).")
-@option("--save", type=_PATH, help="Copy the best weights to this file.")
+@option("--save", type=PATH, help="Copy the best weights to this file.")
 @common_options
 def train(common: Context, device_memory: float | None, **options: Any) -> None:
     """Train a student on the segments of a store, with or without anti-transfer."""
@@ -329,11 +317,11 @@ def train(common: Context, device_memory: float | None, **options: Any) -> None:
 
 
 @app.command()
-@_ckpt(required=True, help="The checkpoint.")
-@_data
-@_shown("--split", type=Choice(get_args(Split)), default="test")
+@ckpt_option(required=True, help="The checkpoint.")
+@data_option
+@shown_option("--split", type=Choice(get_args(Split)), default="test")
 @option("--task", help="The store's label to score; default: the checkpoint's task.")
-@_device
+@device_option
 @common_options
 def evaluate(common: Context, split: Split, **options: Any) -> None:
     """Accuracy, recalls and confusion matrix of a checkpoint on a split of a store.
@@ -348,11 +336,11 @@ def evaluate(common: Context, split: Split, **options: Any) -> None:
 
 
 @app.command()
-@_ckpt(required=True, help="The checkpoint.")
-@option("--csv", "table", type=_PATH, help="Also write the segments to this file.")
-@_flag("--skip-unreadable", help="Leave out files that cannot be used, and list them.")
-@_device
-@argument("audio", nargs=-1, required=True, type=_PATH)
+@ckpt_option(required=True, help="The checkpoint.")
+@option("--csv", "table", type=PATH, help="Also write the segments to this file.")
+@flag_option("--skip-unreadable", help="Leave out files that cannot be used, and list them.")
+@device_option
+@argument("audio", nargs=-1, required=True, type=PATH)
 @common_options
 def predict(common: Context, **options: Any) -> None:
     """Classes of recordings and their segments, with probabilities.
@@ -369,10 +357,10 @@ def predict(common: Context, **options: Any) -> None:
 
 @app.command()
 @argument("names", nargs=-1)
-@option("--recompute", type=_COUNT, help="Run the teacher again on this many segments.")
-@_ckpt(help="The teacher, for --recompute.")
+@option("--recompute", type=COUNT, help="Run the teacher again on this many segments.")
+@ckpt_option(help="The teacher, for --recompute.")
 @option("--data", help="The store, for --recompute; default: the cache's.")
-@_device
+@device_option
 @common_options
 def verify(common: Context, **options: Any) -> int:
     """Read every byte of stores, caches, runs, FILE.pt or FILE.h5; exit 3 if any is damaged."""
@@ -392,7 +380,7 @@ def verify(common: Context, **options: Any) -> int:
 
 @app.command("export")
 @argument("name")
-@option("--to", "goal", type=_PATH, required=True, help="FILE.h5")
+@option("--to", "goal", type=PATH, required=True, help="FILE.h5")
 @common_options
 def export_(common: Context, name: str, goal: Path) -> None:
     """Write the store or cache NAME as one HDF5 file, checksums and all."""
@@ -404,7 +392,7 @@ def export_(common: Context, name: str, goal: Path) -> None:
 
 
 @app.command("import")
-@argument("file", type=_PATH)
+@argument("file", type=PATH)
 @option("--name", help="Default: that of the file.")
 @common_options
 def import_(common: Context, file: Path, name: str | None) -> None:
@@ -430,7 +418,7 @@ def status(common: Context) -> int:
 
 
 @app.command()
-@_flag("--dry-run", help="Only list what would be removed.")
+@flag_option("--dry-run", help="Only list what would be removed.")
 @common_options
 def clean(common: Context, dry_run: bool) -> None:
     """Remove what killed commands left, unfinished work included; nothing that is in use."""
@@ -442,10 +430,10 @@ def clean(common: Context, dry_run: bool) -> None:
 
 
 @app.command()
-@option("--report", type=_PATH, default=Path("report.html"))
-@_shown("--width", type=int, default=4)
-@_shown("--epochs", type=_COUNT, default=12)
-@_seed()
+@option("--report", type=PATH, default=Path("report.html"))
+@shown_option("--width", type=int, default=4)
+@shown_option("--epochs", type=COUNT, default=12)
+@seed_option()
 @common_options
 def demo(common: Context, **options: Any) -> None:
     """The whole chain on speech synthesised here, on a CPU, in minutes; ends with a report."""
@@ -455,40 +443,8 @@ def demo(common: Context, **options: Any) -> None:
     common.answer(content, table(content))
 
 
-@app.command()
-@argument("runs", nargs=-1)
-@_data
-@_task
-@option("--against", help="The label that should not matter, which the teachers learn.")
-@option(
-    "--layers",
-    "at_layers",
-    type=console.Numbers(),
-    help="Where anti-transfer is tried; default: 5,9,13.",
-)
-@option("--seeds", type=_COUNT, help="Trainings of each arm in each fold; default: 5.")
-@option("--folds", help="kfold:LABEL:K (default: of --against, 5) or confounded:LABEL:OTHER.")
-@option("--arms", help="Of wi, at, permuted, random, mean-gram, dropout, weight-decay; wi,at.")
-@option("--arch", type=Choice(choices.ARCHS), help="Default: vgg16.")
-@option("--width", type=IntRange(1, 1024), help="64 (default) is the real VGG.")
-@option("--epochs", type=_COUNT, help="Default: 50.")
-@option("--patience", type=_COUNT, help="Default: 10.")
-@option("--batch-size", "batch_clips", type=_COUNT, help="Default: 13.")
-@option("--lr", type=_ABOVE_0, help="Default: 5e-4.")
-@option("--workers", type=IntRange(1, 256), help="Trainings at once; default: the cores.")
-@_seed(help="Seed of the folds.")
-@option("--name", help="Name of the study (default: STORE-TASK-against-AGAINST).")
-@_flag("--dry-run", help="List the jobs and estimate hours and bytes; train nothing.")
-@common_options
-def compare(common: Context, runs: tuple[str, ...], **options: Any) -> None:
-    """Does anti-transfer help? Teachers, caches and students over folds and seeds, compared.
-
-    With names of RUNS, show these runs side by side.
-    """
-    from antigram.studies.compare import answered
-
-    content, text = answered(common.workspace, runs, **options, on_message=common.on_message)
-    common.answer(content, text)
+for _command in commands.COMMANDS:
+    app.add_command(_command)
 
 
 def main() -> None:

@@ -95,8 +95,10 @@ def is_text(node):
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-# They write commands: those that the demo runs, and where to read on after a mistake.
+# They write or declare commands: those that the demo runs, and where to read on after a mistake.
 WITH_OPTIONS = {
+    "studies/commands.py": None,
+    "studies/click_options.py": None,
     "studies/demo.py": None,
     "studies/compare/jobs.py": None,
     "studies/compare/runner.py": None,

@@ -1,0 +1,77 @@
+"""Types and options that several commands share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from click import Choice, FloatRange, IntRange, option
+
+from antigram.model import choices
+from antigram.studies import console
+
+__all__ = [
+    "ABOVE_0",
+    "COUNT",
+    "COUNT_OR_0",
+    "PATH",
+    "SECONDS",
+    "SEED",
+    "SHARE",
+    "arch_option",
+    "batch_option",
+    "ckpt_option",
+    "data_option",
+    "device_option",
+    "flag_option",
+    "layers_option",
+    "precision_option",
+    "rows_options",
+    "seed_option",
+    "shown_option",
+    "task_option",
+    "views_option",
+    "width_option",
+]
+
+PATH = click.Path(path_type=Path)
+COUNT = IntRange(1)
+COUNT_OR_0 = IntRange(0)
+SHARE = FloatRange(0, 1, max_open=True)
+ABOVE_0 = FloatRange(0, math.inf, min_open=True, max_open=True)
+SECONDS = FloatRange(0, 3600, min_open=True)
+SEED = IntRange(0, 2**63 - 1)
+
+# Options of several commands.
+flag_option = partial(option, is_flag=True)
+shown_option = partial(option, show_default=True)
+ckpt_option = partial(option, "--ckpt", type=PATH)
+layers_option = partial(option, "--layer", "layers", multiple=True)
+data_option = option("--data", help="The store; default: the only one, or the one prepared last.")
+task_option = option("--task", help="The label to learn; default: the store's main one.")
+arch_option = option("--arch", type=Choice(choices.ARCHS), help="Default: the teacher's, or vgg16.")
+width_option = option(
+    "--width",
+    type=IntRange(1, 1024),
+    help="64 is the real VGG; default: the teacher's, or 64.",
+)
+device_option = shown_option("--device", type=console.Device(), default="auto")
+precision_option = shown_option("--precision", type=Choice(choices.PRECISIONS), default="32")
+seed_option = partial(shown_option, "--seed", type=SEED, default=0)
+batch_option = partial(shown_option, "--batch-size", "batch_clips", type=COUNT)
+views_option = partial(option, "--views", type=COUNT)
+
+
+def rows_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the form of a cache's rows."""
+    command = shown_option("--codec", type=Choice(("auto", *choices.CODECS)), default="auto")(
+        command
+    )
+    command = shown_option("--aggregation", type=Choice(choices.AGGREGATIONS), default="gram")(
+        command
+    )
+    return shown_option("--tap", type=Choice(choices.TAPS), default="relu")(command)

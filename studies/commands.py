@@ -1,0 +1,61 @@
+"""The commands of studies: parse options, make one library call, print. `cli.py` adds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from click import Choice, IntRange, argument, option
+
+from antigram.model import choices
+from antigram.studies import console
+from antigram.studies.click_options import (
+    ABOVE_0,
+    COUNT,
+    data_option,
+    flag_option,
+    seed_option,
+    task_option,
+)
+from antigram.studies.console import Context, common_options
+
+__all__ = ["COMMANDS"]
+
+
+@click.command()
+@argument("runs", nargs=-1)
+@data_option
+@task_option
+@option("--against", help="The label that should not matter, which the teachers learn.")
+@option(
+    "--layers",
+    "at_layers",
+    type=console.Numbers(),
+    help="Where anti-transfer is tried; default: 5,9,13.",
+)
+@option("--seeds", type=COUNT, help="Trainings of each arm in each fold; default: 5.")
+@option("--folds", help="kfold:LABEL:K (default: of --against, 5) or confounded:LABEL:OTHER.")
+@option("--arms", help="Of wi, at, permuted, random, mean-gram, dropout, weight-decay; wi,at.")
+@option("--arch", type=Choice(choices.ARCHS), help="Default: vgg16.")
+@option("--width", type=IntRange(1, 1024), help="64 (default) is the real VGG.")
+@option("--epochs", type=COUNT, help="Default: 50.")
+@option("--patience", type=COUNT, help="Default: 10.")
+@option("--batch-size", "batch_clips", type=COUNT, help="Default: 13.")
+@option("--lr", type=ABOVE_0, help="Default: 5e-4.")
+@option("--workers", type=IntRange(1, 256), help="Trainings at once; default: the cores.")
+@seed_option(help="Seed of the folds.")
+@option("--name", help="Name of the study (default: STORE-TASK-against-AGAINST).")
+@flag_option("--dry-run", help="List the jobs and estimate hours and bytes; train nothing.")
+@common_options
+def compare(common: Context, runs: tuple[str, ...], **options: Any) -> None:
+    """Does anti-transfer help? Teachers, caches and students over folds and seeds, compared.
+
+    With names of RUNS, show these runs side by side.
+    """
+    from antigram.studies.compare import answered
+
+    content, text = answered(common.workspace, runs, **options, on_message=common.on_message)
+    common.answer(content, text)
+
+
+COMMANDS = (compare,)
