@@ -91,8 +91,8 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 @option(
     "--split",
     help="random (default), official or by:LABEL; or folds: kfold:LABEL:K (K parts of LABEL's "
-    "classes, each the test of one fold), confounded:LABEL:OTHER (each OTHER has half of LABEL's "
-    "classes in training, the other half in test).",
+    "classes, each the test of one fold; K:N trains on N classes), confounded:LABEL:OTHER (each "
+    "OTHER has half of LABEL's classes in training, the other half in test).",
 )
 @option(
     "--within",

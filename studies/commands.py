@@ -34,7 +34,7 @@ __all__ = ["COMMANDS"]
     help="Where anti-transfer is tried; default: 5,9,13.",
 )
 @option("--seeds", type=COUNT, help="Trainings of each arm in each fold; default: 5.")
-@option("--folds", help="kfold:LABEL:K (default: of --against, 5) or confounded:LABEL:OTHER.")
+@option("--folds", help="kfold:LABEL:K[:N] (default: of --against, 5) or confounded:LABEL:OTHER.")
 @option("--arms", help="Of wi, at, permuted, random, mean-gram, dropout, weight-decay; wi,at.")
 @option("--arch", type=Choice(choices.ARCHS), help="Default: vgg16.")
 @option("--width", type=IntRange(1, 1024), help="64 (default) is the real VGG.")

@@ -1,12 +1,13 @@
 """Designs of an experiment: how the segments of a store are divided into folds.
 
 A design gives several divisions into train, validation and test, one for each fold. It is named by
-a text, ``kfold:LABEL:K`` or ``confounded:LABEL:OTHER``, and depends on nothing but labels,
+a text, ``kfold:LABEL:K[:N]`` or ``confounded:LABEL:OTHER``, and depends on nothing but labels,
 recordings and a seed. All segments of a recording are always in one split.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ _TEST = 2
 _FRACTIONS = (7 / 9, 2 / 9)  # train and validation, as 70/20/10 has them
 _TEACHER_FRACTIONS = (0.8, 0.2)
 _LEAST_GROUPS = 3  # that are divided into train and validation; fewer: their recordings are
-DESIGNS = "kfold:LABEL:K or confounded:LABEL:OTHER"  # as a user writes them
+DESIGNS = "kfold:LABEL:K, kfold:LABEL:K:N or confounded:LABEL:OTHER"  # as a user writes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +82,20 @@ class Design:
             ``confounded``, the label whose classes are halved.
         folds: number of folds; 2 of ``confounded``.
         other: of ``confounded``, the label that the classes are confounded with; else empty.
+        train_groups: of ``kfold``, the number of groups that are trained on in a fold; 0: all that
+            are in neither test nor validation.
     """
 
     label: str
     folds: int = 2
     other: str = ""
+    train_groups: int = 0
 
     def __str__(self) -> str:
         if self.other:
             return f"confounded:{self.label}:{self.other}"
-        return f"kfold:{self.label}:{self.folds}"
+        few = f":{self.train_groups}" if self.train_groups else ""
+        return f"kfold:{self.label}:{self.folds}{few}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -101,6 +106,11 @@ class Design:
         """
         kind, _, names = text.partition(":")
         label, _, last = names.rpartition(":")
+        train_groups = 0
+        if kind == "kfold" and (few := re.fullmatch(r"(.+):([0-9]+)", label)) and last.isdecimal():
+            label, last, train_groups = few[1], few[2], int(last)
+            if not train_groups:
+                raise InputError(f"split is {text!r}; wanted: {DESIGNS}, with N of 1 or more")
         if not label or not last or kind not in ("kfold", "confounded"):
             raise InputError(f"split is {text!r}; wanted: {DESIGNS}")
         if kind == "confounded":
@@ -109,7 +119,7 @@ class Design:
             return cls(label, other=last)
         if not (last.isascii() and last.isdecimal() and int(last) > 1):
             raise InputError(f"split is {text!r}; wanted: kfold:LABEL:K with K of 2 or more")
-        return cls(label, int(last))
+        return cls(label, int(last), train_groups=train_groups)
 
     def divide(self, segments: Segments, seed: int) -> list[NDArray[np.int8]]:
         """Return the split of each segment in each fold.
@@ -169,8 +179,39 @@ class Design:
             split[used[rest]] = divide_training(
                 segments, used[rest], seed, f"fold {number}", groups=own if by_group else None
             )
+            if self.train_groups:
+                self._train_on_few(split, used, groups, seed, number)
             folds.append(split)
         return folds
+
+    def _train_on_few(
+        self,
+        split: NDArray[np.int8],
+        used: NDArray[np.int64],
+        groups: Sequence[str],
+        seed: int,
+        number: int,
+    ) -> None:
+        """Leave `train_groups` groups in training, drawn by the seed; the others are not used.
+
+        Args:
+            split: ``(segment,)``, changed in place.
+            used: indices of the segments with a known group.
+            groups: group of each of them.
+            seed: seed of the draw.
+            number: number of the fold.
+        """
+        trained = {group for i, group in zip(used, groups, strict=True) if split[i] == 0}
+        if len(trained) < self.train_groups:
+            raise InputError(
+                f"`split={self}`: fold {number} has {len(trained)} groups of {self.label} to train "
+                f"on; wanted: {self.train_groups}"
+            )
+        drawn = sorted(trained, key=lambda g: (draw(seed, "few", f"{number}\0{g}")[0], g))
+        kept = set(drawn[: self.train_groups])
+        for i, group in zip(used, groups, strict=True):
+            if split[i] == 0 and group not in kept:
+                split[i] = UNUSED
 
     def _halve(self, segments: Segments, seed: int) -> list[NDArray[np.int8]]:
         """Train each class of ``other`` on half of the classes, and test it on the other half."""

@@ -66,6 +66,7 @@ def make_folds(store: FeatureStore, design: str, *, seed: int) -> list[Path]:
         design: ``kfold:LABEL:K``: the classes of LABEL are divided into K parts, each of which is
             the test split of one fold; the other classes are divided into train and validation,
             about 7:2, or, where they are fewer than three, their recordings are.
+            ``kfold:LABEL:K:N``: the same, but only N of the classes for training are used.
             ``confounded:LABEL:OTHER``: each class of OTHER has half of LABEL's classes in train and
             validation, and the other half in test; in the second fold the halves are swapped.
         seed: decides the parts and the halves.

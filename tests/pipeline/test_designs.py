@@ -94,6 +94,19 @@ def test_as_many_folds_as_groups_leave_one_out():
     assert [len(values_in(segments, "speaker", fold, 2)) for fold in folds] == [1] * 5
 
 
+def test_few_groups_are_trained_on_and_the_other_splits_stay():
+    segments = crossed(15, 4, 3)
+    every = Design.parse("kfold:speaker:5").divide(segments, 2)
+    few = Design.parse("kfold:speaker:5:4").divide(segments, 2)
+    for all_of_them, fold in zip(every, few, strict=True):
+        trained = values_in(segments, "speaker", fold, 0)
+        assert len(trained) == 4
+        assert trained < values_in(segments, "speaker", all_of_them, 0)
+        for split in (1, 2):
+            np.testing.assert_array_equal(fold == split, all_of_them == split)
+    assert len({frozenset(values_in(segments, "speaker", fold, 0)) for fold in few}) == 5
+
+
 def test_two_groups_that_are_left_are_divided_by_recording():
     segments = crossed(3, 2, 9, pieces=2)
     for fold in Design.parse("kfold:speaker:3").divide(segments, 0):
@@ -164,7 +177,9 @@ def test_a_teacher_uses_no_segment_whose_label_is_not_known():
     np.testing.assert_array_equal(split >= 0, (np.arange(40) < 30) & (np.arange(40) % 2 == 1))
 
 
-@pytest.mark.parametrize("design", ["kfold:speaker:4", "confounded:word:speaker"])
+@pytest.mark.parametrize(
+    "design", ["kfold:speaker:4", "kfold:speaker:3:2", "confounded:word:speaker"]
+)
 def test_a_division_is_that_of_its_seed(design):
     segments, parsed = crossed(9, 6, 3), Design.parse(design)
     one, again, other = (np.stack(parsed.divide(segments, seed)) for seed in (1, 1, 2))
@@ -178,12 +193,15 @@ def test_a_division_is_that_of_its_seed(design):
     [
         ("kfold:speaker:1", "K of 2 or more"),
         ("kfold:speaker:²", "K of 2 or more"),
-        ("kfold:5", "wanted: kfold:LABEL:K or confounded"),
-        ("confounded:word:", "wanted: kfold:LABEL:K or confounded"),
+        ("kfold:5", "wanted: kfold:LABEL:K, kfold:LABEL:K:N or confounded"),
+        ("confounded:word:", "wanted: kfold:LABEL:K, kfold:LABEL:K:N or confounded"),
         ("confounded:word:word", "two labels that differ"),
         ("kfold:pitch:2", "no label 'pitch'; there are word, speaker"),
         ("confounded:word:pitch", "no label 'pitch'"),
         ("kfold:speaker:7", "6 groups for 7 folds"),
+        ("kfold:speaker:3:0", "N of 1 or more"),
+        ("kfold:speaker:1:2", "K of 2 or more"),
+        ("kfold:speaker:3:4", "fold 0 has 3 groups of speaker to train on; wanted: 4"),
     ],
 )
 def test_a_design_that_cannot_be_made_says_why(design, match):
