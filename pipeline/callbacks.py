@@ -8,5 +8,5 @@ __all__ = ["OnMessage", "OnProgress"]
 
 # Called with the name of a stage, the units done and the units in total.
 OnProgress = Callable[[str, int, int], None]
-# Called with a line for people.
+# Called with a line for the user.
 OnMessage = Callable[[str], None]

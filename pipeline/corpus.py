@@ -36,7 +36,7 @@ __all__ = [
 
 
 class CorpusError(InputError):
-    """A corpus does not exist, or is not laid out as its adapter expects."""
+    """A corpus does not exist, or its files are not arranged as its adapter expects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,7 @@ Entry = Clip | Skipped | Rejected | Note
 class Archive:
     """A file that the publisher of a corpus offers for download.
 
-    Size and hash are those that the publisher states, or a source named beside them. A hash that is
+    Size and hash come from the publisher, or from a source that a comment names. A hash that is
     computed from a download proves nothing.
 
     Attributes:
@@ -176,7 +176,7 @@ class Corpus:
         citation: authors, year, title, venue and DOI, on one line.
         how_to_get: one line that tells the user where to get the corpus.
         homepage: address of the publisher's page; empty if there is none.
-        archives: the archives that ``download`` fetches: all of them, or those of one subset
+        archives: the archives that ``download`` fetches: all of them, or the archives of one subset
             (default: the subset of the first archive). Empty if the corpus cannot be downloaded
             freely.
         presets: name -> recipe fields and options of this corpus, for ``--preset NAME``. An option

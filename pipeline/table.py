@@ -53,7 +53,7 @@ def check_target(path: Path, option: str) -> None:
 
 @contextmanager
 def csv_table(path: Path, header: Iterable[str]) -> Iterator[Callable[[Iterable[Cell]], None]]:
-    """Write a CSV file in UTF-8, atomically: it appears when the block ends, unless it raises.
+    """Write a CSV file in UTF-8, atomically: it appears if the block ends without an exception.
 
     Args:
         path: the file to write.

@@ -23,14 +23,14 @@ _LOCK_S = 0.1  # long enough to open a lock file again that was deleted while it
 
 @contextmanager
 def locked(target: Path, doing: str) -> Iterator[None]:
-    """Hold an exclusive lock on making ``target``; the lock of a dead process is released.
+    """Hold an exclusive lock on making ``target``; the lock of a dead process counts as released.
 
     The lock file is deleted while the lock is held. A process that opened it in the meantime has
     locked a deleted file; `FileLock` notices that and opens the file again.
 
     Args:
         target: store, cache or folder that is made.
-        doing: what is done to it, for the message: "preparing".
+        doing: what is done to ``target``, for the message: "preparing".
 
     Raises:
         InputError: another process holds the lock.
@@ -91,7 +91,9 @@ def _is_claimed(folder: Path, locks: ExitStack, name: str | None) -> bool:
             return True
         locks.close()
     if name is not None:
-        raise InputError(f"{folder}: a run of this name is there; choose another, or `resume` it")
+        raise InputError(
+            f"{folder}: a run of this name exists; choose another name, or `resume` it"
+        )
     return False
 
 
@@ -107,7 +109,7 @@ def is_locked(target: Path) -> bool:
 
 
 def _made_ns(path: Path) -> int:
-    """Return when a store or cache was written, in ns: the time of its root document, if any."""
+    """Return when a store or cache was written, in ns, by the time of its root document."""
     identity = identity_at(path / "zarr.json") or identity_at(path)
     return 0 if identity is None else identity.mtime_ns
 
@@ -130,7 +132,7 @@ def plain_name(name: str) -> str:
 
 
 def is_fold_name(name: str) -> bool:
-    """Whether a name is kept for folds: ``NAME@K`` or ``NAME@K-LABEL``."""
+    """Whether a name is reserved for folds: ``NAME@K`` or ``NAME@K-LABEL``."""
     return "@" in name
 
 
@@ -163,7 +165,7 @@ class Workspace:
     def corpus_candidates(self, name: str, source: Path | None) -> list[Path]:
         """Return the folders to search for a corpus.
 
-        ``source`` if it is given, else ``$ANTIGRAM_CORPORA/NAME`` and ``corpora/NAME`` below.
+        They are ``source`` if it is given, else ``$ANTIGRAM_CORPORA/NAME`` and ``corpora/NAME``.
         """
         if source is not None:
             return [source]
@@ -187,10 +189,10 @@ class Workspace:
         Args:
             folder: folder to look the name up in.
             name: name or path.
-            what: kind of the thing, for the message: "feature store".
+            what: what the path leads to, for the message: "feature store".
 
         Raises:
-            InputError: it does not exist; the message lists the known names.
+            InputError: no such store, cache or run exists; the message lists the known names.
         """
         for path in (Path(name), folder / f"{name}.zarr", folder / name):
             if path.is_dir() or is_exported(path):

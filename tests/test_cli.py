@@ -159,7 +159,9 @@ def test_a_second_run_is_numbered_and_a_named_one_never_overwritten(chain):
     again = chain.json("train", "--mode", "baseline", *TINY)
     assert Path(again["run"]).name == "baseline-tones-seed0-2"
     chain.json("train", "--mode", "baseline", *TINY, "--name", "mine")
-    chain.refused(2, "a run of this name", "train", "--mode", "baseline", *TINY, "--name", "mine")
+    chain.refused(
+        2, "a run of this name exists", "train", "--mode", "baseline", *TINY, "--name", "mine"
+    )
 
 
 def test_what_is_there_is_left_alone(chain, audio):

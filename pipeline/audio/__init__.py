@@ -1,3 +1,3 @@
-"""Samples: decoding, windows, noise, spectrograms, augmentation."""
+"""Audio samples: decoding, windows, noise, spectrograms and augmentation."""
 
 __all__: list[str] = []

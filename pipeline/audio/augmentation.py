@@ -24,7 +24,7 @@ from antigram.pipeline.errors import InputError
 
 __all__ = ["COLUMNS", "Views", "apply_views"]
 
-# Parameters of a view, as stored: frames, dB, frames, frames, bins, bins. Zeros: no change.
+# Parameters of a view, in frames, dB, frames, frames, bins and bins. Zeros change nothing.
 COLUMNS = ("shift", "gain_db", "time_first", "time_frames", "freq_first", "freq_bins")
 
 
@@ -50,7 +50,7 @@ class Views:
 
     @classmethod
     def for_shape(cls, shape: tuple[int, int], *, count: int, seed: int) -> Views:
-        """Return the default strengths: masks up to 1/5 of an axis, shifts up to 1/10, 6 dB."""
+        """Return default strengths: masks to 1/5, shifts to 1/10 of an axis, gains to 6 dB."""
         frames, bins = shape
         return cls(
             count=count,

@@ -14,15 +14,15 @@ __all__ = ["audio_files"]
 
 
 def audio_files(names: Iterable[Path]) -> list[Path]:
-    """Return the audio files that names stand for, without duplicates.
+    """Return the audio files that files, folders and patterns name, without duplicates.
 
-    The order is that of ``names``; the files of a folder or pattern are sorted.
+    Files come in the order of ``names``; those of one folder or pattern are sorted.
 
     Args:
         names: files, folders and patterns. A file is taken whatever its suffix, even if it does not
             exist (`pipeline.audio.decoding` reports that). A folder stands for all files below it
-            that have an audio suffix and are not hidden; a pattern such as ``rec/**/*.wav`` for the
-            files and folders that match it.
+            that have an audio suffix and are not hidden; a pattern such as ``rec/**/*.wav`` stands
+            for the files and folders that match it.
 
     Raises:
         InputError: a folder cannot be read, or a folder or pattern has no audio file.

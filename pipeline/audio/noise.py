@@ -1,6 +1,6 @@
 """Noise recordings in the layout of MS-SNSD, and mixing them with speech at a given SNR.
 
-The protocol is that of the paper: one noise file for each segment, an SNR drawn from five levels,
+The protocol follows the paper: one noise file for each segment, an SNR drawn from five levels,
 and speech and noise both scaled to -25 dBFS RMS first. Here the draw depends on (seed, clip_id).
 The class is drawn before the file, so that classes are balanced even if they differ in the number
 of files.
@@ -44,7 +44,7 @@ def noise_class(stem: str) -> str | None:
 
 
 def noise_files(candidates: Sequence[Path]) -> tuple[Path, dict[str, list[Path]]]:
-    """Find the noise recordings: in the subfolder ``noise_train`` of a candidate, or in itself.
+    """Find the noise recordings: in a candidate folder, or in its subfolder ``noise_train``.
 
     Returns:
         The folder, and class -> files; classes and files are sorted.
@@ -164,7 +164,9 @@ class NoiseBank:
             y = self._cut(samples, spans[recording], offset_draw, count)
             if (level := rms(y)) > 0:
                 return label, y, level
-        raise CorpusError(f"noise: 1000 excerpts drawn for {clip_id} were silent; see its files")
+        raise CorpusError(
+            f"noise: 1000 excerpts drawn for {clip_id} were silent; check the noise recordings"
+        )
 
     def take(
         self, samples: NDArray[np.float32], label: str, recording: int, drawn: int, count: int
@@ -219,7 +221,7 @@ def mix(
     speech_rms: float | None = None,
     noise_rms: float | None = None,
 ) -> NDArray[np.float32]:
-    """Scale both to -25 dBFS RMS and add the noise ``snr_db`` below the speech.
+    """Scale speech and noise to -25 dBFS RMS, and add the noise ``snr_db`` below the speech.
 
     Args:
         speech: ``(sample,)``, not silent.
@@ -255,7 +257,7 @@ def mix_noise(
     seed: int,
     clip_id: str,
 ) -> Mixed:
-    """Add a random excerpt at a random SNR; silent speech stays clean, as it has no SNR."""
+    """Add random noise at a random SNR; silent speech stays clean, as it has no SNR."""
     speech_rms = rms(speech)
     if speech_rms == 0:
         return Mixed(speech, -1, float("nan"))

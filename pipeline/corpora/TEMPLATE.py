@@ -25,7 +25,7 @@ _FOLDERS: dict[str, Split] = {"train": "train", "valid": "validation", "test": "
 
 
 def _is_home(folder: Path) -> bool:
-    """Whether a folder is the corpus's own: a quick check that no other corpus passes."""
+    """Whether a folder is the corpus's own folder: a quick check that no other corpus passes."""
     return any((folder / "train").glob("*_*_*.wav"))
 
 

@@ -34,7 +34,7 @@ _LISTS: dict[str, Split] = {"train.csv": "train", "val.csv": "validation", "test
 
 
 def _splits(home: Path) -> dict[str, Split]:
-    """Return ``word/name``, without the suffix -> split, from the three lists."""
+    """Return a mapping from ``word/name``, without the suffix, to its split in the three lists."""
     splits: dict[str, Split] = {}
     for name, split in _LISTS.items():
         path = home / name

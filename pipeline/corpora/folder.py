@@ -50,7 +50,7 @@ _SPLITS: dict[str, Split] = {
 
 
 def _names(option: str, value: str) -> tuple[str, ...]:
-    """Parse names of columns, written as a line of CSV; a name with a comma is in quotes."""
+    """Parse names of columns from a line of CSV, where a name with a comma is in quotes."""
     try:
         names = tuple(name.strip() for _, name in split_line(value)) if value else ()
     except BadCellError as error:
@@ -138,7 +138,7 @@ def _values(table: Table, index: int) -> list[str]:
         value = known[cell] = cell.strip()
         where = f"folder: {table.where(row, index)}"
         if not value.isprintable():
-            raise CorpusError(f"{where}: {name} is {cell!r}; wanted text that shows")
+            raise CorpusError(f"{where}: {name} is {cell!r}; wanted visible text")
         if value:
             spellings.add(cell, where)
     return [known[row.cells[index]] for row in table.rows]

@@ -27,7 +27,7 @@ _LINE = re.compile(r"\[[^\]]*\]\s+(?P<turn>\S+)\s+(?P<emotion>[a-z]{3})\s")
 
 
 def _emotions(session: Path) -> Iterator[tuple[str, str]]:
-    """Yield turn and emotion from the files in EmoEvaluation; its subfolders hold single raters."""
+    """Yield turn and emotion from EmoEvaluation, but not from its subfolders of single raters."""
     for path in sorted((session / "dialog" / "EmoEvaluation").glob("*.txt")):
         if path.name.startswith("."):
             continue

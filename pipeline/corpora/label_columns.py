@@ -16,12 +16,12 @@ from antigram.pipeline.corpus import CorpusError
 __all__ = ["Chosen", "Spellings", "choose_labels"]
 
 _FEW = 5  # known values; fewer may all differ by chance
-_WORDS = 3  # words from which on a value counts as a sentence
+_WORDS = 3  # a value of this many words counts as a sentence
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Label columns, the main one first; and for each other column the reason it is none."""
+    """Label columns, the main one first, and the reason why each other column is not a label."""
 
     labels: tuple[str, ...]
     left_out: Mapping[str, str]

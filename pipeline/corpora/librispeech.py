@@ -72,7 +72,7 @@ class _Word(NamedTuple):
 
 
 def _audio(home: Path, only: str) -> dict[str, tuple[str, Split]]:
-    """Return utterance -> (relative path, split) of one subset or of all."""
+    """Return a mapping from utterance to (relative path, split), for one subset or for all."""
     utterances: dict[str, tuple[str, Split]] = {}
     for top in (home, home / "split"):
         for subset, split in _SUBSETS.items():
@@ -90,7 +90,7 @@ def _audio(home: Path, only: str) -> dict[str, tuple[str, Split]]:
 
 
 def _from_ends(path: Path) -> Iterator[_Word]:
-    """Read CorentinJ's format: empty words are silences; a word begins where the previous ends."""
+    """Read words from CorentinJ's format, which has end times only; empty words are silences."""
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
@@ -153,7 +153,7 @@ def _alignments(home: Path) -> Iterable[_Word]:
         return (word for path in selected for word in _from_selected(path))
     raise CorpusError(
         f"librispeech: {home}: no word alignments (*.alignment.txt, *.TextGrid, or word_labels/). "
-        "Lay one beside the audio, or use `unit=utterance` for the speaker task."
+        "Put one beside the audio, or use `unit=utterance` for the speaker task."
     )
 
 
@@ -217,7 +217,7 @@ def _resolve(option: str, value: str) -> str:
 
 
 def _adapt(corpus: Corpus, options: Mapping[str, str]) -> Corpus:
-    """With utterances, the only label is the speaker, and recordings are segmented."""
+    """Return the corpus; with ``unit=utterance``, label speakers only and segment recordings."""
     if options["unit"] == "word":
         return corpus
     return replace(corpus, labels=("speaker",), longer="segment")

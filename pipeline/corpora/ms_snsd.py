@@ -5,8 +5,8 @@ other licences (CC0, CC BY-SA 3.0 and others).
 Layout: ``clean_train/*.wav`` (``p234_001.wav``: speaker and sentence; ``clnsp<n>.wav``: no speaker)
 and ``noise_train/<Class>_<n>.wav``. ``--clean-source`` takes any folder of clean speech.
 Mixtures (``--hours`` in all): each joins clean recordings of one speaker up to 10 s or more, and
-adds one noise recording. The classes of noise rotate, and the SNR is drawn from the five of the
-level. A mixture is divided into segments of one second.
+adds one noise recording. The classes of noise rotate, and the SNR is drawn from the five values of
+the noise level. A mixture is divided into segments of one second.
 Labels: ``noise`` (11), ``speaker`` if the clean file's name contains it.
 Split: none by the publisher. All segments of a mixture are in the same split; the same noise
 recording can be in several.
@@ -112,7 +112,7 @@ def _mixtures(request: MixtureRequest) -> Iterator[Clip | Skipped | Rejected]:
 def _take(
     recordings: list[tuple[str, int]], first: int, sample_rate: int, fragments: int
 ) -> list[tuple[str, int]]:
-    """Return recordings, cyclically from ``first`` on, up to 10 s or more; cut the last mixture."""
+    """Return recordings, cyclically from ``first``, until they reach 10 s; cut the last mixture."""
     taken: list[tuple[str, int]] = []
     total, most = 0, round(fragments * _FRAGMENT_S * sample_rate)
     while total < min(_MIN_S * sample_rate, most):
@@ -128,7 +128,7 @@ def _resolve(option: str, value: str) -> str:
     except ValueError:
         hours = 0.0
     if not 0 < hours <= 10_000:
-        raise CorpusError(f"`{option}` {value!r}: wanted how many hours of mixtures, above 0")
+        raise CorpusError(f"`{option}` {value!r}: wanted a number of hours above 0")
     return f"{hours:g}"
 
 

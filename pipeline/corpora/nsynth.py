@@ -20,7 +20,7 @@ from antigram.pipeline.storage.regular import is_named
 
 __all__ = ["NSYNTH"]
 
-_MOST_JSON = 1 << 30  # bytes; that of the training set has about 200 MB
+_MOST_JSON = 1 << 30  # bytes; the file of the training set has about 200 MB
 _FOLDERS: dict[str, Split] = {
     "nsynth-train": "train",
     "nsynth-valid": "validation",

@@ -77,9 +77,7 @@ def _cell_error(line: str, at: int) -> BadCellError:
         advice = 'put the cell in quotes, and write "" for a quote within them'
         return BadCellError(line.index('"', at) + 1, f"a quote inside a cell: {advice}")
     if closed := re.compile(r'"(?:[^"]|"")*+"').match(line, at):
-        problem = (
-            f"text behind the end of a quoted cell: {line[closed.end() : closed.end() + 20]!r}"
-        )
+        problem = f"text after the end of a quoted cell: {line[closed.end() : closed.end() + 20]!r}"
         return BadCellError(closed.end() + 1, f'{problem}; write "" for a quote within quotes')
     return BadCellError(at + 1, "a quote that is not closed on its line: close it, or remove it")
 

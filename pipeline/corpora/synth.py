@@ -67,7 +67,7 @@ def synthesise(
             'Run `pip install -c constraints.txt "espeakng-loader"`.'
         )
     with locked(home, "synthesising"):
-        if not home.is_dir():  # else another process has just made it
+        if not home.is_dir():  # otherwise another process has just made it
             _synthesise(home, workers, on_progress)
 
 

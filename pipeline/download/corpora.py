@@ -36,7 +36,7 @@ class Downloaded:
 
     @property
     def left_alone(self) -> bool:
-        """Whether the corpus existed already, so that nothing was fetched."""
+        """Whether the corpus existed already and nothing was fetched."""
         return not self.archives
 
     def to_json(self) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _unpack(
     except FileExistsError as error:
         # The file system does not distinguish upper and lower case, or two archives share a name.
         raise ArchiveError(
-            f"{archive}: {error.filename} is there already under this or an equal name; "
+            f"{archive}: {error.filename} exists already, perhaps with other upper and lower case; "
             "wanted each name once. Nothing was kept; delete the archive and fetch it again."
         ) from None
     except (*_DAMAGE, OSError) as error:
@@ -138,7 +138,7 @@ def _unpack(
 
 
 def _members(archive: Path, file: BinaryIO, allowed: int) -> Iterator[Member]:
-    """Return the members of a zip, tar or tar.gz; its first bytes decide which of them it is."""
+    """Return the members of a zip, tar or tar.gz; the file's first bytes show its format."""
     head = file.read(512)
     file.seek(0)
     if head.startswith(b"PK\x03\x04"):
@@ -181,7 +181,7 @@ def _zip_members(archive: Path, file: BinaryIO) -> Iterator[Member]:
 
 
 class _Writer:
-    """Writes members of one archive; refuses any outside of the folder or beyond the limits."""
+    """Writes the members of one archive; refuses any member outside the folder or over a limit."""
 
     def __init__(self, archive: Path, tree: Path, limits: Limits, allowed: int) -> None:
         self.archive, self.tree, self.limits, self.allowed = archive, tree, limits, allowed
@@ -201,17 +201,19 @@ class _Writer:
         self.count += 1
         self.total += member.size
         if self.count > self.limits.members:
-            raise self._refuse(member.name, "is one too many", f"<= {self.limits.members} members")
+            most = f"at most {self.limits.members}"
+            raise self._refuse(member.name, f"is member {self.count}", most)
         if member.is_folder:
             if member.size:
-                raise self._refuse(member.name, "is a folder with bytes", "none in it")
+                raise self._refuse(member.name, "is a folder with bytes", "a folder without bytes")
             self._folder(parts, member.name)
             return
         if member.size > self.limits.file_bytes:
             most = f"at most {self.limits.file_bytes}"
             raise self._refuse(member.name, f"has {member.size} bytes", most)
         if self.total > self.allowed:
-            found = f"makes it {self.total} bytes, from {self.archive.stat().st_size} packed"
+            packed = self.archive.stat().st_size
+            found = f"brings the total to {self.total} bytes, from {packed} packed"
             raise self._refuse(member.name, found, f"at most {self.allowed}")
         if not parts or parts in self._folders:
             raise self._refuse(member.name, "is a file and a folder", "one of the two")
@@ -230,7 +232,7 @@ class _Writer:
         for depth in range(1, len(parts) + 1):
             part = parts[:depth]
             if part in self._files:
-                raise self._refuse(name, "is below a file, or is one", "a folder there")
+                raise self._refuse(name, "is a file, or is below a file", "a folder there")
             if part not in self._folders:
                 self._folders.add(part)
                 # A second archive may hold the same folder.
@@ -241,7 +243,7 @@ class _Writer:
         try:
             name = raw.decode("utf-8")
         except UnicodeDecodeError:
-            raise self._refuse(raw, "is no UTF-8", "a name in UTF-8") from None
+            raise self._refuse(raw, "is not UTF-8", "a name in UTF-8") from None
         if any(ord(c) < 32 or ord(c) == 127 for c in name):
             raise self._refuse(raw, "holds control characters", "a plain name")
         if name.startswith("/") or _DRIVE.match(name) or "\\" in name:

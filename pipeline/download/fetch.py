@@ -37,7 +37,7 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A fetched archive; ``verified``: whether it has the published hash."""
+    """A fetched archive; ``verified`` says whether it has the published hash."""
 
     path: Path
     sha256: str

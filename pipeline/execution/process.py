@@ -1,4 +1,4 @@
-"""Settings of this process: package versions, and how freed memory is kept."""
+"""Facts and settings of this process: versions of packages, and what becomes of freed memory."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Progress:
 
     Args:
         above: called at each redraw; returns what a terminal shows above the bars.
-        wording: applied to each line before it is printed.
+        wording: function that is applied to each line before it is printed.
     """
 
     def __init__(

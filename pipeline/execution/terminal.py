@@ -26,6 +26,6 @@ def safe(text: str) -> str:
 
 
 def safe_json(content: Mapping[str, Any]) -> str:
-    """Return a value as one line of JSON in which all such characters are escaped."""
+    """Return a value as one line of JSON, with the characters that `safe` replaces escaped."""
     text = json.dumps(content, ensure_ascii=False)
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

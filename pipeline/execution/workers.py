@@ -171,7 +171,7 @@ def _begin(set_up: Callable[[Any], None] | None, shared: object) -> None:
 
 
 def _die_with_parent() -> None:
-    """End this worker when its parent is killed; it would wait for work for ever."""
+    """End this worker when its parent is killed; otherwise it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -189,7 +189,7 @@ class _Submitted(Generic[Result]):
     ) -> None:
         self.workers, self.function, self.on_crash = workers, function, on_crash
         self.running: dict[Future[Result], Task] = {}
-        self.unsubmitted: list[Task] = []  # the pool was broken already
+        self.unsubmitted: list[Task] = []  # tasks that a pool refused because it was broken already
 
     @property
     def full(self) -> bool:
@@ -227,7 +227,7 @@ class _Submitted(Generic[Result]):
             yield task, self._alone(task)
 
     def _alone(self, task: Task) -> Result:
-        """Run a task that was running when a worker died, which another task may have caused."""
+        """Run a task alone: it was running when a worker died, but may not be the cause."""
         with suppress(WorkerDiedError):
             return self.workers.alone(self.function, *task)
         try:

@@ -40,7 +40,7 @@ def sort_classes(names: Iterable[str]) -> list[str]:
 
 @dataclass(slots=True)
 class SmallArrays:
-    """All arrays of a store except its features, encoded as chunks.
+    """All arrays of a store except ``features``, encoded as chunks.
 
     Attributes:
         rows: rows in a chunk.
@@ -84,7 +84,7 @@ def small_arrays(
     split: Sequence[int],
     bank: NoiseBank | None,
 ) -> SmallArrays:
-    """Return labels, split, ids and sources of the stored rows, and the noise mixed in, if any."""
+    """Return the arrays of labels, split, ids and sources, and of noise if any was mixed in."""
     small = SmallArrays(features_spec(recipe, len(rendered.rows)).rows)
     labels = [dict(row.labels) for row in rendered.rows]
     for name in listing.label_names:

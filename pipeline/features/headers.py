@@ -12,13 +12,15 @@ from antigram.pipeline.execution.workers import Workers
 __all__ = ["probe_all"]
 
 _HEADERS_A_TASK = 512
-_WORTH_WORKERS_S = 0.3  # seconds of reading headers that are worth starting processes for
+_WORTH_WORKERS_S = (
+    0.3  # if reading headers takes longer, in seconds, starting processes is worth it
+)
 
 
 def probe_all(
     home: Path, paths: Sequence[str], workers: int, on_progress: Callable[[int, int], None] | None
 ) -> dict[str, tuple[AudioInfo | str, int]]:
-    """Return the header of each file, or the reason why it is unusable; and its size in bytes."""
+    """Return, for each file, its header or the reason why it is unusable, and its size in bytes."""
     headers: dict[str, tuple[AudioInfo | str, int]] = {}
     tasks = [(home, paths[i : i + _HEADERS_A_TASK]) for i in range(0, len(paths), _HEADERS_A_TASK)]
 

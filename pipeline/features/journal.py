@@ -1,4 +1,4 @@
-"""Entries of the journals of `prepare`, from which an interrupted run resumes.
+"""Entries of the journals from which an interrupted `prepare` resumes.
 
 The checksum of a line shows that it is undamaged, but not that this version wrote it. Work whose
 entry cannot be parsed is therefore done again.

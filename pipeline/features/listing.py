@@ -55,7 +55,7 @@ class Row(NamedTuple):
     labels: tuple[tuple[str, str], ...]
     group: str
     official: str | None
-    mixture: Mixture | None = None  # `path` and `start` are those of its recording at `offset`
+    mixture: Mixture | None = None  # `path` and `start` then belong to its recording at `offset`
     offset: int = 0  # first sample within the mixture
     length: int = 0  # samples of the complete recording
 
@@ -75,7 +75,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All rows of a corpus, sorted by clip_id, and the files that give none."""
+    """All rows of a corpus, sorted by clip_id, and the files that give no row."""
 
     rows: tuple[Row, ...]
     rejected: tuple[Reject, ...]
@@ -122,7 +122,7 @@ def list_rows(
 
     Args:
         corpus: the adapter.
-        home: the corpus's own folder; for a corpus mixed by antigram, that of the clean speech.
+        home: the corpus's own folder; for a corpus mixed by antigram, the folder of clean speech.
         recipe: recipe of the store.
         noise: class of noise -> recordings, for a corpus mixed by antigram.
         only: recordings to take; the others are skipped and counted.
@@ -269,11 +269,11 @@ def _limit(clips: list[Clip], recipe: Recipe, main: str) -> list[Clip]:
 def _rows_of(
     clip: Clip, info: AudioInfo | str | None, recipe: Recipe
 ) -> Iterator[Row | Skipped | Reject]:
-    """Yield the rows of a clip, and why parts of it give none.
+    """Yield the rows of a clip, and a reason for each part that gives no row.
 
     Args:
         clip: a recording, a part of one, or a mixture.
-        info: its header, or the reason why it has none; None for a mixture.
+        info: header of the recording, or the reason why it has none; None for a mixture.
         recipe: defines how the clip is divided.
     """
     if clip.mixture is not None:
@@ -291,7 +291,7 @@ def _rows_of_recording(
     last = total if clip.end_s is None else min(total, round(clip.end_s * recipe.sample_rate))
     path = clip.path
     if first >= last:
-        reason = f"the part from {clip.start_s:g} s lies behind its end ({total} samples)"
+        reason = f"the part from {clip.start_s:g} s begins after its end ({total} samples)"
         yield Reject(path, reason)
         return
     segments, short = segments_of(last - first, recipe)
@@ -333,9 +333,9 @@ def _rows_of_mixture(clip: Clip, mixture: Mixture, recipe: Recipe) -> Iterator[R
 
 
 def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -> list[int]:
-    """Return the split of each row, as an index into `SPLITS`; of a design, that of its first fold.
+    """Return the split of each row, as an index into `SPLITS`.
 
-    With a design, rows whose group is not known have -1.
+    With a design of folds, this is the split of the first fold, and -1 for rows of unknown group.
 
     Raises:
         InputError: the publisher provides no split, ``by:LABEL`` or a design names an unknown
@@ -366,7 +366,7 @@ def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -
 
 
 def _segments(rows: Sequence[Row], recipe: Recipe, main: str) -> Segments:
-    """Return what a design needs to know of the rows."""
+    """Return the labels and recordings of the rows, from which a design makes folds."""
     labels = [dict(row.labels) for row in rows]
     names = sorted({name for known in labels for name in known})
     return Segments(

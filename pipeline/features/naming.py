@@ -1,4 +1,4 @@
-"""Make a recipe from the settings of a user, and the default name of its store."""
+"""Make a recipe from a user's settings, and the default name of the store made from it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _named(option: str) -> str:
 
 
 def store_name(corpus: Corpus, recipe: Recipe) -> str:
-    """Return the default name of a store: the corpus, and settings that differ from defaults."""
+    """Return the default name of a store: the corpus, and the settings that are not defaults."""
     parts = [corpus.name]
     if recipe.noise != corpus.noise:
         parts.append(recipe.noise)

@@ -51,7 +51,7 @@ def normalise_all(
         The checksums of each chunk.
     """
     spec = features_spec(recipe, len(rendered.rows))
-    # Identity of what the chunks depend on beyond the job: another version of this code may choose
+    # Chunks depend on more than the job, which this digest identifies: another version may choose
     # other chunks. The rejected rows do not change within a job.
     identity = digest([list(spec.shape), spec.rows, spec.dtype, *scale])
     last_use: dict[int, int] = {}

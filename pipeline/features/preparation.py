@@ -71,7 +71,7 @@ class Prepared:
         computed: number of segments decoded in this call.
         sources: result of comparing the recordings with their record.
         left_alone: whether the store existed already and was kept.
-        folds: paths of its folds, if it was prepared with a design.
+        folds: paths of the store's folds, if it was prepared with a design.
     """
 
     store: FeatureStore
@@ -224,10 +224,10 @@ def _folds_of(store: FeatureStore) -> list[Path]:
 
 
 def _check_sources(job: _Job, listing: Listing, existing: FeatureStore) -> Checked:
-    """Compare the recordings with those that an existing store was made from.
+    """Compare the recordings of the corpus with their record beside an existing store.
 
     Raises:
-        InputError: they are unchanged, but more of them are unusable than are allowed now.
+        InputError: the recordings are unchanged, but more are unusable than are allowed now.
     """
     target, partial = job.target, job.partial
     adopt_sources(partial / "sources", target, existing.fingerprint)
@@ -254,10 +254,10 @@ def _check_sources(job: _Job, listing: Listing, existing: FeatureStore) -> Check
 
 
 def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
-    """Build the store and publish it; resume an interrupted run of the same job.
+    """Build the store and publish it, or resume an interrupted run that builds it.
 
     Returns:
-        The state of its recordings, and the number of segments that were decoded.
+        The state of the recordings, and the number of segments that were decoded.
     """
     corpus, home, recipe, partial = job.corpus, job.home, job.recipe, job.partial
     _begin(job, listing)
@@ -267,7 +267,7 @@ def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
     _check_free(job, listing)
     context = Context(recipe, home, partial / "raw", bank)
     with Workers(job.workers, set_up, context, _TASKS) as pool, ThreadPoolExecutor(1) as background:
-        # This process does its part while the workers render.
+        # This process assigns splits while the workers render.
         future_split = background.submit(split_rows, corpus, listing.rows, recipe, listing.main)
         rendered, computed = render_all(
             pool, context, listing, partial, job.on_progress, check_all=job.check_all
@@ -335,7 +335,7 @@ def _report_changes(
 
 
 def _begin(job: _Job, listing: Listing) -> None:
-    """Keep the work of an interrupted run of the same job; delete that of another job."""
+    """Keep the unfinished work of the same job; delete the unfinished work of another job."""
     partial = job.partial
     if not _is_noted(job, listing):
         discard(partial)
@@ -372,7 +372,7 @@ def _check_free(job: _Job, listing: Listing) -> None:
 
 
 def _list_rejected(job: _Job, rejected: Sequence[Reject]) -> None:
-    """Write ``NAME.rejected.csv`` beside the store, or delete that of an earlier run."""
+    """Write ``NAME.rejected.csv`` beside the store; if nothing was rejected, delete an old one."""
     table = job.target.with_name(job.target.name.removesuffix(".zarr") + ".rejected.csv")
     if not rejected:
         table.unlink(missing_ok=True)

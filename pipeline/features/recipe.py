@@ -33,7 +33,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "bool": bool,
     "Mapping[str, str]": Mapping,
 }
-_MOST_BYTES = 1 << 32  # of one segment; an hour at 48 kHz takes a third
+_MOST_BYTES = 1 << 32  # most bytes of one segment; an hour at 48 kHz takes a third
 # Change this when the code computes other values from the same fields.
 VERSION = "prepare/1"
 
@@ -52,7 +52,7 @@ class Recipe:
         snr_mode: ``exact``, or ``released``: half of the nominal SNR, as in the paper's code.
         noise_files: SHA-256 over names and bytes of the noise recordings; empty without noise.
         split: ``random``, ``official``, ``by:LABEL``, ``kfold:LABEL:K`` or
-            ``confounded:LABEL:OTHER``; of the last two, the store has the split of fold 0.
+            ``confounded:LABEL:OTHER``; with the last two, the store has the split of fold 0.
         seed: seed of the split, the noise and the choice of recordings.
         limit_per_class: largest number of recordings in a class of the main label; 0: no limit.
         limit: largest number of recordings in all, chosen at random; 0: no limit.
@@ -102,7 +102,7 @@ class Recipe:
         if round(self.seconds * self.sample_rate) < self.n_fft:
             raise InputError(
                 f"`seconds` is {self.seconds}: shorter than one STFT window of "
-                f"{self.n_fft / self.sample_rate:g} s. Give longer ones."
+                f"{self.n_fft / self.sample_rate:g} s. Give a longer one."
             )
         if not 0 <= self.overlap < 1:
             raise InputError(f"`overlap` is {self.overlap}; wanted: at least 0, under 1")
@@ -151,7 +151,7 @@ class Recipe:
 
     @property
     def window_hop(self) -> int:
-        """Samples from the start of a window to that of the next, when segmenting."""
+        """Samples from the start of one window to the start of the next, when segmenting."""
         return max(1, round(self.samples * (1 - self.overlap)))
 
     @property
@@ -160,7 +160,7 @@ class Recipe:
         return -(-self.samples // self.hop) + 1, self.n_fft // 2 + 1
 
     def segment_id(self, recording: str, index: int) -> str:
-        """Return the id of a segment, ``RECORDING#00001``; of a cut recording, its own id."""
+        """Return the id of a segment, ``RECORDING#00001``; a cut recording keeps its own id."""
         return recording if self.longer == "cut" else f"{recording}#{index:05d}"
 
     def recording_of(self, segment_id: str) -> str:
@@ -168,11 +168,11 @@ class Recipe:
         return segment_id if self.longer == "cut" else segment_id.rpartition("#")[0] or segment_id
 
     def kept_together(self, segment_id: str, source: str) -> str:
-        """Return the name of what a fold never divides: the recording, or the file it is cut from.
+        """Return the recording or file of a segment, all of whose segments stay in one split.
 
         Args:
             segment_id: id of a segment.
-            source: ``PATH#START_S`` of it.
+            source: ``PATH#START_S`` of the segment.
         """
         if self.longer == "segment":
             return self.recording_of(segment_id)
@@ -195,7 +195,7 @@ class Recipe:
         """Return the recipe that `to_json` stored.
 
         Raises:
-            StoredDataError: a field is unknown or invalid, or the version is another one.
+            StoredDataError: a field is unknown or invalid, or the version is not `VERSION`.
         """
         unknown = sorted(set(stored) - {f.name for f in fields(cls)})
         if unknown or stored.get("version") != VERSION:

@@ -72,8 +72,8 @@ class RowResult(NamedTuple):
 
     Attributes:
         reason: why the row was rejected; empty if it was not.
-        total: sum of its magnitudes, in float64.
-        squares: sum of their squares, in float64.
+        total: sum of the row's magnitudes, in float64.
+        squares: sum of the squared magnitudes, in float64.
         silent: whether all samples of the recording are zero.
         noise: index of the noise class, -1 for none.
         snr_db: nominal SNR; None without noise (JSON has no NaN).
@@ -97,7 +97,7 @@ class RawBlock:
 
     Attributes:
         index: index of the block.
-        rows: number of rows in it.
+        rows: number of rows in the block.
         crc32c: checksum of the file.
     """
 
@@ -143,14 +143,14 @@ def render_block(
 ) -> Rendering:
     """Decode, mix and transform rows, and write their magnitudes as one raw block.
 
-    The block is not flushed to disk: a power cut may damage it, which its checksum shows, and it is
-    then rendered again.
+    The block is not flushed to disk. If a power cut damages it, its checksum shows that, and the
+    block is rendered again.
 
     Args:
         index: index of the block.
         rows: rows of the block.
         noted_elsewhere: recordings whose checksum another block notes.
-        crashing: positions of rows that are rejected without decoding, as it kills the process.
+        crashing: positions of rows that are rejected without decoding, as that kills the process.
 
     Returns:
         The block, the result of each row, and the state of the recordings.
@@ -215,7 +215,7 @@ def _render(
 
 
 def _sound(context: Context, row: Row, y: NDArray[np.float32], reading: Reading) -> RowResult:
-    """Write a row's samples, with noise if any, to ``y`` (zeros); return what was mixed in."""
+    """Write a row's samples, with noise if wanted, to ``y`` (zeros); return the noise mixed in."""
     recipe = context.recipe
     if row.mixture is not None:
         samples, mixture_reading = _mixed(context, row.mixture)
@@ -262,7 +262,7 @@ def _listed(
 
 @lru_cache(maxsize=2)
 def _mixed(context: Context, mixture: Mixture) -> tuple[NDArray[np.float32], Reading]:
-    """Return a complete mixture; it is cached, as its segments are rendered one after the other."""
+    """Return a complete mixture, cached because its segments are rendered one after the other."""
     reading = Reading(context.home)
     if context.bank is None or _noise is None:
         raise RuntimeError("a mixture needs noise")
@@ -300,8 +300,8 @@ def normalise_chunk(
 ) -> Written | RawBlock:
     """Write one chunk of features: rows of raw blocks, normalised by mean and deviation.
 
-    The chunk is not flushed to disk. The file system is flushed once before the store is published;
-    a chunk that a power cut damages before is written again.
+    The chunk is not flushed to disk. The file system is flushed once, before the store is
+    published; a chunk that is damaged by an earlier power cut is written again.
 
     Args:
         store: folder of the group.
@@ -357,7 +357,7 @@ class _DamagedBlockError(ValueError):
 def _rows_of(
     block: RawBlock, rows: Sequence[int], shape: tuple[int, ...]
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield rows of a raw block, a few at a time, in a buffer that is reused; check all of it.
+    """Yield rows of a raw block, a few at a time, in a reused buffer; check the complete block.
 
     The parts fit into the CPU cache. They are read, not mapped: faulting pages in costs more.
 

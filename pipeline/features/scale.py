@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_range", "mean_std", "normalised"]
 
-_LEAST_STD = float(np.finfo(np.float32).tiny)  # below it float32 values are denormal
+_LEAST_STD = float(np.finfo(np.float32).tiny)  # float32 values below this are denormal
 _NAMED = 3
 
 
@@ -60,7 +60,7 @@ def mean_std(
         raise InputError(f"{home}: all {len(train)} training segments are silent: nothing to learn")
     if std < _LEAST_STD:
         raise InputError(
-            f"{home}: all {len(train)} training segments are all but silent: their magnitudes' "
+            f"{home}: all {len(train)} training segments are almost silent: their magnitudes' "
             f"standard deviation is {std:.2g}, wanted at least {_LEAST_STD:.2g}. Scale them up."
         )
     return mean, std
@@ -81,7 +81,7 @@ def check_range(
     Args:
         rows: rows of the store.
         results: result of rendering each row.
-        recipe: its dtype is that of the store.
+        recipe: recipe of the store, for its dtype.
         scale: mean and standard deviation.
         home: the corpus's folder, for the message.
 
@@ -99,8 +99,8 @@ def check_range(
     more = f" and {bad.size - _NAMED} more" if bad.size > _NAMED else ""
     half = recipe.dtype == "float16"
     raise InputError(
-        f"{home}: {bad.size} of {len(rows)} segments, normalised, have values up to "
-        f"{float(np.abs(values[bad]).max()):.3g}, and {recipe.dtype} ends at "
+        f"{home}: {bad.size} of {len(rows)} segments have normalised values up to "
+        f"{float(np.abs(values[bad]).max()):.3g}, but {recipe.dtype} ends at "
         f"{float(np.finfo(recipe.dtype).max):.3g}: {named}{more}. "
         f"{'Use `dtype=float32`, or leave' if half else 'Leave'} these recordings out."
     )

@@ -1,4 +1,4 @@
-"""Features of a fold: those of the store it is a view of, normalised by the fold's own scale."""
+"""Features of a fold: the features of its store, normalised by the fold's mean and deviation."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["ScaledArray"]
 
 @dataclass(frozen=True, slots=True)
 class ScaledArray:
-    """A stored array of which every value is read as ``value * scale + shift``, in float32.
+    """A stored array that is read as ``value * scale + shift``, in float32.
 
-    Both factors are rounded to float32, then a multiplication and an addition are done in float32:
-    the same numbers come out of each method.
+    Scale and shift are rounded to float32, and both operations are done in float32, so that all
+    methods return the same numbers.
 
     Attributes:
         stored: the array, float32 or float16.
-        scale: factor.
-        shift: added to the product.
-        spec: layout as it is read: that of the array, in float32.
+        scale: factor of every value.
+        shift: number added to every product.
+        spec: layout of the array, with dtype float32.
     """
 
     stored: StoredArray
@@ -42,11 +42,11 @@ class ScaledArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """All axes, rows first."""
+        """Shape of the array, rows first."""
         return self.stored.shape
 
     def _scaled(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Return stored values rescaled, in an array of their own."""
+        """Return a rescaled copy of stored values."""
         out: NDArray[np.float32] = values.astype(np.float32)
         out *= self.scale
         out += self.shift
@@ -91,9 +91,9 @@ class ScaledArray:
         return self._scaled(self.stored.read_span(span))
 
     def hold(self) -> None:
-        """Keep the chunks as they are now: see `StoredArray`."""
+        """Map all chunks, so that replacing their files has no effect: see `StoredArray`."""
         self.stored.hold()
 
     def look(self, rows: slice | None = None) -> list[str]:
-        """Hold the chunks against what they were: see `StoredArray`."""
+        """Check whether chunks have changed: see `StoredArray`."""
         return self.stored.look(rows)

@@ -2,11 +2,11 @@
 
 The record is stored beside the store and is not a part of it. A store that was copied, imported or
 made by version 0.1.0 has none and is complete nevertheless, but nothing then shows whether its
-recordings were edited. The record names the store's fingerprint; that of another store is ignored.
+recordings were edited. The record names its store's fingerprint; another store's record is ignored.
 
 The file is a line of JSON, {format, format_version, store: fingerprint, files: number of files};
 then one column after the other, little endian: size (int64), mtime_ns (int64), crc32c (uint32),
-fresh (uint8: see `pipeline.features.sources`); then the paths, each ended by a zero byte,
+fresh (uint8: see `pipeline.features.sources`); then the paths, each followed by a zero byte,
 compressed by zlib; then the crc32c of all bytes before it (uint32).
 """
 
@@ -115,7 +115,7 @@ def _parse(raw: bytes, fingerprint: str) -> list[Source] | None:
 
 
 def adopt_sources(record: Path, store: Path, fingerprint: str) -> None:
-    """Move a record to its path beside the store, if its fingerprint is that of the store."""
+    """Move a record to its path beside the store, if it names the store's fingerprint."""
     with suppress(DamagedError):
         if read_sources(record, fingerprint) is not None:
             record.replace(path_of(store))

@@ -1,4 +1,4 @@
-"""Notice edited recordings: note size, time and checksum of each when it is read.
+"""Detect edited recordings: note size, time and checksum of each recording when it is read.
 
 A worker notes the state of a recording before decoding it, so that any later edit shows as a
 difference. A recording whose size or time differs is read and compared with its checksum, so that
@@ -121,14 +121,14 @@ class Reading:
         self._seen |= other._seen
 
     def of(self, rows: Iterable[Row]) -> list[Source]:
-        """Return the noted states of rows' recordings; two if one changed in the meantime."""
+        """Return the noted states of the rows' recordings; a recording that changed has two."""
         read = {path for path, _, _ in self._seen}
         unread = [_now(self._home, path) for path in paths_of(rows) if path not in read]
         return [*self._seen.values(), *unread]
 
 
 def _checksum(handle: int, head: bytes = b"") -> int:
-    """Return the crc32c of an open file whose first bytes are known; its position is not used."""
+    """Return the crc32c of an open file whose first bytes are known; its position is not moved."""
     crc, offset = crc32c(head), len(head)
     while part := os.pread(handle, _PART, offset):
         crc, offset = crc32c(part, crc), offset + len(part)

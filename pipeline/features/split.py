@@ -49,7 +49,7 @@ def assign(
         class_counts[group][label] += 1
     totals = Counter(labels)
     groups_with = Counter(label for counts in class_counts.values() for label in counts)
-    # Segments that each split still lacks: of each class, and in all.
+    # Number of segments that each split still lacks: of each class, and in all.
     lacks = {label: [share * n for share in fractions] for label, n in totals.items()}
     overall = [share * len(labels) for share in fractions]
     filled = [False] * len(fractions)

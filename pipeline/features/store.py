@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 FORMAT = "antigram/features"
-VERSION = 1  # of a store
-FOLD_VERSION = 2  # of a fold: an antigram that knows no folds refuses it
+VERSION = 1  # format_version of a store
+FOLD_VERSION = 2  # format_version of a fold: an antigram that knows no folds refuses it
 _NO_LABEL = -1
 _FOLD_FIELDS = {"of": str, "fingerprint": str, "design": str, "number": int, "seed": int}
 
@@ -78,7 +78,7 @@ def fold_fingerprint(root: Mapping[str, Any], manifest: Manifest) -> str:
 
 
 def is_fold(path: Path) -> bool:
-    """Whether a fold is stored at ``path``, if perhaps a damaged one."""
+    """Whether a fold is stored at ``path``, even a damaged one."""
     try:
         return "fold" in read_root(open_backend(path), FORMAT, FOLD_VERSION, "feature store")
     except (InputError, StoredDataError):
@@ -94,7 +94,7 @@ def _are_classes(classes: object) -> bool:
 
 
 class FeatureStore:
-    """A finished feature store or a fold of one, opened for reading.
+    """A finished feature store, or a fold of a store, opened for reading.
 
     Args:
         path: folder ``NAME.zarr`` or ``NAME@K.zarr``, or an exported HDF5 file.
@@ -102,21 +102,21 @@ class FeatureStore:
 
     Attributes:
         path: path of the store.
-        root: root attribute ``antigram``; of a fold, that of its store with its own fields.
+        root: root attribute ``antigram``; for a fold, the store's attribute with the fold's fields.
         recipe: recipe that the store was made with.
-        mean: mean of the training split, which was subtracted.
-        std: standard deviation of the training split, by which was divided.
+        mean: mean of the training split, which was subtracted from the features.
+        std: standard deviation of the training split, by which the features were divided.
         fingerprint: SHA-256 of recipe and contents; a fold has its own.
         main_label: name of the main label.
         classes: label -> names of its classes.
-        features: ``(clip, frame, freq)`` float32 or float16, normalised; memory-mapped. Those of a
-            fold are rescaled as they are read, to float32.
-        base: the store that a fold is of; None of a store.
+        features: ``(clip, frame, freq)`` float32 or float16, normalised; memory-mapped. A fold
+            rescales the features of its store as they are read, to float32.
+        base: the store that a fold belongs to; None for a store.
 
     Raises:
         InputError: ``path`` does not exist, or is not a feature store.
         StoredDataError: the store is damaged, incomplete or of a newer version; or the store of a
-            fold is missing, or another than the fold was made from.
+            fold is missing, or is not the one that the fold was made from.
     """
 
     def __init__(self, path: str | Path, backend: Backend | None = None) -> None:
@@ -163,11 +163,11 @@ class FeatureStore:
         return f"Run `antigram verify {self.path}`; `antigram prepare` rebuilds it."
 
     def _open_base(self) -> FeatureStore:
-        """Open the store that this fold is of, which lies beside it.
+        """Open the store that this fold belongs to, which is stored beside it.
 
         Raises:
-            DamagedError: the fold does not say which store that is, or holds more than a split.
-            StaleError: it is not there, or another one took its place.
+            DamagedError: the fold does not name its store, or holds more than a split.
+            StaleError: the store is missing, or was replaced by another one.
         """
         fold = self.root["fold"]
         fields = fold if isinstance(fold, dict) else {}
@@ -175,7 +175,9 @@ class FeatureStore:
         if not known or Path(fields["of"]).name != fields["of"] or not fields["of"].strip("."):
             raise DamagedError(f"{self.path}: does not say what it is a fold of. {self._repair}")
         if set(self._manifest.arrays) != {"split"}:
-            raise DamagedError(f"{self.path}: holds more or less than a split. {self._repair}")
+            raise DamagedError(
+                f"{self.path}: is a fold, but does not hold exactly one split. {self._repair}"
+            )
         path = self.path.with_name(fields["of"])
         again = "Prepare it again, with the `split` that made the folds, or remove the fold."
         try:
@@ -204,7 +206,7 @@ class FeatureStore:
         return self.recipe.split if self.base is None else str(self.root["fold"]["design"])
 
     def _array(self, name: str, dtype: str | None = None) -> MappedArray:
-        """Return an array; with ``dtype``, check that it has one such value for each segment."""
+        """Return an array; with ``dtype``, check that it has one value of it for each segment."""
         if name not in self._manifest.arrays:
             if self.base is not None:
                 return self.base._array(name, dtype)
@@ -263,8 +265,8 @@ class FeatureStore:
     def split(self) -> NDArray[np.int8]:
         """Split of each segment, ``(clip,)`` int8: 0 train, 1 validation, 2 test.
 
-        Of a fold, and of a store that was prepared with a design, -1 stands for segments that are
-        in no split.
+        In a fold, and in a store that was prepared with a design, -1 marks segments that are in no
+        split.
         """
         unused = self.base is not None or is_design(self.recipe.split)
         return self._numbers("split", "int8", UNUSED if unused else 0, len(SPLITS) - 1)
@@ -292,12 +294,12 @@ class FeatureStore:
         return self._array("source", STRING).read_text()
 
     def read_index(self, label: str) -> None:
-        """Read a label, split and ids into memory, in case the store is replaced while open."""
+        """Read a label, the split and the ids into memory, in case the open store is replaced."""
         _ = self.labels(label), self.split, self.clip_ids
 
     @cached_property
     def snr_db(self) -> NDArray[np.float32] | None:
-        """Nominal SNR of each segment in dB, NaN where it stayed clean; None without noise."""
+        """Nominal SNR of each segment in dB, NaN if it stayed clean; None without noise."""
         if self.base is not None:
             return self.base.snr_db
         return self._array("snr_db").read() if "snr_db" in self._manifest.arrays else None

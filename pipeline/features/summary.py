@@ -17,10 +17,10 @@ from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["Groups", "Summary", "lengths_of", "summarise"]
 
-_MOST_CLASSES = 20  # up to which each class has a line
-_MOST_LEVELS = 12  # up to which each SNR is counted by itself
+_MOST_CLASSES = 20  # up to this number, each class has a line
+_MOST_LEVELS = 12  # up to this number, each SNR level is counted by itself
 _WIDTH = 24  # characters of a name in the table
-_NAMED = 5  # missing classes that a warning names
+_NAMED = 5  # number of missing classes that a warning names
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class Summary:
     Attributes:
         label: label whose classes are counted.
         classes: class -> number of segments in train, validation and test.
-        groups: groups of the label that the store is split by, and speakers, if they are known;
-            else recordings.
+        groups: groups of the label that the store is split by, and of speakers, if they are known;
+            else of recordings.
         lengths: lengths of recordings in seconds (``shortest_s``, ``median_s``, ``longest_s``),
             number of recordings that were ``cut`` and of segments that were ``padded``; None for a
             store made by version 0.1.0.
@@ -77,7 +77,7 @@ class Summary:
         }
 
     def lines(self) -> list[str]:
-        """Return a table as lines; of more than 20 classes, only the smallest and the largest."""
+        """Return a table as lines; of more than 20 classes, it has the smallest and the largest."""
         rows = [(f"segments by {self.label}", *SPLITS), *self._class_rows()]
         rows += [
             (f"{group.of}s ({group.shared} in more than one split)", *map(str, group.counts))
@@ -145,7 +145,7 @@ def summarise(store: FeatureStore, label: str | None = None) -> Summary:
 
 
 def lengths_of(rows: Sequence[Row], recipe: Recipe) -> dict[str, float]:
-    """Return statistics of the lengths of recordings before they are cut; see `Summary`."""
+    """Return statistics of the recordings' lengths before cutting, the ``lengths`` of `Summary`."""
     samples = {recipe.recording_of(row.clip_id): row.length for row in rows}
     cut = recipe.longer == "cut"
     return {

@@ -33,7 +33,7 @@ class Training:
     def select(
         self, corpus: Corpus, home: Path, clips: Sequence[Clip]
     ) -> tuple[list[Clip], Skipped]:
-        """Return the recordings of a corpus that are among these, and the number of the others.
+        """Return the recordings of a corpus that are training recordings, and the number of others.
 
         Raises:
             CorpusError: the corpus lacks some of the recordings.

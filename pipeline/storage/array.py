@@ -1,4 +1,4 @@
-"""What a reader of a stored array can ask of it, whether it is mapped or computed as it is read."""
+"""The interface of a stored array, whether it is memory-mapped or computed as it is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["StoredArray"]
 
 
 class StoredArray(Protocol):
-    """An array of a store, read by rows."""
+    """An array of a store, read row by row."""
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -25,13 +25,13 @@ class StoredArray(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """All axes, rows first."""
+        """Shape of the array, rows first."""
 
     def chunk(self, index: int) -> NDArray[Any]:
-        """Return the rows of one chunk, padding included; checked the first time.
+        """Return the rows of one chunk, padding included; a chunk is checked when it is first read.
 
         Raises:
-            DamagedError: it is missing, truncated, or not what the manifest names.
+            DamagedError: the chunk is missing, truncated, or does not match the manifest.
         """
 
     def take(
@@ -43,9 +43,9 @@ class StoredArray(Protocol):
         """Return rows, in any order, as an array (row, ...).
 
         Args:
-            rows: their indices.
-            view: index along the second axis, of an array that has one for views.
-            out: array to write them to; None: a new one.
+            rows: indices of the rows.
+            view: index along the second axis, if that is an axis of views; None takes all.
+            out: array for the result; default: a new one.
         """
 
     def gather(
@@ -54,7 +54,7 @@ class StoredArray(Protocol):
         out: NDArray[Any],
         view: int | None = None,
     ) -> None:
-        """Write rows to ``out`` (row, ...), converted to its dtype; arguments as of `take`."""
+        """Write rows to ``out`` (row, ...), converted to its dtype; arguments as for `take`."""
 
     def read(self) -> NDArray[Any]:
         """Return all rows."""
@@ -63,19 +63,22 @@ class StoredArray(Protocol):
         """Return rows ``span.start`` to ``span.stop``."""
 
     def hold(self) -> None:
-        """Keep all chunks as they are now, whatever replaces their files.
+        """Map all chunks, so that replacing their files has no effect.
 
         Raises:
-            DamagedError: a chunk is missing, or of another size.
+            DamagedError: a chunk is missing, or has another size.
             InputError: the process reaches its limit of memory maps.
         """
 
     def look(self, rows: slice | None = None) -> list[str]:
-        """Hold the chunks of rows (None: all) against what they were when they were opened.
+        """Check whether chunks have changed since they were mapped.
+
+        Args:
+            rows: rows whose chunks are checked; None checks all.
 
         Returns:
-            Lines for people: what was replaced, or written to without a change.
+            Lines for the user about files that were replaced, or rewritten with the same bytes.
 
         Raises:
-            DamagedError: a file was truncated or overwritten in place; names it.
+            DamagedError: a file was truncated or overwritten in place; the message names it.
         """

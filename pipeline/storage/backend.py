@@ -79,7 +79,7 @@ class Entry:
 
 @runtime_checkable
 class Reader(Protocol):
-    """Reads documents."""
+    """A backend that reads small objects, such as ``zarr.json``, into memory."""
 
     def get(self, key: str) -> bytes:
         """Return the bytes of an object of at most `MOST_DOCUMENT` bytes.
@@ -92,7 +92,7 @@ class Reader(Protocol):
 
 @runtime_checkable
 class Viewer(Protocol):
-    """Reads objects, without a copy if possible."""
+    """A backend that reads objects, without a copy if possible."""
 
     def view(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         """Return bytes ``start`` to ``stop`` of an object, read only.
@@ -140,7 +140,7 @@ class RowView(Protocol):
 
     Attributes:
         table: (row, byte of the row) uint8; only rows of opened objects may be read.
-        apart: number of table rows from the first row of an object to that of the next.
+        apart: number of table rows from the first row of one object to the first row of the next.
     """
 
     table: NDArray[np.uint8]
@@ -175,7 +175,7 @@ class RowView(Protocol):
 
 @runtime_checkable
 class RowViewer(Protocol):
-    """Maps many objects as one table of rows."""
+    """A backend that maps many objects as one table of rows."""
 
     def view_rows(self, name: str, keys: Sequence[str], layout: RowLayout) -> RowView:
         """Return a view of objects that consist of rows.
@@ -189,7 +189,7 @@ class RowViewer(Protocol):
 
 @runtime_checkable
 class Header(Protocol):
-    """Gets size and identity of an object without reading it."""
+    """A backend that gets size and identity of an object without reading it."""
 
     def head(self, key: str) -> Entry | None:
         """Return size and identity of an object; None if it does not exist or is inaccessible."""
@@ -197,7 +197,7 @@ class Header(Protocol):
 
 @runtime_checkable
 class Lister(Protocol):
-    """Lists objects."""
+    """A backend that lists its objects."""
 
     def list(self) -> Iterator[Entry]:
         """Yield all objects, sorted by their keys, name by name."""
@@ -205,16 +205,16 @@ class Lister(Protocol):
 
 @runtime_checkable
 class Grouped(Protocol):
-    """Knows groups: the objects below a prefix."""
+    """A backend that divides its objects into groups, by the prefixes of their keys."""
 
     def groups(self) -> Sequence[str]:
-        """Return the sorted names of the groups directly below the root, also of empty folders."""
+        """Return the sorted names of the groups directly below the root, empty folders included."""
 
     def below(self, name: str) -> Self:
         """Return a backend whose root is a group of this one."""
 
     def reopened(self) -> Self:
-        """Return a backend for the present data at the same path, which may have been replaced."""
+        """Return a backend for the data now at the same path, which may have been replaced."""
 
     def where(self, key: str = "") -> str:
         """Return the path of an object, or of the root if ``key`` is empty, for messages."""
@@ -226,7 +226,7 @@ class Backend(Reader, Viewer, RowViewer, Header, Lister, Grouped, Protocol):
 
 @runtime_checkable
 class Writer(Protocol):
-    """Writes objects."""
+    """A backend that writes objects."""
 
     def put(self, key: str, *parts: bytes | memoryview, flush: bool = True) -> None:
         """Write an object atomically; an object with the same key is replaced.
@@ -245,7 +245,7 @@ class Writer(Protocol):
 
 @runtime_checkable
 class Deleter(Protocol):
-    """Deletes objects."""
+    """A backend that deletes objects."""
 
     def delete(self, key: str) -> None:
         """Delete an object if it exists."""

@@ -100,7 +100,7 @@ def export_file(path: Path, goal: Path, on_progress: OnProgress = lambda *_: Non
 
 
 def _note(file: Any, parent: PurePosixPath, document: bytes) -> None:  # noqa: ANN401
-    """Write a group's or array's attributes as JSON, for people; we read those in ``/zarr``."""
+    """Write attributes as JSON for people who open the file; antigram reads ``/zarr`` instead."""
     if parent.name == FOLDER:
         return
     for key, value in json.loads(document).get("attributes", {}).items():

@@ -74,7 +74,7 @@ class Identity(NamedTuple):
 
 
 def identity_at(path: Path) -> Identity | None:
-    """Return the identity of the file at a path; None if there is none or it is inaccessible."""
+    """Return the identity of the file at a path; None if no file is there or it is inaccessible."""
     try:
         return Identity.of(path.stat())
     except OSError:
@@ -119,7 +119,7 @@ def map_noted(path: Path) -> tuple[NDArray[np.uint8], Identity]:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Add a file's name to an OSError that lacks it, such as that of a full disk."""
+    """Add a file's name to an OSError that lacks it, for example if the disk is full."""
     try:
         yield
     except OSError as error:
@@ -132,7 +132,7 @@ def remove(path: Path) -> None:
     """Delete a file, a link, or a folder with its contents, if it exists.
 
     Raises:
-        OSError: it cannot be deleted.
+        OSError: the file, link or folder cannot be deleted.
     """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -141,7 +141,7 @@ def remove(path: Path) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file or folder, 0 if it does not exist; links are not followed."""
+    """Return the size of a file or folder in bytes, 0 if missing; links are not followed."""
     try:
         if path.is_dir() and not path.is_symlink():
             return sum(size_of(inner) for inner in path.iterdir())

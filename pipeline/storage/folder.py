@@ -69,7 +69,7 @@ class Folder:
                 yield Entry(key, status.st_size, Identity.of(status))
 
     def groups(self) -> Sequence[str]:
-        """Return the names of the folders in it; see `Grouped`."""
+        """Return the names of the subfolders; see `Grouped`."""
         if not self.path.is_dir():
             return []
         return sorted(path.name for path in self.path.iterdir() if path.is_dir())
@@ -79,7 +79,7 @@ class Folder:
         return Folder(self.path / name)
 
     def reopened(self) -> Folder:
-        """Return this backend, which keeps no state; see `Grouped`."""
+        """Return this backend, as it keeps nothing about the files; see `Grouped`."""
         return self
 
     def where(self, key: str = "") -> str:

@@ -59,7 +59,7 @@ class SingleFile:
         path: the file.
 
     Raises:
-        InputError: an HDF5 file that antigram did not write.
+        InputError: the path is an HDF5 file that antigram did not write.
         StoredDataError: the file is damaged, or of a newer version.
     """
 
@@ -101,7 +101,7 @@ class SingleFile:
             raise DamagedError(f"{self.path}: {name} holds texts of variable length")
         offset, size = dataset.id.get_offset(), dataset.size * dataset.dtype.itemsize
         if size and (offset is None or offset + size > self._raw.size):
-            raise DamagedError(f"{self.path}: {name} goes on behind the end of the file")
+            raise DamagedError(f"{self.path}: {name} extends beyond the end of the file")
         if text is not None:
             cells = self._raw[offset or 0 : (offset or 0) + size].view(f"S{dataset.dtype.itemsize}")
             self._texts[name] = [cell.decode() for cell in cells.tolist()]
@@ -263,7 +263,7 @@ class ExportedFile:
         """Open a file; one that is open already is reused if it has not changed.
 
         Raises:
-            InputError: an HDF5 file that antigram did not write.
+            InputError: the path is an HDF5 file that antigram did not write.
             StoredDataError: the file is damaged, or of a newer version.
         """
         try:
@@ -295,7 +295,7 @@ class ExportedFile:
         return part
 
     def _chunk(self, key: str) -> tuple[str, ArraySpec, int]:
-        """Return dataset, layout and index of the chunk with a key."""
+        """Return the dataset, layout and index of the chunk that a key names."""
         match = _CHUNK.fullmatch(key)
         if match is not None and self.file.has_array(name := self.prefix + match["name"]):
             spec, index = self.file.spec(name), int(match["index"])
@@ -338,7 +338,7 @@ class ExportedFile:
                 yield entry
 
     def groups(self) -> Sequence[str]:
-        """Return the names of groups; see `Grouped`."""
+        """Return the names of the groups in this one; see `Grouped`."""
         inner = (n.removeprefix(self.prefix) for n in self.file.names if n.startswith(self.prefix))
         return sorted({name.partition("/")[0] for name in inner if "/" in name})
 
@@ -347,9 +347,9 @@ class ExportedFile:
         return ExportedFile(self.file, f"{self.prefix}{name}/")
 
     def reopened(self) -> ExportedFile:
-        """Return the backend of the present file; see `Grouped`."""
+        """Return a backend for the file that is at the path now; see `Grouped`."""
         return ExportedFile.at(self.file.path, self.prefix)
 
     def where(self, key: str = "") -> str:
-        """Return the path of the file, continued inside it; see `Grouped`."""
+        """Return a path that continues inside the file; see `Grouped`."""
         return str(self.file.path / self.prefix / key)

@@ -25,7 +25,7 @@ class Journal:
         path: the file; made if it does not exist.
 
     Attributes:
-        entries: all entries, those of earlier runs included.
+        entries: all entries, including the entries of earlier runs.
     """
 
     def __init__(self, path: Path) -> None:

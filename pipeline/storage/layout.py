@@ -1,4 +1,4 @@
-"""Check the ``zarr.json`` of arrays: only those that antigram writes are read."""
+"""Check the ``zarr.json`` of arrays: antigram reads only the kinds of arrays that it writes."""
 
 from __future__ import annotations
 

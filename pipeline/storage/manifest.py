@@ -47,7 +47,7 @@ FORMAT = {"format": "antigram/manifest", "format_version": 1}
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem of one file of a store, cache or run."""
+    """A problem in one file of a store, cache or run."""
 
     path: Path
     problem: str
@@ -142,22 +142,22 @@ def write_manifest(group: Store, arrays: Mapping[str, Sequence[Written]]) -> Man
 
 
 def _as_group(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest as Zarr metadata, with its own digest."""
+    """Return the manifest as Zarr metadata of a group, with its own digest."""
     attributes = {**content, "digest": digest(content)}
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
 def _metadata_keys(arrays: Iterable[str]) -> list[str]:
-    """``zarr.json`` of the group, of its arrays, and of the groups between."""
+    """Return the keys of each ``zarr.json``: of the group, its arrays, and the groups between."""
     names = {parent for name in arrays for parent in (name, name.rpartition("/")[0])}
     return [f"{name}/{DOCUMENT}" if name else DOCUMENT for name in sorted(names | {""})]
 
 
 def read_manifest(group: Backend) -> Manifest:
-    """Read a group's manifest and check it against its own digest.
+    """Read a group's manifest, and check it by the digest that it contains.
 
     Raises:
-        DamagedError: missing, unreadable, or not as it was written.
+        DamagedError: the manifest is missing, unreadable, or differs from what was written.
     """
     path = group.where(_KEY)
     try:
@@ -169,7 +169,7 @@ def read_manifest(group: Backend) -> Manifest:
         raise DamagedError(f"{path}: missing; without it nothing can be checked") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{path}: unreadable: {error}") from None
-    # A flipped bit may leave JSON that means the same: the bytes themselves are held to the text.
+    # A flipped bit may leave JSON of the same meaning, so the bytes themselves are compared.
     if raw != (canonical_json(_as_group(content)) + "\n").encode("utf-8", "surrogatepass"):
         raise DamagedError(f"{path}: does not match its own digest")
     if {key: content.get(key) for key in FORMAT} != FORMAT:
@@ -291,7 +291,7 @@ def _verify_chunks(
 
 
 def _verify_chunk(group: Viewer, key: str, wanted: int, *, content: bool) -> tuple[str, str]:
-    """Return the problem of a chunk, or an empty string; and its SHA-256 if ``content``."""
+    """Return the problem of a chunk, or an empty text, and its SHA-256 if ``content`` is set."""
     try:
         raw = group.view(key)
     except FileNotFoundError:

@@ -40,7 +40,7 @@ class MappedArray:
         repair: what the user can do about damage, for messages.
 
     Raises:
-        DamagedError: the metadata of the array is unreadable, or not of an array of antigram.
+        DamagedError: the metadata is unreadable, or does not describe an array of antigram.
     """
 
     def __init__(self, group: Backend, name: str, crcs: Sequence[int], repair: str) -> None:
@@ -71,9 +71,9 @@ class MappedArray:
         if entry is not None and entry.size != wanted:
             shape = self.spec.rows, *self.spec.shape[1:]
             raise DamagedError(
-                f"{self.group.where(first)}: {entry.size} bytes, wanted {wanted} of {shape} "
-                f"{self.spec.dtype} as {self.spec.name.rpartition('/')[2]}/zarr.json has it: "
-                f"truncated, or another's. {self.repair}"
+                f"{self.group.where(first)}: {entry.size} bytes, wanted {wanted}, as "
+                f"{self.spec.name.rpartition('/')[2]}/zarr.json has {shape} {self.spec.dtype}: "
+                f"truncated, or a chunk of another array. {self.repair}"
             )
 
     def require(self, dtypes: Collection[str], shape: tuple[int | None, ...]) -> None:
@@ -178,7 +178,7 @@ class MappedArray:
 
     def _damaged(self, key: str, size: int) -> DamagedError:
         return self._replaced(key) or DamagedError(
-            f"{self.group.where(key)}: {size} bytes that are not those that were written (crc32c). "
+            f"{self.group.where(key)}: its {size} bytes differ from what was written (crc32c). "
             f"{self.repair}"
         )
 
@@ -188,7 +188,7 @@ class MappedArray:
         )
 
     def _replaced(self, key: str) -> DamagedError | None:
-        """Return an error if the group was replaced after it was opened, as that is not damage."""
+        """Return another error than damage if the group was replaced after it was opened."""
         with suppress(StoredDataError, InputError, KeyError):
             now = read_manifest(self.group.reopened())
             if list(now.crcs(self.spec.name)) != list(self._crcs):
@@ -200,9 +200,9 @@ class MappedArray:
 
     def _overwritten(self, error: OverwrittenError) -> DamagedError:
         return DamagedError(
-            f"{error.where}: was overwritten in place while it was in use, {error.size} bytes that "
-            "are not those that were written (crc32c); what was made since it was last looked at "
-            f"is not kept. {self.repair}"
+            f"{error.where}: was overwritten in place while in use: its {error.size} bytes differ "
+            "from what was written (crc32c). Results since the last check are not kept. "
+            f"{self.repair}"
         )
 
     def hold(self) -> None:

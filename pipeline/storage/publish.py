@@ -7,7 +7,7 @@ run or corpus) there may be:
 * ``.NAME.import``: an import in progress;
 * ``.NAME.old``: the previous NAME while it is replaced. It is complete until it is renamed to
   ``.trash``; if NAME does not exist, it is restored;
-* ``.NAME.layerNN.old``: likewise, a layer of a cache;
+* ``.NAME.layerNN.old``: the previous version of one layer of a cache, likewise;
 * ``.NAME.trash``: a folder that is being deleted;
 * ``.NAME.sources``: the record of a store's recordings (`pipeline.features.source_record`); it is
   a leftover only if the store does not exist;
@@ -57,7 +57,7 @@ class Leftover:
         goal: the store, cache, run or corpus that it belongs to, and whose lock guards it.
         kind: ``partial``, ``import``, ``old``, ``trash``, ``lock``, ``sources``, or ``file`` for a
             single file that was being written.
-        origin: path that an ``old`` folder had, and gets again if nothing has that path.
+        origin: former path of an ``old`` folder, to which it is restored if nothing is there.
     """
 
     path: Path
@@ -67,7 +67,7 @@ class Leftover:
 
     @property
     def is_lost(self) -> bool:
-        """Whether a replacement was interrupted between its renames: this is the only version."""
+        """Whether this is the only version: its replacement was interrupted between two renames."""
         return self.kind == "old" and self.origin.parent.is_dir() and not self.origin.exists()
 
 
@@ -77,7 +77,7 @@ def work_folder(goal: Path) -> Path:
 
 
 def check_goal(option: str, goal: Path) -> None:
-    """Raise if a file cannot be written; called before the work whose result it holds.
+    """Raise if a file cannot be written; called before the work whose result it will hold.
 
     Args:
         option: name of the argument that gave the path, for the message.
@@ -148,7 +148,7 @@ def _old_path(goal: Path) -> Path:
 
 
 def parse(path: Path) -> Leftover | None:
-    """Return the leftover that a path is, or None; paths in folders of stores, runs and so on."""
+    """Return what leftover a path is, or None; the path is in a folder of stores, runs or such."""
     if (match := _HIDDEN.fullmatch(path.name)) is None:
         if path.suffix == PARTIAL and path.is_file():
             goal = path.with_suffix("")
@@ -161,7 +161,7 @@ def parse(path: Path) -> Leftover | None:
 
 
 def leftovers_of(goal: Path) -> Iterator[Leftover]:
-    """Yield the leftovers inside a store, cache or run: unfinished files, and old layers."""
+    """Yield the leftovers inside a store, cache or run: unfinished files and replaced layers."""
     if not goal.is_dir():
         return
     for path in sorted(goal.rglob("*" + PARTIAL)):
@@ -188,7 +188,7 @@ def recover(goal: Path) -> None:
 
 
 def settle(left: Leftover) -> None:
-    """Restore a folder from an interrupted replacement; delete any other leftover but a lock."""
+    """Restore a folder if its replacement was interrupted; delete other leftovers, except locks."""
     if left.is_lost:
         left.path.rename(left.origin)
         fsync_folder(left.origin.parent)

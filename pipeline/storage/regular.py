@@ -46,7 +46,7 @@ def read_regular(path: Path | str, most: int) -> bytes:
     """Return all bytes of a regular file.
 
     Raises:
-        OSError: as from `regular`, or the file has more than ``most`` bytes (EFBIG).
+        OSError: as for `regular`, or the file has more than ``most`` bytes (EFBIG).
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size  # limits the memory that `read` allocates

@@ -15,12 +15,12 @@ __all__ = ["has_parts", "read_root"]
 _FORMATS = (
     "antigram/features",
     "antigram/grams",
-)  # one at the path of the other is a user's mistake, not damage
+)  # a store at a cache's path, or the reverse, is a user's mistake, not damage
 _PARTS = (MANIFEST, "features", "labels", "split", "clip_id", "source")  # of stores and caches
 
 
 def has_parts(group: Grouped) -> bool:
-    """Whether a group contains parts of a store or cache."""
+    """Whether a group contains at least one part of a store or cache."""
     return bool(inner_groups(group)) or any(name in _PARTS for name in group.groups())
 
 
@@ -34,7 +34,7 @@ def read_root(group: Backend, wanted: str, version: int, what: str) -> dict[str,
         what: "feature store" or "Gram cache", for the message.
 
     Raises:
-        InputError: the group does not exist, or is something else.
+        InputError: the group does not exist, or holds another format.
         StoredDataError: the document is missing, unreadable, or of a newer version.
     """
     path, document = group.where(), group.where(DOCUMENT)

@@ -60,7 +60,7 @@ def test_a_stray_quote_is_refused_and_swallows_no_clips(home, tmp_path):
         prepared(home, table_of("file_name,mood", cells), tmp_path)
     with pytest.raises(InputError, match=r"metadata\.csv:2:11: a quote inside a cell"):
         prepared(home, table_of("file_name,mood", ['cal"m', *MOODS[1:]]), tmp_path)
-    with pytest.raises(InputError, match=r"metadata\.csv:2:14: text behind the end of a quoted"):
+    with pytest.raises(InputError, match=r"metadata\.csv:2:14: text after the end of a quoted"):
         prepared(home, table_of("file_name,mood", ['"calm"x', *MOODS[1:]]), tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_names_with_a_comma_are_two_classes_in_quotes_and_refused_without(home, 
         ("file_name,file,mood", "x,y", r"columns \['file_name', 'file', 'mood'\]; wanted file_n"),
         ("file_name,mood,age", "x", r":2:8: the line has 2 cells, the header 3 .*its comma, too"),
         ("file_name,mood", "x,y", r":2:10: the line has 3 cells, the header 2"),
-        ("file_name,mood", "x\x07", r":2:8: mood is 'x\\x07'; wanted text that shows"),
+        ("file_name,mood", "x\x07", r":2:8: mood is 'x\\x07'; wanted visible text"),
         ("file_name,mood", "x\0", r":2:9: a NUL; wanted UTF-8 text"),
         ("file_name,split,mood", "holdout,x", r":2:8: split is 'holdout'; wanted train, valid"),
     ],

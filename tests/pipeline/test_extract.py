@@ -117,7 +117,7 @@ def test_two_archives_may_share_folders_but_no_file(tmp_path):
     with unpacked([one, two], tmp_path / "goal") as tree:
         assert bytes_of(tree) == {"a/1.wav": b"1", "a/2.wav": b"2"}
     with (
-        pytest.raises(ArchiveError, match="already under this or an equal name"),
+        pytest.raises(ArchiveError, match="exists already, perhaps with other"),
         unpacked([one, one], tmp_path / "goal"),
     ):
         pass

@@ -89,11 +89,11 @@ def damage_swap(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (damage_flip, "not those that were written"),
-        (damage_truncate, "not those that were written"),
-        (damage_append, "not those that were written"),
-        (damage_swap, "not those that were written"),
-        (lambda path: path.write_bytes(b""), "not those that were written"),
+        (damage_flip, "differ from what was written"),
+        (damage_truncate, "differ from what was written"),
+        (damage_append, "differ from what was written"),
+        (damage_swap, "differ from what was written"),
+        (lambda path: path.write_bytes(b""), "differ from what was written"),
         (Path.unlink, "No such file or directory, wanted a chunk"),
     ],
     ids=["flip", "truncate", "append", "swap", "empty", "delete"],

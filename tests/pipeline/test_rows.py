@@ -115,7 +115,7 @@ def test_parts_of_one_recording_keep_to_their_ends(tmp_path):
     got = {r.clip_id: (r.start, r.samples) for r in listing.rows}
     assert got == {"one": (8_000, 16_000), "two": (68_000, 12_000), "past": (72_000, 8_000)}
     assert [(r.source, r.reason) for r in listing.rejected] == [
-        ("a.wav", "the part from 5 s lies behind its end (80000 samples)")
+        ("a.wav", "the part from 5 s begins after its end (80000 samples)")
     ]
 
 
