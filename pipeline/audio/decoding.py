@@ -173,7 +173,7 @@ def _decode(
 
 def _check_level(data: NDArray[np.float32]) -> None:
     loudest = max(float(data.max(initial=0)), -float(data.min(initial=0)))
-    if not loudest <= _MAX_LEVEL:  # also true of NaN
+    if not loudest <= _MAX_LEVEL:  # this refuses NaN, too
         finite = np.isfinite(data).all()
         raise AudioError(
             f"samples up to {loudest:.3g}, where full scale is 1"

@@ -64,6 +64,8 @@ def stft(
         (*clips, frames, n_fft), np.float32, padded, strides=(*outer, hop * step, step)
     )
     spectrum = scipy.fft.rfft(windows * _scaled_window(window, n_fft), axis=-1, overwrite_x=True)
-    with np.errstate(over="ignore"):  # of implausible samples; the caller checks for infinity
+    with np.errstate(
+        over="ignore"
+    ):  # implausible samples may overflow; the caller checks for infinity
         magnitude: NDArray[np.float32] = np.abs(spectrum, out=out)
     return magnitude

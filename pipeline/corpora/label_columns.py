@@ -15,7 +15,7 @@ from antigram.pipeline.corpus import CorpusError
 
 __all__ = ["Chosen", "Spellings", "choose_labels"]
 
-_FEW = 5  # known values; fewer may all differ by chance
+_FEW = 5  # least number of known values; fewer may all differ by chance
 _WORDS = 3  # a value of this many words counts as a sentence
 
 

@@ -28,7 +28,7 @@ __all__ = ["UNPACKED", "Fetched", "check_free_space", "fetch"]
 UNPACKED = 2  # upper bound of extracted size over archive size, for recordings
 _CHUNK = 1 << 20
 _CHECK_EVERY = 64 << 20  # bytes between two checks of the disk, if the total is unknown
-_TIMEOUT_S = (20, 60)  # to connect; between two reads
+_TIMEOUT_S = (20, 60)  # time limits to connect, and between two reads
 _SPAN = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _MAGIC = {".zip": b"PK\x03\x04", ".gz": b"\x1f\x8b"}
 

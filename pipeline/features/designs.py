@@ -1,8 +1,8 @@
 """Designs of an experiment: how the segments of a store are divided into folds.
 
-A design gives several divisions into train, validation and test, one for each fold. It is named by
-a text, ``kfold:LABEL:K[:N]`` or ``confounded:LABEL:OTHER``, and depends on nothing but labels,
-recordings and a seed. All segments of a recording are always in one split.
+A design gives one division into train, validation and test for each fold. A design is written
+``kfold:LABEL:K[:N]`` or ``confounded:LABEL:OTHER``, and depends on nothing but labels, recordings
+and a seed. All segments of a recording are always in one split.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ __all__ = [
 
 UNUSED = -1  # split of a segment that a fold does not use
 _TEST = 2
-_FRACTIONS = (7 / 9, 2 / 9)  # train and validation, as 70/20/10 has them
+_FRACTIONS = (7 / 9, 2 / 9)  # train and validation, in the same ratio as in 70/20/10
 _TEACHER_FRACTIONS = (0.8, 0.2)
-_LEAST_GROUPS = 3  # that are divided into train and validation; fewer: their recordings are
+_LEAST_GROUPS = 3  # with fewer, recordings instead of groups go to train and validation
 DESIGNS = "kfold:LABEL:K, kfold:LABEL:K:N or confounded:LABEL:OTHER"  # as a user writes them
 
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """What a design needs to know of the segments of a store.
+    """Labels and recordings of a store's segments, from which a design makes folds.
 
     Attributes:
-        labels: label -> class of each segment, ``''`` where it is not known.
-        recordings: recording of each segment.
+        labels: label -> class of each segment; ``''`` for an unknown class.
+        recordings: id of each segment's recording.
         main: the label that train and validation are stratified by.
     """
 
@@ -53,11 +53,11 @@ class Segments:
     main: str
 
     def classes(self, label: str, design: str) -> Sequence[str]:
-        """Return the class of each segment.
+        """Return the class of each segment for one label.
 
         Args:
-            label: one of the store's.
-            design: that asks for it, for the message.
+            label: label of the store.
+            design: the design that needs the label, for the message.
 
         Raises:
             InputError: there is no such label.
@@ -69,7 +69,7 @@ class Segments:
 
 
 def is_design(split: str) -> bool:
-    """Whether a recipe's ``split`` names a design, and not a single division."""
+    """Whether a recipe's ``split`` names a design of folds rather than a single split."""
     return split.startswith(("kfold:", "confounded:"))
 
 
@@ -78,12 +78,12 @@ class Design:
     """A design of an experiment.
 
     Attributes:
-        label: of ``kfold``, the label whose classes are the groups that are tested in turn; of
+        label: for ``kfold``, the label whose classes are the groups that are tested in turn; for
             ``confounded``, the label whose classes are halved.
-        folds: number of folds; 2 of ``confounded``.
-        other: of ``confounded``, the label that the classes are confounded with; else empty.
-        train_groups: of ``kfold``, the number of groups that are trained on in a fold; 0: all that
-            are in neither test nor validation.
+        folds: number of folds; always 2 for ``confounded``.
+        other: for ``confounded``, the label that the classes are confounded with; else empty.
+        train_groups: for ``kfold``, the number of groups that each fold trains on; 0: all groups
+            that are in neither test nor validation.
     """
 
     label: str
@@ -102,7 +102,7 @@ class Design:
         """Read a design as a user writes it.
 
         Raises:
-            InputError: it is none.
+            InputError: the text does not name a design.
         """
         kind, _, names = text.partition(":")
         label, _, last = names.rpartition(":")
@@ -124,11 +124,11 @@ class Design:
     def divide(self, segments: Segments, seed: int) -> list[NDArray[np.int8]]:
         """Return the split of each segment in each fold.
 
-        Segments whose group is not known are in no split: they might be of a group that is tested.
+        Segments of unknown group are in no split, as they could belong to a group that is tested.
 
         Args:
             segments: labels and recordings.
-            seed: decides which groups, halves and recordings are where.
+            seed: seed of the draws that assign groups, halves and recordings to splits.
 
         Returns:
             For each fold, ``(segment,)`` int8: 0 train, 1 validation, 2 test, -1 not used.
@@ -148,7 +148,7 @@ class Design:
         return folds
 
     def _leave_out(self, segments: Segments, seed: int) -> list[NDArray[np.int8]]:
-        """Test one part of the groups in each fold, and train on the others."""
+        """Make K folds, each of which tests one part of the groups and trains on the others."""
         classes = np.array(segments.classes(self.label, str(self)))
         used = np.flatnonzero(classes != "")
         recordings = np.array(segments.recordings)
@@ -197,7 +197,7 @@ class Design:
         Args:
             split: ``(segment,)``, changed in place.
             used: indices of the segments with a known group.
-            groups: group of each of them.
+            groups: group of each segment in ``used``.
             seed: seed of the draw.
             number: number of the fold.
         """
@@ -214,7 +214,7 @@ class Design:
                 split[i] = UNUSED
 
     def _halve(self, segments: Segments, seed: int) -> list[NDArray[np.int8]]:
-        """Train each class of ``other`` on half of the classes, and test it on the other half."""
+        """Make two folds; each class of ``other`` trains on half the classes and tests the rest."""
         classes = segments.classes(self.label, str(self))
         others = segments.classes(self.other, str(self))
         cells = list(zip(others, classes, strict=True))
@@ -256,8 +256,8 @@ def divide_training(
         segments: labels and recordings.
         rows: indices of the segments to divide.
         seed: decides the order of groups of equal size.
-        purpose: purpose of the draw: folds draw from the same seed, and not the same numbers.
-        groups: group of each of them, none of which is divided; default: its recording.
+        purpose: name of the draw, so that folds with the same seed draw other numbers.
+        groups: group of each segment in ``rows``, which stays in one split; default: its recording.
     """
     own = groups if groups is not None else [segments.recordings[i] for i in rows]
     return np.array(
@@ -276,7 +276,7 @@ def divide_training(
 def divide_for_teacher(
     segments: Segments, training: NDArray[np.int64], label: str, seed: int
 ) -> NDArray[np.int8]:
-    """Divide a student's training recordings anew, for a teacher of its own: about 80:20.
+    """Divide a student's training recordings into its teacher's train and validation, about 80:20.
 
     Args:
         segments: labels and recordings.
@@ -309,7 +309,7 @@ def divide_for_teacher(
 
 
 def _linked(values: Sequence[str], recordings: Sequence[str]) -> list[str]:
-    """Return a group for each segment: its value, joined with others that share a recording."""
+    """Return a group for each segment; values that occur in the same recording form one group."""
     above: dict[str, str] = {}
 
     def top(value: str) -> str:
@@ -326,17 +326,19 @@ def _linked(values: Sequence[str], recordings: Sequence[str]) -> list[str]:
 
 
 def _halves(known: Mapping[str, set[str]], seed: int) -> set[tuple[str, str]]:
-    """Return the (other, class) pairs that are trained on in the first fold.
+    """Return the pairs (class of OTHER, class of LABEL) that the first fold trains on.
 
-    Each of the others takes the classes that have been taken least so far, drawn by the seed where
-    they are equal: so every class is trained on with about half of the others, and no more than one
-    more than half where all of them have all classes.
+    Each class of OTHER takes half of its classes of LABEL: those taken least often so far; ties are
+    drawn by the seed. So each class of LABEL is trained on with about half of the classes of OTHER.
+    If all pairs occur, it is trained on with at most one class of OTHER more than half.
 
     Args:
-        known: classes that each of the others has.
+        known: class of OTHER -> the classes of LABEL that occur with it.
         seed: seed of the draws.
     """
-    surplus: dict[str, int] = defaultdict(int)  # others that train on a class, less those that test
+    surplus: dict[str, int] = defaultdict(
+        int
+    )  # classes of OTHER that train on it minus that test it
     chosen: set[tuple[str, str]] = set()
     round_up = 0
     for other in sorted(known, key=lambda name: (draw(seed, "half", name)[0], name)):

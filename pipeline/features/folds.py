@@ -1,9 +1,9 @@
-"""Make folds of a feature store: views with a split, a mean and a deviation of their own.
+"""Make folds of a feature store: views with their own split, mean and standard deviation.
 
 A fold ``NAME@K.zarr`` is stored beside its store ``NAME.zarr`` and holds nothing but its split.
 Features, labels, ids and sources are read from the store, so that audio is prepared once, however
 many folds there are; `FeatureStore` opens both. ``NAME@K-LABEL.zarr`` is for the teacher of a fold:
-it has the training segments of that fold alone, divided anew.
+it divides the fold's training segments into a train and a validation split of the teacher's own.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from antigram.pipeline.workspace import is_locked, locked, plain_name
 
 __all__ = ["make_folds", "make_teacher_view"]
 
-_LEAST_RATIO = 1e-6  # of a fold's standard deviation to its store's
-_PATIENCE_S = 30  # for another process that makes the same fold
+_LEAST_RATIO = 1e-6  # least standard deviation of a fold, relative to its store
+_PATIENCE_S = 30  # to wait for another process that makes the same fold
 _POLL_S = 0.05
 
 
@@ -58,25 +58,25 @@ class _Fold(NamedTuple):
 def make_folds(store: FeatureStore, design: str, *, seed: int) -> list[Path]:
     """Make the folds of a design, ``NAME@0.zarr`` and so on, beside their store.
 
-    A fold that is there is left alone if it is intact and has this design, seed and store, and is
-    replaced if it has not.
+    An existing fold is left alone if it is intact and was made with the same design, seed and
+    store; otherwise it is replaced.
 
     Args:
         store: a store, not a fold.
         design: ``kfold:LABEL:K``: the classes of LABEL are divided into K parts, each of which is
             the test split of one fold; the other classes are divided into train and validation,
-            about 7:2, or, where they are fewer than three, their recordings are.
+            about 7:2. If these are fewer than three, their recordings are divided instead.
             ``kfold:LABEL:K:N``: the same, but only N of the classes for training are used.
             ``confounded:LABEL:OTHER``: each class of OTHER has half of LABEL's classes in train and
             validation, and the other half in test; in the second fold the halves are swapped.
-        seed: decides the parts and the halves.
+        seed: seed of the draws of parts and halves.
 
     Returns:
         Paths of the folds, in order.
 
     Raises:
-        InputError: ``store`` is a fold, ``design`` is none, or the store has no such label, too few
-            groups, or too few recordings.
+        InputError: ``store`` is a fold, ``design`` does not name a design, or the store has no such
+            label, too few groups or too few recordings.
         StoredDataError: the store is damaged.
     """
     if store.base is not None:
@@ -98,7 +98,7 @@ def make_folds(store: FeatureStore, design: str, *, seed: int) -> list[Path]:
 
 
 def make_teacher_view(fold: FeatureStore, label: str, *, seed: int) -> Path:
-    """Make the view that a student's teacher is trained on: no segment that the student is not.
+    """Make the view that a teacher is trained on, from the student's training segments alone.
 
     The training segments of the fold are divided at random into train and validation, about 80:20,
     by recording and stratified by ``label``; nothing else is used, and there is no test split. So
@@ -106,12 +106,12 @@ def make_teacher_view(fold: FeatureStore, label: str, *, seed: int) -> Path:
     that the student is validated and tested on.
 
     Args:
-        fold: fold of the student; or a store.
-        label: what the teacher learns, the main label of the view.
-        seed: decides the division.
+        fold: fold, or store, that the student is trained on.
+        label: label that the teacher learns; it is the main label of the view.
+        seed: seed of the division.
 
     Returns:
-        Path of ``NAME@K-LABEL.zarr``; of a store, ``NAME@LABEL.zarr``.
+        Path of the view: ``NAME@K-LABEL.zarr`` for a fold, ``NAME@LABEL.zarr`` for a store.
 
     Raises:
         InputError: the store has no such label, or too few recordings that have it.
@@ -126,17 +126,17 @@ def make_teacher_view(fold: FeatureStore, label: str, *, seed: int) -> Path:
 
 
 def _segments(store: FeatureStore) -> Segments:
-    """Return what a design needs to know of a store."""
+    """Return the labels and recordings of a store, from which a design makes folds."""
     labels = {}
     for label, names in store.classes.items():
-        table = np.array([*names, ""], object)  # -1 is the last
+        table = np.array([*names, ""], object)  # the class -1 takes the last entry, an empty text
         labels[label] = table[store.labels(label)].tolist()
     recordings = map(store.recipe.kept_together, store.clip_ids, store.sources)
     return Segments(labels, list(recordings), store.main_label)
 
 
 def _origin(store: FeatureStore, design: str, number: int, seed: int) -> dict[str, Any]:
-    """Return the attribute ``fold``: the store, and how its segments were divided."""
+    """Return the attribute ``fold``: the store that a fold belongs to, and how it was divided."""
     return {
         "of": store.path.name,
         "fingerprint": store.fingerprint,
@@ -151,7 +151,7 @@ def _beside(store: FeatureStore, name: str) -> Path:
 
 
 def _make(base: FeatureStore, folds: Sequence[_Fold]) -> list[Path]:
-    """Make those of the folds that are not there, reading the store's features once."""
+    """Make the folds that do not exist yet, reading the store's features once."""
     missing = [fold for fold in folds if not _is_there(fold)]
     own = [fold for fold in missing if not np.array_equal(fold.split, base.split)]
     trained = np.zeros(len(base), bool)
@@ -159,7 +159,7 @@ def _make(base: FeatureStore, folds: Sequence[_Fold]) -> list[Path]:
         trained |= fold.split == 0
     sums = _sums(base.features, trained)
     for fold in missing:
-        mean, std = base.mean, base.std  # which a fold with the store's own split keeps
+        mean, std = base.mean, base.std  # a fold with the store's own split keeps these
         if any(fold is each for each in own):
             mean, std = _scale(base, fold, *sums)
         _write(fold, mean, std)
@@ -167,7 +167,7 @@ def _make(base: FeatureStore, folds: Sequence[_Fold]) -> list[Path]:
 
 
 def _is_there(fold: _Fold) -> bool:
-    """Whether a fold is there, intact, and what it should be."""
+    """Whether a fold exists, is intact, and has the wanted split, main label and origin."""
     try:
         there = FeatureStore(fold.path)
         same = np.array_equal(there.split, fold.split)
@@ -180,7 +180,7 @@ def _is_there(fold: _Fold) -> bool:
 def _sums(
     features: StoredArray, wanted: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the sum of each wanted row, and that of its squares; zeros for the others."""
+    """Return sum and sum of squares of each wanted row; zeros for the other rows."""
     totals, squares = np.zeros((2, len(features)))
     for index in range(features.spec.chunks):
         span = features.spec.span(index)
@@ -201,21 +201,21 @@ def _scale(
     """Return mean and standard deviation of the magnitudes of a fold's training segments.
 
     Args:
-        base: the store, whose mean and deviation its features have been normalised by.
-        fold: whose segments.
+        base: the store; its features are normalised by its own mean and deviation.
+        fold: the fold whose training segments are used.
         totals: sum of each row of the store.
-        squares: sum of the squares of each row.
+        squares: sum of squares of each row of the store.
 
     Raises:
-        InputError: the segments are all but silent: their deviation is no scale.
+        InputError: the segments are almost silent: their deviation is too small to divide by.
     """
     train = np.flatnonzero(fold.split == 0)
     count = len(train) * math.prod(base.shape)
     mean = sum(totals[train].tolist()) / count
     std = math.sqrt(max(0.0, sum(squares[train].tolist()) / count - mean**2))
-    if not std >= _LEAST_RATIO:  # nor a NaN
+    if not std >= _LEAST_RATIO:  # refuses NaN, too
         raise InputError(
-            f"{fold.path}: the {len(train)} training segments of this fold are all but silent: the "
+            f"{fold.path}: the {len(train)} training segments of this fold are almost silent: the "
             f"standard deviation of their magnitudes is {std * base.std:.2g}, of the whole store's "
             f"{base.std:.2g}. Use another `split` or `seed`."
         )
@@ -223,7 +223,7 @@ def _scale(
 
 
 def _write(fold: _Fold, mean: float, std: float) -> None:
-    """Write a fold beside its goal and put it in place; one that is there now is left alone."""
+    """Write a fold beside its goal, then rename it; a fold that another process made is kept."""
     end = time.monotonic() + _PATIENCE_S
     while is_locked(fold.path) and time.monotonic() < end:
         time.sleep(_POLL_S)

@@ -193,7 +193,7 @@ def prepare(
     )
     with locked(target, "preparing"):
         recover(target)
-        Workers.warm_up(_TASKS)  # it imports while the corpus is listed
+        Workers.warm_up(_TASKS)  # the fork server imports while the corpus is listed
         listing = list_rows(
             corpus,
             home,
@@ -247,7 +247,7 @@ def _check_sources(job: _Job, listing: Listing, existing: FeatureStore) -> Check
         )
         return checked
     _check_rejected(job, [Reject(**r) for r in existing.root["rejected"]])
-    os.utime(target / "zarr.json")  # it is now the store prepared last
+    os.utime(target / "zarr.json")  # makes it the store that was prepared last
     if _is_noted(job, listing):  # left by a run that was killed right after publishing
         discard(partial)
     return checked

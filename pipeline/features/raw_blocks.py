@@ -159,7 +159,7 @@ def render_again(pool: Workers, home: Path, partial: Path, rendered: Rendered, i
     ]
     block, results, _ = pool.alone(render_block, index, rows, paths_of(rows), crashing)
     if (block, results) != (note.block, note.results):
-        (partial / "chunks.jsonl").unlink()  # its chunks are of the old recordings
+        (partial / "chunks.jsonl").unlink()  # its chunks were made from the old recordings
         raise InputError(
             f"{home}: recordings changed while they were read ({rows[0].path} to {rows[-1].path}). "
             "Let nothing write there, and run the same command again."

@@ -33,7 +33,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "bool": bool,
     "Mapping[str, str]": Mapping,
 }
-_MOST_BYTES = 1 << 32  # most bytes of one segment; an hour at 48 kHz takes a third
+_MOST_BYTES = 1 << 32  # largest size of a segment; an hour at 48 kHz takes a third of it
 # Change this when the code computes other values from the same fields.
 VERSION = "prepare/1"
 

@@ -19,7 +19,7 @@ __all__ = ["Groups", "Summary", "lengths_of", "summarise"]
 
 _MOST_CLASSES = 20  # up to this number, each class has a line
 _MOST_LEVELS = 12  # up to this number, each SNR level is counted by itself
-_WIDTH = 24  # characters of a name in the table
+_WIDTH = 24  # longest name in the table, in characters
 _NAMED = 5  # number of missing classes that a warning names
 
 

@@ -26,14 +26,14 @@ from antigram.pipeline.storage.manifest import Problem
 
 __all__ = ["SUFFIXES", "Seal", "Sink", "check_archive", "verify_archive"]
 
-SUFFIXES = (".pt", ".pth")  # of files that `verify` treats as checkpoints
+SUFFIXES = (".pt", ".pth")  # suffixes of files that `verify` treats as checkpoints
 _SEAL = b"antigram-sha256:"
 _SEALED = re.compile(_SEAL + rb"([0-9a-f]{64})")
 _MAGIC = b"PK\3\4"
 _END = 22  # bytes of a zip's last structure; its last two are the length of the comment
 _MOST_RECORDS = 100_000  # a VGG19 with its optimiser has 120
 _MOST_PICKLE = 16 << 20  # bytes of data.pkl; a checkpoint with 100,000 classes takes 2 MB
-_LEGACY_PICKLES = 5  # at the start of a file in torch.save's first format
+_LEGACY_PICKLES = 5  # number of pickles at the start of a file in torch.save's first format
 _AT_ONCE = 8 << 20  # bytes
 _REPAIR = "Copy it again, or train it again."
 # Accepted names in a pickle: none of them can allocate more memory than the file has bytes. Types

@@ -37,7 +37,7 @@ __all__ = [
     "write_manifest",
 ]
 
-DOCUMENT = "zarr.json"  # of a group or array
+DOCUMENT = "zarr.json"  # Zarr's metadata of a group or array
 FOLDER = "manifest"
 _KEY = f"{FOLDER}/{DOCUMENT}"
 _INNER = re.compile(r"layer\d\d")  # a group inside that has a manifest of its own

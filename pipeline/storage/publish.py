@@ -45,7 +45,8 @@ __all__ = [
 
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.(?P<kind>partial|import|old|trash|lock|sources)", re.DOTALL)
 _LAYER = re.compile(r"(?P<name>.+\.zarr)\.(?P<layer>layer\d\d)", re.DOTALL)
-_INNER = re.compile(r"\.(?P<layer>layer\d\d)\.(?P<kind>old|trash)")  # of version 0.1.0
+# Replaced layers, as version 0.1.0 named them.
+_INNER = re.compile(r"\.(?P<layer>layer\d\d)\.(?P<kind>old|trash)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ _FORMATS = (
     "antigram/features",
     "antigram/grams",
 )  # a store at a cache's path, or the reverse, is a user's mistake, not damage
-_PARTS = (MANIFEST, "features", "labels", "split", "clip_id", "source")  # of stores and caches
+# Names that occur in stores and caches.
+_PARTS = (MANIFEST, "features", "labels", "split", "clip_id", "source")
 
 
 def has_parts(group: Grouped) -> bool:

@@ -63,9 +63,9 @@ HOSTILE = {
     "no name": (tar_of(("", b"x")), "is a file and a folder"),
     "not UTF-8": (
         tar_of(("b\udcff.wav", b"x"), format=tarfile.GNU_FORMAT, errors="surrogateescape"),
-        "is no UTF-8",
+        "is not UTF-8",
     ),
-    "not UTF-8 in a zip": (swapped(zip_of(("b_.wav", b"")), b"b_.wav", b"b\xff.wav"), "no UTF-8"),
+    "not UTF-8 in a zip": (swapped(zip_of(("b_.wav", b"")), b"b_.wav", b"b\xff.wav"), "not UTF-8"),
     "NUL in a zip": (swapped(zip_of(("b_.wav", b"")), b"b_.wav", b"b\0.wav"), "control"),
     "newline": (tar_of(("b\n.wav", b"x")), "control characters"),
     "NUL in a pax name": (
@@ -128,7 +128,7 @@ def test_bombs_are_refused(unpack, tmp_path, make):
     ):
         with pytest.raises(ArchiveError, match=said):
             unpack(data, **limits)
-    with pytest.raises(ArchiveError, match="one too many"):
+    with pytest.raises(ArchiveError, match="is member 9; wanted at most 8"):
         unpack(make(*((f"{n}.wav", b"") for n in range(9))), members=8)
     assert list((tmp_path / "inner").iterdir()) == []
     assert (unpack(data) / "a.wav").stat().st_size == 3 << 20
