@@ -18,6 +18,7 @@ __all__ = [
     "DTYPES",
     "LOSSES",
     "MODES",
+    "NEED_LABELS",
     "PRECISIONS",
     "SIMILARITIES",
     "TAPS",
@@ -34,7 +35,7 @@ __all__ = [
     "precision_of",
 ]
 
-Mode = Literal["baseline", "wi", "frozen", "online", "cached"]
+Mode = Literal["baseline", "wi", "frozen", "online", "cached", "dann"]
 ArchName = Literal["vgg11", "vgg13", "vgg16", "vgg19"]
 Tap = Literal["relu", "conv", "released"]
 Aggregation = Literal["gram", "mean", "sum", "max", "compmul"]
@@ -45,6 +46,8 @@ Codec = Literal["packed", "factor", "lowrank", "map"]
 Control = Literal["permuted", "random", "mean-gram"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
+# These need a second label of the student's own segments.
+NEED_LABELS: tuple[Mode, ...] = ("dann",)
 ARCHS: tuple[ArchName, ...] = get_args(ArchName)
 TAPS: tuple[Tap, ...] = get_args(Tap)
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)

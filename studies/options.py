@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from antigram.model.choices import Aggregation, ArchName, Mode, Tap
+from antigram.model.choices import NEED_LABELS, Aggregation, ArchName, Mode, Tap
 from antigram.model.nets.arch import Arch
 from antigram.model.training.config import TrainConfig
 from antigram.pipeline.choices import check_choices
@@ -59,11 +59,11 @@ def check_options(options: Options, settings: Mapping[str, Any]) -> None:
         raise InputError(f"`mode={mode}` needs the teacher: `ckpts=FILE`")
     if mode in ("wi", "frozen") and len(options.ckpts) > 1:
         raise InputError(f"`mode={mode}` begins with one net: give one of `ckpts`")
-    if mode == "baseline" and options.ckpts:
-        raise InputError("`mode=baseline` has no teacher: leave `ckpts` out; see also `init`")
+    if mode in ("baseline", *NEED_LABELS) and options.ckpts:
+        raise InputError(f"`mode={mode}` has no teacher: leave `ckpts` out; see also `init`")
     if mode in ("online", "frozen") and not options.layers:
         raise InputError(f"`mode={mode}` needs a layer: `layers` 1 to 13")
-    if mode in ("baseline", "wi") and options.layers:
+    if mode in ("baseline", "wi", *NEED_LABELS) and options.layers:
         raise InputError(f"`mode={mode}` acts at no layer: leave `layers` out")
     if options.caches and mode != "cached":
         raise InputError(f"`mode={mode}` reads no cache: leave `caches` out")

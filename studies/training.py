@@ -63,7 +63,7 @@ def train_student(
 
     Args:
         workspace: holds the store and the caches; the run is written to it.
-        mode: ``baseline``, ``wi``, ``frozen``, ``online`` or ``cached``.
+        mode: ``baseline``, ``wi``, ``frozen``, ``online``, ``cached`` or ``dann``.
         name: name of the run; default: MODE-STORE-seedN, with a number if that name is taken.
         device: device of the training, such as ``cpu``, ``cuda:1`` or ``auto``.
         init: checkpoint whose convolutions initialise the student.

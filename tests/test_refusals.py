@@ -52,6 +52,12 @@ def imported_by(tmp_path, *arguments):
         ["train", "--mode", "online", "--layer", "5"],  # without --ckpt
         ["train", "--mode", "frozen", "--ckpt", "x.pt"],  # without --layer
         ["train", "--mode", "baseline", "--lr", "nan"],
+        ["train", "--mode", "dann"],  # without --against
+        ["train", "--mode", "dann", "--task", "word", "--against", "word"],
+        ["train", "--mode", "dann", "--against", "speaker", "--ckpt", "x.pt"],
+        ["train", "--mode", "dann", "--against", "speaker", "--cache", "x"],
+        ["train", "--mode", "dann", "--against", "speaker", "--layer", "5"],
+        ["train", "--mode", "baseline", "--against", "speaker"],
         ["train", "--mode", "baseline", "--width", "0"],
         ["train", "--mode", "cached", "--loss", "released"],
         ["train", "--mode", "baseline", "--device", "cuda:x"],

@@ -116,10 +116,20 @@ class Vgg(nn.Module):
         layers: Collection[int] = (),
         tap: Tap = "relu",
         on_tap: OnTap = lambda _layer, _maps: None,
+        on_features: Callable[[Tensor], None] = lambda _: None,
     ) -> Tensor:
-        """Return logits ``(batch, class)`` of ``(batch, 1, frame, freq)``; see `run_features`."""
-        x = self.run_features(x, layers, tap, on_tap)
-        logits: Tensor = self.classifier(self.avgpool(x).flatten(1))
+        """Return logits ``(batch, class)`` of ``(batch, 1, frame, freq)``.
+
+        Args:
+            x: as in `run_features`.
+            layers: as in `run_features`.
+            tap: as in `run_features`.
+            on_tap: as in `run_features`.
+            on_features: called with the input of the classifier, ``(batch, feature)``.
+        """
+        x = self.avgpool(self.run_features(x, layers, tap, on_tap)).flatten(1)
+        on_features(x)
+        logits: Tensor = self.classifier(x)
         return logits
 
     def freeze_up_to(self, layer: int) -> None:

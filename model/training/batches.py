@@ -38,6 +38,7 @@ class Batch:
             in for it.
         rows: rows of the teachers, on the device. A step takes them from here, so a batch serves
             one step. None if any teacher is live; the step then asks the sources for rows.
+        domains: ``(batch,)`` int64 domains, -1 for none; None in modes without a second label.
     """
 
     clips: NDArray[np.int64]
@@ -46,6 +47,7 @@ class Batch:
     read: Any
     weight: float = 1.0
     rows: TeacherRows | None = None
+    domains: Tensor | None = None
 
 
 class _Loaded(NamedTuple):
@@ -56,6 +58,7 @@ class _Loaded(NamedTuple):
     y: Tensor
     read: Any
     weight: float
+    domains: Tensor | None
 
 
 def _pinned(values: NDArray[np.int64], pin: bool) -> Tensor:  # noqa: FBT001
@@ -76,6 +79,7 @@ class Batches:
             by default those of the store.
         rescale: factor and shift of the features, for a network trained on another store.
         views: augmentation of training segments, if ``grams`` has no views of its own.
+        domains: ``(segment,)`` int32 classes of a second label, -1 for none, if a loss needs them.
         device_memory: bytes of device memory that data may take. Features and rows are kept there
             only if all of them fit, and are neither augmented nor rescaled.
         rank: number of this process among those that share each batch, from 0.
@@ -93,6 +97,7 @@ class Batches:
         labels: NDArray[np.int32] | None = None,
         rescale: tuple[float, float] = (1.0, 0.0),
         views: Views | None = None,
+        domains: NDArray[np.int32] | None = None,
         device_memory: int = 0,
         rank: int = 0,
         ranks: int = 1,
@@ -100,6 +105,7 @@ class Batches:
         self.rank, self.ranks = rank, ranks
         self.store = store
         self.labels = store.labels(task) if labels is None else labels
+        self.domains = domains
         self.rescale = rescale
         self.grams, self.views = grams, views
         self.batch_clips = batch_clips
@@ -122,8 +128,12 @@ class Batches:
         # Small tensors are pinned, too: a copy from other memory waits for the copies before it.
         pin = self.device.type == "cuda"
         y = _pinned(self.labels[clips].astype(np.int64), pin)
+        domains = None
+        if self.domains is not None:
+            domains = _pinned(self.domains[clips].astype(np.int64), pin)
         if self.resident:
-            return _Loaded(clips, _pinned(clips, pin), y, self._read(clips, epoch), weight)
+            x = _pinned(clips, pin)
+            return _Loaded(clips, x, y, self._read(clips, epoch), weight, domains)
         x = torch.empty((len(clips), 1, *self.store.shape), pin_memory=pin)
         self.store.features.gather(clips, x.numpy()[:, 0])
         if self.rescale != (1.0, 0.0):
@@ -131,7 +141,7 @@ class Batches:
             x.mul_(scale).add_(shift)
         if (params := self._params(clips, epoch)) is not None:
             apply_views(x.numpy()[:, 0], params, self.store.silence)
-        return _Loaded(clips, x, y, self._read(clips, epoch), weight)
+        return _Loaded(clips, x, y, self._read(clips, epoch), weight, domains)
 
     def _read(self, clips: NDArray[np.int64], epoch: int) -> Any:  # noqa: ANN401 - differs by source
         return self.grams.read(clips, epoch) if self.grams else {}
@@ -166,10 +176,13 @@ class Batches:
         if self.resident:
             x = self._features.index_select(0, x).float()[:, None]
         y = loaded.y.to(self.device, non_blocking=True)
+        domains = loaded.domains
+        if domains is not None:
+            domains = domains.to(self.device, non_blocking=True)
         rows = None
         if isinstance(self.grams, Sources) and self.grams.stored:
             rows = self.grams.batch_rows(loaded.read, x)
-        return Batch(loaded.clips, x, y, loaded.read, loaded.weight, rows)
+        return Batch(loaded.clips, x, y, loaded.read, loaded.weight, rows, domains)
 
     def _move_ahead(self, loaded: Iterator[_Loaded]) -> Iterator[Batch]:
         """Copy each batch to the GPU in a second stream, while the batch before it is in use."""
@@ -194,6 +207,8 @@ class Batches:
         stream.wait_event(copied)
         for tensor in (batch.x, batch.y, *(batch.rows.tensors() if batch.rows else ())):
             tensor.record_stream(stream)
+        if batch.domains is not None:
+            batch.domains.record_stream(stream)
         return batch
 
     def _ahead(self, parts: Sequence[NDArray[np.int64]], epoch: int) -> Iterator[_Loaded]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from antigram.model.choices import Aggregation, Loss, Mode, Precision, Similarity, Tap
+from antigram.model.choices import NEED_LABELS, Aggregation, Loss, Mode, Precision, Similarity, Tap
 from antigram.model.nets.arch import Arch
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.choices import check_choices
@@ -22,13 +22,15 @@ class TrainConfig:
 
     Attributes:
         mode: ``baseline``, ``wi`` (initial weights of a teacher), ``frozen`` (the same, with the
-            lower layers frozen), ``online`` (AT with a live teacher) or ``cached`` (AT with a
-            cache).
+            lower layers frozen), ``online`` (AT with a live teacher), ``cached`` (AT with a
+            cache) or ``dann`` (domain-adversarial training, without a teacher).
         task: label to predict.
         arch: name and width of the student.
         layers: layers that are compared with the teachers; with mode ``frozen``, layers up to the
             highest of these are frozen.
-        beta: weight of the AT loss.
+        against: with mode ``dann``, the label that the student's features are not to tell; the
+            segments' own labels are needed.
+        beta: weight of the AT loss, or of the adversarial loss.
         betas: pairs of a teacher's name and its own beta, for teachers that do not use ``beta``.
         aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
         tap: point of a layer that is compared: ``relu``, ``conv`` or ``released``.
@@ -53,6 +55,7 @@ class TrainConfig:
     task: str
     arch: Arch
     layers: tuple[int, ...] = ()
+    against: str | None = None
     beta: float = 1.0
     betas: tuple[tuple[str, float], ...] = ()
     aggregation: Aggregation = "gram"
@@ -92,6 +95,7 @@ class TrainConfig:
             raise InputError(f"`weight_decay` {self.weight_decay}: wanted at least 0")
         if self.mode == "frozen" and not self.layers:
             raise InputError("`mode=frozen` needs a layer: `layers` 1 to 13")
+        self._check_against()
         if self.loss == "released" and self.mode != "online":
             raise InputError(
                 "`loss=released` mixes the segments of a batch, so its Grams cannot be cached: "
@@ -103,6 +107,23 @@ class TrainConfig:
                 f"`aggregation={self.aggregation}` and `similarity={self.similarity}` out"
             )
 
+    def _check_against(self) -> None:
+        if self.mode not in NEED_LABELS:
+            if self.against is not None:
+                raise InputError(f"`mode={self.mode}` needs no second label: leave `against` out")
+            return
+        if not self.against:
+            raise InputError(
+                f"`mode={self.mode}` needs the label that the student is not to tell: "
+                "`against=LABEL`"
+            )
+        if self.against == self.task:
+            raise InputError(
+                f"`against={self.against}` is the label to learn: name another label of the store"
+            )
+        if self.beta < 0:
+            raise InputError(f"`beta` {self.beta}: wanted at least 0 with `mode={self.mode}`")
+
     def at_weight(self, source: str) -> float:
         """Return the factor of a teacher's AT loss: its beta, squared for the released loss."""
         beta = dict(self.betas).get(source, self.beta)
@@ -113,6 +134,8 @@ class TrainConfig:
         plain = {**asdict(self), "layers": list(self.layers), "betas": dict(self.betas)}
         if self.views is None:
             del plain["views"]
+        if self.against is None:
+            del plain["against"]
         if not self.weight_decay:  # as runs of before have it, which may be resumed
             del plain["weight_decay"]
         return plain

@@ -67,6 +67,8 @@ def result_of(
         "data": store.name,
         "features": store.fingerprint,
         "task": config.task,
+        "against": config.against,
+        "needs_labels": [config.against] if config.against else [],
         "layers": list(config.layers),
         "beta": {name: config.at_weight(name) for name, _ in config.betas} or config.beta,
         "seed": config.seed,

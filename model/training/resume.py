@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from antigram.model.loss.domains import Adversary
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.checkpoint import load_tensors, write_tensors
 from antigram.model.training.config import TrainConfig
@@ -69,7 +70,13 @@ class State:
         self.best_epoch, self.best_loss = self.epoch, loss
         return True
 
-    def save(self, files: RunFiles, net: Vgg, adam: torch.optim.Adam) -> None:
+    def save(
+        self,
+        files: RunFiles,
+        net: Vgg,
+        adam: torch.optim.Adam,
+        domain_loss: Adversary | None = None,
+    ) -> None:
         """Write last.pt, from which the run can be resumed."""
         device = next(net.parameters()).device
         content = {
@@ -82,6 +89,8 @@ class State:
                 "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             },
         }
+        if domain_loss is not None:
+            content["domain_loss"] = domain_loss.state_dict()
         files.write(LAST, lambda file: write_tensors(file, content))
 
 
@@ -119,6 +128,7 @@ def start(
     config: TrainConfig,
     net: Vgg,
     adam: torch.optim.Adam,
+    domain_loss: Adversary | None = None,
     *,
     resume: bool,
     distributed: DistributedContext,
@@ -131,6 +141,7 @@ def start(
         config: settings of the training, as given now.
         net: the student; gets the stored weights.
         adam: its optimiser; gets the stored averages.
+        domain_loss: loss between domains, if there is one; gets its stored weights.
         resume: whether to resume the run if it exists. The states of torch's random generators
             are then restored, too.
         distributed: rank and world size; rank 0 writes.
@@ -166,7 +177,7 @@ def start(
     if started.result is None or not started.state.over(config):
         started.result = None
         if LAST in files:
-            started.state = _load(files, net, adam)
+            started.state = _load(files, net, adam, domain_loss)
             if started.state.best_epoch and BEST not in files:
                 raise StoredDataError(f"{run / BEST}: missing. Restore it, or start a new run.")
         started.entries = list(_entries(files, started.state))
@@ -207,7 +218,8 @@ def _end_moved(files: RunFiles, settings: Mapping[str, Any]) -> bool:
     stored = dict(_leaves({key: files.settings.get(key) for key in keys}))
     given = dict(_leaves(json.loads(json.dumps({key: settings[key] for key in keys}))))
     names = [name for name in {**stored, **given} if stored.get(name) != given.get(name)]
-    for name in ENDS:
+    ends = _ends(given["mode"])
+    for name in ends:
         if name in names and isinstance(stored.get(name), int) and given[name] > stored[name]:
             names.remove(name)
     if names:
@@ -216,9 +228,14 @@ def _end_moved(files: RunFiles, settings: Mapping[str, Any]) -> bool:
         )
         raise InputError(
             f"{files.folder}: was started with {differ}. Resume with the same options, store and "
-            "teacher (`epochs` and `patience` may be raised), or start a new run."
+            f"teacher ({' and '.join(f'`{n}`' for n in ends)} may be raised), or start a new run."
         )
     return stored != given
+
+
+def _ends(mode: str) -> tuple[str, ...]:
+    """Return the settings that have no effect on the numbers of earlier epochs."""
+    return ("patience",) if mode == "dann" else ENDS  # dann's schedule runs over `epochs`
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -248,7 +265,9 @@ def _finished(files: RunFiles) -> tuple[State, dict[str, Any]]:
     return state, result
 
 
-def _load(files: RunFiles, net: Vgg, adam: torch.optim.Adam) -> State:
+def _load(
+    files: RunFiles, net: Vgg, adam: torch.optim.Adam, domain_loss: Adversary | None
+) -> State:
     """Load last.pt into network, optimiser and random generators; return the progress."""
     path = files.folder / LAST
     device = next(net.parameters()).device
@@ -265,10 +284,14 @@ def _load(files: RunFiles, net: Vgg, adam: torch.optim.Adam) -> State:
                 raise TypeError(f"{name} is {fields[name]!r}")
         if fields["done"] and {"values", "clips"} - set(fields["sums"]):
             raise KeyError("sums")
-        shapes = {name: tuple(tensor.shape) for name, tensor in last["model"].items()}
-        if shapes != {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}:
-            raise ValueError("it has weights of other shapes")
-        net.load_state_dict(last["model"])
+        weights = {"model": net, "domain_loss": domain_loss}
+        for name, module in weights.items():
+            if module is None:
+                continue
+            shapes = {key: tuple(tensor.shape) for key, tensor in last[name].items()}
+            if shapes != {key: tuple(t.shape) for key, t in module.state_dict().items()}:
+                raise ValueError("it has weights of other shapes")
+            module.load_state_dict(last[name])
         adam.load_state_dict(last["optimiser"])
         torch.set_rng_state(last["rng"]["cpu"])
         if device.type == "cuda" and last["rng"]["cuda"] is not None:

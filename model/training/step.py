@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from antigram.model.loss.at_loss import compare, released_loss
+from antigram.model.loss.domains import Adversary
 from antigram.model.loss.sources import LiveGrams, Sources, TeacherRows
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.at_effect import Probe
@@ -31,17 +32,24 @@ class Sums:
     Attributes:
         sources: names of the teachers.
         device: device of the sums.
+        measures: names of the values of a loss between domains.
         values: ``(2 + teacher,)`` float64: sums of the cross-entropy, of correct predictions, and
             of each teacher's AT loss before beta.
+        of_domains: ``(1 + measure,)`` float64: how many segments count for the measures, and their
+            sums.
         clips: number of segments.
     """
 
     sources: tuple[str, ...]
     device: torch.device
+    measures: tuple[str, ...] = ()
     values: Tensor = field(init=False)
+    of_domains: Tensor = field(init=False)
     clips: int = 0
 
     def __post_init__(self) -> None:
+        count = 1 + len(self.measures)
+        self.of_domains = torch.zeros(count, dtype=torch.float64, device=self.device)
         self.values = torch.zeros(2 + len(self.sources), dtype=torch.float64, device=self.device)
 
     def add(self, ce: Tensor, correct: Tensor, at: Tensor, clips: int) -> None:
@@ -59,16 +67,19 @@ class Sums:
 
     def to_plain(self) -> dict[str, Any]:
         """Return the sums as plain types, to store in last.pt."""
-        return {"values": self.values.tolist(), "clips": self.clips}
+        plain = {"values": self.values.tolist(), "clips": self.clips}
+        return {**plain, "domains": self.of_domains.tolist()} if self.measures else plain
 
     def restore(self, plain: Mapping[str, Any]) -> None:
         """Set the sums to a result of `to_plain`."""
         self.values.copy_(torch.tensor(plain["values"], dtype=torch.float64))
+        if self.measures:
+            self.of_domains.copy_(torch.tensor(plain["domains"], dtype=torch.float64))
         self.clips = plain["clips"]
 
     def means(
         self, weights: Mapping[str, float], distributed: DistributedContext
-    ) -> dict[str, float | dict[str, float]]:
+    ) -> dict[str, float | dict[str, float] | None]:
         """Return means over the segments of all ranks.
 
         Args:
@@ -77,19 +88,24 @@ class Sums:
 
         Returns:
             ``loss``, ``ce``, ``at`` (before beta, summed over teachers) and ``accuracy``; with
-            several teachers also ``at_by_source``.
+            several teachers also ``at_by_source``. With a loss between domains also its measures,
+            which are no part of ``loss``; None if no segment counts for them.
         """
         clips = torch.tensor([float(self.clips)], dtype=torch.float64, device=self.device)
         sums = distributed.sum(torch.cat([self.values, clips]))
         ce, accuracy, *at = (sums[:-1] / sums[-1].clamp_min(1)).tolist()
         by_source = dict(zip(self.sources, at, strict=True))
         loss = ce + sum(weights[name] * value for name, value in by_source.items())
-        means: dict[str, float | dict[str, float]] = {
+        means: dict[str, float | dict[str, float] | None] = {
             "loss": loss,
             "ce": ce,
             "at": sum(at),
             "accuracy": accuracy,
         }
+        if self.measures:
+            count, *measured = self.of_domains.tolist()  # of one process: see `prepare_domains`
+            for name, value in zip(self.measures, measured, strict=True):
+                means[name] = value / count if count else None
         return {**means, "at_by_source": by_source} if len(at) > 1 else means
 
 
@@ -102,6 +118,7 @@ class Step:
         config: settings of the training.
         device: device of student, teachers and batches.
         forward: the student as `DistributedContext.wrap` returns it; by default ``net``.
+        domain_loss: loss between the domains of a batch; None in modes without a second label.
     """
 
     def __init__(
@@ -111,7 +128,10 @@ class Step:
         config: TrainConfig,
         device: torch.device,
         forward: nn.Module | None = None,
+        domain_loss: Adversary | None = None,
     ) -> None:
+        self.domain_loss = domain_loss
+        self.measures = domain_loss.measures if domain_loss is not None else ()
         self.net, self.sources, self.config, self.device = net, sources, config, device
         self.forward = forward or net
         self.names = sources.names if sources else ()
@@ -173,11 +193,17 @@ class Step:
                 probe.tap(layer, maps, members, means, lambda *args: loss_of(*args)[0])
             at = at + means if members == self._all else at.index_add(0, indices, means)
 
+        features: list[Tensor] = []
         with autocast(self.device, config.precision):
             forward = self.forward if self.net.training else self.net
-            logits = forward(batch.x, self.layers, config.tap, on_tap)
+            logits = forward(batch.x, self.layers, config.tap, on_tap, features.append)
         ce = functional.cross_entropy(logits.float(), batch.y)
         correct = (logits.argmax(1) == batch.y).sum()
+        if self.domain_loss is not None:
+            self.domain_loss.train(self.net.training)
+            loss, measured = self.domain_loss(features[0], batch.domains)
+            losses.append(loss)
+            sums.of_domains += measured
         if batch.weight:
             sums.add(ce, correct, at, len(batch.y))
         if probe is not None:

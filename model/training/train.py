@@ -20,6 +20,7 @@ from antigram.model.training.batches import Batches
 from antigram.model.training.checkpoint import Checkpoint, load_tensors, write_tensors
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.distributed import DistributedContext
+from antigram.model.training.domains import prepare_domains
 from antigram.model.training.evaluate import evaluate
 from antigram.model.training.guards import UNTRAINED, LossGuard, check_classes
 from antigram.model.training.precision import set_precision
@@ -107,7 +108,10 @@ def train(
     held = Held((store.features, *(sources.arrays if sources else ())), on_message)
     # Channels last suits tensor cores, and makes a CPU 1.2 to 1.9 times as fast.
     net.to(device).to(memory_format=torch.channels_last)
+    domains = prepare_domains(store, config, rows, net, device, distributed, on_message)
+    domain_loss = domains.loss if domains else None
     trainable = [p for p in net.parameters() if p.requires_grad]
+    trainable += domain_loss.parameters() if domain_loss is not None else []
     adam = torch.optim.Adam(
         trainable,
         lr=config.lr,
@@ -122,6 +126,7 @@ def train(
         config.batch_clips,
         device,
         views=config.views,
+        domains=domains.labels if domains else None,
         device_memory=budget_for(device, device_memory),
         rank=distributed.rank,
         ranks=distributed.size,
@@ -135,7 +140,16 @@ def train(
         "grams": sources.identity if sources else {},
         "environment": environment(),
     }
-    started = start(run, settings, config, net, adam, resume=resume, distributed=distributed)
+    started = start(
+        run,
+        settings,
+        config,
+        net,
+        adam,
+        domain_loss,
+        resume=resume,
+        distributed=distributed,
+    )
     files, state = started.files, started.state
     if started.note:
         on_message(started.note)
@@ -145,7 +159,7 @@ def train(
         for note in started.result.get("notes", ()):
             on_message(note)
         return started.result
-    step = Step(net, sources, config, device, distributed.wrap(net))
+    step = Step(net, sources, config, device, distributed.wrap(net), domain_loss)
     steps_in_epoch = -(-len(rows["train"]) // config.batch_clips)
     limiter = StepLimiter(device)
     guard = LossGuard(store, sources, config.lr, held.look)
@@ -164,7 +178,7 @@ def train(
         epoch_start = saved = time.perf_counter()
         save_took = 0.0
         net.train()
-        sums = Sums(step.names, device)
+        sums = Sums(step.names, device, step.measures)
         if state.done:  # resumed in the middle of an epoch
             sums.restore(state.sums)
         else:
@@ -175,6 +189,8 @@ def train(
         remaining = order[state.done * config.batch_clips :]
         for batch in batches.passes(remaining, state.epoch):
             last = state.done + 1 == steps_in_epoch or state.step + 1 == config.max_steps
+            if domain_loss is not None:
+                domain_loss.begin(state.step)
             loss = step(batch, sums, effect.gradients(first=not state.done, last=last))
             guard.add(batch.clips)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -210,7 +226,7 @@ def train(
             if distributed.size == 1 and now - saved > max(save_every_s, 20 * save_took):
                 held.look()  # raises if data were overwritten, before anything is saved
                 state.sums, state.effect = sums.to_plain(), effect.to_plain()
-                state.save(files, net, adam)
+                state.save(files, net, adam, domain_loss)
                 saved = time.perf_counter()
                 save_took = saved - now
                 mark += save_took
@@ -237,7 +253,7 @@ def train(
             board.epoch(entry)
             if best:
                 _write_best(files, checkpoint_of(net, store, config, run))
-            state.save(files, net, adam)
+            state.save(files, net, adam, domain_loss)
             on_progress(state.epoch, steps_in_epoch, steps_in_epoch, _flat(entry))
 
     board.close()
@@ -278,7 +294,7 @@ def _validate(
 ) -> tuple[dict[str, Any], Table]:
     """Return mean losses over validation, and similarities by layer and teacher."""
     step.net.eval()
-    sums, probe = Sums(step.names, step.device), effect.similarities()
+    sums, probe = Sums(step.names, step.device, step.measures), effect.similarities()
     with torch.no_grad():
         for batch in batches.passes(rows):
             guard.add(batch.clips)

@@ -32,6 +32,9 @@ from antigram.studies.report.page import (
 
 __all__ = ["draw_run", "read_metrics", "write_run_report"]
 
+# Of losses against a second label, which few runs have.
+_MEASURES = ("adversarial", "discriminator_accuracy")
+
 
 def draw_run(run: Path) -> None:
     """Write the report of a finished run, unless it exists already: see `write_run_report`."""
@@ -187,7 +190,9 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _epochs(entries: Sequence[Entry], best: int | None) -> Table:
-    keys = [("loss",), ("ce",), ("at",), *(("at_by_source", name) for name in teachers(entries))]
+    keys: list[tuple[str, ...]] = [("loss",), ("ce",), ("at",)]
+    keys += [("at_by_source", name) for name in teachers(entries)]
+    keys += [(name,) for name in _MEASURES if any(at_path(e, "train", name) for e in entries)]
     shown = [(split, *key) for key in [*keys, ("accuracy",)] for split in SPLITS]
     labels = [f"{'at ' if len(key) > 2 else ''}{key[-1]}, {key[0]}" for key in shown]
     timed = {"seconds": "seconds", "data_wait_seconds": "data wait (s)"}
