@@ -135,7 +135,7 @@ def build_cache(
 def _missing(
     plans: Mapping[int, LayerPlan], existing: Mapping[int, CacheLayer]
 ) -> dict[int, LayerPlan]:
-    """Return the plans of layers that are missing or damaged; damaged ones keep their rank."""
+    """Return the plans of layers that are missing or damaged; a damaged layer keeps its rank."""
     missing = {}
     for number, plan in plans.items():
         layer = existing.get(number)
@@ -169,7 +169,7 @@ def _make_layers(
         }
         _check_free(target, plans, len(store))
         if not partial.is_dir():
-            discard(partial)  # a file of that name
+            discard(partial)  # a file with the folder's name
     store.read_index(store.main_label)  # from here on, another process may replace the store
     store.features.hold()
     writers = open_writers(plans, partial, target, len(store), distributed)
@@ -192,8 +192,8 @@ def _existing_layers(
     """Open the layers of a cache that were built from this store and teacher.
 
     Returns:
-        Layers by number; and whether the cache is to be replaced: it has no layer, or one that was
-        built from another store or teacher.
+        Layers by number; and whether the cache is to be replaced, because it has no layer, or a
+        layer that was built from another store or teacher.
     """
     with torch.device("meta"):
         net = Vgg(teacher.arch, 0)

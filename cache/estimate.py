@@ -15,7 +15,7 @@ from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["break_even_epochs", "estimate"]
 
-_BATCHES = 3  # that are timed, after one to warm up
+_BATCHES = 3  # number of timed batches, after one to warm up
 
 
 def estimate(
@@ -75,7 +75,7 @@ def break_even_epochs(store: FeatureStore, plan: LayerPlan) -> float | None:
 
 
 def _rows(store: FeatureStore, plan: LayerPlan) -> tuple[int, int]:
-    """Return the rows that the teacher computes for a cache, and in an epoch of online training."""
+    """Count the rows that the teacher computes for a cache, and in an epoch of online training."""
     counts = {split: int((store.split == index).sum()) for index, split in enumerate(SPLITS)}
     augmented = (plan.views - 1) * counts["train"]  # only training segments are augmented
     return len(store) + augmented, counts["train"] + counts["validation"]

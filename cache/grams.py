@@ -32,7 +32,7 @@ class LayerRows:
     def __init__(self, layer: CacheLayer) -> None:
         self.layer = layer
         self.kept: Tensor | None = None  # all values, on the device of `keep_on`
-        self._norms: dict[torch.device, Tensor] = {}  # (row, 2), by device
+        self._norms: dict[torch.device, Tensor] = {}  # norms (row, 2), by device
 
     def __reduce__(self) -> tuple[type[LayerRows], tuple[CacheLayer]]:
         """Pickle the layer alone; another process reads the tensors again."""
@@ -93,9 +93,9 @@ class LayerRows:
         return Rows(self.layer.key.codec, data, norm, row_norm)
 
     def _norms_on(self, device: torch.device) -> Tensor:
-        """Return ``(row, 2)`` both norms of every row, so that a batch gathers them at once.
+        """Return both norms of every row, ``(row, 2)``, so that a batch gathers them at once.
 
-        They take 8 bytes a row, are copied to a device once, and are kept there.
+        They take 8 bytes a row. They are copied to a device once and stay on it.
         """
         if (norms := self._norms.get(device)) is None:
             pair = (self.layer.norm.reshape(-1), self.layer.row_norm.reshape(-1))

@@ -1,6 +1,6 @@
 """The key of a cached layer: everything that decides its numbers.
 
-Paths, times, names, batch size, device and number of workers do not decide them, and are not in it.
+Paths, times, names, batch size, device and number of workers do not, and are not in the key.
 """
 
 from __future__ import annotations

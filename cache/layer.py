@@ -192,7 +192,7 @@ class CacheLayer:
             count: segments of the store.
 
         Raises:
-            DamagedError: it has more or fewer rows.
+            DamagedError: the layer has more or fewer rows.
         """
         if len(self.values) != count:
             raise DamagedError(
@@ -204,7 +204,7 @@ class CacheLayer:
     # map instead of three.
     @cached_property
     def norm(self) -> NDArray[np.float32]:
-        """``(clip,)`` ||G||, or the norm of the map, before the division by it."""
+        """``(clip,)`` norm by which each Gram or map was divided before it was stored."""
         return self._array("norm").read()
 
     @cached_property
@@ -273,7 +273,7 @@ class CacheLayer:
         """Return rank, energies and errors of the cosine; empty for other codecs."""
         if self.energy is None:
             return {}
-        least = max(0.0, float(self.energy.min()) - 6e-8)  # less the rounding of float32
+        least = max(0.0, float(self.energy.min()) - 6e-8)  # minus the rounding error of float32
         rounding = 2e-4 if self.key.dtype == "float16" else 1e-6
         return {
             "rank": self.values.shape[-1],

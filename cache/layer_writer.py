@@ -72,7 +72,7 @@ class LayerWriter:
         self.done = {chunk for chunk, written in self._noted() if self._is_intact(chunk, written)}
 
     def _prepare(self, partial: Path) -> None:
-        """Keep the chunks of an interrupted build of the same layer; delete those of another."""
+        """Keep the chunks of an interrupted build of the same layer; delete any other chunks."""
         plan = self.plan
         staged = partial / "root" / self.folder.name
         if staged.is_dir() and not self.folder.exists():
@@ -88,7 +88,7 @@ class LayerWriter:
         """Yield the chunks in the journals, with their checksums; unreadable entries are left out.
 
         Yields:
-            Index of a chunk, and what was written of it for each array.
+            Index of a chunk, and the checksums of the chunk of each array.
         """
         for path in journals_of(self.folder):
             for entry in Journal.read(path):
@@ -186,7 +186,7 @@ def open_writers(
     Args:
         plans: layers to build, by number.
         partial: folder beside the cache.
-        target: path of the cache, whose intact chunks of a damaged layer are taken over.
+        target: path of the cache; the intact chunks of its damaged layers are taken over.
         clips: segments of the store.
         distributed: rank and world size.
     """
@@ -199,5 +199,6 @@ def open_writers(
         distributed.wait()
         return writers
     distributed.wait()
-    with_rank = {n: noted(plan, partial) or plan for n, plan in plans.items()}  # as rank 0 found it
+    # The process of rank 0 has noted the rank of each low-rank layer.
+    with_rank = {n: noted(plan, partial) or plan for n, plan in plans.items()}
     return {n: LayerWriter(plan, partial, clips, distributed.rank) for n, plan in with_rank.items()}

@@ -17,7 +17,7 @@ from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["mean_rows"]
 
-_SEGMENTS = 256  # read at once
+_SEGMENTS = 256  # segments that are read at once
 
 
 def mean_rows(

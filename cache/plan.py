@@ -28,7 +28,7 @@ from antigram.pipeline.storage.chunks import ArraySpec
 __all__ = ["DEFAULT_ENERGY", "LayerPlan", "plan_layers", "run_taps", "teacher_net"]
 
 DEFAULT_ENERGY = 0.9999
-_ROWS_PER_CHUNK = 128  # and the most views of a segment, as a chunk has all views of each
+_ROWS_PER_CHUNK = 128  # also the most views of a segment, as a chunk has all views of its segments
 
 
 @dataclass(frozen=True, slots=True)

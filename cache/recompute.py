@@ -92,7 +92,7 @@ def recompute(
 def _of_mean_row(
     layer: CacheLayer, store: FeatureStore, teacher: Teacher, device: torch.device
 ) -> Iterator[Problem]:
-    """Hold the one row of all segments against the mean over the training split."""
+    """Compare the one row that stands for all segments with the mean over the training split."""
     plan = LayerPlan(layer.key, layer.channels, layer.positions)
     data, norm, _ = mean_rows(store, teacher, [plan], 16, device)[layer.key.layer]
     stored = LayerRows(layer).read(np.arange(len(store)), 0)
@@ -108,7 +108,7 @@ def _of_mean_row(
 
 
 def _errors(maps: Tensor, stored: Rows, layer: CacheLayer) -> Iterator[tuple[int, float, float]]:
-    """Compare stored rows with those of maps, after dividing the latter by their norm.
+    """Compare stored rows with rows computed from maps, which are divided by their norm first.
 
     Yields:
         Index of a segment in the batch, the largest error of its row, norm and energy, and the

@@ -28,7 +28,7 @@ from antigram.pipeline.features.store import FeatureStore
 __all__ = ["compute_chunks"]
 
 _IN_FLIGHT = 2  # chunks that may wait for the disk while the teacher runs
-_CACHE_BYTES = 8 << 20  # of a CPU
+_CACHE_BYTES = 8 << 20  # size of a CPU's cache
 _NO_LIMIT = 1 << 20  # segments, more than in any batch
 
 

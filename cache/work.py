@@ -1,7 +1,7 @@
-"""The folder beside a cache in which its layers are built, and moving them into the cache.
+"""The folder beside a cache in which layers are built before they are moved into the cache.
 
-For each layer it has ``layerNN`` (the group), ``layerNN.json`` (a note: the key and rank of the
-layer) and journals of its chunks, one for each rank.
+For each layer the folder has ``layerNN`` (the group), ``layerNN.json`` (a note: the key and rank of
+the layer) and journals of the layer's chunks, one for each rank of the job.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def publish_layers(
         target: path of the cache.
         partial: folder beside the cache that has the layers.
         root: metadata of the cache.
-        layers: their numbers.
+        layers: numbers of the layers.
         replace_cache: whether to replace the cache by one of these layers, atomically.
     """
     if replace_cache:
@@ -100,7 +100,7 @@ def _layer_fingerprints(target: Path) -> dict[str, str]:
 
 
 def drop_finished(partial: Path, plans: Mapping[int, LayerPlan]) -> None:
-    """Delete what is left of published layers; interrupted work on other layers is kept."""
+    """Delete the leftovers of published layers; interrupted work on other layers is kept."""
     for number, plan in plans.items():
         note = note_path(partial, number)
         if _read_note(note).get("key") == plan.key.to_json():
@@ -135,7 +135,7 @@ def _read_note(path: Path) -> dict[str, Any]:
 
 
 def noted(plan: LayerPlan, partial: Path) -> LayerPlan | None:
-    """Return the plan with the rank that an interrupted build of the same key found.
+    """Return the plan with the rank that was found by an interrupted build with the same key.
 
     Returns:
         The plan itself if its codec has no rank; None if there is no such note.

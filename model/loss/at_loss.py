@@ -29,7 +29,7 @@ __all__ = [
 
 _TINY = torch.finfo(torch.float32).tiny
 _DEAD = 1e-18  # the square of a smaller norm underflows in float32, and its reciprocal overflows
-_MOST_FLOATS = 2**24  # of temporary memory: 64 MiB
+_MOST_FLOATS = 2**24  # 64 MiB of temporary memory
 # First layer at which mse-sigmoid has little or no gradient, and how much of it. Sums over the
 # channels grow with their number, until 1 - sigmoid is below 1e-10. Grams, scaled by 1 / (C P), and
 # means differ little between networks: the norm of the gradient at the maps is below 1e-4; that of
@@ -71,7 +71,7 @@ def flat_layers_note(
 
 
 class _SquaredCosine(torch.autograd.Function):
-    """(inner / (norm * row_norm))^2; value and gradient are 0 if either norm is near zero."""
+    """Squared cosine ``(inner / (norm * row_norm))^2``; it is a flat 0 if a norm is near zero."""
 
     @staticmethod
     def forward(ctx: Context, inner: Tensor, norm: Tensor, row_norm: Tensor) -> Tensor:
@@ -89,14 +89,14 @@ class _SquaredCosine(torch.autograd.Function):
 
 
 def at_losses(student: StudentMaps, stack: Stack, similarity: Similarity = "cos2") -> Tensor:
-    """Compute the similarity of a student's maps to those of several teachers, per segment.
+    """Compute the similarity of a student's maps to the rows of several teachers, per segment.
 
     Args:
         student: maps of the student.
         stack: rows of the teachers for the same segments, layer and tap.
         similarity: ``cos2``, the squared cosine; or ``mse-sigmoid``, minus the sigmoid of the mean
-            squared error. The error is that of Grams scaled by 1000 / (C P), as in the paper's
-            code, or that of aggregated maps without scaling.
+            squared error. The error is computed from Grams scaled by 1000 / (C P), as in the
+            paper's code, or from aggregated maps without scaling.
 
     Returns:
         ``(batch, teacher)`` float32, before beta: in [0, 1] for ``cos2``, in (-1, -0.5] for
@@ -132,7 +132,7 @@ def at_loss(
     Args:
         maps: maps of the student, ``(batch, channel, frame, freq)``, or `StudentMaps` of them.
         rows: rows of the teacher for the same segments, layer and tap.
-        aggregation: applied to ``maps`` unless they are `StudentMaps`; must be that of ``rows``.
+        aggregation: applied to ``maps`` unless they are `StudentMaps`; ``rows`` must have the same.
         similarity: as for `at_losses`.
 
     Returns:
@@ -260,7 +260,7 @@ def compare(
         maps: maps of the student, ``(batch, channel, frame, freq)``.
         stacks: rows of the teachers, for the same segments, layer and tap.
         weights: ``(teacher,)`` float32, in the order of the stacks.
-        aggregation: that of the rows.
+        aggregation: aggregation of the rows.
         similarity: as for `at_losses`.
 
     Returns:

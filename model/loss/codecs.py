@@ -47,7 +47,7 @@ class Rows:
     Attributes:
         codec: ``packed``, ``factor``, ``lowrank`` or ``map``.
         data: ``(batch, ...)`` values as stored, any float dtype.
-        norm: ``(batch,)`` float32, ||G||, or the norm of the map, before the division by it.
+        norm: ``(batch,)`` float32, the norm by which G or the map was divided.
         row_norm: ``(batch,)`` float32, norm of the matrix or map that the rounded ``data``
             represents. The cosine divides by it, so that rounding cannot bias the cosine.
         energy: ``(batch,)`` float32, share of ||G||^2 that a ``lowrank`` row keeps; None for other
@@ -93,7 +93,7 @@ class Stack:
 
     @classmethod
     def of(cls, rows: Sequence[Rows]) -> Stack:
-        """Stack rows of the same codec, dtype and shape; a single teacher's are not copied."""
+        """Stack rows of the same codec, dtype and shape; a single teacher's rows are not copied."""
         first = rows[0]
         side_by_side = first.codec in ("factor", "lowrank")
         if len(rows) == 1:
@@ -148,7 +148,7 @@ def exact_codec(aggregation: Aggregation, channels: int, positions: int) -> Code
 def row_shape(
     codec: Codec, channels: int, positions: int, rank: int | None = None
 ) -> tuple[int, ...]:
-    """Return the shape of a row's values; ``rank`` is that of ``lowrank``, 0 if not yet known."""
+    """Return the shape of a row's values; ``rank`` is the number of ``lowrank`` columns, or 0."""
     shapes: dict[str, tuple[int, ...]] = {
         "packed": (packed_size(channels),),
         "factor": (channels, positions),

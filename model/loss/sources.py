@@ -174,10 +174,10 @@ class LiveGrams:
         }
 
     def keep_on(self, device: torch.device) -> None:
-        """Nothing is stored: see `GramSource`."""
+        """Do nothing, as no rows are stored: see `GramSource`."""
 
     def params(self, clips: NDArray[np.int64], epoch: int) -> NDArray[np.float32] | None:
-        """No augmentation parameters are stored: see `GramSource`."""
+        """Return None, as no augmentation parameters are stored: see `GramSource`."""
         del clips, epoch
         return None
 
@@ -235,7 +235,7 @@ class Sources:
 
     @property
     def identity(self) -> dict[str, dict[str, str]]:
-        """Return the rows of every teacher: its name -> the result of `GramSource.rows`."""
+        """Digests of every teacher: its name -> the result of `GramSource.identity`."""
         return {name: dict(source.identity) for name, source in self.members.items()}
 
     @property
@@ -245,7 +245,7 @@ class Sources:
 
     @property
     def arrays(self) -> list[MappedArray]:
-        """See `GramSource`; those of all sources."""
+        """See `GramSource`; the arrays of all sources."""
         return [array for source in self.members.values() for array in source.arrays]
 
     def keep_on(self, device: torch.device) -> None:
@@ -273,7 +273,7 @@ class Sources:
         return all(source.stored_bytes for source in self.members.values())
 
     def batch_rows(self, read: Mapping[str, Mapping[int, Rows]], x: Tensor) -> TeacherRows:
-        """Return the rows of a batch, with those of the same form stacked.
+        """Return the rows of a batch; rows of the same form are stacked.
 
         Args:
             read: result of `read` for this batch.

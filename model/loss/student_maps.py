@@ -64,7 +64,7 @@ class StudentMaps:
 
     @classmethod
     def cut(cls, maps: Tensor) -> tuple[StudentMaps, Tensor]:
-        """Start a graph of its own, for a gradient without a pass back through the student.
+        """Start a separate autograd graph, for a gradient without a backward pass of the student.
 
         The graph starts at the Gram if Grams are compared and are no larger than the maps, else at
         the maps.
@@ -81,7 +81,7 @@ class StudentMaps:
 
     @property
     def begins_at_gram(self) -> bool:
-        """Whether Grams are compared and are no larger than the maps: then `cut` is at the Gram."""
+        """Whether `cut` starts at the Gram: Grams are compared and are no larger than the maps."""
         return self.values.ndim == 3 and self.positions >= self.channels
 
     @property
@@ -117,7 +117,7 @@ class StudentMaps:
         return norm
 
     def normed(self, *, packed: bool) -> int:
-        """Return over how many numbers of a segment `norm` is computed.
+        """Return the number of values of a segment from which `norm` is computed.
 
         Args:
             packed: whether a teacher's rows are ``packed``, so that the student's are, too.

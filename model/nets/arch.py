@@ -61,10 +61,10 @@ class Arch:
         return sum(_BLOCKS[self.name])
 
     def check_layers(self, layers: Collection[int]) -> tuple[int, ...]:
-        """Return layer numbers sorted, each once.
+        """Return layer numbers, sorted and without duplicates.
 
         Raises:
-            InputError: a number is not that of a convolution layer of this network.
+            InputError: this network has no convolution layer with one of the numbers.
         """
         if wrong := sorted(set(layers) - set(range(1, self.layers + 1))):
             raise InputError(

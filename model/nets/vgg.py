@@ -155,7 +155,7 @@ def channels_last(net: Vgg) -> Vgg:
 
 
 def _features(blocks: Sequence[int | str]) -> nn.Sequential:
-    """Build the convolution part, in torchvision's order, so that weights have its names.
+    """Build the convolution part in torchvision's order, so that weights have torchvision's names.
 
     A first layer of three input channels is drawn and then replaced, as when torchvision built
     the network: so a seed gives the same weights as in earlier versions.

@@ -1,4 +1,4 @@
-"""Measure the effect of AT: similarities, and its gradient relative to the cross-entropy's.
+"""Measure the effect of AT: similarities, and gradients of AT relative to the cross-entropy.
 
 The measurements do not change a training: they draw no random number, and their gradients reach no
 parameter.
@@ -22,7 +22,7 @@ Table = dict[str, dict[str, Any]]
 # Computes the loss of a layer from its maps and a weight for each teacher that is compared there.
 LossOf = Callable[[Tensor, Tensor], Tensor]
 
-_LITTLE = 0.01  # a share of the cross-entropy's gradient
+_LITTLE = 0.01  # an AT gradient below this share of the cross-entropy's has next to no effect
 
 
 class Probe(Protocol):
@@ -31,18 +31,18 @@ class Probe(Protocol):
     def tap(
         self, layer: int, maps: Tensor, members: Sequence[int], means: Tensor, loss_of: LossOf
     ) -> None:
-        """Take what is known at a tap; called for each layer that is compared.
+        """Receive maps and similarities at a tap; called for each layer that is compared.
 
         Args:
             layer: counted from 1.
             maps: maps of the student at the tap, ``(batch, channel, frame, freq)``.
-            members: teachers that are compared there, as indices into `Sources.names`.
+            members: teachers that are compared at this layer, as indices into `Sources.names`.
             means: ``(teacher,)`` similarities, averaged over the batch.
             loss_of: computes the AT loss from maps and a weight for each of these teachers.
         """
 
     def end(self, ce: Tensor, segments: int) -> None:
-        """Take the cross-entropy; called after the forward pass.
+        """Receive the cross-entropy; called after the forward pass.
 
         Args:
             ce: mean cross-entropy of the batch.
@@ -52,7 +52,7 @@ class Probe(Protocol):
 
 
 def _pairs(sources: Sources) -> list[tuple[int, int]]:
-    """Return each layer with the index of each teacher that is compared there."""
+    """Return pairs of a layer and a teacher's index, for all teachers compared at that layer."""
     specs = [source.spec for source in sources.members.values()]
     return [(n, i) for n in sources.layers for i, spec in enumerate(specs) if n in spec.layers]
 
@@ -106,9 +106,9 @@ class Gradients:
 
     At each tap, and for each teacher, it divides the norm of the AT gradient by the norm of the
     cross-entropy gradient; both are taken with respect to the tap's feature maps. The AT gradient
-    is that of the similarity to this one teacher, not yet multiplied by beta. The ratio is None if
-    the cross-entropy gradient is zero. It is 0 if the tap is the network's input, as AT cannot
-    change any weights from there.
+    belongs to the similarity to this one teacher, and is not yet multiplied by beta. The ratio is
+    None if the cross-entropy gradient is zero. It is 0 if the tap is the network's input, as AT
+    cannot change any weights from there.
 
     The cross-entropy gradient takes one backward pass, from the loss down to the lowest tap. It
     computes no gradients of weights and retains the graph for the training step.
@@ -140,7 +140,7 @@ class Gradients:
             self._at[layer, teacher] = _norm(torch.autograd.grad(loss, leaf)[0])
 
     def end(self, ce: Tensor, segments: int) -> None:
-        """Compute the ratio of the AT gradient's norm to that of the cross entropy, at each tap.
+        """Compute the norm of the AT gradient over the norm of the cross-entropy's, at each tap.
 
         Args:
             ce: mean cross entropy of the batch.
@@ -209,7 +209,7 @@ class Effect:
 
         Args:
             first: whether the step is the first of its epoch.
-            last: whether it is the last.
+            last: whether the step is the last of its epoch.
         """
 
         def on_ratios(ratios: Table) -> None:
@@ -247,7 +247,7 @@ class Effect:
 
 
 def effect_note(ratios: Table | None, weights: Mapping[str, float]) -> str | None:
-    """Return a line that says that AT had next to no effect; None if it had one, or is unknown.
+    """Return a line that says that AT had next to no effect; None if that is wrong or unknown.
 
     Args:
         ratios: ratios of gradients in the best epoch's first and last step, before beta, by layer

@@ -21,7 +21,7 @@ from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["Batch", "Batches"]
 
-_AHEAD = 3  # batches
+_AHEAD = 3  # batches that are loaded ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Batches:
         batch_clips: segments in a batch; the last batch may have fewer.
         device: device of the network.
         labels: ``(segment,)`` int32 classes, as indices into the network's outputs, -1 for none;
-            by default those of the store.
+            by default the store's labels.
         rescale: factor and shift of the features, for a network trained on another store.
         views: augmentation of training segments, if ``grams`` has no views of its own.
         domains: ``(segment,)`` int32 classes of a second label, -1 for none, if a loss needs them.
@@ -212,7 +212,7 @@ class Batches:
         return batch
 
     def _ahead(self, parts: Sequence[NDArray[np.int64]], epoch: int) -> Iterator[_Loaded]:
-        """Load parts in a thread, and raise its errors in the caller's."""
+        """Load parts in a thread, and raise its errors in the calling thread."""
         ready: queue.Queue[_Loaded | BaseException] = queue.Queue(_AHEAD)
         stop = threading.Event()
 

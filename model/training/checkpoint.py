@@ -28,7 +28,8 @@ __all__ = [
 ]
 
 VERSION = 1
-_LEAST, _MOST = 1e-30, 1e30  # of a standard deviation, whose reciprocal is finite in float32, too
+# Limits of a standard deviation, so that its reciprocal is finite in float32, too.
+_LEAST, _MOST = 1e-30, 1e30
 _MOST_FLOAT = torch.finfo(torch.float32).max
 _OURS = (torch.float32,)
 _TEACHERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -40,12 +41,12 @@ class Checkpoint:
 
     Attributes:
         arch: name and width of the network.
-        task: label that it was trained to predict.
+        task: label that the network was trained to predict.
         classes: names of the outputs, in their order.
         state_dict: weights, by torchvision's names.
-        recipe: preprocessing of its input.
-        mean: mean of the training split, which is subtracted from its input.
-        std: standard deviation of the training split, by which its input is divided.
+        recipe: preprocessing of the network's input.
+        mean: mean of the training split, which is subtracted from the input.
+        std: standard deviation of the training split, by which the input is divided.
         provenance: run, mode and versions, for people; nothing depends on them.
         scores: accuracy, chance, majority and number of segments, by split; empty in checkpoints
             of versions that did not store scores.
@@ -198,7 +199,7 @@ def _number(name: str, value: object, least: float, most: float) -> float:
 
 
 def _names(value: object) -> list[str]:
-    """Return the names of classes, after checking that each is text and occurs once."""
+    """Return the names of classes, after checking that all are text and differ."""
     if not isinstance(value, list | tuple) or not value:
         raise TypeError(f"classes is {value!r:.40}, wanted a list of names")
     names = [_text("a class", name) for name in value]
@@ -224,7 +225,7 @@ def _check_tensors(
     wanted: Mapping[str, Tensor],
     dtypes: Collection[torch.dtype],
 ) -> None:
-    """Raise if a state dict is not that of a network.
+    """Raise if a state dict does not belong to a network.
 
     Args:
         path: the file, for the message.
@@ -234,7 +235,7 @@ def _check_tensors(
 
     Raises:
         InputError: a tensor is missing, unknown, not plain, or not finite as float32; the message
-            names the first.
+            names the first such tensor.
     """
     for name, like in wanted.items():
         tensor, shape = state.get(name), tuple(like.shape)
@@ -250,7 +251,7 @@ def _check_tensors(
             )
         if tuple(tensor.shape) != shape:
             raise InputError(f"{path}: {name} is {tuple(tensor.shape)}, wanted {shape}")
-        least, most = tensor.aminmax()  # both are NaN if any value is
+        least, most = tensor.aminmax()  # both are NaN if any value is NaN
         if not (least >= -_MOST_FLOAT and most <= _MOST_FLOAT):
             raise InputError(
                 f"{path}: {name} holds NaN or infinite values, or too large ones for float32; "

@@ -35,7 +35,7 @@ class TrainConfig:
         aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
         tap: point of a layer that is compared: ``relu``, ``conv`` or ``released``.
         similarity: ``cos2`` or ``mse-sigmoid``, as in `at_losses`.
-        loss: ``paper``, or ``released``: that of the paper's released code.
+        loss: ``paper``, or ``released`` for the loss of the paper's released code.
         epochs: greatest number of epochs.
         patience: epochs without a lower validation loss after which training stops.
         batch_clips: segments in a batch.
@@ -136,6 +136,6 @@ class TrainConfig:
             del plain["views"]
         if self.against is None:
             del plain["against"]
-        if not self.weight_decay:  # as runs of before have it, which may be resumed
+        if not self.weight_decay:  # runs of earlier versions lack the field and may be resumed
             del plain["weight_decay"]
         return plain

@@ -1,4 +1,4 @@
-"""Turn logits into class probabilities of segments, and these into those of a recording."""
+"""Turn logits into class probabilities of segments, and average them for a recording."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def log_probabilities(logits: Tensor) -> NDArray[np.float64]:
 
 
 def average(segments: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the class probabilities of a recording from those of its segments.
+    """Compute the class probabilities of a recording from its segments' log-probabilities.
 
     They are the softmax of the mean log-probabilities.
 

@@ -1,4 +1,4 @@
-"""Devices by their names."""
+"""Find a torch device by its name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["named_device"]
 
 
 def named_device(name: str) -> torch.device:
-    """Return the device of a name. A missing device is an error, never replaced by another.
+    """Return the device with a name; a missing device is an error, and no other one is used.
 
     Args:
         name: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: the GPU if there is one, else the CPU.

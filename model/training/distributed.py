@@ -41,7 +41,7 @@ class DistributedContext:
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """Return the device of this process: if ``device`` is a GPU, the one of its local rank.
+        """Return the device of this process: if ``device`` is a GPU, the GPU of the local rank.
 
         Raises:
             InputError: this machine runs more processes than it has GPUs.

@@ -129,7 +129,9 @@ def evaluate(net: Vgg, batches: Batches, rows: NDArray[np.int64], classes: Seque
     store, labels = batches.store, batches.labels
     segments, recordings = np.zeros((2, len(classes), len(classes)), np.int64)
     missing = Counter(_recordings(store, labels, rows))
-    sums: dict[tuple[str, int], NDArray[np.float64]] = {}  # of recordings that miss segments
+    sums: dict[
+        tuple[str, int], NDArray[np.float64]
+    ] = {}  # sums over the segments so far, for recordings that miss segments
     for batch in batches.passes(rows):
         logits = net(batch.x)
         finite = finite_rows(batch.x, logits)

@@ -18,7 +18,7 @@ from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["UNTRAINED", "LossGuard", "check_classes", "load_teacher"]
 
-_MOST_SEGMENTS, _MOST_CLASSES = 20, 5  # that a message names
+_MOST_SEGMENTS, _MOST_CLASSES = 20, 5  # numbers of segments and of classes that a message names
 _DIVERGED = (
     "The training has diverged: lower `lr`; if that does not help, listen to these recordings."
 )
@@ -168,7 +168,8 @@ class LossGuard:
     ) -> Iterator[tuple[str, str, NDArray[np.float32]]]:
         """Yield the stored rows of each teacher and layer.
 
-        Each comes as its name and the advice for the message, and ``(segment, value)`` values.
+        Yields:
+            What the rows are and what to do, for the message, and ``(segment, value)`` values.
         """
         members = self._sources.members if self._sources else {}
         for name, source in members.items():

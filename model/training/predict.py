@@ -230,14 +230,14 @@ def _predict(
     items: Iterable[_Segment | Unreadable],
     device: torch.device,
 ) -> Iterator[Recording | Unreadable]:
-    """Predict segments in batches, and collect those of each file."""
+    """Predict segments in batches, and collect the predictions of each file."""
     starts: list[float] = []
     rows: list[NDArray[np.float64]] = []
     for group in _groups(items, segments_at_once(checkpoint.recipe.shape[0])):
         predicted = iter(_predict_batch(net, [s for s in group if isinstance(s, _Segment)], device))
         for item in group:
             if isinstance(item, Unreadable):
-                starts, rows = [], []  # drop the segments before the damage
+                starts, rows = [], []  # drop the file's segments before the damage
                 yield item
                 continue
             starts.append(item.start_s)

@@ -10,7 +10,7 @@ from antigram.pipeline.storage.array import StoredArray
 
 __all__ = ["budget_for", "bytes_of", "on_device"]
 
-_SHARE = 0.5  # of the free memory; the training needs the rest
+_SHARE = 0.5  # share of the free memory; the training needs the rest
 
 
 def budget_for(device: torch.device, limit: int | None) -> int:

@@ -99,8 +99,8 @@ def baselines_of(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return fields ``chance``, ``majority`` and ``scores`` of ``result.json``.
 
     Args:
-        scores: result of `worth.score`, by split. Chance and majority are those of the test split,
-            or of validation if the test split is empty.
+        scores: result of `worth.score`, by split. Chance and majority are taken from the test
+            split, or from validation if the test split is empty.
     """
     judged = scores["test"] if scores["test"]["segments"] else scores["validation"]
     return {"chance": judged["chance"], "majority": judged["majority"], "scores": scores}

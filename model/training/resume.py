@@ -33,10 +33,10 @@ class State:
         epoch: number of the current epoch, from 1; 0 before the first.
         step: steps taken in all epochs.
         best_epoch: epoch with the least validation loss; 0 before the first validation.
-        best_loss: its validation loss.
+        best_loss: validation loss of that epoch.
         done: steps taken in an unfinished epoch; 0 between epochs.
-        sums: `Sums.to_plain` of an unfinished epoch.
-        effect: `Effect.to_plain`; empty in files of earlier versions.
+        sums: result of `Sums.to_plain` for an unfinished epoch.
+        effect: result of `Effect.to_plain`; empty in files of earlier versions.
     """
 
     epoch: int = 0
@@ -139,9 +139,9 @@ def start(
         run: the run's folder.
         settings: content of config.json: everything that decides the numbers, and the environment.
         config: settings of the training, as given now.
-        net: the student; gets the stored weights.
-        adam: its optimiser; gets the stored averages.
-        domain_loss: loss between domains, if there is one; gets its stored weights.
+        net: the student; receives the stored weights.
+        adam: optimiser of the student; receives the stored averages.
+        domain_loss: loss between domains, if there is one; receives its stored weights.
         resume: whether to resume the run if it exists. The states of torch's random generators
             are then restored, too.
         distributed: rank and world size; rank 0 writes.
@@ -209,10 +209,10 @@ def keep_ends(run: Path, config: TrainConfig, given: Mapping[str, object]) -> Tr
 
 
 def _end_moved(files: RunFiles, settings: Mapping[str, Any]) -> bool:
-    """Compare the settings of a run with those given now; return whether its end was moved.
+    """Compare a run's settings with the settings given now; return whether its end was moved.
 
     Raises:
-        InputError: the settings differ otherwise; the message names those that differ.
+        InputError: other settings differ; the message names them.
     """
     keys = ("config", "features", "grams")
     stored = dict(_leaves({key: files.settings.get(key) for key in keys}))

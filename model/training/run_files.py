@@ -42,9 +42,9 @@ __all__ = [
     "verify_files",
 ]
 
-VERSION = 2  # of a run's format, stored in config.json; from 2 on, runs have a manifest
+VERSION = 2  # version of a run's format, stored in config.json; from 2 on, runs have a manifest
 CONFIG, MANIFEST = "config.json", "manifest.json"
-DRAWN = ("curves.png", "report.html")  # made from a finished run
+DRAWN = ("curves.png", "report.html")  # files that are made from a finished run
 FORMAT = {"format": "antigram/run-manifest", "format_version": 1}
 ENDS = ("epochs", "patience")  # settings that end a training, without effect on earlier epochs
 _EVENTS = "events.out.tfevents.*"
@@ -89,12 +89,12 @@ class RunFiles:
     settings: dict[str, Any]
     version: int = VERSION
     _states: dict[str, list[_State]] = field(default_factory=dict)
-    _manifest: str = ""  # its text on disk
+    _manifest: str = ""  # text of the manifest on disk
 
     def begin(self) -> None:
         """Create the folder of a new run, with its config.json."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.jsonl", "best.pt"):  # left if the first epoch was killed
+        for name in ("metrics.jsonl", "best.pt"):  # these are left if the first epoch was killed
             (self.folder / name).unlink(missing_ok=True)
         self.settings = {"format": "antigram/run", "format_version": VERSION, **self.settings}
         self.write_json(CONFIG, self.settings)
@@ -198,7 +198,7 @@ class RunFiles:
         self.write_bytes(name, (json.dumps(content, indent=2) + "\n").encode())
 
     def remove(self, *names: str) -> None:
-        """Delete files; those that do not exist are ignored."""
+        """Delete files; a file that does not exist is ignored."""
         for name in names:
             if name in self:
                 self._announce(name, None)
@@ -343,7 +343,7 @@ def _text(content: Mapping[str, Any]) -> str:
 
 
 def _identity(settings: Mapping[str, Any]) -> str:
-    """Return a digest of the settings that decide a run's numbers, without those of its end."""
+    """Return a digest of the settings that decide a run's numbers, without those in `ENDS`."""
     config = {key: value for key, value in settings["config"].items() if key not in ENDS}
     identity = {"config": config, **{key: settings[key] for key in ("features", "grams")}}
     return digest(json.dumps(identity, sort_keys=True))  # text, as file names may not be UTF-8

@@ -151,7 +151,7 @@ class Step:
             probe: observes the forward pass without changing it.
         """
         config, sources = self.config, self.sources
-        at = torch.zeros(len(self.names), device=self.device)  # means by teacher, before beta
+        at = torch.zeros(len(self.names), device=self.device)  # AT loss by teacher, before beta
         losses: list[Tensor] = []
         teacher: dict[int, Tensor] = {}
         rows: TeacherRows | None = None

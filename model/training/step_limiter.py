@@ -8,7 +8,7 @@ import torch
 
 __all__ = ["StepLimiter"]
 
-_AHEAD = 2  # steps; more are no faster, and count harmless waits for data
+_AHEAD = 2  # queued steps; more are no faster, and would count harmless waits for data
 
 
 class StepLimiter:

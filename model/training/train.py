@@ -76,8 +76,8 @@ def train(
         device: device to train on.
         on_progress: called during and after each epoch: see `OnTrainingProgress`.
         resume: whether to go on from last.pt; ``epochs`` and ``patience`` may be raised.
-        distributed: rank and world size; by default those that torchrun set. Each rank takes its
-            share of every batch.
+        distributed: rank and world size; by default from torchrun's environment. Each rank takes
+            its share of every batch.
         keep_resume: whether to keep last.pt when the run ends, so that epochs can be added later.
         save_every_s: least number of seconds between two writes of last.pt; more if a write is
             slow.
@@ -201,7 +201,7 @@ def train(
             state.done += 1
             since += 1
             if last or state.done % 10 == 0 or device.type == "cpu":
-                # This waits for all queued steps of a GPU, so that the time below is theirs.
+                # This waits for all queued steps of a GPU, so that the time below covers them.
                 guard.check(loss, state.epoch, f"epoch {state.epoch}, step {state.done}")
                 now = time.perf_counter()
                 times += [(now - mark) / since] * since
@@ -307,7 +307,7 @@ def _write_best(files: RunFiles, checkpoint: Checkpoint) -> None:
 
 
 def _finish(files: RunFiles, result: Mapping[str, Any]) -> None:
-    """Delete last.pt unless it is to be kept, also if the run was killed after its result."""
+    """Delete last.pt unless it is to be kept, even after a kill that followed the result."""
     if not result.get("resumable", True):  # results of earlier versions lack it: last.pt is kept
         files.remove(LAST)
     files.adopt_events()

@@ -16,8 +16,8 @@ from antigram.model.training.chance import above_chance
 
 __all__ = ["accuracies_text", "score", "score_text", "student_note", "teacher_note"]
 
-_LEVEL = 0.05  # of significance
-_JUDGED = ("validation", "test")  # splits; training segments may be memorised
+_LEVEL = 0.05  # level of significance
+_JUDGED = ("validation", "test")  # splits that decide; training segments may be memorised
 
 
 class Counted(Protocol):
@@ -93,7 +93,7 @@ def accuracies_text(result: Mapping[str, Any]) -> str:
 
 
 def student_note(scores: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return a line that says that a network is not above chance; None if it is, or is unknown.
+    """Return a line that says that a network is not above chance; None if wrong or unknown.
 
     Args:
         scores: result of `score`, by split; validation and test count.
