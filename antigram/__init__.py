@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from antigram.pipeline.features.store import FeatureStore
     from antigram.pipeline.workspace import Workspace
     from antigram.studies.caching import cache_grams, estimate_grams
-    from antigram.studies.compare.comparison import compare, compare_runs
+    from antigram.studies.compare.comparison import compare, compare_runs, study
     from antigram.studies.demo import run_demo
     from antigram.studies.exchanging import export, import_
     from antigram.studies.leftovers import clean
@@ -83,6 +83,7 @@ __all__ = [
     "prepare_corpus",
     "run_demo",
     "status",
+    "study",
     "train",
     "train_student",
     "verify",
@@ -105,6 +106,7 @@ _HOME = {
     "clean": ".studies.leftovers",
     "compare": ".studies.compare.comparison",
     "compare_runs": ".studies.compare.comparison",
+    "study": ".studies.compare.comparison",
     "describe_corpora": ".studies.status",
     "download_corpus": ".studies.preparing",
     "estimate_grams": ".studies.caching",

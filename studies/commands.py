@@ -22,6 +22,15 @@ from antigram.studies.console import Context, common_options
 __all__ = ["COMMANDS"]
 
 
+_preset = option("--preset", help="paper: the paper's sizes; small: a table of the study's file.")
+_corpus_map = option(
+    "--corpus-map", type=console.Pairs(), help="Stand-ins, such as iemocap=fsdd,gsc=asc."
+)
+_only = option("--only", multiple=True, help="Names of settings and arms; others are left out.")
+_workers = option("--workers", type=IntRange(1, 256), help="Trainings at once; default: the cores.")
+_dry_run = flag_option("--dry-run", help="List the jobs and estimate hours and bytes; run nothing.")
+
+
 @click.command()
 @argument("runs", nargs=-1)
 @data_option
@@ -42,10 +51,10 @@ __all__ = ["COMMANDS"]
 @option("--patience", type=COUNT, help="Default: 10.")
 @option("--batch-size", "batch_clips", type=COUNT, help="Default: 13.")
 @option("--lr", type=ABOVE_0, help="Default: 5e-4.")
-@option("--workers", type=IntRange(1, 256), help="Trainings at once; default: the cores.")
+@_workers
 @seed_option(help="Seed of the folds.")
 @option("--name", help="Name of the study (default: STORE-TASK-against-AGAINST).")
-@flag_option("--dry-run", help="List the jobs and estimate hours and bytes; train nothing.")
+@_dry_run
 @common_options
 def compare(common: Context, runs: tuple[str, ...], **options: Any) -> None:
     """Does anti-transfer help? Teachers, caches and students over folds and seeds, compared.
@@ -58,4 +67,24 @@ def compare(common: Context, runs: tuple[str, ...], **options: Any) -> None:
     common.answer(content, text)
 
 
-COMMANDS = (compare,)
+@click.command()
+@argument("file")
+@_preset
+@_corpus_map
+@_only
+@option("--seeds", type=COUNT, help="Trainings of each arm in each fold; default: the file's.")
+@_workers
+@_dry_run
+@common_options
+def study(common: Context, file: str, **options: Any) -> None:
+    """Run a study: data, teachers, arms, folds and seeds that a TOML file declares.
+
+    FILE may be the name of a study that antigram comes with, such as is-it-invariance.
+    """
+    from antigram.studies.compare import run_file
+
+    content, text = run_file(common.workspace, file, **options, on_message=common.on_message)
+    common.answer(content, text)
+
+
+COMMANDS = (compare, study)

@@ -33,6 +33,7 @@ __all__ = [
     "Device",
     "Layer",
     "Numbers",
+    "Pairs",
     "common_options",
     "expected_failure",
     "run",
@@ -101,6 +102,25 @@ class Numbers(click.ParamType[tuple[int, ...]]):
         if re.fullmatch(r"[0-9]{1,3}(,[0-9]{1,3})*", value, re.ASCII) is None:
             self.fail(f"{value!r} is no list of numbers such as 5,9,13.", param, ctx)
         return tuple(sorted(set(map(int, value.split(",")))))
+
+
+class Pairs(click.ParamType[dict[str, str]]):
+    """Pairs with commas between them, such as ``iemocap=fsdd,gsc=asc``."""
+
+    name = "pairs"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - as click declares it
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> dict[str, str]:
+        """Return a mapping of the left sides to the right sides."""
+        if isinstance(value, dict):
+            return value
+        if re.fullmatch(r"[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*", value) is None:
+            self.fail(f"{value!r} is no list of pairs such as gsc=asc.", param, ctx)
+        return dict(pair.split("=") for pair in value.split(","))
 
 
 class Device(_Pattern):

@@ -100,6 +100,7 @@ WITH_OPTIONS = {
     "studies/commands.py": None,
     "studies/click_options.py": None,
     "studies/demo.py": None,
+    "studies/compare/estimate.py": None,
     "studies/compare/jobs.py": None,
     "studies/compare/runner.py": None,
     "studies/console.py": {"--help", "--workspace", "--json", "--verbose"},

@@ -25,6 +25,7 @@ FUNCTIONS = {
     "predict": "predict_files",
     "prepare": "prepare_corpus",
     "status": "status",
+    "study": "study",
     "train": "train_student",
     "verify": "verify_named",
 }

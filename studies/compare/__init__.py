@@ -1,12 +1,14 @@
 """Does anti-transfer help on this data? Arms over folds and seeds, and the difference they make.
 
-``design`` says what is run, ``jobs`` makes command lines of it, ``database`` keeps what was done,
-``runner`` does it, ``results`` picks layers and compares arms, ``report`` shows it.
+``design`` says what a study runs, ``files`` reads it from TOML, ``data`` prepares its stores and
+folds, ``jobs`` makes command lines of it, ``database`` keeps what was done, ``runner`` does it,
+``results`` selects layers and compares arms, ``tables`` shows it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antigram.pipeline.errors import InputError
@@ -14,7 +16,7 @@ from antigram.pipeline.errors import InputError
 if TYPE_CHECKING:
     from antigram.pipeline.workspace import Workspace
 
-__all__ = ["answered"]
+__all__ = ["answered", "run_file"]
 
 
 def answered(
@@ -37,11 +39,34 @@ def answered(
     from antigram.studies.compare.tables import compared_text, estimate_text, runs_text
 
     if runs:
-        found = compare_runs(workspace, runs)
-        return found, runs_text(found)
+        content = compare_runs(workspace, runs)
+        return content, runs_text(content)
     if isinstance(layers := asked.get("arms"), str):
         asked["arms"] = tuple(layers.split(","))
     if asked.get("against") is None:
         raise InputError("`against`: name the label that should not matter, such as the speaker")
     content = compare(workspace, **asked)
+    return content, (estimate_text if asked.get("dry_run") else compared_text)(content)
+
+
+def run_file(
+    workspace: Workspace,
+    file: Path | str,
+    **asked: Any,  # noqa: ANN401 - as `comparison.study` declares them
+) -> tuple[dict[str, Any], str]:
+    """Run a study of a TOML file; as fields and as text.
+
+    Args:
+        workspace: where everything goes.
+        file: the file, or the name of one of antigram's studies.
+        asked: arguments of `comparison.study`.
+
+    Raises:
+        InputError: the file is no study, something is missing or does not fit, or a job failed.
+        StoredDataError: stored data is damaged.
+    """
+    from antigram.studies.compare.comparison import study
+    from antigram.studies.compare.tables import compared_text, estimate_text
+
+    content = study(workspace, file, **asked)
     return content, (estimate_text if asked.get("dry_run") else compared_text)(content)

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.execution.process import versions
-from antigram.pipeline.features.folds import make_folds, make_teacher_view
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.durable import write_text
 from antigram.pipeline.workspace import Workspace, plain_name
+from antigram.studies.compare.data import make_all_folds, prepare_data
 from antigram.studies.compare.database import Database
-from antigram.studies.compare.design import Design
-from antigram.studies.compare.jobs import FoldData, Job, jobs_of
-from antigram.studies.compare.results import arm_results
+from antigram.studies.compare.design import ARMS, BASELINE, Setting, Study, Teacher, Training
+from antigram.studies.compare.estimate import estimate
+from antigram.studies.compare.files import read_study
+from antigram.studies.compare.jobs import Job, StoreData, plan_jobs
+from antigram.studies.compare.results import claim_results, setting_results
 from antigram.studies.compare.runner import run_jobs
 from antigram.studies.compare.tables import write_tables
 
-__all__ = ["compare", "compare_runs"]
+__all__ = ["compare", "compare_runs", "run_study", "study"]
 
 _FOLDS = 5  # by default, or as many as there are groups
-_TRAIN_SHARE = 0.75  # of the segments, for the estimate
-_PILOT_STEPS = 3
 
 
 def compare(
@@ -42,11 +39,14 @@ def compare(
     data: str | None = None,
     folds: str | None = None,
     name: str | None = None,
+    at_layers: tuple[int, ...] | None = None,
+    seeds: int | None = None,
+    arms: Sequence[str] | None = None,
     workers: int | None = None,
     seed: int = 0,
     dry_run: bool = False,
     on_message: OnMessage = lambda _: None,
-    **asked: Any,  # noqa: ANN401 - further fields of `Design`
+    **training: Any,  # noqa: ANN401 - fields of `Training`
 ) -> dict[str, Any]:
     """Find out whether anti-transfer helps on a store: arms over folds and seeds, compared.
 
@@ -58,18 +58,20 @@ def compare(
         task: label that the students learn; default: the store's main one.
         against: label that the teachers learn, such as the speaker.
         data: the store; default: the only one, or the one prepared last.
-        folds: ``kfold:LABEL:K`` or ``confounded:LABEL:OTHER``; default: ``kfold`` over ``against``
-            with five folds, or one for each class if there are fewer.
+        folds: ``kfold:LABEL:K[:N]`` or ``confounded:LABEL:OTHER``; default: ``kfold`` over
+            ``against`` with five folds, or one for each class if there are fewer.
         name: name of the study; default: STORE-TASK-against-AGAINST.
+        at_layers: convolution layers that anti-transfer is tried at; default: 5, 9 and 13.
+        seeds: trainings of each arm in each fold; default: 5.
+        arms: names of arms besides the baseline, of `design.ARMS`; default: wi and at.
         workers: trainings at once; default: the cores.
         seed: seed of the folds.
         dry_run: only list the jobs, and estimate what they take.
         on_message: called with lines for people.
-        asked: further fields of `Design`; None stands for the default.
+        training: fields of `design.Training`; None stands for the default.
 
     Returns:
-        ``study``, ``report``, ``stand_ins``, ``jobs``, ``arms``, ``data`` and ``settings``; with
-        ``dry_run`` ``jobs``, ``hours``, ``bytes`` and ``seconds_per_step``.
+        As `run_study`.
 
     Raises:
         InputError: something is missing or does not fit, or a job failed.
@@ -78,87 +80,164 @@ def compare(
     store = FeatureStore(workspace.store(data, on_message))
     store.labels(against)
     groups = len(store.classes[against])
-    design = Design(
-        task=task or store.main_label,
-        against=against,
-        folds=folds or f"kfold:{against}:{min(_FOLDS, groups)}",
-        **{key: value for key, value in asked.items() if value is not None},
+    names = tuple(arms) if arms is not None else ("wi", "at")
+    if unknown := sorted(set(names) - set(ARMS)):
+        known = ", ".join(one for one in ARMS if one != BASELINE)
+        raise InputError(f"`arms` {unknown[0]!r}: wanted {known}")
+    if BASELINE in names or len(set(names)) < len(names) or not names:
+        raise InputError("`arms`: name each arm once; the baseline is always run")
+    learned = task or store.main_label
+    store.labels(learned)
+    given: dict[str, Any] = {"at_layers": at_layers, "seeds": seeds}
+    study = Study(
+        name=plain_name(name or f"{store.name}-{learned}-against-{against}"),
+        title=f"Does anti-transfer help? {learned} against {against}",
+        question=(
+            f"Does a student that learns {learned} become better on unseen recordings of "
+            f"{store.name} when it is kept unlike a teacher that knows {against}?"
+        ),
+        data={store.name: {"store": str(store.path)}},
+        settings={
+            "": Setting(
+                data=store.name,
+                folds=folds or f"kfold:{against}:{min(_FOLDS, groups)}",
+                task=learned,
+                against=against,
+            )
+        },
+        teachers={"teacher": Teacher(task=against)},
+        arms={one: ARMS[one] for one in (BASELINE, *names)},
+        training=Training(**{key: value for key, value in training.items() if value is not None}),
+        fold_seed=seed,
+        **{key: value for key, value in given.items() if value is not None},
     )
-    store.labels(design.task)
-    study = plain_name(name or f"{store.name}-{design.task}-against-{against}")
-    folder = workspace.root / "studies" / study
-    with ExitStack() as stack:
-        divided = _beside_nothing(store, stack) if dry_run else store
-        stores = _folds(divided, design, seed, workspace, store.path.parent)
-    jobs = list(jobs_of(study, design, stores, str(workspace.runs)))
+    return run_study(workspace, study, workers=workers, dry_run=dry_run, on_message=on_message)
+
+
+def study(
+    workspace: Workspace,
+    file: Path | str,
+    *,
+    preset: str | None = None,
+    corpus_map: Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
+    seeds: int | None = None,
+    workers: int | None = None,
+    dry_run: bool = False,
+    on_message: OnMessage = lambda _: None,
+) -> dict[str, Any]:
+    """Run a study of a TOML file, or one that antigram comes with.
+
+    Args:
+        workspace: where everything goes.
+        file: the file, or the name of one of antigram's studies.
+        preset: table ``presets.NAME`` of the file whose entries replace others.
+        corpus_map: corpus -> the corpus that stands in for it.
+        only: names of settings and arms; others are left out. The baseline is always run.
+        seeds: run fewer (or more) seeds than the file says.
+        workers: trainings at once; default: the cores.
+        dry_run: only list the jobs, and estimate what they take.
+        on_message: called with lines for people.
+
+    Returns:
+        As `run_study`.
+
+    Raises:
+        InputError: the file is no study, something is missing or does not fit, or a job failed.
+        StoredDataError: stored data is damaged.
+    """
+    read, stand_ins = read_study(file, preset=preset, corpus_map=corpus_map)
+    if only:
+        read = read.restricted(only)
+    if seeds is not None:
+        read = replace(read, seeds=seeds)
+    return run_study(
+        workspace,
+        read,
+        stand_ins=stand_ins,
+        workers=workers,
+        dry_run=dry_run,
+        on_message=on_message,
+    )
+
+
+def run_study(
+    workspace: Workspace,
+    study: Study,
+    *,
+    stand_ins: Mapping[str, str] | None = None,
+    workers: int | None = None,
+    dry_run: bool = False,
+    on_message: OnMessage = lambda _: None,
+) -> dict[str, Any]:
+    """Run a study: prepare its data, do its jobs, compare its arms, and write tables and report.
+
+    Args:
+        workspace: where everything goes; the study itself into ``studies/NAME/``.
+        study: what is run.
+        stand_ins: corpora that stand in for others, to be named in every table.
+        workers: trainings at once; default: the cores.
+        dry_run: only list the jobs, and estimate what they take.
+        on_message: called with lines for people.
+
+    Returns:
+        ``study``, ``report``, ``stand_ins``, ``jobs``, ``arms``, ``claims``, ``data`` and
+        ``settings``; with ``dry_run`` ``jobs``, ``hours``, ``bytes`` and ``seconds_per_step``.
+
+    Raises:
+        InputError: something is missing or does not fit, or a job failed.
+        StoredDataError: stored data is damaged.
+    """
+    folder = workspace.root / "studies" / study.name
     workers = workers or len(os.sched_getaffinity(0))
     if dry_run:
-        return _estimate(jobs, store, design, workers)
+        return estimate(workspace, study, folder / "results.sqlite", workers, on_message)
     database = Database(folder / "results.sqlite")
-    settings = {**design.to_json(), "seed": seed, "store": store.fingerprint}
+    stores = prepare_data(workspace, study, on_message)
+    folds = make_all_folds(workspace, study, stores)
+    other = {name: StoreData(store.name, store.fingerprint) for name, store in stores.items()}
+    plan = plan_jobs(study, folds, other, str(workspace.runs))
     environment = versions(("antigram", "numpy", "torch", "zarr"))
+    settings = {
+        **study.to_json(),
+        "stores": {name: store.fingerprint for name, store in stores.items()},
+    }
     database.set("settings", {**settings, "versions": environment})
     write_text(folder / "settings.json", json.dumps(settings, indent=2) + "\n")
     begun = time.perf_counter()
-    counts = run_jobs(
-        jobs, database, workspace, task=design.task, workers=workers, on_message=on_message
-    )
-    chance = 1 / len(store.classes[design.task])
-    results = arm_results(jobs, database, design, store.labels(against), chance)
+    counts = run_jobs(plan.jobs, database, workspace, workers=workers, on_message=on_message)
+    results = {}
+    for name, setting in study.settings.items():
+        store = stores[setting.data]
+        chance = 1 / len(store.classes[setting.task])
+        groups = store.labels(setting.against)
+        results[name] = setting_results(study, name, plan.cells, database, groups, chance)
+    first = next(iter(study.settings.values()))
     content: dict[str, Any] = {
         "study": str(folder),
+        "title": study.title,
+        "question": study.question,
         "report": str(folder / "report.html"),
-        "stand_ins": {},
+        "stand_ins": dict(stand_ins or {}),
         "jobs": counts,
-        "arms": [arm.to_json() for arm in results],
-        "chance": chance,
-        "warnings": list(_warnings(jobs, database)),
+        "arms": [arm.to_json() for result in results.values() for arm in result.arms],
+        "claims": claim_results(study, results),
+        "published": {name: dict(arms) for name, arms in study.published.items()},
+        "chance": 1 / len(stores[first.data].classes[first.task]),
+        "warnings": list(_warnings(plan.jobs, database)),
         "data": {
-            "store": store.name,
-            "task": design.task,
-            "against": against,
-            "folds": len(stores),
-            "seeds": design.seeds,
+            "store": stores[first.data].name,
+            "task": first.task,
+            "against": first.against,
+            "folds": len(folds[next(iter(folds))]),
+            "seeds": study.seeds,
         },
         "settings": {**settings, **environment},
         "seconds": round(time.perf_counter() - begun, 1),
     }
-    took = [(f"antigram {' '.join(job.command)}", database.result(job.key)[1]) for job in jobs]
+    took = [(f"antigram {' '.join(job.command)}", database.result(job.key)[1]) for job in plan.jobs]
     write_tables(folder, content, took)
     return content
-
-
-def _folds(
-    store: FeatureStore, design: Design, seed: int, workspace: Workspace, folder: Path
-) -> list[FoldData]:
-    """Make the folds and the teachers' views of a store.
-
-    Args:
-        store: that they are made beside.
-        design: settings.
-        seed: decides who is in which fold.
-        workspace: where jobs look up stores by name.
-        folder: of the stores that the jobs will read; outside of the workspace, they get paths.
-    """
-    inside = folder.resolve() == workspace.features.resolve()
-
-    def called(view: FeatureStore) -> str:
-        return view.name if inside else str(folder.resolve() / f"{view.name}.zarr")
-
-    found = []
-    for path in make_folds(store, design.folds, seed=seed):
-        fold = FeatureStore(path)
-        teacher = FeatureStore(make_teacher_view(fold, design.against, seed=seed))
-        fingerprints = (fold.fingerprint, teacher.fingerprint)
-        found.append(FoldData(called(fold), called(teacher), fingerprints))
-    return found
-
-
-def _beside_nothing(store: FeatureStore, stack: ExitStack) -> FeatureStore:
-    """Open a store through a link in a temporary folder, so that its folds replace no others."""
-    folder = Path(stack.enter_context(TemporaryDirectory(prefix="antigram-")))
-    (folder / store.path.name).symlink_to(store.path.resolve(), target_is_directory=True)
-    return FeatureStore(folder / store.path.name)
 
 
 def _warnings(jobs: Sequence[Job], database: Database) -> Iterator[str]:
@@ -167,64 +246,6 @@ def _warnings(jobs: Sequence[Job], database: Database) -> Iterator[str]:
         if job.kind == "teacher":
             for note in database.result(job.key)[0].get("notes", ()):
                 yield f"{job.name}: {note}"
-
-
-def _estimate(
-    jobs: Sequence[Job], store: FeatureStore, design: Design, workers: int
-) -> dict[str, Any]:
-    """List the jobs, and estimate hours and bytes; an upper bound, as trainings stop early."""
-    from antigram.cache.plan import plan_layers
-    from antigram.model.loss.sources import TapSpec
-    from antigram.model.nets.arch import Arch
-    from antigram.studies.plan import bare_net
-
-    arch = Arch(design.arch, design.width)
-    second = _pilot(store, design)
-    steps = math.ceil(_TRAIN_SHARE * len(store) / design.batch_clips) * design.epochs
-    trainings = sum(job.kind != "cache" for job in jobs)
-    plans = plan_layers(
-        store, bare_net(arch), TapSpec(arch=arch, layers=arch.check_layers(design.at_layers))
-    )
-    of_cache = len(store) * sum(plan.bytes_per_clip for plan in plans.values())
-    caches = sum(job.kind == "cache" for job in jobs)
-    return {
-        "jobs": [
-            {"kind": job.kind, "name": job.name, "command": f"antigram {' '.join(job.command)}"}
-            for job in jobs
-        ],
-        "hours": round(trainings * steps * second / workers / 3600, 2),
-        "bytes": caches * of_cache,
-        "seconds_per_step": round(second, 4),
-        "estimated_from": f"{_PILOT_STEPS} steps of the baseline on one thread; every epoch is run",
-    }
-
-
-def _pilot(store: FeatureStore, design: Design) -> float:
-    """Time of a training step on one thread of this machine, in seconds."""
-    import torch
-    from torch.nn import functional
-
-    from antigram.model.nets.arch import Arch
-    from antigram.model.nets.vgg import Vgg
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        classes = len(store.classes[design.task])
-        net = Vgg(Arch(design.arch, design.width), classes).to(memory_format=torch.channels_last)
-        adam = torch.optim.Adam(net.parameters())
-        x = torch.zeros(design.batch_clips, 1, *store.shape)
-        y = torch.zeros(design.batch_clips, dtype=torch.int64)
-        times = []
-        for _ in range(_PILOT_STEPS + 1):
-            begun = time.perf_counter()
-            functional.cross_entropy(net(x), y).backward()  # type: ignore[no-untyped-call]
-            adam.step()
-            adam.zero_grad()
-            times.append(time.perf_counter() - begun)
-    finally:
-        torch.set_num_threads(threads)
-    return statistics.median(times[1:])
 
 
 def compare_runs(workspace: Workspace, names: Sequence[str]) -> dict[str, Any]:

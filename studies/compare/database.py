@@ -87,6 +87,14 @@ class Database:
                 "UPDATE jobs SET state = 'new' WHERE key = ? AND state = 'failed'", keys
             )
 
+    def forget(self, keys: Sequence[str]) -> None:
+        """Note that finished jobs are to be done again; their predictions stay until then."""
+        with self._open() as database:
+            database.executemany(
+                "UPDATE jobs SET state = 'new' WHERE key = ? AND state = 'done'",
+                [(key,) for key in keys],
+            )
+
     def set(self, name: str, value: object) -> None:
         """Keep a setting, as JSON."""
         with self._open() as database:

@@ -11,15 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antigram.studies.compare.database import Database
-from antigram.studies.compare.design import ARMS, Design
-from antigram.studies.compare.jobs import Job
-from antigram.studies.statistics import Comparison, Interval, compare_arms, interval_over_groups
+from antigram.studies.compare.design import BASELINE, Claim, Study
+from antigram.studies.compare.jobs import Cell
+from antigram.studies.statistics import (
+    EQUIVALENT,
+    Comparison,
+    Interval,
+    clustered_p,
+    compare_arms,
+    holm,
+    interval_over_groups,
+    sign_flip_p,
+)
 
-__all__ = ["AT_CHANCE", "ArmResult", "arm_results"]
+__all__ = ["AT_CHANCE", "ArmResult", "SettingResult", "claim_results", "setting_results"]
 
 AT_CHANCE = "cannot be judged, as the baseline is not above chance"
 
 Floats = NDArray[np.float64]
+Chosen = dict[tuple[int, int], Cell]  # (fold, seed) -> the training that counts
+_ALPHA = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,23 +38,29 @@ class ArmResult:
     """One arm of a comparison.
 
     Attributes:
-        arm: its name; that of one layer alone ends in it (``at 5``).
+        arm: its name; that of one layer or weight alone ends in it (``at 5``).
+        setting: name of the setting; may be empty.
         about: what it is.
-        layers: layer -> how often it was picked; empty without layers.
+        layers: layer -> how often it was selected; empty without layers.
         runs: trainings that count for it.
         accuracy: mean over groups.
         comparison: with the baseline; None for the baseline itself.
+        probe: accuracy of the probe over networks; None if none was run.
+        train: mean accuracy on the training split; None if it is not known.
         primary: whether it belongs to the family that Holm's correction is over.
         needs_labels: whether it needs the orthogonal label of the student's recordings.
         seconds: time that all its trainings took.
     """
 
     arm: str
+    setting: str
     about: str
     layers: Mapping[int, int]
     runs: int
     accuracy: Interval
     comparison: Comparison | None
+    probe: Interval | None
+    train: float | None
     primary: bool
     needs_labels: bool
     seconds: float
@@ -62,12 +79,15 @@ class ArmResult:
             }
         return {
             "arm": self.arm,
+            "setting": self.setting,
             "about": self.about,
             "layer": "+".join(map(str, sorted(self.layers))) or None,
             "layers": {str(layer): count for layer, count in sorted(self.layers.items())},
             "runs": self.runs,
             "accuracy": _interval(self.accuracy),
             "difference": difference,
+            "train_accuracy": self.train,
+            "probe": None if self.probe is None else _interval(self.probe),
             "primary": self.primary,
             "needs_labels": self.needs_labels,
             "seconds": round(self.seconds, 1),
@@ -79,86 +99,118 @@ def _interval(interval: Interval) -> dict[str, float | None]:
     return {"mean": interval.mean, **{k: None if np.isnan(v) else v for k, v in ends.items()}}
 
 
-def arm_results(
-    jobs: Sequence[Job],
+@dataclass(frozen=True, slots=True)
+class SettingResult:
+    """What came out of one setting.
+
+    Attributes:
+        arms: the baseline, then the other arms, then each variant of them, as exploration.
+        scores: arm -> ``(group, seed)`` accuracy.
+        folds: ``(group,)``, the folds in which each group was tested, as a number.
+        probes: arm -> ``(fold, seed)`` accuracy of the probe; empty without probes.
+    """
+
+    arms: list[ArmResult]
+    scores: Mapping[str, Floats]
+    folds: NDArray[np.int64]
+    probes: Mapping[str, Floats]
+
+
+def setting_results(
+    study: Study,
+    name: str,
+    cells: Sequence[Cell],
     database: Database,
-    design: Design,
     groups: NDArray[np.int32],
     chance: float,
-) -> list[ArmResult]:
-    """Pick layers by validation, and compare every arm with the baseline.
+) -> SettingResult:
+    """Select layers by validation, and compare every arm with the baseline.
 
-    A layer is picked within each fold and seed by the accuracy on validation, and among equals by
-    the probability of the true classes; test segments have no say, and folds are not pooled.
+    A layer (or weight, or trial) is selected within each fold and seed by the accuracy on
+    validation, and among equals by the probability of the true classes; test segments have no say,
+    and folds are not pooled.
 
     Args:
-        jobs: all of the comparison; those that are trainings must be done.
+        study: its settings.
+        name: of the setting.
+        cells: all of the study; their trainings must be done.
         database: with their predictions.
-        design: settings.
         groups: ``(segment,)`` of the base store: the class of ``against``, -1 where it is unknown.
         chance: accuracy of a guess. If the baseline's interval reaches down to it, every arm is
             ``undecided``: networks that have learned nothing are equal to each other.
-
-    Returns:
-        The baseline, then the arms, then each layer of layered arms for itself, as exploration.
     """
-    trainings = [job for job in jobs if job.kind == "training"]
-    by_place: dict[tuple[str, int, int], list[Job]] = defaultdict(list)
-    for job in trainings:
-        by_place[job.arm, job.fold, job.seed].append(job)
-    chosen: dict[str, dict[tuple[int, int], Job]] = defaultdict(dict)
-    for (name, fold, seed), layers in by_place.items():
-        chosen[name][fold, seed] = max(layers, key=lambda job: _validation(job, database))
-        if len(design.at_layers) > 1 and ARMS[name].layered:
-            for job in layers:
-                chosen[f"{name} {job.layer}"][fold, seed] = job
-    scores = {}
-    for name, of_arm in chosen.items():
-        scores[name], folds = _by_group(of_arm, database, design.seeds, groups)
-    family = list(design.arms)
-    arms = {name: values for name, values in scores.items() if name != "baseline"}
-    compared = compare_arms(scores["baseline"], arms, folds, family=family)
-    baseline = interval_over_groups(scores["baseline"], folds, 0)
+    arms = study.arms_of(study.settings[name])
+    own = [cell for cell in cells if cell.setting == name]
+    chosen = _choose(own, database)
+    scores: dict[str, Floats] = {}
+    for arm, of_arm in chosen.items():
+        scores[arm], folds = _by_group(of_arm, database, study.seeds, groups)
+    family = study.in_family(arms)
+    others = {arm: values for arm, values in scores.items() if arm != BASELINE}
+    compared = compare_arms(scores[BASELINE], others, folds, family=family)
+    baseline = interval_over_groups(scores[BASELINE], folds, 0)
     if not (baseline.mean if np.isnan(baseline.low) else baseline.low) > chance:
         compared = {
-            name: replace(found, verdict="undecided", note=AT_CHANCE)
-            for name, found in compared.items()
+            arm: replace(one, verdict="undecided", note=AT_CHANCE) for arm, one in compared.items()
         }
-    found = []
-    for name in ("baseline", *design.arms, *(n for n in chosen if " " in n)):
-        arm = ARMS[name.partition(" ")[0]]
-        own = by_place if " " not in name else {}
-        jobs_of_arm = [j for (a, *_), each in own.items() if a == name for j in each]
-        jobs_of_arm = jobs_of_arm or list(chosen[name].values())
-        picked = Counter(j.layer for j in chosen[name].values() if j.layer is not None)
-        found.append(
+    probes = {arm: _probes(of_arm, database) for arm, of_arm in chosen.items()}
+    probes = {arm: values for arm, values in probes.items() if values.size}
+    results = []
+    for arm, of_arm in chosen.items():
+        declared = arms[arm.partition(" ")[0]]
+        trained = {c.key for c in own if c.arm == arm} or {c.key for c in of_arm.values()}
+        selected = Counter(c.variant.layer for c in of_arm.values() if c.variant.layer is not None)
+        probe = None
+        if arm in probes:
+            probe = interval_over_groups(probes[arm], np.arange(len(probes[arm])), 0)
+        results.append(
             ArmResult(
-                arm=name,
-                about=arm.about,
-                layers=picked,
-                runs=len(jobs_of_arm),
-                accuracy=interval_over_groups(scores[name], folds, 0),
-                comparison=compared.get(name),
-                primary=name in family,
-                needs_labels=arm.needs_labels,
-                seconds=sum(database.result(job.key)[1] for job in jobs_of_arm),
+                arm=arm,
+                setting=name,
+                about=declared.about,
+                layers=selected,
+                runs=len(trained),
+                accuracy=interval_over_groups(scores[arm], folds, 0),
+                comparison=compared.get(arm),
+                probe=probe,
+                train=_mean(database, [c.key for c in of_arm.values()], "train"),
+                primary=arm in family,
+                needs_labels=declared.needs_labels,
+                seconds=sum(database.result(key)[1] for key in trained),
             )
         )
-    return found
+    return SettingResult(results, scores, folds, probes)
 
 
-def _validation(job: Job, database: Database) -> tuple[float, float]:
+def _choose(cells: Sequence[Cell], database: Database) -> dict[str, Chosen]:
+    """Return the trainings that count: of each arm, and of each variant where there are several."""
+    by_place: dict[tuple[str, int, int], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        by_place[cell.arm, cell.fold, cell.seed].append(cell)
+    chosen: dict[str, Chosen] = defaultdict(dict)
+    single: dict[str, Chosen] = defaultdict(dict)
+    for (arm, fold, seed), variants in by_place.items():
+        chosen[arm][fold, seed] = max(variants, key=lambda cell: _validation(cell, database))
+        for cell in variants if len(variants) > 1 and not variants[-1].variant.trial else ():
+            single[f"{arm} {cell.variant}"][fold, seed] = cell
+    return {**chosen, **single}
+
+
+def _validation(cell: Cell, database: Database) -> tuple[float, float]:
     """Accuracy on validation, and the mean log-probability of the true classes."""
-    found = database.predictions(job.key, "validation")
-    accuracy = float(np.mean(found["predicted"] == found["true"]))
-    return accuracy, float(np.log(found["probability"].clip(1e-12)).mean())
+    kept = database.predictions(cell.key, "validation")
+    accuracy = float(np.mean(kept["predicted"] == kept["true"]))
+    return accuracy, float(np.log(kept["probability"].clip(1e-12)).mean())
+
+
+def _mean(database: Database, keys: Sequence[str], split: str) -> float | None:
+    values = [database.result(key)[0].get("accuracy", {}).get(split) for key in keys]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _by_group(
-    jobs: Mapping[tuple[int, int], Job],
-    database: Database,
-    seeds: int,
-    groups: NDArray[np.int32],
+    cells: Chosen, database: Database, seeds: int, groups: NDArray[np.int32]
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Accuracy of each test group with each seed ``(group, seed)``, and the group's folds.
 
@@ -166,10 +218,10 @@ def _by_group(
     """
     correct: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     tested: dict[int, set[int]] = defaultdict(set)
-    for (fold, seed), job in jobs.items():
-        found = database.predictions(job.key, "test")
-        of_row = groups[found["row"]]
-        right = found["predicted"] == found["true"]
+    for (fold, seed), cell in cells.items():
+        kept = database.predictions(cell.key, "test")
+        of_row = groups[kept["row"]]
+        right = kept["predicted"] == kept["true"]
         for group in np.unique(of_row[of_row >= 0]).tolist():
             correct[group][seed].append(float(right[of_row == group].mean()))
             tested[group].add(fold)
@@ -177,3 +229,76 @@ def _by_group(
     values = np.array([[np.mean(correct[g][seed]) for seed in range(seeds)] for g in names])
     ids = {folds: n for n, folds in enumerate(sorted({tuple(sorted(tested[g])) for g in names}))}
     return values, np.array([ids[tuple(sorted(tested[g]))] for g in names])
+
+
+def _probes(cells: Chosen, database: Database) -> Floats:
+    """Accuracy of the linear probe of each network, ``(fold, seed)``; empty without probes."""
+    values: dict[tuple[int, int], float] = {}
+    for place, cell in cells.items():
+        if cell.probe:
+            (layer,) = database.result(cell.probe)[0]["layers"].values()
+            values[place] = float(layer["linear"])
+    if not values:
+        return np.zeros((0, 0))
+    folds, seeds = (sorted({place[axis] for place in values}) for axis in (0, 1))
+    return np.array([[values[fold, seed] for seed in seeds] for fold in folds])
+
+
+def claim_results(study: Study, results: Mapping[str, SettingResult]) -> list[dict[str, Any]]:
+    """Test the claims that the study declared; Holm's correction is over all of them.
+
+    A claim about several arms is an intersection-union test: it holds if the arm is better than
+    every one, so that its p is the largest. A claim about a probe (the label is *less* readable)
+    is made only where the accuracies are equivalent.
+
+    Returns:
+        For each claim ``name``, ``text``, ``differences`` (arm -> mean, low, high, p), ``p``,
+        ``p_holm``, ``holds`` and ``note``.
+    """
+    found: list[dict[str, Any]] = []
+    for claim in study.claims:
+        result = results[claim.setting]
+        table = result.probes if claim.probe else result.scores
+        differences, worst = {}, 0.0
+        for other in claim.over:
+            if claim.arm not in table or other not in table:
+                continue
+            sign = -1 if claim.probe else 1
+            values = sign * (table[claim.arm] - table[other])
+            folds = np.arange(len(values)) if claim.probe else result.folds
+            p = clustered_p(values, folds)
+            if not claim.probe:
+                p = max(p, sign_flip_p(values.mean(1), 0))
+            p = p if values.mean() > 0 else 1.0
+            worst = max(worst, p)
+            differences[other] = {**_interval(interval_over_groups(values, folds, 0)), "p": p}
+        missing = [other for other in claim.over if other not in differences]
+        found.append(
+            {
+                "name": claim.name,
+                "setting": claim.setting,
+                "text": claim.text,
+                "arm": claim.arm,
+                "differences": differences,
+                "p": 1.0 if missing else worst,
+                "note": _note(claim, result, missing),
+            }
+        )
+    for one, p in zip(found, holm([one["p"] for one in found]), strict=True):
+        one |= {"p_holm": p, "holds": p < _ALPHA and not one["note"]}
+    return found
+
+
+def _note(claim: Claim, result: SettingResult, missing: Sequence[str]) -> str:
+    """Return why a claim cannot be made whatever its p is; else empty."""
+    if missing:
+        return f"it was not tested, as there is no result of {', '.join(missing)}"
+    if any(arm.comparison and arm.comparison.note == AT_CHANCE for arm in result.arms):
+        return AT_CHANCE
+    if claim.probe:
+        for other in claim.over:
+            values = result.scores[claim.arm] - result.scores[other]
+            interval = interval_over_groups(values, result.folds, 0)
+            if not (interval.low >= -EQUIVALENT and interval.high <= EQUIVALENT):
+                return f"not claimed, as the accuracy is not equivalent to that of {other}"
+    return ""

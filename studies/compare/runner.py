@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,6 @@ def run_jobs(
     database: Database,
     workspace: Workspace,
     *,
-    task: str,
     workers: int,
     on_message: OnMessage,
     do: Callable[[Job], dict[str, Any]] | None = None,
@@ -54,7 +53,6 @@ def run_jobs(
         jobs: in an order in which each stands behind those that it needs.
         database: what is done, and by whom.
         workspace: where runs and caches go.
-        task: label of the students, for their predictions.
         workers: jobs at once, each with one thread.
         on_message: called with a line for each job that ends.
         do: what does a job and returns its answer; by default its command, in a process.
@@ -68,6 +66,8 @@ def run_jobs(
     """
     database.add(jobs)
     by_key = {job.key: job for job in jobs}
+    if do is None:
+        database.forget(_vanished(jobs, database.states(), workspace))
     states = database.states()
     reused = sum(states[key] == "done" for key in by_key)
     run = do or (lambda job: _command(job, workspace))
@@ -85,7 +85,7 @@ def run_jobs(
                     if len(running) >= workers or failed:
                         break
                     if job not in running.values() and database.claim(job.key):
-                        running[pool.submit(_do, job, run, database, workspace, task)] = job
+                        running[pool.submit(_do, job, run, database, workspace)] = job
                 if not running:
                     if failed or all(states[key] == "done" for key in by_key):
                         break
@@ -113,6 +113,27 @@ def run_jobs(
     return {"done": done, "reused": reused}
 
 
+def _vanished(jobs: Sequence[Job], states: Mapping[str, str], workspace: Workspace) -> list[str]:
+    """Return the keys of finished jobs whose run or cache is gone and still needed.
+
+    What was kept of them serves the results; but a job that is not done yet needs the files: a
+    database may have come from another machine.
+    """
+    by_key = {job.key: job for job in jobs}
+    gone: list[str] = []
+    waiting = [job for job in jobs if states[job.key] != "done"]
+    while waiting:
+        for key in waiting.pop().needs:
+            job = by_key[key]
+            path = workspace.runs / job.name
+            if job.kind == "cache":
+                path = workspace.grams / f"{job.name}.zarr"
+            if states[key] == "done" and key not in gone and not path.exists():
+                gone.append(key)
+                waiting.append(job)
+    return gone
+
+
 def _renew(database: Database, ended: threading.Event) -> None:
     while not ended.wait(LEASE_S / 4):
         database.renew()
@@ -123,7 +144,6 @@ def _do(
     run: Callable[[Job], dict[str, Any]],
     database: Database,
     workspace: Workspace,
-    task: str,
 ) -> float:
     """Do a job and note it, and how long it took."""
     begun = time.perf_counter()
@@ -131,7 +151,7 @@ def _do(
     found = {}
     if job.kind == "training" and "run" in result:
         data = workspace.named(workspace.features, job.data, "feature store")
-        found = predictions_of(Path(result["run"]), data, task)
+        found = predictions_of(Path(result["run"]), data, job.task)
     seconds = time.perf_counter() - begun
     database.finish(job.key, result, seconds, found)
     return seconds
@@ -142,7 +162,7 @@ def _command(job: Job, workspace: Workspace) -> dict[str, Any]:
     from antigram.studies.demo import antigram_command
 
     words = list(job.command)
-    if job.kind != "cache" and (workspace.runs / job.name).exists():
+    if job.kind in ("teacher", "training") and (workspace.runs / job.name).exists():
         words.append("--resume")
     line = [*antigram_command()[1:], "--workspace", str(workspace.root), "--json", *words]
     if line[0] == "-P":

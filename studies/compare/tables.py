@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,20 @@ from typing import Any
 from antigram.pipeline.storage.durable import write_text
 from antigram.pipeline.table import plain_cell
 from antigram.studies.compare.results import AT_CHANCE
-from antigram.studies.report import Fold, Page, Table, write_page
+from antigram.studies.report import Fold, Page, Part, Table, write_page
 
 __all__ = ["answer_of", "compared_text", "estimate_text", "runs_text", "write_tables"]
 
 Fields = Mapping[str, Any]
 _COLUMNS = ("arm", "layer", "runs", "accuracy", "95 %", "difference", "95 %", "p (Holm)", "verdict")
+_EXPLAINED = (
+    "Differences are means over groups of the accuracy with the same seeds on the same folds. "
+    "Intervals allow for groups and for the noise of training; p is corrected over the arms "
+    "(Holm). Better and worse mean p below .05; equivalent means that the interval is within half "
+    "a point.",
+    "A layer, weight or trial is selected by validation within each fold and seed. A teacher of "
+    "the fold heard only the training recordings of that fold.",
+)
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"})
 
 
@@ -49,14 +58,23 @@ def _row(arm: Fields) -> list[str]:
 def answer_of(content: Fields) -> str:
     """Return whether anti-transfer beat the baseline, in a sentence or two.
 
-    Without an arm ``at``, the first arm after the baseline is reported.
+    Without an arm ``at``, the first arm after the baseline is reported. Of a study with several
+    settings, each is answered.
     """
-    arm = next((a for a in content["arms"] if a["arm"] == "at"), content["arms"][1])
+    settings = _by_setting(content)
+    if len(settings) == 1:
+        return _answer(content["arms"], content)
+    return " ".join(f"{name}: {_answer(arms, content)}" for name, arms in settings)
+
+
+def _answer(arms: Sequence[Fields], content: Fields) -> str:
+    """Return the answer of one setting."""
+    arm = next((a for a in arms if a["arm"] == "at"), arms[1])
     found, data = arm["difference"], content["data"]
     if found["note"] == AT_CHANCE:
         return (
             f"Nothing can be said: the baseline's accuracy, "
-            f"{_points(content['arms'][0]['accuracy']['mean'])} %, is not above chance, "
+            f"{_points(arms[0]['accuracy']['mean'])} %, is not above chance, "
             f"{_points(content['chance'])} %. Train longer, on more recordings, or with wider "
             "networks."
         )
@@ -78,19 +96,54 @@ def answer_of(content: Fields) -> str:
 
 
 def compared_text(content: Fields) -> str:
-    """Return the table and the answer as text."""
-    rows = [list(_COLUMNS), *(_row(arm) for arm in content["arms"])]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    lines = ["  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
-    warned = [f"warning: {line}" for line in content["warnings"]]
-    return "\n".join([*lines, "", *warned, answer_of(content), str(content["report"])])
+    """Return the tables, one for each setting, the claims and the answer as text."""
+    lines: list[str] = []
+    for name, arms in _by_setting(content):
+        rows = [list(_COLUMNS), *(_row(arm) for arm in arms)]
+        if name:
+            lines.append(f"{name}:")
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+        lines += ["  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
+        lines.append("")
+    lines += [f"warning: {line}" for line in content["warnings"]]
+    lines += [f"stand-in: {used} for {corpus}" for corpus, used in content["stand_ins"].items()]
+    lines += [_claim_text(claim) for claim in content["claims"]]
+    return "\n".join([*lines, answer_of(content), str(content["report"])])
+
+
+def _by_setting(content: Fields) -> list[tuple[str, list[Fields]]]:
+    """Return the name and the arms of each setting."""
+    settings: dict[str, list[Fields]] = {}
+    for arm in content["arms"]:
+        settings.setdefault(arm["setting"], []).append(arm)
+    return list(settings.items())
+
+
+def _claim_text(claim: Fields) -> str:
+    """Return a claim and what came out, in a line."""
+    said = "holds" if claim["holds"] else "does not hold"
+    note = f" ({claim['note']})" if claim["note"] else ""
+    differences = "; ".join(
+        f"{_points(one['mean'], signed=True)} ({_ends(one, signed=True)}) over {other}"
+        for other, one in claim["differences"].items()
+    )
+    where = f", {claim['setting']}" if claim["setting"] else ""
+    return (
+        f"{claim['name']}{where}: {claim['text']} This {said}, p = {claim['p_holm']:.3f} "
+        f"(Holm){note}. {differences}".rstrip(". ")
+        + "."
+    )
 
 
 def estimate_text(content: Fields) -> str:
     """Return what a comparison would run and take, as text."""
     lines = [job["command"] for job in content["jobs"]]
+    count = f"{len(lines)} jobs"
+    if content["hours"] is None:
+        lines.append(f"{count}; no estimate: {content['estimated_from']}")
+        return "\n".join(lines)
     lines.append(
-        f"{len(lines)} jobs; at most {content['hours']:g} hours ({content['estimated_from']}), "
+        f"{count}; at most {content['hours']:g} hours are left ({content['estimated_from']}), "
         f"{content['bytes'] / 1e9:.2f} GB of caches"
     )
     return "\n".join(lines)
@@ -118,46 +171,52 @@ def runs_text(content: Fields) -> str:
 
 
 def write_tables(folder: Path, content: Fields, commands: Sequence[tuple[str, float]]) -> None:
-    """Write results.csv, results.tex and report.html.
+    """Write results.json, results.csv, results.tex and report.html.
 
     Args:
         folder: folder of the study.
-        content: answer of the comparison.
+        content: answer of the study.
         commands: command line of each job, and the seconds that it took.
     """
-    rows = [_row(arm) for arm in content["arms"]]
+    write_text(folder / "results.json", json.dumps(content, indent=1) + "\n")
+    rows = [[arm["setting"], *_row(arm)] for arm in content["arms"]]
+    columns = ["setting", *_COLUMNS]
+    if not any(row[0] for row in rows):
+        columns, rows = columns[1:], [row[1:] for row in rows]
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([plain_cell(cell) for cell in row] for row in [_COLUMNS, *rows])
+    csv.writer(text).writerows([plain_cell(cell) for cell in row] for row in [columns, *rows])
     write_text(folder / "results.csv", text.getvalue())
     body = "".join(
-        " & ".join(cell.translate(_SPECIAL) for cell in row) + " \\\\\n"
-        for row in [_COLUMNS, *rows]
+        " & ".join(cell.translate(_SPECIAL) for cell in row) + " \\\\\n" for row in [columns, *rows]
     )
     write_text(
         folder / "results.tex",
-        f"\\begin{{tabular}}{{l{'r' * (len(_COLUMNS) - 1)}}}\n{body}\\end{{tabular}}\n",
+        f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}\n{body}\\end{{tabular}}\n",
     )
-    data = content["data"]
-    primary = [row for row, arm in zip(rows, content["arms"], strict=True) if " " not in arm["arm"]]
-    single = [row for row, arm in zip(rows, content["arms"], strict=True) if " " in arm["arm"]]
-    about = [[arm["arm"], arm["about"], f"{arm['seconds']:.0f}"] for arm in content["arms"]]
-    parts: list[Any] = [
-        Table(
-            caption="Accuracy and difference from the baseline, in points, by group",
-            columns=_COLUMNS,
-            rows=primary,
-        ),
-        Table(
-            caption="The arms, and the seconds that their trainings took",
-            columns=("arm", "what it is", "seconds"),
-            rows=about,
-        ),
-    ]
-    if single:
-        table = Table(caption="Each layer for itself", columns=_COLUMNS, rows=single)
-        parts.append(
-            Fold(summary="Each layer for itself (exploratory, not corrected)", parts=[table])
+    write_page(folder / "report.html", _page(content, commands))
+
+
+def _page(content: Fields, commands: Sequence[tuple[str, float]]) -> Page:
+    """Return the report."""
+    parts: list[Part] = []
+    for name, arms in _by_setting(content):
+        parts += _setting_parts(name, arms, content)
+    if content["claims"]:
+        table = Table(
+            caption="Claims, declared before the study was run",
+            columns=("claim", "setting", "p (Holm)", "holds", "what was found"),
+            rows=[
+                [
+                    claim["name"],
+                    claim["setting"] or "-",
+                    f"{claim['p_holm']:.3f}",
+                    "yes" if claim["holds"] else "no",
+                    _claim_text(claim),
+                ]
+                for claim in content["claims"]
+            ],
         )
+        parts.append(table)
     ran = Table(
         caption="Commands",
         columns=("command", "seconds"),
@@ -169,22 +228,64 @@ def write_tables(folder: Path, content: Fields, commands: Sequence[tuple[str, fl
         rows=[[key, str(value)] for key, value in content["settings"].items()],
     )
     parts.append(Fold(summary="How it was run", parts=[ran, settings]))
-    text_of = [
-        "Differences are means over groups of the accuracy with the same seeds on the same folds. "
-        "Intervals allow for groups and for the noise of training; p is corrected over the arms "
-        "(Holm). Better and worse mean p below .05; equivalent means that the interval is within "
-        "half a point.",
-        "A layer is picked by validation within each fold and seed. Each teacher heard only the "
-        "training recordings of its fold.",
+    text = [f"Warning: {line}." for line in content["warnings"]]
+    text += [
+        f"The recordings are those of {used}, which stands in for {corpus}."
+        for corpus, used in content["stand_ins"].items()
     ]
-    page = Page(
-        title=f"Does anti-transfer help? {data['task']} against {data['against']}",
-        question=(
-            f"Does a student that learns {data['task']} become better on unseen recordings of "
-            f"{data['store']} when it is kept unlike a teacher that knows {data['against']}?"
-        ),
+    return Page(
+        title=content["title"],
+        question=content["question"],
         answer=answer_of(content),
-        text=[*(f"Warning: {line}." for line in content["warnings"]), *text_of],
+        text=[*text, *_EXPLAINED],
         parts=parts,
     )
-    write_page(folder / "report.html", page)
+
+
+def _setting_parts(name: str, arms: Sequence[Fields], content: Fields) -> list[Part]:
+    """Return the tables of one setting."""
+    where = f"{name}: " if name else ""
+    stand_in = ", ".join(f"{used} for {c}" for c, used in content["stand_ins"].items())
+    beside = f" (stand-ins: {stand_in})" if stand_in else ""
+    main = [arm for arm in arms if " " not in arm["arm"]]
+    single = [arm for arm in arms if " " in arm["arm"]]
+    columns, rows = list(_COLUMNS), [_row(arm) for arm in main]
+    published = content["published"].get(name, {})
+    if published:
+        columns.append("in the paper")
+        for row, arm in zip(rows, main, strict=True):
+            row.append(f"{published[arm['arm']]:.1f}" if arm["arm"] in published else "-")
+    if any(arm["probe"] for arm in main):
+        columns += ["probe", "95 %"]
+        for row, arm in zip(rows, main, strict=True):
+            probe = arm["probe"]
+            row.extend([_points(probe["mean"]), _ends(probe)] if probe else ["-", "-"])
+    caption = f"{where}accuracy and difference from the baseline, in points, by group{beside}"
+    parts: list[Part] = [Table(caption=caption, columns=columns, rows=rows)]
+    about = [
+        [
+            arm["arm"],
+            arm["about"] or "-",
+            "yes" if arm["needs_labels"] else "no",
+            _points(arm["train_accuracy"]),
+            f"{arm['seconds']:.0f}",
+        ]
+        for arm in main
+    ]
+    parts.append(
+        Table(
+            caption=f"{where}the arms, whether they need the label of the student's own "
+            "recordings, accuracy in training, and the seconds that their trainings took",
+            columns=("arm", "what it is", "needs labels", "training", "seconds"),
+            rows=about,
+        )
+    )
+    if single:
+        table = Table(
+            caption=f"{where}each layer and weight for itself",
+            columns=_COLUMNS,
+            rows=[_row(arm) for arm in single],
+        )
+        summary = f"{where}each layer and weight for itself (exploratory, not corrected)"
+        parts.append(Fold(summary=summary, parts=[table]))
+    return parts

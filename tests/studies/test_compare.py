@@ -17,31 +17,50 @@ from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.workspace import Workspace
 from antigram.studies.compare.comparison import compare_runs
 from antigram.studies.compare.database import Database
-from antigram.studies.compare.design import ARMS, Design
-from antigram.studies.compare.jobs import FoldData, jobs_of
-from antigram.studies.compare.results import arm_results
+from antigram.studies.compare.design import ARMS, BASELINE, Setting, Study, Teacher, Training
+from antigram.studies.compare.jobs import FoldData, StoreData, plan_jobs
+from antigram.studies.compare.results import setting_results
 from antigram.studies.compare.runner import run_jobs
 from antigram.studies.compare.tables import answer_of, compared_text, write_tables
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = {"task": "word", "against": "speaker", "folds": "kfold:speaker:2"}
-FOLDS = [FoldData(f"s@{k}", f"s@{k}-speaker", (f"a{k}", f"b{k}")) for k in range(2)]
+SETTING = Setting(data="s", folds="kfold:speaker:2", task="word", against="speaker")
+FOLDS = [
+    FoldData(StoreData(f"s@{k}", f"a{k}"), {"speaker": StoreData(f"s@{k}-speaker", f"b{k}")})
+    for k in range(2)
+]
+ALL_ARMS = tuple(name for name in ARMS if name != BASELINE)
 
 
-def design(**changes):
-    return Design(**{**SETTINGS, "at_layers": (5, 9), "seeds": 2, **changes})
+def a_study(arms=("wi", "at"), training=None, task="word", against="speaker", **changes):
+    given = {
+        "name": "study",
+        "data": {"s": {"store": "s"}},
+        "settings": {"": Setting(data="s", folds="kfold:speaker:2", task=task, against=against)},
+        "teachers": {"teacher": Teacher(task=against)},
+        "arms": {name: ARMS[name] for name in (BASELINE, *arms)},
+        "at_layers": (5, 9),
+        "seeds": 2,
+        "training": Training(**training or {}),
+    }
+    return Study(**{**given, **changes})
+
+
+def plan(given=None, folds=FOLDS):
+    return plan_jobs(given or a_study(), {"": folds}, {}, "ws/runs")
 
 
 def jobs(given=None, folds=FOLDS):
-    return list(jobs_of("study", given or design(), folds, "ws/runs"))
+    return plan(given, folds).jobs
 
 
 def test_a_fold_has_one_teacher_and_one_cache_and_each_seed_every_arm_at_every_layer():
-    listed = jobs(design(arms=("wi", "at", "permuted", "dropout")))
-    kinds = [job.kind for job in listed]
+    planned = plan(a_study(arms=("wi", "at", "permuted", "dropout")))
+    kinds = [job.kind for job in planned.jobs]
     assert (kinds.count("teacher"), kinds.count("cache")) == (2, 4)
-    trainings = [job for job in listed if job.kind == "training"]
-    ran = {(job.fold, job.seed, job.arm, job.layer) for job in trainings}
+    trainings = [job for job in planned.jobs if job.kind == "training"]
+    assert [cell.key for cell in planned.cells] == [job.key for job in trainings]
+    ran = {(cell.fold, cell.seed, cell.arm, cell.variant.layer) for cell in planned.cells}
     arms = [("baseline", None), ("wi", None), ("at", 5), ("at", 9), ("permuted", 5)]
     arms += [("permuted", 9), ("dropout", None)]
     assert ran == {(k, s, *arm) for k, s, arm in itertools.product((0, 1), (0, 1), arms)}
@@ -49,22 +68,21 @@ def test_a_fold_has_one_teacher_and_one_cache_and_each_seed_every_arm_at_every_l
 
 
 def test_a_job_stands_behind_what_it_needs_and_no_teacher_is_trained_on_the_students_store():
-    seen = set()
-    for job in jobs(design(arms=tuple(name for name in ARMS if name != "baseline"))):
+    planned, seen = plan(a_study(arms=ALL_ARMS)), set()
+    names = {cell.key: cell.arm for cell in planned.cells}
+    teachers = {fold.teachers["speaker"].name for fold in FOLDS}
+    for job in planned.jobs:
         assert set(job.needs) <= seen
         seen.add(job.key)
-        assert job.data == (
-            FOLDS[job.fold].teacher if job.kind == "teacher" else FOLDS[job.fold].student
-        )
-        assert (job.arm in ("baseline", "dropout", "weight-decay")) == (
-            job.kind == "training" and not job.needs
-        )
+        assert (job.data in teachers) == (job.kind == "teacher")
+        alone = names.get(job.key) in (BASELINE, "dropout", "weight-decay")
+        assert alone == (job.kind == "training" and not job.needs)
 
 
 def test_commands_are_those_that_a_user_would_type():
     from antigram import cli
 
-    for job in jobs(design(arms=tuple(name for name in ARMS if name != "baseline"))):
+    for job in jobs(a_study(arms=ALL_ARMS)):
         command = cli.app.commands[job.command[0]]
         context = command.make_context(job.command[0], list(job.command[1:]), parent=None)
         assert context.params["name"] == job.name
@@ -73,10 +91,10 @@ def test_commands_are_those_that_a_user_would_type():
 
 @pytest.mark.parametrize(
     "change",
-    [{"epochs": 3}, {"width": 8}, {"lr": 1e-3}, {"patience": 3}, {"batch_clips": 7}, {"task": "x"}],
+    [{"epochs": 3}, {"width": 8}, {"lr": 1e-3}, {"patience": 3}, {"batch_clips": 7}],
 )
 def test_what_decides_a_result_is_in_the_keys_of_all_that_depend_on_it(change):
-    before, after = jobs(), jobs(design(**change))
+    before, after = jobs(), jobs(a_study(training=change))
     keys = {job.key for job in before}
     assert not keys & {job.key for job in after if job.kind == "training"}
     assert len({job.key for job in before}) == len({job.name for job in before}) == len(before)
@@ -84,26 +102,32 @@ def test_what_decides_a_result_is_in_the_keys_of_all_that_depend_on_it(change):
 
 def test_other_data_makes_other_jobs_and_more_seeds_keep_the_old_ones():
     keys = {job.key for job in jobs()}
-    other = [FOLDS[0], FoldData("s@1", "s@1-speaker", ("new", "b1"))]
+    other = [FOLDS[0], FoldData(StoreData("s@1", "new"), FOLDS[1].teachers)]
     changed = {job.key for job in jobs(folds=other)}
-    assert {job.fold for job in jobs() if job.key not in changed} == {1}
-    assert keys < {job.key for job in jobs(design(seeds=3))}
+    assert {cell.fold for cell in plan().cells if cell.key not in changed} == {1}
+    assert keys < {job.key for job in jobs(a_study(seeds=3))}
+
+
+def test_trainings_stay_what_they_are_if_a_study_gets_another_layer_arm_or_setting():
+    keys = {cell.key for cell in plan().cells}
+    wider = a_study(arms=("wi", "at", "permuted"), at_layers=(5, 9, 13))
+    assert keys < {cell.key for cell in plan(wider).cells}
 
 
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"arms": ("at", "magic")}, "`arms` 'magic': wanted wi, at"),
-        ({"arms": ("at", "at")}, "`arms`: name each arm once"),
-        ({"arms": ("baseline",)}, "`arms`: name each arm once"),
+        ({"arms": ()}, "arms: the first is the baseline"),
         ({"against": "word"}, "`against` word: is the task itself"),
-        ({"seeds": 0}, "`seeds` and `at_layers`"),
-        ({"arch": "vgg12"}, "arch is 'vgg12'"),
+        ({"seeds": 0}, "seeds and layers"),
+        ({"training": {"arch": "vgg12"}}, "arch is 'vgg12'"),
+        ({"primary": ("magic",)}, "primary 'magic': wanted baseline, wi, at"),
+        ({"teachers": {}}, "teachers: an arm needs one"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(changes, match):
     with pytest.raises(InputError, match=match):
-        design(**changes)
+        a_study(**changes)
 
 
 @pytest.fixture
@@ -116,7 +140,6 @@ def run(listed, database, tmp_path, do, workers=2):
         listed,
         database,
         Workspace(tmp_path),
-        task="word",
         workers=workers,
         on_message=lambda _: None,
         do=do,
@@ -146,13 +169,10 @@ import json, sys, time
 from pathlib import Path
 from antigram.pipeline.workspace import Workspace
 from antigram.studies.compare.database import Database
-from antigram.studies.compare.design import Design
-from antigram.studies.compare.jobs import FoldData, jobs_of
 from antigram.studies.compare.runner import run_jobs
+from tests.studies.test_compare import jobs
 
-home, folds = Path(sys.argv[1]), [FoldData(*f) for f in json.loads(sys.argv[2])]
-listed = list(jobs_of("study", Design(**json.loads(sys.argv[3])), folds, "ws/runs"))
-done = []
+home, listed, done = Path(sys.argv[1]), jobs(), []
 
 def do(job):
     time.sleep(0.05)
@@ -162,14 +182,12 @@ def do(job):
 database = Database(home / "study" / "results.sqlite")
 print("ready", flush=True)
 sys.stdin.readline()
-run_jobs(listed, database, Workspace(home), task="word", workers=1, on_message=print, do=do)
+run_jobs(listed, database, Workspace(home), workers=1, on_message=print, do=do)
 print(json.dumps(done))
 """
-    given = json.dumps({**SETTINGS, "at_layers": [5, 9], "seeds": 2})
-    folds = json.dumps([[fold.student, fold.teacher, fold.fingerprints] for fold in FOLDS])
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, tmp_path, folds, given],
+            [sys.executable, "-c", code, tmp_path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -184,8 +202,7 @@ print(json.dumps(done))
         process.stdin.flush()
     done = [json.loads(p.communicate()[0].splitlines()[-1]) for p in processes]
     assert all(done)  # both had some
-    names = {(job.fold, job.arm, job.layer, job.seed, job.kind) for job in jobs()}
-    assert len(done[0]) + len(done[1]) == len(set(done[0] + done[1])) == len(names)
+    assert len(done[0]) + len(done[1]) == len(set(done[0] + done[1])) == len(jobs())
     assert set(database.states().values()) == {"done"}
 
 
@@ -244,15 +261,18 @@ def test_a_file_that_is_no_database_is_damage(tmp_path):
 def finished(database, rng):
     """A study of 24 speakers in two folds whose predictions are known."""
     groups = np.repeat(np.arange(24, dtype=np.int32), 50)
-    given = design(seeds=3)
-    listed = jobs(given)
-    database.add(listed)
-    for job in listed:
+    given = a_study(seeds=3)
+    planned = plan(given)
+    cells = {cell.key: cell for cell in planned.cells}
+    database.add(planned.jobs)
+    for job in planned.jobs:
         arrays = {}
         if job.kind == "training":
-            share = {"baseline": 0.7, "wi": 0.7, "at": 0.9 if job.layer == 9 else 0.5}[job.arm]
+            cell = cells[job.key]
+            at = 0.9 if cell.variant.layer == 9 else 0.5
+            share = {"baseline": 0.7, "wi": 0.7, "at": at}[cell.arm]
             for split in ("validation", "test"):
-                rows = np.flatnonzero(groups % 2 == job.fold)
+                rows = np.flatnonzero(groups % 2 == cell.fold)
                 right = rng.random(len(rows)) < share
                 true = np.zeros(len(rows), np.int32)
                 arrays[split] = {
@@ -262,12 +282,16 @@ def finished(database, rng):
                     "probability": np.where(right, 0.9, 0.1).astype(np.float32),
                 }
         database.finish(job.key, {}, 2.0, arrays)
-    return listed, given, groups
+    return planned.cells, given, groups
+
+
+def results(cells, database, study, groups, chance):
+    return setting_results(study, "", cells, database, groups, chance).arms
 
 
 def test_layers_are_picked_by_validation_and_arms_compared_by_group(finished, database):
     listed, given, groups = finished
-    found = {arm.arm: arm for arm in arm_results(listed, database, given, groups, 0.5)}
+    found = {arm.arm: arm for arm in results(listed, database, given, groups, 0.5)}
     assert list(found) == ["baseline", "wi", "at", "at 5", "at 9"]
     assert found["at"].layers == {9: 6}
     assert found["at"].runs == 12
@@ -288,9 +312,9 @@ def test_test_segments_have_no_say_in_the_choice_of_a_layer(finished, database):
     for job in listed:
         if job.arm == "at":
             found = {s: database.predictions(job.key, s) for s in ("validation", "test")}
-            found["test"]["predicted"] = found["test"]["predicted"] * 0 + (job.layer == 9)
+            found["test"]["predicted"] = found["test"]["predicted"] * 0 + (job.variant.layer == 9)
             database.finish(job.key, {}, 2.0, found)
-    found = {arm.arm: arm for arm in arm_results(listed, database, given, groups, 0.5)}
+    found = {arm.arm: arm for arm in results(listed, database, given, groups, 0.5)}
     assert found["at"].layers == {9: 6}
     assert found["at"].accuracy.mean == 0
 
@@ -298,7 +322,7 @@ def test_test_segments_have_no_say_in_the_choice_of_a_layer(finished, database):
 def test_a_group_that_is_tested_in_several_folds_counts_once(finished, database):
     listed, given, groups = finished
     halves = (groups // 2).astype(np.int32)  # each has rows in both folds
-    found = arm_results(listed, database, given, halves, 0.5)
+    found = results(listed, database, given, halves, 0.5)
     assert found[2].comparison.groups == 12
 
 
@@ -307,8 +331,13 @@ def content_of(finished, database, tmp_path):
     return {
         "study": str(tmp_path),
         "report": str(tmp_path / "report.html"),
-        "arms": [arm.to_json() for arm in arm_results(listed, database, given, groups, 0.5)],
-        "data": {**SETTINGS, "store": "<b>", "folds": 2, "seeds": 3},
+        "arms": [arm.to_json() for arm in results(listed, database, given, groups, 0.5)],
+        "title": "Does it help?",
+        "question": "better on unseen recordings of <b> when",
+        "stand_ins": {},
+        "claims": [],
+        "published": {},
+        "data": {"task": "word", "against": "speaker", "store": "<b>", "folds": 2, "seeds": 3},
         "settings": given.to_json(),
         "chance": 0.5,
         "warnings": [],
@@ -354,7 +383,7 @@ def test_what_is_not_better_is_not_called_so(verdict, note, begins, finished, da
 @pytest.mark.parametrize(("chance", "judged"), [(0.5, True), (0.7, False)])
 def test_a_baseline_at_chance_judges_no_arm(chance, judged, finished, database, tmp_path):
     listed, given, groups = finished
-    arms = arm_results(listed, database, given, groups, chance)
+    arms = results(listed, database, given, groups, chance)
     assert (arms[2].comparison.verdict == "better") == judged
     assert ({arm.comparison.verdict for arm in arms[1:]} == {"undecided"}) != judged
     content = content_of(finished, database, tmp_path)

@@ -7,9 +7,10 @@ import pytest
 
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.workspace import Workspace
-from antigram.studies.compare.comparison import _folds, compare
-from antigram.studies.compare.design import Design
-from antigram.studies.compare.jobs import jobs_of
+from antigram.studies.compare.comparison import compare
+from antigram.studies.compare.data import make_all_folds
+from antigram.studies.compare.design import ARMS, Setting, Study, Teacher, Training
+from antigram.studies.compare.jobs import plan_jobs
 from tests.support import corpus_trees
 from tests.support.files import bytes_of
 from tests.support.stores import prepare_gsc
@@ -32,8 +33,17 @@ def store(prepared, tmp_path):
 
 
 def folds_of(store, workspace):
-    design = Design(**SETTINGS, **SMALL, folds=FOLDS)
-    return _folds(store, design, 0, workspace, store.path.parent), design
+    study = Study(
+        name="study",
+        data={"gsc": {"store": str(store.path)}},
+        settings={"": Setting(data="gsc", folds=FOLDS, **SETTINGS)},
+        teachers={"teacher": Teacher(task="speaker")},
+        arms={name: ARMS[name] for name in ("baseline", "wi", "at")},
+        at_layers=(5,),
+        seeds=1,
+        training=Training(width=1, epochs=1),
+    )
+    return make_all_folds(workspace, study, {"gsc": store})[""], study
 
 
 def test_a_dry_run_makes_and_replaces_no_fold(store):
@@ -58,8 +68,8 @@ def test_a_dry_run_lists_the_commands_of_the_run(store, tmp_path, inside):
         "data": str(store.path),
     }
     listed = compare(workspace, **asked, dry_run=True)["jobs"]
-    folds, design = folds_of(store, workspace)
-    jobs = list(jobs_of("study", design, folds, str(workspace.runs)))
+    folds, study = folds_of(store, workspace)
+    jobs = plan_jobs(study, {"": folds}, {}, str(workspace.runs)).jobs
     assert [job["command"] for job in listed] == [f"antigram {' '.join(j.command)}" for j in jobs]
 
 
@@ -68,6 +78,6 @@ def test_every_job_can_open_the_store_that_it_names(store, tmp_path, inside):
     workspace = Workspace(store.path.parents[1] if inside else tmp_path / "other")
     folds, _ = folds_of(store, workspace)
     for fold in folds:
-        for data, fingerprint in zip((fold.student, fold.teacher), fold.fingerprints, strict=True):
-            assert ("/" in data) != inside
-            assert FeatureStore(workspace.store(data, print)).fingerprint == fingerprint
+        for data in (fold.student, *fold.teachers.values()):
+            assert ("/" in data.name) != inside
+            assert FeatureStore(workspace.store(data.name, print)).fingerprint == data.fingerprint
