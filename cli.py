@@ -252,7 +252,7 @@ def plan(common: Context, **options: Any) -> None:
 @task_option
 @option("--ckpt", "ckpts", multiple=True, type=PATH)
 @option("--cache", "caches", multiple=True, help="Default: the store's only or latest.")
-@option("--against", help="With --mode dann: the label that the student is not to tell.")
+@option("--against", help="With dann and coral: the label that the student is not to tell.")
 @layers_option(
     type=console.Layer(of_source=True),
     help="Layer(s) compared with the teacher, e.g. 5 or emo:5; with --mode frozen, the last "
@@ -264,8 +264,8 @@ def plan(common: Context, **options: Any) -> None:
     "betas",
     multiple=True,
     type=console.Beta(),
-    help="Weight of the AT or adversarial loss, or NAME:BETA of one teacher's; default: 1; below "
-    "0, AT rewards similarity.",
+    help="Weight of the AT loss, or of that against a label, or NAME:BETA of one teacher's; "
+    "default: 1; below 0, AT rewards similarity.",
 )
 @option("--aggregation", type=Choice(choices.AGGREGATIONS), help="Default: the cache's, or gram.")
 @shown_option("--similarity", type=Choice(choices.SIMILARITIES), default="cos2")

@@ -35,7 +35,7 @@ __all__ = [
     "precision_of",
 ]
 
-Mode = Literal["baseline", "wi", "frozen", "online", "cached", "dann"]
+Mode = Literal["baseline", "wi", "frozen", "online", "cached", "dann", "coral"]
 ArchName = Literal["vgg11", "vgg13", "vgg16", "vgg19"]
 Tap = Literal["relu", "conv", "released"]
 Aggregation = Literal["gram", "mean", "sum", "max", "compmul"]
@@ -47,7 +47,7 @@ Control = Literal["permuted", "random", "mean-gram"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 # These need a second label of the student's own segments.
-NEED_LABELS: tuple[Mode, ...] = ("dann",)
+NEED_LABELS: tuple[Mode, ...] = ("dann", "coral")
 ARCHS: tuple[ArchName, ...] = get_args(ArchName)
 TAPS: tuple[Tap, ...] = get_args(Tap)
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)

@@ -63,7 +63,8 @@ def train_student(
 
     Args:
         workspace: holds the store and the caches; the run is written to it.
-        mode: ``baseline``, ``wi``, ``frozen``, ``online``, ``cached`` or ``dann``.
+        mode: ``baseline``, ``wi``, ``frozen``, ``online``, ``cached``, ``dann`` or
+            ``coral``.
         name: name of the run; default: MODE-STORE-seedN, with a number if that name is taken.
         device: device of the training, such as ``cpu``, ``cuda:1`` or ``auto``.
         init: checkpoint whose convolutions initialise the student.

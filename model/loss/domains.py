@@ -15,9 +15,47 @@ from torch.nn import functional
 
 from antigram.pipeline.draw import draw
 
-__all__ = ["Adversary", "reversal_strength", "reverse_gradient"]
+__all__ = [
+    "Adversary",
+    "Coral",
+    "DomainLoss",
+    "coral_distances",
+    "reversal_strength",
+    "reverse_gradient",
+]
 
 _STEEPNESS = 10.0  # of the schedule, as in the paper
+
+
+class DomainLoss(nn.Module):
+    """A loss that makes a student's features alike between domains.
+
+    Attributes:
+        measures: names of the values that an epoch reports.
+    """
+
+    measures: tuple[str, ...]
+
+    def begin(self, step: int) -> None:
+        """Prepare a training step.
+
+        Args:
+            step: number of steps taken before it.
+        """
+
+    def forward(self, features: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of a batch and its sums.
+
+        Args:
+            features: ``(batch, feature)`` features of the student.
+            domains: ``(batch,)`` int64 domains; -1 for none. Segments without one have no part in
+                the loss.
+
+        Returns:
+            The loss to minimise, a scalar; and ``(1 + measure,)`` float64: how much counts for the
+            measures, and the sum of each.
+        """
+        raise NotImplementedError
 
 
 def reversal_strength(progress: float) -> float:
@@ -55,7 +93,7 @@ def reverse_gradient(values: Tensor, factor: float) -> Tensor:
     return reversed_
 
 
-class Adversary(nn.Module):
+class Adversary(DomainLoss):
     """Domain-adversarial loss: a discriminator that learns the domain behind a gradient reversal.
 
     The discriminator is linear, ReLU, dropout, linear. It learns at full rate at all times; beta
@@ -105,23 +143,14 @@ class Adversary(nn.Module):
         self._masks: torch.Generator | None = None
 
     def begin(self, step: int) -> None:
-        """Set strength and dropout masks of a training step.
-
-        Args:
-            step: number of steps taken before it.
-        """
+        """Set strength and dropout masks of a training step; see `DomainLoss`."""
         self._factor = self.beta * reversal_strength(min(1.0, step / self.steps))
         if self._masks is None:
             self._masks = torch.Generator(self.hidden.weight.device)
         self._masks.manual_seed(draw(self.seed, "dropout of the discriminator", str(step))[0])
 
     def forward(self, features: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of a batch, and its sums over segments.
-
-        Args:
-            features: ``(batch, feature)`` features of the student.
-            domains: ``(batch,)`` int64 domains; -1 for none. Segments without one have no part in
-                the loss.
+        """Return the loss of a batch and its sums over segments; see `DomainLoss`.
 
         Returns:
             The mean cross-entropy of the domains, 0 if no segment has one; and ``(3,)`` float64:
@@ -140,3 +169,80 @@ class Adversary(nn.Module):
         correct = (logits.argmax(1) == domains).sum()
         sums = torch.stack([known.double(), total.detach().double(), correct.double()])
         return total / known.clamp_min(1), sums
+
+
+def coral_distances(features: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distance of each domain's covariance from that of the batch's other segments.
+
+    For a domain with covariance C_a and the segments of all other domains together with covariance
+    C_b, it is ||C_a - C_b||_F^2 / (4 d^2), with d features; covariances divide by n - 1. A domain
+    is compared if the batch has at least two of its segments and two others. Covariances are never
+    formed: with the centred features X_a and X_b, the distance follows from the inner products of
+    segments, so that it takes ``batch`` x ``batch`` numbers for each domain, not d x d.
+
+    Args:
+        features: ``(batch, feature)``.
+        domains: ``(batch,)`` int64; -1 for none. Segments without a domain are left out.
+
+    Returns:
+        ``(domain,)`` float64 distances of the domains that are compared, in the order of their
+        numbers; and ``(domain,)`` int64, how many segments each has.
+
+    References:
+        Sun and Saenko (2016), equation 1.
+    """
+    known = domains >= 0
+    inside = domains == torch.unique(domains[known])[:, None]
+    outside = known & ~inside
+    compared = (inside.sum(1) >= 2) & (outside.sum(1) >= 2)
+    inside, outside = inside[compared], outside[compared]
+    # A shift changes no covariance, and no gradient; it is for precision.
+    centred = features.float() - features.detach().float().mean(0)
+    products = (centred @ centred.T).double()
+    # With X^T W X = C_a - C_b, the squared norm is the trace of W K W K, K being X X^T.
+    weighted = (_covariance_weights(inside) - _covariance_weights(outside)) @ products
+    distances = (weighted * weighted.mT).sum((1, 2)) / (4 * features.shape[1] ** 2)
+    return distances, inside.sum(1)
+
+
+def _covariance_weights(members: Tensor) -> Tensor:
+    """Return ``(domain, batch, batch)`` W with X^T W X the covariance of each domain's members."""
+    chosen = members.double()
+    count = chosen.sum(1)[:, None, None]
+    means = chosen[:, :, None] * chosen[:, None, :] / count
+    return (torch.diag_embed(chosen) - means) / (count - 1)
+
+
+class Coral(DomainLoss):
+    """Deep CORAL: domains are to have the same covariance of features.
+
+    The original compares a source and a target domain, a batch of each. Here a batch has segments
+    of several domains, and each domain is compared with the batch's others: see
+    `coral_distances`. The loss is beta times the mean of these distances over the domains that are
+    compared, 0 if none is.
+
+    Args:
+        beta: weight of the loss.
+
+    References:
+        Sun and Saenko (2016), "Deep CORAL: correlation alignment for deep domain adaptation", ECCV
+        workshops, arXiv:1607.01719.
+    """
+
+    measures = ("coral", "coral_segments")
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, features: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of a batch and its sums over domains; see `DomainLoss`.
+
+        Returns:
+            The loss; and ``(3,)`` float64: the number of domains that are compared, and the sums of
+            their distances, before beta, and of their numbers of segments.
+        """
+        distances, segments = coral_distances(features, domains)
+        total, count = distances.sum(), max(1, len(distances))
+        sums = [torch.full_like(total, len(distances)), total.detach(), segments.sum().double()]
+        return (self.beta * total / count).float(), torch.stack(sums)

@@ -23,14 +23,15 @@ class TrainConfig:
     Attributes:
         mode: ``baseline``, ``wi`` (initial weights of a teacher), ``frozen`` (the same, with the
             lower layers frozen), ``online`` (AT with a live teacher), ``cached`` (AT with a
-            cache) or ``dann`` (domain-adversarial training, without a teacher).
+            cache), ``dann`` (domain-adversarial training) or ``coral`` (equal covariances), the
+            last two without a teacher.
         task: label to predict.
         arch: name and width of the student.
         layers: layers that are compared with the teachers; with mode ``frozen``, layers up to the
             highest of these are frozen.
-        against: with mode ``dann``, the label that the student's features are not to tell; the
-            segments' own labels are needed.
-        beta: weight of the AT loss, or of the adversarial loss.
+        against: with modes ``dann`` and ``coral``, the label that the student's features are not
+            to tell; the segments' own labels are needed.
+        beta: weight of the AT loss, or of the loss against a label.
         betas: pairs of a teacher's name and its own beta, for teachers that do not use ``beta``.
         aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
         tap: point of a layer that is compared: ``relu``, ``conv`` or ``released``.

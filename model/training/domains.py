@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from antigram.model.loss.domains import Adversary
+from antigram.model.loss.domains import Adversary, Coral, DomainLoss
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.distributed import DistributedContext
@@ -32,7 +32,7 @@ class Domains:
     """
 
     labels: NDArray[np.int32]
-    loss: Adversary
+    loss: DomainLoss
 
 
 def prepare_domains(
@@ -87,6 +87,9 @@ def prepare_domains(
         )
     number = np.full(len(store.classes[config.against]) + 1, -1, np.int32)  # the last is that of -1
     number[seen] = np.arange(len(seen))
+    labels = number[stored]
+    if config.mode == "coral":
+        return Domains(labels, Coral(config.beta))
     first, *_, last = [m for m in net.classifier if isinstance(m, torch.nn.Linear)]
     loss = Adversary(
         first.in_features,
@@ -97,4 +100,4 @@ def prepare_domains(
         steps=config.epochs * -(-len(train) // config.batch_clips),
         seed=config.seed,
     )
-    return Domains(number[stored], loss.to(device))
+    return Domains(labels, loss.to(device))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from antigram.model.loss.domains import Adversary
+from antigram.model.loss.domains import DomainLoss
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.checkpoint import load_tensors, write_tensors
 from antigram.model.training.config import TrainConfig
@@ -75,7 +75,7 @@ class State:
         files: RunFiles,
         net: Vgg,
         adam: torch.optim.Adam,
-        domain_loss: Adversary | None = None,
+        domain_loss: DomainLoss | None = None,
     ) -> None:
         """Write last.pt, from which the run can be resumed."""
         device = next(net.parameters()).device
@@ -128,7 +128,7 @@ def start(
     config: TrainConfig,
     net: Vgg,
     adam: torch.optim.Adam,
-    domain_loss: Adversary | None = None,
+    domain_loss: DomainLoss | None = None,
     *,
     resume: bool,
     distributed: DistributedContext,
@@ -266,7 +266,7 @@ def _finished(files: RunFiles) -> tuple[State, dict[str, Any]]:
 
 
 def _load(
-    files: RunFiles, net: Vgg, adam: torch.optim.Adam, domain_loss: Adversary | None
+    files: RunFiles, net: Vgg, adam: torch.optim.Adam, domain_loss: DomainLoss | None
 ) -> State:
     """Load last.pt into network, optimiser and random generators; return the progress."""
     path = files.folder / LAST

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from antigram.model.loss.at_loss import compare, released_loss
-from antigram.model.loss.domains import Adversary
+from antigram.model.loss.domains import DomainLoss
 from antigram.model.loss.sources import LiveGrams, Sources, TeacherRows
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.at_effect import Probe
@@ -128,7 +128,7 @@ class Step:
         config: TrainConfig,
         device: torch.device,
         forward: nn.Module | None = None,
-        domain_loss: Adversary | None = None,
+        domain_loss: DomainLoss | None = None,
     ) -> None:
         self.domain_loss = domain_loss
         self.measures = domain_loss.measures if domain_loss is not None else ()

@@ -33,7 +33,7 @@ from antigram.studies.report.page import (
 __all__ = ["draw_run", "read_metrics", "write_run_report"]
 
 # Of losses against a second label, which few runs have.
-_MEASURES = ("adversarial", "discriminator_accuracy")
+_MEASURES = ("adversarial", "discriminator_accuracy", "coral", "coral_segments")
 
 
 def draw_run(run: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from antigram.model.loss.sources import TapSpec
@@ -26,6 +28,19 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def store(corpus):
     return make_store(corpus, corpus.parent / "features" / "tiny.zarr")
+
+
+@pytest.fixture(scope="session")
+def spoken(tmp_path_factory):
+    """42 recordings of three classes, by three speakers; of six, the speaker is not known."""
+    home = write_corpus(tmp_path_factory.mktemp("spoken") / "corpus")
+    names = sorted(path.relative_to(home).as_posix() for path in home.rglob("*.wav"))
+    lines = ["file_name,label,speaker,room"]
+    for number, name in enumerate(names):
+        speaker = "" if number % 7 == 3 else f"s{number % 3}"
+        lines.append(f"{name},{Path(name).parent},{speaker},hall")
+    (home / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return make_store(home, home.parent / "features" / "spoken.zarr")
 
 
 @pytest.fixture(scope="session")

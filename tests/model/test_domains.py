@@ -1,7 +1,5 @@
 """Trainings against a second label: losses against references, seeds, resuming and refusals."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -15,25 +13,10 @@ from antigram.model.training.evaluate import evaluate_checkpoint
 from antigram.model.training.student import build_student
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.split import SPLITS
-from tests.support.class_recordings import write_corpus
 from tests.support.nets import CPU, VGG11
 from tests.support.runs import as_version_1, metrics, numbers_of, stop_at, train_baseline
-from tests.support.stores import make_store
 
 TRAINED = ("loss", "ce", "at", "accuracy")
-
-
-@pytest.fixture(scope="module")
-def spoken(tmp_path_factory):
-    """42 recordings of three classes, by three speakers; of six, the speaker is not known."""
-    home = write_corpus(tmp_path_factory.mktemp("spoken") / "corpus")
-    names = sorted(path.relative_to(home).as_posix() for path in home.rglob("*.wav"))
-    lines = ["file_name,label,speaker,room"]
-    for number, name in enumerate(names):
-        speaker = "" if number % 7 == 3 else f"s{number % 3}"
-        lines.append(f"{name},{Path(name).parent},{speaker},hall")
-    (home / "metadata.csv").write_text("\n".join(lines) + "\n")
-    return make_store(home, home.parent / "features" / "spoken.zarr")
 
 
 @pytest.fixture
