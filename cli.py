@@ -1,9 +1,9 @@
 """The command line: options, one library call, and its answer as text or JSON.
 
-torch takes seconds to import, so that each command imports what it needs; workers of `prepare`
+torch takes seconds to import, so each command imports only what it needs; workers of `prepare`
 import this file, and must start fast. Option names are written only here, in `studies.commands` and
 in `studies.click_options`; the library names its arguments in backquotes, and `App.in_options`
-translates them. All commands stand here but those of studies, which makes this file long.
+translates them. All commands are here except the commands of studies, so this file is long.
 """
 
 from __future__ import annotations
@@ -68,21 +68,21 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 
 @app.command()
 @argument("corpus")
-@option("--source", type=PATH, help="Folder of the corpus, or the one above it.")
-@option("--preset", help="paper: the paper's setting; options given beside it win.")
+@option("--source", type=PATH, help="Folder of the corpus, or the folder above it.")
+@option("--preset", help="paper: the paper's settings; other options override them.")
 @option(
     "--noise",
     type=Choice(get_args(Noise)),
     help="SNR 20 to 40 dB (low), 0 to 10 dB (high); default: none (ms-snsd: low).",
 )
-@option("--noise-source", type=PATH, help="MS-SNSD, or its noise_train.")
+@option("--noise-source", type=PATH, help="Folder of MS-SNSD, or its noise_train.")
 @option(
     "--snr-mode",
     type=Choice(get_args(SnrMode)),
     help="exact (default), or released: half the SNR in dB, as in the paper's code.",
 )
-@option("--seconds", type=SECONDS, help="Length of a segment; default: the corpus's.")
-@option("--overlap", type=SHARE, help="Share of a segment that the next repeats.")
+@option("--seconds", type=SECONDS, help="Length of a segment; the default depends on the corpus.")
+@option("--overlap", type=SHARE, help="Share of a segment that the next one repeats.")
 @option(
     "--last-window",
     type=Choice(get_args(LastWindow)),
@@ -92,7 +92,7 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
     "--split",
     help="random (default), official or by:LABEL; or folds: kfold:LABEL:K (K parts of LABEL's "
     "classes, each the test of one fold; K:N trains on N classes), confounded:LABEL:OTHER (each "
-    "OTHER has half of LABEL's classes in training, the other half in test).",
+    "class of OTHER has half of LABEL's classes in training, the other half in test).",
 )
 @option(
     "--within",
@@ -102,37 +102,35 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 @option(
     "--limit-per-class",
     type=COUNT_OR_0,
-    help="Recordings of each class (librispeech: words), drawn by the seed; 0: all.",
+    help="Number of recordings of each class (librispeech: words), drawn by the seed; 0: all.",
 )
 @option(
     "--limit",
     type=COUNT_OR_0,
-    help="Recordings in all (librispeech: words), drawn by the seed; 0: all.",
+    help="Number of recordings in total (librispeech: words), drawn by the seed; 0: all.",
 )
 @flag_option("--balance", default=None, help="Balance classes to the size of the smallest.")
 @option("--seed", type=SEED, help="Default: 0.")
-@option("--dtype", type=Choice(choices.DTYPES), help="Of the store; default: float32.")
-@option("--workers", type=IntRange(1, 256), help="Processes; default: the cores.")
+@option("--dtype", type=Choice(choices.DTYPES), help="Stored dtype; default: float32.")
+@option("--workers", type=IntRange(1, 256), help="Number of processes; default: one per core.")
 @shown_option(
     "--max-rejected",
     type=COUNT_OR_0,
     default=0,
-    help="Unusable recordings and segments that may be left out.",
+    help="Number of unusable recordings and segments that may be left out.",
 )
 @flag_option(
     "--check-sources",
-    help="Read all recordings of a store that is there, for edits that kept their size and time.",
+    help="Read all recordings of an existing store, to find edits that kept size and time.",
 )
 @option("--name", help="Name of the store (default: corpus plus non-default options).")
 @option("--labels", help="folder: label columns of metadata.csv, like mood,singer.")
-@option(
-    "--main-label", help="folder: its main label; default: the column label, or the first of them."
-)
-@option("--words", help="gsc: digits (default), all, or a list; librispeech: how many.")
+@option("--main-label", help="folder: main label; default: the column label, else the first label.")
+@option("--words", help="gsc: digits (default), all, or a list; librispeech: number of words.")
 @option("--unit", help="librispeech: word (default) or utterance.")
 @option("--subset", help="librispeech: all (default), or train-clean-100 and so on.")
-@option("--hours", help="ms-snsd: of mixtures; default: 1.")
-@option("--clean-source", type=PATH, help="ms-snsd: clean speech.")
+@option("--hours", help="ms-snsd: hours of mixtures; default: 1.")
+@option("--clean-source", type=PATH, help="ms-snsd: folder of clean speech.")
 @common_options
 def prepare(common: Context, corpus: str, **options: Any) -> None:
     """Turn CORPUS into a feature store: normalised spectrograms of its recordings' segments.
@@ -156,7 +154,7 @@ def prepare(common: Context, corpus: str, **options: Any) -> None:
 @app.command()
 @common_options
 def corpora(common: Context) -> None:
-    """The corpora: labels, licence, citation, presets, and whether each is there."""
+    """List the corpora: labels, licence, citation, presets, and where each one was found."""
     from antigram.studies.status import describe_corpora
     from antigram.studies.text import corpora_text
 
@@ -169,7 +167,7 @@ def corpora(common: Context) -> None:
 @option("--subset", help="librispeech: train-clean-100 (default), dev-clean and so on.")
 @common_options
 def download(common: Context, corpus: str, subset: str | None) -> None:
-    """Fetch CORPUS, check it, and unpack it to where `prepare` finds it; resumes after a cut."""
+    """Fetch CORPUS, check it, and unpack it where `prepare` finds it; resumes if interrupted."""
     from antigram.studies.preparing import download_corpus
     from antigram.studies.text import downloaded_text
 
@@ -190,23 +188,23 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
     type=FloatRange(0, 1, min_open=True),
     help="Share of ||G||^2 that lowrank keeps; default: 0.9999.",
 )
-@option("--rank", type=COUNT, help="Rank of lowrank, in place of --energy.")
+@option("--rank", type=COUNT, help="Rank of lowrank, instead of --energy.")
 @precision_option
 @views_option(help="Augmented views of each training clip; default: none.")
 @option(
     "--teacher-control",
     type=Choice(choices.CONTROLS),
-    help="A control in place of the teacher: its channels shuffled, untrained, or its mean Gram.",
+    help="A control instead of the teacher: shuffled channels, untrained weights, or a mean Gram.",
 )
-@option("--control-seed", type=SEED, default=0, help="Seed of permuted and random.")
+@option("--control-seed", type=SEED, default=0, help="Seed of the controls permuted and random.")
 @seed_option(help="Seed of the views.")
 @batch_option(default=32)
 @device_option
-@flag_option("--dry-run", help="Print size, time and break-even; make nothing.")
+@flag_option("--dry-run", help="Estimate size, time and break-even; build nothing.")
 @option("--name", help="Name of the cache (default: STORE--CKPT).")
 @common_options
 def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
-    """Run the teacher of CKPT over a store once, and keep its Gram matrices."""
+    """Run the teacher in CKPT over a store once, and store its Gram matrices."""
     from antigram.studies.caching import cache_grams as run
     from antigram.studies.caching import estimate_grams
     from antigram.studies.text import built_text, estimate_text
@@ -227,18 +225,18 @@ def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
 @layers_option(required=True, type=console.Layer(), help="1 to 13, or all.")
 @data_option
 @task_option
-@ckpt_option(help="The teacher, for its shape.")
+@ckpt_option(help="The teacher, for its architecture and width.")
 @arch_option
 @width_option
 @rows_options
-@option("--rank", type=COUNT, help="Of lowrank.")
+@option("--rank", type=COUNT, help="Rank of lowrank.")
 @shown_option("--dtype", type=Choice(choices.DTYPES), default="float16")
-@shown_option("--nets", type=COUNT, default=1, help="Teachers.")
+@shown_option("--nets", type=COUNT, default=1, help="Number of teachers.")
 @batch_option(default=13)
 @precision_option
 @common_options
 def plan(common: Context, **options: Any) -> None:
-    """What a training would take: device memory and FLOPs of a step, and the cache's size."""
+    """Estimate a training: device memory and FLOPs of a step, and the size of its cache."""
     from antigram.studies.plan import plan as run
     from antigram.studies.text import budget_text
 
@@ -251,8 +249,8 @@ def plan(common: Context, **options: Any) -> None:
 @data_option
 @task_option
 @option("--ckpt", "ckpts", multiple=True, type=PATH)
-@option("--cache", "caches", multiple=True, help="Default: the store's only or latest.")
-@option("--against", help="With dann and coral: the label that the student is not to tell.")
+@option("--cache", "caches", multiple=True, help="Default: the store's only or latest cache.")
+@option("--against", help="With dann and coral: label that the student's maps should not reveal.")
 @layers_option(
     type=console.Layer(of_source=True),
     help="Layer(s) compared with the teacher, e.g. 5 or emo:5; with --mode frozen, the last "
@@ -278,8 +276,8 @@ def plan(common: Context, **options: Any) -> None:
 @option("--init", type=PATH, help="Checkpoint whose convolutions are the initial weights.")
 @arch_option
 @width_option
-@option("--epochs", type=COUNT, help="Default: 50, or the resumed run's.")
-@option("--patience", type=COUNT, help="Default: 5, or the resumed run's.")
+@option("--epochs", type=COUNT, help="Default: 50; with --resume, as in the run.")
+@option("--patience", type=COUNT, help="Default: 5; with --resume, as in the run.")
 @batch_option(default=13, help="Segments in a step.")
 @shown_option("--lr", type=ABOVE_0, default=5e-4)
 @shown_option("--dropout", type=SHARE, default=0.5)
@@ -287,18 +285,18 @@ def plan(common: Context, **options: Any) -> None:
     "--weight-decay", type=FloatRange(0, 100), default=0.0, help="Weight decay as in AdamW."
 )
 @seed_option()
-@flag_option("--augment", help="Masks, shifts, gain; cached: needs --views there.")
+@flag_option("--augment", help="Masks, shifts and gains; with a cache made with --views.")
 @views_option(help="With --augment: views to cycle through; default: new ones each epoch.")
 @device_option
 @precision_option
 @option(
     "--device-memory",
     type=FloatRange(0, 1e6, max_open=True),
-    help="GB of a GPU for data; default: half; 0: none.",
+    help="GB of GPU memory for data; default: half of the free memory; 0: none.",
 )
 @option("--max-steps", type=COUNT_OR_0, default=0, help="Stop after N steps; 0: no limit.")
-@flag_option("--resume", help="Go on with an interrupted run.")
-@flag_option("--keep-resume", help="Keep last.pt, to go on with more --epochs.")
+@flag_option("--resume", help="Continue an interrupted run.")
+@flag_option("--keep-resume", help="Keep last.pt, so that the run can get more --epochs.")
 @option("--name", help="Name of the run (default: MODE-STORE-seedN).")
 @option("--save", type=PATH, help="Copy the best weights to this file.")
 @common_options
@@ -325,7 +323,7 @@ def train(common: Context, device_memory: float | None, **options: Any) -> None:
 @device_option
 @common_options
 def evaluate(common: Context, split: Split, **options: Any) -> None:
-    """Accuracy, recalls and confusion matrix of a checkpoint on a split of a store.
+    """Compute accuracy, recalls and confusion matrix of a checkpoint on a split of a store.
 
     Segments are scored one by one; recordings by the mean of their segments' log-probabilities.
     """
@@ -338,13 +336,13 @@ def evaluate(common: Context, split: Split, **options: Any) -> None:
 
 @app.command()
 @ckpt_option(required=True, help="The checkpoint.")
-@option("--csv", "table", type=PATH, help="Also write the segments to this file.")
+@option("--csv", "table", type=PATH, help="Also write the predictions for segments to this file.")
 @flag_option("--skip-unreadable", help="Leave out files that cannot be used, and list them.")
 @device_option
 @argument("audio", nargs=-1, required=True, type=PATH)
 @common_options
 def predict(common: Context, **options: Any) -> None:
-    """Classes of recordings and their segments, with probabilities.
+    """Predict the classes of recordings and their segments, with probabilities.
 
     AUDIO are files, folders (with all audio files below them) or patterns such as 'rec/*.wav'. A
     recording is predicted by the mean of its segments' log-probabilities.
@@ -358,7 +356,7 @@ def predict(common: Context, **options: Any) -> None:
 
 @app.command()
 @argument("names", nargs=-1)
-@option("--recompute", type=COUNT, help="Run the teacher again on this many segments.")
+@option("--recompute", type=COUNT, help="Recompute this many segments with the teacher.")
 @ckpt_option(help="The teacher, for --recompute.")
 @option("--data", help="The store, for --recompute; default: the cache's.")
 @device_option
@@ -384,7 +382,7 @@ def verify(common: Context, **options: Any) -> int:
 @option("--to", "goal", type=PATH, required=True, help="FILE.h5")
 @common_options
 def export_(common: Context, name: str, goal: Path) -> None:
-    """Write the store or cache NAME as one HDF5 file, checksums and all."""
+    """Write the store or cache NAME as one HDF5 file, with its checksums."""
     from antigram.studies.exchanging import export
 
     with common.progress() as shown:
@@ -394,10 +392,10 @@ def export_(common: Context, name: str, goal: Path) -> None:
 
 @app.command("import")
 @argument("file", type=PATH)
-@option("--name", help="Default: that of the file.")
+@option("--name", help="Name of the store or cache (default: name of the file).")
 @common_options
 def import_(common: Context, file: Path, name: str | None) -> None:
-    """Make a store or cache of what `antigram export` wrote to FILE."""
+    """Import a store or cache from a FILE that `antigram export` wrote."""
     from antigram.studies.exchanging import import_ as run
 
     with common.progress() as shown:
@@ -409,7 +407,7 @@ def import_(common: Context, file: Path, name: str | None) -> None:
 @app.command()
 @common_options
 def status(common: Context) -> int:
-    """What is there: corpora, stores, caches and runs; exit 3 if a store or cache is damaged."""
+    """List corpora, stores, caches and runs; exit 3 if a store or cache is damaged."""
     from antigram.studies.status import status as run
     from antigram.studies.text import status_text
 
@@ -422,7 +420,7 @@ def status(common: Context) -> int:
 @flag_option("--dry-run", help="Only list what would be removed.")
 @common_options
 def clean(common: Context, dry_run: bool) -> None:
-    """Remove what killed commands left, unfinished work included; nothing that is in use."""
+    """Remove leftovers of killed commands, unfinished work included, but nothing in use."""
     from antigram.studies.leftovers import clean as run
 
     done = run(common.workspace, dry_run=dry_run)
@@ -437,7 +435,7 @@ def clean(common: Context, dry_run: bool) -> None:
 @seed_option()
 @common_options
 def demo(common: Context, **options: Any) -> None:
-    """The whole chain on speech synthesised here, on a CPU, in minutes; ends with a report."""
+    """Run the complete chain on synthesised speech, on a CPU, in minutes, and write a report."""
     from antigram.studies.demo import run_demo, table
 
     content = run_demo(common.workspace, **options, on_message=common.on_message)
@@ -449,7 +447,7 @@ for _command in commands.COMMANDS:
 
 
 def main() -> None:
-    """Run a command; make a line and an exit code of what is no defect of ours."""
+    """Run a command; an expected failure becomes one line and an exit code."""
     sys.exit(console.run(app))
 
 

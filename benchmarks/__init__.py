@@ -1,1 +1,1 @@
-"""Measurements: each prints a table, then one JSON line, and can leave it in results/."""
+"""Benchmarks: each prints a table, then one JSON line, and can save the result in results/."""

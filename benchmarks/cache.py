@@ -1,17 +1,17 @@
-"""How fast a Gram cache is read and made, how large it is, and how fast it is verified.
+"""Measure how fast a Gram cache is read, built and verified, and how large it is.
 
 ``python -m benchmarks.cache [--clips 4000] [--layers 5,13] [--codecs packed,factor,lowrank]``
 
-Reading: random batches of 13 rows after first touch, arms taking turns in one run, medians:
+Reading: random batches of 13 rows after first touch; the ways take turns in one run; medians:
 
-* ``antigram``: `CacheLayer.take`, what the trainer's loading thread calls,
+* ``antigram``: `CacheLayer.take`, which the trainer's loading thread calls,
 * ``memmap``: ``array[rows]`` of one raw numpy memmap of the same values,
-* ``zarr``: zarr-python, one row after the other, from the very chunk files,
+* ``zarr``: zarr-python, one row after the other, from the same chunk files,
 * ``h5py``: h5py, one row after the other, from the exported file.
 
 Building: clips/s of `build_cache` against the bare forward pass of the same net, cut off at the
-same layer, same batches, taking turns. Full VGG16 sizes. A table, then one JSON line; kept in
-results/cache.json.
+same layer, with the same batches; the two take turns. The sizes are those of a full VGG16. The
+result is saved in results/cache.json.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ from benchmarks.record import save, warm_memory
 BATCH = 13
 SHAPE = (126, 129)
 CPU = torch.device("cpu")
-_SPARE = 512 << 20  # bytes of memory made ready beside what is written
+_SPARE = 512 << 20  # bytes of memory that are touched in addition to the data that are written
 
 
 def made_store(folder: Path, clips: int) -> FeatureStore:
-    """A feature store of noise, by way of prepare, from clips written here."""
+    """Prepare a feature store from clips of noise that are written here."""
     import soundfile
 
     from antigram.pipeline.corpora import CORPORA
@@ -77,14 +77,14 @@ def made_store(folder: Path, clips: int) -> FeatureStore:
 
 
 def teacher() -> Teacher:
-    """A full VGG16 with weights drawn from a seed."""
+    """Return a full VGG16 with weights drawn from a seed."""
     torch.manual_seed(0)
     arch = Arch()
     return Teacher(arch, dict(Vgg(arch, 0).state_dict()), "")
 
 
 def made_layer(path: Path, plan: LayerPlan, clips: int) -> CacheLayer:
-    """Return a layer of ``clips`` segments with random values, which reading does not interpret."""
+    """Return a layer of ``clips`` segments with random values, on which reading does not depend."""
     cache = Folder(path)
     group = cache.below(f"layer{plan.key.layer:02d}")
     specs = plan.specs(clips)
@@ -125,13 +125,13 @@ def _part(spec: ArraySpec, index: int, values: np.ndarray) -> np.ndarray:
 
 
 def reading(layer: CacheLayer, folder: Path, clips: int, rounds: int) -> dict[str, float]:
-    """Median microseconds of a batch for each way."""
+    """Return the median time of a batch in microseconds, for each way of reading."""
     name = ARRAY_OF[layer.key.codec]
     raw = folder / "raw"
     flat = layer.values.read()
     flat.tofile(raw)
     memmap = np.memmap(raw, flat.dtype, mode="r", shape=flat.shape)
-    int(memmap.reshape(-1).view(np.uint16)[::2048].sum(dtype=np.int64))  # touched
+    int(memmap.reshape(-1).view(np.uint16)[::2048].sum(dtype=np.int64))  # reads every page once
     del flat
     of_zarr: Any = zarr.open_group(str(layer.path), mode="r")[f"{layer.folder.name}/{name}"]
     export_file(layer.path, folder / "one.h5")
@@ -149,7 +149,7 @@ def reading(layer: CacheLayer, folder: Path, clips: int, rounds: int) -> dict[st
     for number in range(rounds):
         for way, read in ways.items():
             if way in ("zarr", "h5py") and number % 20:
-                continue  # slow ones: fewer batches tell as much
+                continue  # fewer batches suffice for the slow ways
             rows = rng.integers(0, clips, BATCH)
             begun = time.perf_counter()
             read(rows)
@@ -162,7 +162,7 @@ def reading(layer: CacheLayer, folder: Path, clips: int, rounds: int) -> dict[st
 def building(
     store: FeatureStore, net: Teacher, plan: LayerPlan, folder: Path, rounds: int
 ) -> dict[str, float]:
-    """Clips/s of a build and of the bare forward pass, medians of rounds that take turns."""
+    """Return clips/s of a build and of the bare forward pass, as medians of alternating rounds."""
     bare = teacher_net(net, plan.key, CPU)
     target_bytes = plan.bytes_per_clip * len(store)
     x = torch.from_numpy(store.features.read().astype(np.float32))[:, None]
@@ -190,7 +190,7 @@ def building(
 
 
 def main() -> None:
-    """Measure, print, save."""
+    """Measure reading and building, print the table, and save the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

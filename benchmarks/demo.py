@@ -1,4 +1,4 @@
-"""Run the demo in a fresh workspace and keep its table: ``python -m benchmarks.demo``."""
+"""Run the demo in a fresh workspace and save its table: ``python -m benchmarks.demo``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.record import save
 
 
 def main() -> None:
-    """Run, print, save."""
+    """Run the demo, print its table, and save it."""
     with tempfile.TemporaryDirectory() as folder:
         place, report = Path(folder) / "workspace", Path(folder) / "report.html"
         command = [sys.executable, "cli.py", "--workspace", str(place), "--json"]

@@ -1,4 +1,4 @@
-"""What the statistics of a comparison promise, tried on simulated studies.
+"""Check the intervals and tests of a comparison on simulated studies without an effect.
 
 Run it with ``python -m benchmarks.intervals``. Each study has speakers divided over folds, networks
 with several seeds, and no effect. Speakers, networks and single measurements each add noise.
@@ -20,7 +20,7 @@ from benchmarks.record import machine, save
 __all__ = ["simulate"]
 
 STUDIES = 2000
-_DRAWS, _FLIPS = 1000, 2000  # fewer than a real comparison takes: there are many studies
+_DRAWS, _FLIPS = 1000, 2000  # fewer than in a real comparison, as there are many studies
 _ARMS = 4
 
 
@@ -42,9 +42,9 @@ def simulate(
         groups: number of speakers.
         folds: number of folds.
         seeds: number of networks in each fold.
-        of_group: standard deviation of what a speaker adds.
-        of_network: standard deviation of what a network adds.
-        noise: standard deviation of what is left.
+        of_group: standard deviation of the noise that a speaker adds.
+        of_network: standard deviation of the noise that a network adds.
+        noise: standard deviation of the remaining noise.
         effect: true difference.
     """
     fold = np.arange(groups) % folds
@@ -54,7 +54,7 @@ def simulate(
 
 
 def _coverage(groups: int, folds: int, seeds: int) -> float:
-    """Share of studies whose interval holds the true difference, zero."""
+    """Return the share of studies whose interval holds the true difference, zero."""
     rng, covered = np.random.default_rng(groups), 0
     for study in range(STUDIES):
         interval = interval_over_groups(*simulate(rng, groups, folds, seeds), study, _DRAWS)
@@ -63,7 +63,7 @@ def _coverage(groups: int, folds: int, seeds: int) -> float:
 
 
 def _family_wise() -> float:
-    """Share of studies in which any of several arms without an effect is better or worse."""
+    """Return the share of studies in which an arm without an effect is better or worse."""
     rng, said = np.random.default_rng(1), 0
     for study in range(STUDIES):
         base, fold = simulate(rng, 30, 5, 3)
@@ -74,7 +74,7 @@ def _family_wise() -> float:
 
 
 def _false_alarms(groups: int, folds: int, seeds: int) -> dict[str, float]:
-    """Share of studies without an effect in which each test has p < .05."""
+    """Return, for each test, the share of studies without an effect in which p < .05."""
     rng, flips, clustered = np.random.default_rng(2), 0, 0
     for study in range(STUDIES):
         values, fold = simulate(rng, groups, folds, seeds)
@@ -84,7 +84,7 @@ def _false_alarms(groups: int, folds: int, seeds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Simulate, print and save."""
+    """Simulate the studies, print the shares, and save them."""
     content = {
         "studies": STUDIES,
         "coverage": {str(groups): _coverage(groups, 5, 3) for groups in (30, 10, 6)},

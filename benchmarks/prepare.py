@@ -1,15 +1,15 @@
-"""How fast `prepare` is, beside the ways of others, on real recordings.
+"""Measure how fast `prepare` is on real recordings, compared with librosa and lhotse.
 
 ``python -m benchmarks.prepare --source FSDD --noise-source MS-SNSD [--clips 3000] [--many 30000]``
 
-Arms, interleaved, medians of the rounds; all on one core, on 1-s padded clips at 16 kHz:
+The arms are interleaved, on one core, on 1-s padded clips at 16 kHz; results are medians:
 
 * ``antigram``: list, check, decode, resample, mix noise, STFT, normalise, write a checked store,
 * ``librosa``: librosa.load and scipy's stft, as the paper's authors did; nothing mixed or written,
 * ``lhotse``: compute_and_store_features with its Spectrogram of the same frames; nothing mixed.
 
-Then antigram with one and with two processes on the recordings repeated, each stage's share, and
-the same bytes read and written raw. A table, then one JSON line; kept in results/prepare.json.
+Then antigram is timed with one and with two processes on repeated recordings, stage by stage, and
+against raw reading and writing of the same bytes. The result is saved in results/prepare.json.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks.record import save, warm_memory
 
 RATE, SECONDS = 16_000, 1
 _CLIP_BYTES = 126 * 129 * 4
-_SPARE = 256 << 20  # bytes touched beside what is written
+_SPARE = 256 << 20  # bytes of memory that are touched in addition to the data that are written
 
 
 def antigram(home: Path, noise_home: Path, folder: Path, workers: int) -> int:
@@ -63,7 +63,7 @@ def librosa_way(paths: list[Path], _folder: Path) -> int:
 
 
 def lhotse_way(paths: list[Path], folder: Path) -> int:
-    """Manifest, cuts padded to a second, features stored as lhotse does by default."""
+    """Make a manifest, pad cuts to a second, and store features, all with lhotse's defaults."""
     import lhotse
 
     recordings = lhotse.RecordingSet.from_recordings(
@@ -82,7 +82,7 @@ def lhotse_way(paths: list[Path], folder: Path) -> int:
 
 
 def timed(function: Callable[..., int], *arguments: object) -> float:
-    """Clips a second of one call."""
+    """Return the clips per second of one call."""
     begun = time.perf_counter()
     clips = function(*arguments)
     return clips / (time.perf_counter() - begun)
@@ -92,7 +92,7 @@ WAYS = ("librosa", "lhotse", "antigram")
 
 
 def one_arm(arm: str, paths: list[Path], noise_home: Path, place: Path) -> float:
-    """Clips a second of one arm, on one core; imports and what numba compiles outside the clock."""
+    """Return an arm's clips per second on one core, without time for imports and compilation."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
     def go(some: list[Path]) -> float:
@@ -109,10 +109,10 @@ def one_arm(arm: str, paths: list[Path], noise_home: Path, place: Path) -> float
 
 
 def rounds(asked: argparse.Namespace) -> dict[str, list[float]]:
-    """Clips a second of each arm in each round, taking turns, each in a process of its own.
+    """Return the clips per second of each arm in each round; each arm has its own process.
 
-    What they write is kept to the end: for minutes after thousands of files were deleted, ext4
-    takes a millisecond to make one.
+    The arms' files are kept to the end: for minutes after thousands of files were deleted, ext4
+    takes a millisecond to create one.
     """
     found: dict[str, list[float]] = {arm: [] for arm in WAYS}
     with tempfile.TemporaryDirectory() as place:
@@ -139,7 +139,7 @@ def repeated(paths: list[Path], clips: int, folder: Path) -> Path:
 
 
 def scaling(paths: list[Path], noise_home: Path, clips: int, count: int) -> dict[str, list[float]]:
-    """Clips a second with one and with two processes, taking turns."""
+    """Return clips per second with one and with two processes, which take turns."""
     found: dict[str, list[float]] = {"1": [], "2": []}
     with tempfile.TemporaryDirectory() as folder:
         home = repeated(paths, clips, Path(folder))
@@ -153,7 +153,7 @@ def scaling(paths: list[Path], noise_home: Path, clips: int, count: int) -> dict
 
 
 def stages(paths: list[Path], noise_home: Path) -> dict[str, float]:
-    """Microseconds a clip of each stage, one after the other in this process."""
+    """Return the microseconds per clip of each stage, run one after the other in this process."""
     from antigram.pipeline.audio.decoding import probe, read
     from antigram.pipeline.audio.noise import NoiseBank, mix_noise, noise_files
     from antigram.pipeline.audio.stft import stft
@@ -200,7 +200,7 @@ def stages(paths: list[Path], noise_home: Path) -> dict[str, float]:
 
 
 def _raw(paths: list[Path], folder: Path, written: int) -> dict[str, float]:
-    """Reading the same files and writing the same bytes, and nothing else."""
+    """Return microseconds per clip for reading the files, and for writing their features."""
     begun = time.perf_counter()
     for path in paths:
         path.read_bytes()
@@ -220,7 +220,7 @@ def _raw(paths: list[Path], folder: Path, written: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print, save."""
+    """Measure all arms, print the table, and save the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

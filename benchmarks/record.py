@@ -1,4 +1,4 @@
-"""Where and with what something was measured, and leaving it in ``benchmarks/results``."""
+"""Describe the machine of a measurement, and save results in ``benchmarks/results``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PACKAGES = ("antigram", "torch", "torchvision", "torchaudio", "numpy", "scipy",
 
 
 def machine() -> dict[str, Any]:
-    """Machine, versions and commit."""
+    """Return the machine, the versions of packages, and the commit."""
     model = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -57,7 +57,7 @@ def _git(*arguments: str) -> str:
 
 
 def save(name: str, content: Mapping[str, Any]) -> Path:
-    """Write a result, with where it was measured, and return its path."""
+    """Write a result together with `machine`, and return the path of the file."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **content}, indent=2) + "\n")
@@ -70,7 +70,7 @@ def warm_memory(size: int) -> Iterator[None]:
 
     A virtual machine gets its memory from its host page by page, and gives back what has been free
     for two seconds. The first touch of a page then costs 15 us, thirty times its writing, and
-    would be counted against the arm that writes most; on a machine of its own nobody pays it. So
+    would be counted against the arm that writes most; a physical machine has no such cost. So
     memory is touched first, and freed little by little, as fast as it is taken.
     """
     if not _MEMINFO.is_file():
@@ -101,6 +101,6 @@ def warm_memory(size: int) -> Iterator[None]:
 
 
 def _free_memory() -> int:
-    """Bytes that nothing uses, not even for copies of files."""
+    """Return the number of bytes of memory that nothing uses, not even as a cache of files."""
     found = _MEMINFO.read_text().partition("MemFree:")[2].split()
     return int(found[0]) << 10

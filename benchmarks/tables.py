@@ -1,6 +1,6 @@
-"""Tables of README.md, docs/benchmarks.md and docs/reliability.md, made from results/*.json alone.
+"""Write the tables of README.md, docs/benchmarks.md and docs/reliability.md from results/*.json.
 
-``python -m benchmarks.tables`` writes them; a test holds them against the results.
+``python -m benchmarks.tables`` writes them; a test compares the pages with the results.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _source(name: str, found: Mapping[str, Any]) -> str:
 
 
 def _steps(name: str) -> str:
-    """Training steps, arm beside arm."""
+    """Return the table of training steps, with the arms side by side."""
     found = _result(name)
     if found is None:
         return ""
@@ -158,7 +158,7 @@ def _intervals() -> str:
 
 
 def docs_page() -> str:
-    """Text of docs/benchmarks.md."""
+    """Return the text of docs/benchmarks.md."""
     gpu = [
         _steps(f"train_step-gpu-{precision}") for precision in ("32", "tf32", "bf16", "tf32-128")
     ]
@@ -190,7 +190,7 @@ _KINDS = {
 
 
 def reliability_page() -> str:
-    """Text of docs/reliability.md: what was done to antigram, and what came of it."""
+    """Return the text of docs/reliability.md: the campaigns of damage, and their outcomes."""
     found = _result("reliability") or {"campaigns": {}}
     parts = [
         "# Damage, tried\n\n`make test-all` runs all of this anew and writes this page from "
@@ -215,20 +215,20 @@ def reliability_page() -> str:
 
 
 def _outcome(one: Mapping[str, Any]) -> str:
-    """What a campaign counted, in words."""
+    """Return the counts of a campaign as text."""
     counts = {k: v for k, v in one.items() if k not in ("kind", "test", "commit", "tried")}
     return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
 
 
 def readme_with(text: str) -> str:
-    """README's text, its section of measurements made anew."""
+    """Return README's text with a new section of measurements."""
     head, _, rest = text.partition(_BEGIN)
     _, _, tail = rest.partition(_END)
     return head + _BEGIN + _steps("train_step-cpu") + _END + tail
 
 
 def main() -> None:
-    """Write them."""
+    """Write the three pages."""
     (_ROOT / "docs" / "benchmarks.md").write_text(docs_page())
     (_ROOT / "docs" / "reliability.md").write_text(reliability_page())
     readme = _ROOT / "README.md"

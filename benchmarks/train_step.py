@@ -1,9 +1,10 @@
-"""What a training step costs: baseline, online, cached, and the paper's released way.
+"""Measure the cost of a training step: baseline, online, cached, and as in the released code.
 
 ``python -m benchmarks.train_step [--device cpu] [--steps 15] [--layers 1,5,8,13] [--nets 1,2,4]
 [--batch 13,128] [--precision 32] [--device-memory 0,auto]``
 
-Full VGG16 on random clips of one second; arms take turns within one run, medians of the steps:
+A full VGG16 runs on random clips of one second. The arms take turns within one run, and the results
+are medians over the steps:
 
 * ``baseline``: no AT,
 * ``online``: a teacher runs live, cut off at the layer,
@@ -58,13 +59,13 @@ from antigram.studies.plan import step_cost
 from benchmarks.cache import made_store
 from benchmarks.record import save
 
-_MOST_STEPS = 1000  # of an arm
+_MOST_STEPS = 1000  # most steps of an arm
 # H200, dense, in FLOPs a second, by NVIDIA's data sheet (without sparsity).
 _PEAK = {"NVIDIA H200": {"32": 67e12, "tf32": 494e12, "bf16": 989e12}}
 
 
 class Arm:
-    """One way to train: a net, an optimiser, a stream of batches."""
+    """One way to train, with its net, its optimiser and its stream of batches."""
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class Arm:
         yield from self.batches.passes(np.concatenate(passes).astype(np.int64))
 
     def run(self, *, keep: bool = True) -> None:
-        """One step, timed."""
+        """Run one step and time it."""
         on_cuda = self.device.type == "cuda"
         if on_cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -124,7 +125,7 @@ class Arm:
         self.stream.close()
 
     def flops(self) -> int:
-        """FLOPs of one step, counted."""
+        """Count the FLOPs of one step."""
         batch = next(self.stream)
         with FlopCounterMode(display=False) as counter:
             loss = self.step(batch, Sums(self.names, self.device))
@@ -135,13 +136,13 @@ class Arm:
 
 @cache
 def _student(arch: Arch, classes: int) -> Vgg:
-    """The student: drawing its 134 million weights takes longer than measuring it."""
+    """Return the student, cached, as drawing 134 million weights takes longer than measuring."""
     return build_student(TrainConfig(mode="baseline", task="label", arch=arch), classes, None)
 
 
 @cache
 def teacher_net(seed: int, arch: Arch) -> Teacher:
-    """A net with weights drawn from a seed."""
+    """Return a net with weights drawn from a seed."""
     torch.manual_seed(seed)
     return Teacher(arch, dict(Vgg(arch, 0).state_dict()), "")
 
@@ -155,13 +156,13 @@ def measure(
     batch: int,
     place: str,
 ) -> dict[str, Any]:
-    """All arms at one layer, taking turns."""
+    """Measure all arms at one layer, in turns."""
     device = torch.device(asked.device)
     memory = budget_for(device, None if place == "auto" else 0)
     arch = Arch("vgg16", asked.width)
     teacher = [teacher_net(seed, arch) for seed in range(1, nets + 1)]
     spec = TapSpec(arch=arch, layers=(layer,))
-    # The teacher in the precision of the training, in all arms.
+    # In all arms, the teacher runs in the precision of the training.
     plans = plan_layers(store, teacher[0], spec, precision=asked.precision)
     targets = {}
     for number, net in enumerate(teacher):
@@ -286,7 +287,7 @@ def _line(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure, print, save."""
+    """Measure all layers, print the tables, and save the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -303,7 +304,7 @@ def main() -> None:
     parser.add_argument("--name", help="of the result; default: train_step-DEVICE")
     asked = parser.parse_args()
     if asked.device == "cpu":
-        keep_freed_memory(of_any_size=True)  # as `antigram train` does
+        keep_freed_memory(of_any_size=True)  # `antigram train` does the same
 
     def numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
@@ -326,12 +327,12 @@ def main() -> None:
         for number, (batch, nets, layer, where) in enumerate(every):
             folder = Path(place, str(number))
             found = measure(asked, store, folder, layer, nets, batch, where)
-            gc.collect()  # nets and their optimisers, gigabytes of them
+            gc.collect()  # frees nets and optimisers, which take gigabytes
             shutil.rmtree(folder)
             held = "data on the device, where it fits" if where == "auto" else "data on the host"
             key = f"layer {layer}, {nets} nets, batch {batch}, {held}"
             content["arms"][key] = found
-            # At once: a machine may be lent for minutes only.
+            # Saved at once, as a machine may be available for minutes only.
             path = save(asked.name or f"train_step-{asked.device.partition(':')[0]}", content)
             print(key)
             for arm, f in found.items():

@@ -29,12 +29,12 @@ __all__ = ["CacheJob", "cache_grams", "estimate_grams", "plan_cache"]
 
 @dataclass(frozen=True, slots=True)
 class CacheJob:
-    """A validated cache build.
+    """A cache to build, with validated arguments.
 
     Attributes:
         store: the feature store.
         teacher: the teacher that runs over the store.
-        plans: layer -> what is stored of it.
+        plans: layer -> plan of its rows.
         target: path of the cache, ``NAME.zarr``.
         made_from: names of store and checkpoint, for display only.
     """
@@ -78,7 +78,7 @@ def plan_cache(
         codec: form of the rows; ``auto`` chooses the smaller exact one.
         dtype: dtype of the rows; default: float16, with compmul float32.
         energy: fraction of ||G||^2 that lowrank keeps.
-        rank: rank of lowrank, in place of ``energy``.
+        rank: rank of lowrank, instead of ``energy``.
         precision: precision of the teacher's computation.
         views: number of augmented views of each training segment; default: none.
         teacher_control: ``permuted``, ``random`` or ``mean-gram``: see `control_teacher`.

@@ -46,7 +46,7 @@ ABOVE_0 = FloatRange(0, math.inf, min_open=True, max_open=True)
 SECONDS = FloatRange(0, 3600, min_open=True)
 SEED = IntRange(0, 2**63 - 1)
 
-# Options of several commands.
+# Options that several commands have.
 flag_option = partial(option, is_flag=True)
 shown_option = partial(option, show_default=True)
 ckpt_option = partial(option, "--ckpt", type=PATH)
@@ -57,7 +57,7 @@ arch_option = option("--arch", type=Choice(choices.ARCHS), help="Default: the te
 width_option = option(
     "--width",
     type=IntRange(1, 1024),
-    help="64 is the real VGG; default: the teacher's, or 64.",
+    help="Channels of the first block; 64 is the real VGG; default: the teacher's, or 64.",
 )
 device_option = shown_option("--device", type=console.Device(), default="auto")
 precision_option = shown_option("--precision", type=Choice(choices.PRECISIONS), default="32")
@@ -67,7 +67,7 @@ views_option = partial(option, "--views", type=COUNT)
 
 
 def rows_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of the form of a cache's rows."""
+    """Add the options that decide the form of a cache's rows: aggregation, codec and so on."""
     command = shown_option("--codec", type=Choice(("auto", *choices.CODECS)), default="auto")(
         command
     )

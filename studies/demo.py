@@ -32,7 +32,7 @@ LAYER = "5"
 
 
 def antigram_command() -> list[str]:
-    """Return the command that starts this antigram, from a checkout or as installed."""
+    """Return the command that starts this antigram, whether in a checkout or installed."""
     file = Path(antigram.__path__[0], "cli.py")
     if (script := file.resolve()).parent != file.parent.resolve():  # a link, in a checkout
         return [sys.executable, str(script)]

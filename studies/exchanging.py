@@ -85,11 +85,11 @@ def import_(
     Args:
         workspace: the store or cache is written to it.
         file: the exported file, ``FILE.h5``.
-        name: name of the store or cache; default: that of the file.
+        name: name of the store or cache; default: name of the file.
         on_progress: called with the name of a stage, bytes done, and total bytes.
 
     Raises:
-        InputError: there is no such file, or it is no exported file.
+        InputError: there is no such file, or `export` did not write it.
         DamagedError: the file is damaged; no store or cache is left behind.
     """
     if not is_exported(file):

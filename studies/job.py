@@ -31,12 +31,12 @@ __all__ = ["Job", "layer_numbers", "resolve", "store_for"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A validated training: store, sources of Grams, settings and first teacher."""
+    """A training with validated options: store, sources of rows, settings and first teacher."""
 
     store: FeatureStore
     sources: Sources | None
     config: TrainConfig
-    teacher: Teacher | None  # of the first checkpoint named
+    teacher: Teacher | None  # teacher of the first named checkpoint
 
 
 def resolve(
@@ -123,7 +123,7 @@ def store_for(
 ) -> Path:
     """Return the path of the named store, else of the store of the first named cache.
 
-    Without either, return the only store of the workspace, or the one made last.
+    If neither is named, return the only store of the workspace, or the store prepared last.
     """
     if data is None and caches:
         root = open_root(workspace.named(workspace.grams, caches[0], "Gram cache"))
@@ -141,7 +141,7 @@ def store_for(
 def _named_caches(
     workspace: Workspace, store: FeatureStore, options: Options, on_message: OnMessage
 ) -> dict[str, Path]:
-    """Return the caches of a training by name: the named ones, or the latest of the store."""
+    """Return the caches of a training by name: the named caches, or the store's latest cache."""
     if options.caches:
         paths = [workspace.named(workspace.grams, name, "Gram cache") for name in options.caches]
     else:
@@ -154,7 +154,7 @@ def _named_caches(
 
 
 def _by_cache_name(options: Options, named: Mapping[str, Path]) -> Options:
-    """Replace the name of a checkpoint, as in ``emo:5``, by that of its cache, if there is one."""
+    """Replace a checkpoint's name, as in ``emo:5``, by the name of its cache, if there is one."""
     ckpts = [str(open_root(path).get("made_from", {}).get("checkpoint")) for path in named.values()]
     caches = {ckpt: name for ckpt, name in zip(ckpts, named, strict=True) if ckpts.count(ckpt) == 1}
 
@@ -216,7 +216,7 @@ def _check_teacher(path: Path, store: FeatureStore, grams: GramCache, teacher: T
 def _views(
     options: Options, sources: Sources | None, store: FeatureStore, seed: int
 ) -> Views | None:
-    """Return the augmentation of training segments: that of the caches, or as requested."""
+    """Return the augmentation of training segments, from the caches or else from the options."""
     if options.mode == "cached" and sources is not None:
         if options.views is not None:
             raise InputError("`views`: the cache decides; give it to `antigram cache-grams`")
@@ -237,7 +237,7 @@ def _views(
 def _of_source(
     texts: Sequence[str], name: str, known: Mapping[str, object], argument: str
 ) -> list[str]:
-    """Return the values for one source: those prefixed with its name, and those with no prefix."""
+    """Return the values for one source: values with its name as prefix, and without a prefix."""
     values = []
     for text in texts:
         source, colon, value = text.rpartition(":")
@@ -284,7 +284,7 @@ def layer_numbers(layers: Sequence[str | int], arch: Arch) -> tuple[int, ...]:
     """Return the numbers of convolution layers, sorted; ``all`` stands for all layers.
 
     Raises:
-        InputError: a number is not that of a convolution of this network.
+        InputError: the network has no convolution layer with one of the numbers.
     """
     if "all" in layers:
         return tuple(range(1, arch.layers + 1))

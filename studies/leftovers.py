@@ -31,7 +31,8 @@ class Cleaned:
 
     Attributes:
         removed: removed files and folders, with their sizes in bytes.
-        restored: complete versions that an interrupted replacement had moved aside, moved back.
+        restored: complete versions that were moved back, after an interrupted replacement had moved
+            them aside.
         busy: stores, caches, runs and corpora in use by a process, which were left alone.
     """
 
@@ -79,7 +80,7 @@ def describe(left: Leftover) -> str:
 
 
 def find_leftovers(workspace: Workspace) -> dict[Path, list[Leftover]]:
-    """Return leftovers by the store, cache, run or corpus whose lock guards them, sorted.
+    """Return leftovers, sorted, by the store, cache, run or corpus whose lock guards them.
 
     Files that a running process works on are included.
     """

@@ -18,7 +18,7 @@ __all__ = ["Options", "check_options"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Options that decide the data and the teachers of a training; None or empty: not given.
+    """Options that decide the data and the teachers of a training; None or empty if not given.
 
     Values of ``layers`` and ``betas`` may have the prefix ``SOURCE:``, as in ``emo:5``. SOURCE is
     the name of a cache, or the file name of a checkpoint without its suffix; the latter also
@@ -52,7 +52,9 @@ def check_options(options: Options, settings: Mapping[str, Any]) -> None:
     """
     check_choices(options)
     arch = Arch(options.arch or "vgg16", 64 if options.width is None else options.width)
-    layers = (1,) if options.layers else ()  # the checkpoint, not read here, bounds the numbers
+    layers = (
+        (1,) if options.layers else ()
+    )  # the checkpoint, which is not read here, limits the numbers
     TrainConfig(mode=options.mode, task=options.task or "", arch=arch, layers=layers, **settings)
     mode = options.mode
     if mode in ("wi", "frozen", "online") and not options.ckpts:

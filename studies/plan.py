@@ -47,7 +47,7 @@ __all__ = ["ARMS", "StepCost", "bare_net", "budget", "plan", "step_cost"]
 
 Arm = Literal["baseline", "cached", "online", "released"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
-_CPU = torch.device("cpu")  # autocast knows no fake device; sizes are those on any
+_CPU = torch.device("cpu")  # autocast knows no fake device; sizes are the same on every device
 _BLOCK = 512  # bytes: torch's GPU allocator gives out multiples
 _ADAM_STATES = 2
 
@@ -67,7 +67,7 @@ class StepCost:
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Count the bytes of all tensors alive."""
+    """Counts the bytes of all tensors that are alive."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -87,7 +87,7 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def note(self, tensors: object) -> None:
-        """Count the storages of new tensors."""
+        """Add the storages of new tensors to the count."""
         for tensor in tree_leaves(tensors):
             if isinstance(tensor, Tensor):
                 self._note(tensor.untyped_storage())
@@ -254,8 +254,8 @@ def plan(
         data: name of the store; default: the only one, or the one prepared last.
         task: label to learn; default: the main label of the store.
         ckpt: checkpoint of the teacher, for its architecture and width.
-        arch: architecture of teacher and student; default: that of ``ckpt``, or vgg16.
-        width: width of teacher and student; default: that of ``ckpt``, or 64.
+        arch: architecture of teacher and student; default: architecture of ``ckpt``, or vgg16.
+        width: width of teacher and student; default: width of ``ckpt``, or 64.
         tap: ``relu``, ``conv`` or ``released``.
         aggregation: what is computed from the feature maps, such as ``gram``.
         codec: form of the rows of a cache.
@@ -368,7 +368,7 @@ def budget(
 
 
 def _paper_eq4(arch: Arch, plan: LayerPlan, batch_clips: int) -> int:
-    """Return the bytes of AT by equation 4 of the paper: E + 2 (#G + #F) float32 numbers."""
+    """Return the bytes that AT takes by the paper's equation 4: E + 2 (#G + #F) float32 numbers."""
     with torch.device("meta"):
         teacher = sum(p.numel() for p in Vgg(arch, 0).parameters())
     gram = batch_clips * plan.channels**2

@@ -35,7 +35,7 @@ def download_corpus(
     Args:
         workspace: the corpus is written to its folder ``corpora``.
         corpus: name of the corpus.
-        subset: name of a subset, if the corpus has any; default: that of the first archive.
+        subset: name of a subset, if the corpus has any; default: subset of the first archive.
         on_progress: called with the name of a stage, megabytes done, and total megabytes.
         on_message: called with a line of text for each action.
 
@@ -117,7 +117,7 @@ def prepare_corpus(
         raise CorpusError(f"`clean_source`: {corpus} is not mixed from clean speech")
     target = workspace.features / f"{plain_name(name or store_name(adapter, recipe))}.zarr"
     if is_fold_name(target.stem):
-        raise InputError(f"`name` {name!r}: names with @ are those of folds; give another")
+        raise InputError(f"`name` {name!r}: names with @ belong to folds; give another name")
     return prepare(
         adapter,
         home,

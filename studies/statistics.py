@@ -41,11 +41,11 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-FEW_GROUPS = 20  # below it the percentile bootstrap covers too little
+FEW_GROUPS = 20  # with fewer groups, the percentile bootstrap covers too little
 EQUIVALENT = 0.005  # region of practical equivalence: half a point of accuracy, either way
-_DRAWS = 10_000  # of the bootstrap
-_FLIPS = 100_000  # of the sign-flip test where not all can be listed
-_EXACT = 20  # groups up to which all sign flips are listed
+_DRAWS = 10_000  # draws of the bootstrap
+_FLIPS = 100_000  # draws of the sign-flip test, if not all flips can be computed
+_EXACT = 20  # up to this number of groups, all sign flips are computed
 _LEVEL = 0.95
 _ALPHA = 0.05
 
@@ -55,7 +55,7 @@ class Interval:
     """A mean with its 95 % confidence interval.
 
     Attributes:
-        mean: over groups.
+        mean: mean over groups.
         low: lower end; NaN with fewer than two groups.
         high: upper end.
     """
@@ -67,15 +67,15 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """An arm against the baseline.
+    """Difference between an arm and the baseline, with its tests.
 
     Attributes:
         difference: mean over groups of arm minus baseline, in [-1, 1].
-        p: two-sided, of the sign-flip test over groups.
-        p_holm: the larger of that and `clustered_p`, after Holm's correction over the family.
+        p: two-sided p value of the sign-flip test over groups.
+        p_holm: the larger of ``p`` and `clustered_p`, after Holm's correction over the family.
         verdict: ``better``, ``worse``, ``equivalent`` or ``undecided``.
         groups: number of groups.
-        note: why nothing could be decided, if the groups are too few for it; else empty.
+        note: why nothing could be decided, if there are too few groups; else empty.
     """
 
     difference: Interval
@@ -90,7 +90,7 @@ def t_interval(values: Floats) -> Interval:
     """Return the mean of groups with Student's t interval.
 
     Args:
-        values: ``(group,)``.
+        values: ``(group,)`` one value for each group.
     """
     from scipy import stats
 
@@ -104,16 +104,17 @@ def t_interval(values: Floats) -> Interval:
 def bootstrap_interval(
     values: Floats, folds: NDArray[np.integer], seed: int, draws: int = _DRAWS
 ) -> Interval:
-    """Mean over groups with a percentile bootstrap interval: groups, and seeds within folds.
+    """Return the mean over groups with a bootstrap interval over groups, and seeds within folds.
 
-    In each draw the groups are drawn with replacement. The networks of a fold are drawn with
-    replacement from its seeds, the same ones for all groups of the fold: they were tested together.
+    Each draw takes groups with replacement. It also takes seeds of each fold with replacement, the
+    same seeds for all groups of the fold, because the same networks were tested on all of them. The
+    interval is between percentiles of the means.
 
     Args:
-        values: ``(group, seed)``.
+        values: ``(group, seed)`` differences.
         folds: ``(group,)``, the fold in which each group was tested.
         seed: seed of the draws.
-        draws: how many.
+        draws: number of draws.
     """
     rng = np.random.default_rng(seed)
     groups, seeds = values.shape
@@ -136,11 +137,11 @@ def two_way(values: Floats, folds: NDArray[np.integer]) -> tuple[float, int]:
     """Return variance and degrees of freedom of the mean, clustered by group and by network.
 
     Args:
-        values: ``(group, seed)``.
-        folds: ``(group,)``.
+        values: ``(group, seed)`` differences.
+        folds: ``(group,)``, the fold in which each group was tested.
 
     Returns:
-        The variance, and one less than the smaller number of clusters; 0 if that is one.
+        The variance, and its degrees of freedom: the smaller number of clusters minus one.
     """
     groups, seeds = values.shape
     _, fold = np.unique(folds, return_inverse=True)
@@ -162,15 +163,14 @@ def interval_over_groups(
 ) -> Interval:
     """Return Student's t interval, clustered by group and network, or the bootstrap interval.
 
-    The bootstrap is computed only from 20 groups on.
-
-    The wider of the two is returned: each is too narrow in cases where the other is not.
+    The wider of the two intervals is returned, as each is too narrow in some cases. With fewer than
+    20 groups, it is always the t interval.
 
     Args:
-        values: ``(group, seed)``.
-        folds: ``(group,)``.
+        values: ``(group, seed)`` differences.
+        folds: ``(group,)``, the fold in which each group was tested.
         seed: seed of the bootstrap's draws.
-        draws: number of them.
+        draws: number of the bootstrap's draws.
     """
     from scipy import stats
 
@@ -187,11 +187,11 @@ def interval_over_groups(
 
 
 def clustered_p(values: Floats, folds: NDArray[np.integer]) -> float:
-    """Two-sided p of no difference by `two_way`'s t statistic; 1 if it cannot be known.
+    """Return the two-sided p value of `two_way`'s t statistic; 1 if it cannot be computed.
 
     Args:
-        values: ``(group, seed)``.
-        folds: ``(group,)``.
+        values: ``(group, seed)`` differences.
+        folds: ``(group,)``, the fold in which each group was tested.
     """
     from scipy import stats
 
@@ -204,15 +204,15 @@ def clustered_p(values: Floats, folds: NDArray[np.integer]) -> float:
 
 
 def sign_flip_p(values: Floats, seed: int, flips: int = _FLIPS) -> float:
-    """Two-sided p of the hypothesis that differences are symmetric about zero.
+    """Return the two-sided p value of the hypothesis that differences are symmetric about zero.
 
-    All 2^n flips are listed up to 20 groups. Above, ``flips`` are drawn, and p is (b + 1) / (B + 1)
-    so that it is never zero and the test is exact all the same.
+    With up to 20 groups, all 2^n sign flips are computed. With more, ``flips`` of them are drawn,
+    and p is (b + 1) / (B + 1), which is never zero and keeps the test exact.
 
     Args:
         values: ``(group,)`` differences.
         seed: seed of the draws.
-        flips: how many are drawn.
+        flips: number of sign flips that are drawn.
     """
     n = len(values)
     seen = abs(values.sum())

@@ -76,7 +76,7 @@ def train_student(
             is a `Display`.
         on_message: called with a line of text for each default that was chosen.
         arguments: further fields of `Options` and `TrainConfig`; None stands for the default. In a
-            resumed run the defaults of ``epochs`` and ``patience`` are those of the run.
+            resumed run, ``epochs`` and ``patience`` default to the values of the run.
 
     Returns:
         The content of the run's ``result.json``.
@@ -161,7 +161,7 @@ def train_student(
 
 
 def _begin(job: Job, init: Path | None, on_message: OnMessage) -> Mapping[str, Tensor] | None:
-    """Return the weights that initialise the student's convolutions; None: random ones."""
+    """Return the weights that initialise the student's convolutions; None for random weights."""
     from antigram.model.training.guards import load_teacher
 
     mode = job.config.mode

@@ -40,11 +40,11 @@ class Verified:
     """A verified path, its kind, and its problems; ``problems`` is empty if it is intact."""
 
     path: Path
-    kind: str  # as `kind_of` has it
+    kind: str  # a result of `kind_of`
     problems: Sequence[Problem]
 
     def line(self) -> str:
-        """Return one line of text: number of problems; for an intact run, its progress."""
+        """Return a line of text with the number of problems, or the progress of an intact run."""
         state = f"; {run_state(self.path)}" if self.kind == "run" and not self.problems else ""
         worth = f"{len(self.problems)} problems" if self.problems else "intact"
         return f"{self.kind} {self.path}: {worth}{state}"
@@ -65,7 +65,7 @@ def kind_of(path: Path) -> str:
 
 
 def check_kind(path: Path) -> None:
-    """Raise if there is nothing that antigram wrote at a path, damaged or intact.
+    """Raise if a path holds nothing that antigram wrote, damaged or intact.
 
     Raises:
         InputError: the path is no store, cache, run, export or checkpoint.
@@ -126,11 +126,11 @@ def verify_named(
 
     Args:
         workspace: holds the stores, caches and runs.
-        names: names of stores, caches and runs, or paths, also of ``FILE.pt`` and ``FILE.h5``;
-            default: all of the workspace.
+        names: names or paths of stores, caches and runs, or paths of ``FILE.pt`` and ``FILE.h5``;
+            default: all stores, caches and runs of the workspace.
         recompute: number of segments of each intact cache to recompute and compare.
         ckpt: checkpoint of the teacher, for ``recompute``.
-        data: name of the store, for ``recompute``; default: that of the cache.
+        data: name of the store, for ``recompute``; default: the cache's store.
         device: device of the teacher.
         on_verified: called with each result once it is known.
         on_message: called with a line of text for each default that was chosen.
@@ -202,7 +202,7 @@ def _recomputed(
     device: str,
     on_message: OnMessage,
 ) -> list[Problem]:
-    """Return the problems that recomputing rows with the teacher reveals."""
+    """Recompute rows with the teacher, and return the problems that this reveals."""
     from antigram.cache.recompute import recompute  # imports torch, needed only here
     from antigram.model.training.checkpoint import open_teacher
     from antigram.model.training.device import named_device
@@ -281,12 +281,12 @@ def _clips(stores: Sequence[Path]) -> Iterator[tuple[str, int]]:
 
 
 def verify_run(path: Path) -> Iterator[Problem]:
-    """Yield the problems of a run; a killed run has none, as ``--resume`` continues it."""
+    """Yield the problems of a run; a killed run is no problem, as ``--resume`` continues it."""
     yield from verify_files(path) if has_manifest(path) else _verify_first(path)
 
 
 def _verify_first(path: Path) -> Iterator[Problem]:
-    """Yield the problems of a run of version 1: its JSON files and records of its checkpoints."""
+    """Yield the problems of a run of version 1, in its JSON files and its checkpoints' records."""
     for name in ("config.json", "result.json"):
         file = path / name
         if not file.is_file():

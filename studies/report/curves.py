@@ -26,8 +26,8 @@ __all__ = ["SPLITS", "Curves", "Entry", "at_path", "best_epoch", "draw_curves", 
 Entry = Mapping[str, Any]
 SPLITS = {"train": "-", "validation": "--"}  # split -> line style
 _TITLES = ("task loss", "AT loss", "accuracy")
-_MARKERS = "os^DvPX"  # their number has no factor in common with that of matplotlib's colours
-_WIDTH, _HEIGHT, _DPI = 480, 384, 120  # of a panel, in pixels
+_MARKERS = "os^DvPX"  # a number without a common factor with the number of matplotlib's colours
+_WIDTH, _HEIGHT, _DPI = 480, 384, 120  # size of a panel in pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ def draw_curves(
 
     Args:
         runs: name of a run -> entries of its metrics.jsonl, at least one.
-        best: name of a run -> epoch to mark; default: that of the least validation loss.
+        best: name of a run -> epoch to mark; default: the epoch of the least validation loss.
 
     Returns:
         The images; equal entries give equal bytes.
@@ -69,7 +69,7 @@ def draw_curves(
     titles = [title for title in _TITLES if any(title in panels for panels in lines.values())]
     size = (_WIDTH / _DPI * len(titles), _HEIGHT / _DPI * len(runs))
     with mpl.rc_context({"font.size": 9, "text.usetex": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in any script
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names may be in any script
         figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         # Each panel has its own subfigure, so that no panel extends beyond its part of the image.

@@ -31,7 +31,7 @@ Cell = str | int | float
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table.
+    """A table of a report.
 
     Attributes:
         caption: description of the table.

@@ -32,7 +32,7 @@ from antigram.studies.report.page import (
 
 __all__ = ["draw_run", "read_metrics", "write_run_report"]
 
-# Of losses against a second label, which few runs have.
+# Rows for losses against a second label, which few runs have.
 _MEASURES = ("adversarial", "discriminator_accuracy", "coral", "coral_segments")
 
 

@@ -1,4 +1,4 @@
-"""Make archives: of folders, of members of every kind, with headers that no publisher writes."""
+"""Make archives of folders, of members of every kind, and of headers that no publisher writes."""
 
 import io
 import stat
@@ -6,7 +6,9 @@ import tarfile
 import zipfile
 
 END = bytes(1024)
-LONG = "long/" + "/".join(f"{'x' * 60}{n}" for n in range(5)) + "/end.wav"  # over tar's 100 and 255
+LONG = (
+    "long/" + "/".join(f"{'x' * 60}{n}" for n in range(5)) + "/end.wav"
+)  # longer than tar's limits of 100 and 255 characters
 TREE = {
     "word/a.wav": b"RIFF" + bytes(range(256)) * 9,
     "word/empty.wav": b"",
@@ -66,7 +68,7 @@ def zip_of(*members, mode=0o644 | stat.S_IFREG, method=zipfile.ZIP_DEFLATED):
 
 
 def header_of(name, kind=tarfile.REGTYPE, size=0):
-    """Return a header block with a correct checksum; ``size``: a number or the 12-byte field."""
+    """Return a header block with a correct checksum; ``size`` is a number or the 12-byte field."""
     header = bytearray(special(name, kind).tobuf(tarfile.USTAR_FORMAT))
     header[124:136] = size if isinstance(size, bytes) else b"\x80" + size.to_bytes(11, "big")
     header[148:156] = b" " * 8

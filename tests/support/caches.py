@@ -33,6 +33,6 @@ def build_at(path, store, net, *, codec="packed", dtype="float16", layers=(1, 5)
 
 
 def place_of(file, name, byte):
-    """Return the offset in an HDF5 file of a byte of a dataset."""
+    """Return the offset of a dataset's byte in its HDF5 file."""
     with h5py.File(file) as opened:
         return opened[name].id.get_offset() + byte

@@ -1,4 +1,4 @@
-"""Keep what campaigns of damage came to, and write docs/reliability.md, which is made from it."""
+"""Record the outcomes of campaigns of damage, from which docs/reliability.md is written."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _PATH = RESULTS / "reliability.json"
 
 
 def keep(campaign: str, *, kind: str, test: str, **counts: int) -> None:
-    """Note the outcome of a campaign, in place of an earlier one's of the same name.
+    """Record the outcome of a campaign; it replaces an earlier outcome of the same campaign.
 
     Args:
-        campaign: what was done to what.
+        campaign: text that says what was damaged, and how.
         kind: ``kills``, ``flips``, ``faults`` or ``hostile``.
-        test: what runs it again.
-        counts: ``tried``, and what became of them.
+        test: test that runs the campaign again.
+        counts: number of cases ``tried``, and number of cases with each outcome.
     """
     with FileLock(_PATH.with_suffix(".lock")):
         known = json.loads(_PATH.read_text()) if _PATH.exists() else {"campaigns": {}}

@@ -1,4 +1,4 @@
-"""Make checkpoints and teachers of narrow networks, with drawn weights."""
+"""Make checkpoints and teachers of narrow networks with random weights."""
 
 from __future__ import annotations
 

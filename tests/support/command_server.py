@@ -1,9 +1,9 @@
 """Run commands of antigram in forks of one process that has imported everything: 0.1 s, not 3 s.
 
-``python -m tests.support.command_server`` reads a JSON request a line, and answers with one a line.
+``python -m tests.support.command_server`` reads requests and writes answers, one line of JSON each.
 A request may ask for SIGKILL just before the n-th call that changes the file system below a folder,
-or for an error of the system in its place; counted in the command's own process, or in the first of
-its workers that gets so far.
+or for an error of that call. Calls are counted in the command's own process, or in its workers,
+where the first worker that reaches n is killed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def arm(folder: str, place: int, tell: str, error: int = 0) -> None:
 
     Args:
         folder: only calls on paths below it count.
-        place: from 1; 0 only counts.
-        tell: file that is given the number of calls; in workers, whose claim lets one only die.
+        place: number of the call, from 1; 0 only counts the calls.
+        tell: file that the number of calls is written to; its name with ``.died`` marks that one
+            process has died, so that no other does.
         error: instead of killing, let the call fail with this number of ``errno``.
     """
     count = 0
@@ -77,7 +78,7 @@ def _note(tell: str, count: int) -> None:
 
 
 def _claim(tell: str) -> bool:
-    """Whether no other process has died of this request: a worker is started again."""
+    """Whether no other process has died for this request, as a killed worker is replaced."""
     try:
         os.close(os.open(f"{tell}.died", os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -86,7 +87,7 @@ def _claim(tell: str) -> bool:
 
 
 class Commands:
-    """Runs commands; a context, as it is a process of its own."""
+    """Runs commands in a separate process; a context manager."""
 
     def __init__(self) -> None:
         # One thread, as a fork keeps no other; numbers are then those of one thread.
@@ -113,10 +114,10 @@ class Commands:
         """Run a command in a folder.
 
         Args:
-            folder: becomes the current folder; calls below it count.
-            arguments: of the command.
-            request: ``place`` of the kill (0 only counts), ``where``: ``command`` or ``worker``,
-                and ``error``, if the call is to fail instead.
+            folder: current folder of the command; calls that change files below it are counted.
+            arguments: arguments of the command.
+            request: ``place``, the number of the call before which to kill (0 only counts);
+                ``where``, ``command`` or ``worker``; and ``error``, if the call is to fail.
 
         Returns:
             ``code`` (negative: the signal), ``out``, ``err`` and ``calls`` if they were counted.
@@ -178,7 +179,7 @@ def _child(asked: dict, scratch: Path, tell: str) -> None:
 
 
 def main() -> None:
-    """Serve until stdin ends."""
+    """Answer requests until stdin ends."""
     import torch
 
     for module in _WARM:

@@ -1,4 +1,4 @@
-"""Small corpora in their own layouts, with the traps of the real ones; sounds are noise."""
+"""Small corpora in the layouts of the real corpora, with their traps; all sounds are noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORDS = ("zero", "one", "two")
 
 
 def sound(seed: int, samples: int = RATE, level: float = 0.1) -> np.ndarray:
-    """Noise whose level and colour change from seed to seed, so that no two clips are alike."""
+    """Return noise with a level and colour that depend on the seed, so that all clips differ."""
     rng = np.random.default_rng(seed)
     white = rng.standard_normal(samples + 8)
     smooth = np.convolve(white, np.ones(1 + seed % 8), "valid")[:samples]
@@ -29,7 +29,7 @@ def wav(path: Path, y: np.ndarray, rate: int = RATE, subtype: str = "PCM_16") ->
 
 
 def gsc(home: Path, per_word: int = 8) -> Path:
-    """Words in folders; clips that are short, long and silent; both lists; background noise."""
+    """Make Speech Commands: short, long and silent clips, both lists, and background noise."""
     for w, word in enumerate(WORDS):
         for n in range(per_word):
             samples = {1: 11_147, 2: 20_001}.get(n, RATE)
@@ -102,7 +102,7 @@ def folder(home: Path) -> Path:
 
 
 def noise(home: Path) -> Path:
-    """MS-SNSD's layout: misspelt names, a class of one file, a file shorter than a clip."""
+    """Make MS-SNSD's noise: misspelt names, a class of one file, a file shorter than a clip."""
     for n, name in enumerate(
         ("Babble_1", "Babble_2", "Typing_1", "AirportAnnouncement_11", "Neighbor_6", "Bus_1")
     ):
@@ -112,7 +112,7 @@ def noise(home: Path) -> Path:
 
 
 def ms_snsd(home: Path) -> Path:
-    """Two speakers of VCTK, and clean_test's kind of name, which tells no speaker."""
+    """Make MS-SNSD: two speakers of VCTK, and files whose names do not contain the speaker."""
     noise(home)
     for n, name in enumerate(("p234_001", "p234_002", "p225_001", "clnsp7")):
         wav(home / "clean_train" / f"{name}.wav", sound(n, 3 * RATE))
@@ -121,7 +121,7 @@ def ms_snsd(home: Path) -> Path:
 
 
 def librispeech(home: Path) -> Path:
-    """One chapter in each of three subsets, with condensed alignments beside the audio."""
+    """Make LibriSpeech: a chapter in each of three subsets, with alignments beside the audio."""
     for speaker, subset in ((19, "train-clean-100"), (84, "dev-clean"), (61, "test-clean")):
         folder = home / subset / str(speaker) / "198"
         lines = []
@@ -154,7 +154,7 @@ def nsynth(home: Path) -> Path:
 
 
 def good_sounds(home: Path) -> Path:
-    """Sounds with one, two and three microphones, scales, NULLs and a take whose file is absent."""
+    """Make Good-Sounds: one to three microphones, scales, NULLs and a take whose file is absent."""
     home.mkdir(parents=True, exist_ok=True)
     link = sqlite3.connect(home / "database.sqlite")
     link.executescript(

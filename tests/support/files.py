@@ -1,4 +1,4 @@
-"""Read folders as names and bytes, and flip bits of files."""
+"""Return the names and bytes of files in folders, and flip bits of files."""
 
 from __future__ import annotations
 

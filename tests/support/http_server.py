@@ -10,7 +10,7 @@ HTML = b"<!DOCTYPE html><html><body>Too many requests</body></html>"
 
 
 class Server:
-    """Serves ``files`` by name; ``ranges``, ``cut``, ``status`` and ``html`` make it misbehave."""
+    """A server of ``files``; ``ranges``, ``cut``, ``status`` and ``html`` make it misbehave."""
 
     def __init__(self):
         self.files, self.asked = {}, []
@@ -67,6 +67,6 @@ class Server:
         return Archive(url=f"http://127.0.0.1:{self.http.server_port}/{name}", name=name, **known)
 
     def whole(self, name, data):
-        """An archive whose size and hash are published."""
+        """Return an archive with its published size and hash."""
         digest = hashlib.sha256(data).hexdigest()
         return self.archive(name, data, size=len(data), known_hash=f"sha256:{digest}")

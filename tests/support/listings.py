@@ -13,7 +13,7 @@ from antigram.pipeline.features.naming import recipe_for
 
 
 def entries_of(corpus: Corpus, home: Path, **options: str) -> list[Entry]:
-    """Return the clips of a corpus, and what is skipped, as its adapter lists them."""
+    """Return the clips and skipped files of a corpus, as its adapter lists them."""
     assert corpus.list_clips is not None
     return list(corpus.list_clips(home, {**corpus.options, **options}))
 

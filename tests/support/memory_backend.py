@@ -1,4 +1,4 @@
-"""A backend of no files: whoever reads a store asks for keys, and for nothing else."""
+"""A backend without files, to show that readers of a store need only keys and bytes."""
 
 from __future__ import annotations
 

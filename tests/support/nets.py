@@ -1,4 +1,4 @@
-"""Name narrow networks that train in milliseconds, and compute their feature maps."""
+"""Narrow networks that train in milliseconds, and their feature maps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from antigram.model.nets.arch import Arch
 
 CPU = torch.device("cpu")
 VGG11, VGG16 = Arch("vgg11", 2), Arch("vgg16", 2)
-LAYERS = (1, 5, 13)  # of VGG16, those of the paper
+LAYERS = (1, 5, 13)  # layers of VGG16 that the paper uses
 
 
 def maps_of(net, x, layers, tap):

@@ -1,4 +1,4 @@
-"""Entries and results of runs that were never trained, and pages taken to pieces."""
+"""Make entries and results of runs without training, and parse the pages of reports."""
 
 from html.parser import HTMLParser
 
@@ -11,7 +11,7 @@ RECALL = "Recall of each class, test split"
 
 
 class Page(HTMLParser):
-    """Tags, attributes of images, text of paragraphs, and the cells of each table by heading."""
+    """A parsed page: tags, attributes of images, paragraphs, and cells of each table by heading."""
 
     def __init__(self, text):
         super().__init__()
@@ -75,5 +75,5 @@ def result(classes, confusion, **changes):
 
 
 def page_of(run):
-    draw_run(run)  # which leaves a page that is there alone
+    draw_run(run)  # an existing page is left alone
     return Page((run / "report.html").read_text())

@@ -1,4 +1,4 @@
-"""Make runs: trained, stopped, killed before a change of their files, turned into version 1."""
+"""Make runs that are finished, stopped, killed before a change of a file, or of version 1."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def stop_at(epoch: int):
 
 
 def train_baseline(config, store, folder: Path, **options):
-    """Train without AT; options are those of `train`."""
+    """Train without AT; options are passed to `train`."""
     net = build_student(config, 3, None)
     return train(net, store, None, config, folder, device=CPU, **options)
 

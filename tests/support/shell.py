@@ -23,7 +23,7 @@ class Shell:
         monkeypatch.delenv("ANTIGRAM_CORPORA", raising=False)
 
     def __call__(self, *arguments):
-        """Return exit code, stdout and stderr."""
+        """Run a command, and return its exit code, stdout and stderr."""
         self.monkeypatch.setattr(sys, "argv", ["antigram", *map(str, arguments)])
         self.capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
@@ -32,14 +32,14 @@ class Shell:
         return ended.value.code or 0, out, err
 
     def json(self, *arguments):
-        """Answer of a command that must succeed."""
+        """Run a command that must succeed, and return its answer."""
         code, out, err = self("--json", *arguments)
         assert code == 0, err
         assert out.count("\n") == 1  # one object and nothing else
         return json.loads(out)
 
     def refused(self, code, match, *arguments):
-        """A command that must fail with one line that says ``match``."""
+        """Run a command that must fail with one line that matches ``match``."""
         got, out, err = self(*arguments)
         assert (got, out) == (code, ""), err
         last = err.strip().splitlines()[-1]
@@ -55,22 +55,22 @@ def shell(tmp_path, capsys, monkeypatch):
 
 @pytest.fixture(scope="session")
 def audio(tmp_path_factory):
-    """Recordings of the last century."""
+    """Make recordings with times of change long ago, so that they do not count as fresh."""
     home = write_tones(tmp_path_factory.mktemp("audio"))
     for path in home.rglob("*.wav"):
-        os.utime(path, (1e9, 1e9))  # one that was just written is read again by a second run
+        os.utime(path, (1e9, 1e9))  # just written, they would be read again by a second run
     return home
 
 
 @pytest.fixture(scope="session")
 def first_chain(tmp_path_factory):
-    """Folder of the first `chain`, which the others copy; empty until there is one."""
+    """Return the folder of the first `chain`, which later ones copy; empty until then."""
     return tmp_path_factory.mktemp("chain") / "made"
 
 
 @pytest.fixture
 def chain(shell, audio, first_chain):
-    """A store, a teacher, a cache; named as by default where there is a default."""
+    """Return a shell in whose folder there are a store, a teacher and a cache."""
     if not first_chain.exists():
         shell.json("prepare", "folder", "--source", audio, "--name", "tones")
         shell.json("train", "--mode", "baseline", *TINY, "--save", "net.pt")

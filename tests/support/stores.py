@@ -1,4 +1,4 @@
-"""Feature stores of small corpora, made in a few lines, and preparations that stop half-way."""
+"""Prepare feature stores of small corpora, completely or until half-way."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def prepare_gsc(
 
 
 class Stopped(Exception):
-    """Raised in the middle of the work."""
+    """Raised by a preparation that stops half-way."""
 
 
 def stop_at(stage: str, at_least: int):
@@ -77,7 +77,7 @@ def stop_at(stage: str, at_least: int):
 
 
 def edit_store(path: Path, change) -> None:
-    """Change the attribute ``antigram`` of a store, as another version would write it."""
+    """Change the attribute ``antigram`` of a store, as if another version had written it."""
     document = json.loads((path / "zarr.json").read_text())
     change(document["attributes"]["antigram"])
     (path / "zarr.json").write_text(json.dumps(document))

@@ -1,4 +1,4 @@
-"""Small workspaces that campaigns damage, and what must be the same in two of them."""
+"""Make small workspaces for campaigns of damage, and compare two workspaces."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def copied(base: Path, goal: Path) -> Path:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Names of all files, sorted."""
+    """Return the names of all files, sorted."""
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def content_of(workspace: Path) -> dict[str, object]:
-    """What two workspaces must have in common: all of it, less times and what holds times.
+    """Return the content of a workspace that is the same in every run: all except times.
 
-    Bytes of stores and caches; settings, losses, scores and weights of runs.
+    It has the bytes of stores and caches, and the settings, losses, scores and weights of runs.
     """
     found: dict[str, object] = {}
     for name in files_below(workspace):
@@ -58,7 +58,7 @@ def _timeless(entry: dict) -> dict:
 
 
 def _plain(value: object) -> object:
-    """Tensors as bytes, so that two can be compared."""
+    """Return a value with its tensors as bytes, so that two values can be compared."""
     if isinstance(value, torch.Tensor):
         return (str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes())
     if isinstance(value, dict):

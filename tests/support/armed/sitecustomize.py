@@ -1,4 +1,4 @@
-"""Arm a worker with the kill that its parent was asked for: Python imports this as it starts."""
+"""Arm a worker as its parent was armed to be killed; Python imports this module at its start."""
 
 import json
 import os
