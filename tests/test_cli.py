@@ -96,7 +96,7 @@ def test_folds_are_prepared_trained_on_cached_and_verified_like_stores(shell, au
     assert len(shell.json(*command[:-2], *within)["folds"]) == 2
 
     shell.refused(2, "own@1.zarr: is a fold", "export", "own@1", "--to", "own.h5")
-    shell.refused(2, "names with @ are those of folds", *command, "--name", "own@9")
+    shell.refused(2, "names with @ belong to folds", *command, "--name", "own@9")
     shell.refused(2, "5 groups for 6 folds", *command, "--split", "kfold:speaker:6")
     shell.refused(2, "no label 'singer'", *command, "--split", "confounded:word:singer")
     Path("workspace/features/own.zarr").rename("aside.zarr")
