@@ -285,6 +285,7 @@ def plan(common: Context, **options: Any) -> None:
     "--weight-decay", type=FloatRange(0, 100), default=0.0, help="Weight decay as in AdamW."
 )
 @seed_option()
+@flag_option("--shuffle-labels", help="A control: permute the labels of training and validation.")
 @flag_option("--augment", help="Masks, shifts and gains; with a cache made with --views.")
 @views_option(help="With --augment: views to cycle through; default: new ones each epoch.")
 @device_option

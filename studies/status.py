@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from antigram.cache.layer import CacheLayer, layers_of, open_root
-from antigram.model.training.worth import score_text
+from antigram.model.training.worth import CONTROL, score_text
 from antigram.pipeline.corpora import CORPORA
 from antigram.pipeline.corpus import CorpusError, locate
 from antigram.pipeline.errors import InputError, StoredDataError
@@ -128,7 +128,8 @@ def _outcome(result: dict[str, Any] | None) -> str:
     test = result["accuracy"]["test"]
     worth = {"accuracy": test, **result.get("scores", {}).get("test", {})}
     score = "no test split" if test is None else f"accuracy {score_text('test', worth)}"
-    return f"{score}; {result['epochs']} epochs"
+    control = CONTROL if result.get("shuffle_labels") else ""
+    return f"{control}{score}; {result['epochs']} epochs"
 
 
 def describe_corpora(workspace: Workspace) -> list[dict[str, Any]]:

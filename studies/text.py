@@ -129,10 +129,11 @@ def budget_text(costs: Fields) -> str:
 
 def trained_text(result: Fields) -> str:
     """Format the answer of ``train``: accuracies, epochs, and time of a step."""
-    from antigram.model.training.worth import accuracies_text
+    from antigram.model.training.worth import CONTROL, accuracies_text
 
     return (
-        f"{result['run']}: accuracy {accuracies_text(result)}; {result['epochs']} epochs, best "
+        f"{result['run']}: {CONTROL if result.get('shuffle_labels') else ''}accuracy "
+        f"{accuracies_text(result)}; {result['epochs']} epochs, best "
         f"{result['best_epoch']}; "
         f"{result['seconds_per_step']:.3f} s a step, data wait {result['data_wait_fraction']:.1%}"
     )

@@ -118,7 +118,8 @@ def train_student(
         config, store = job.config, job.store
         begin = _begin(job, init, on_message)
         net = build_student(config, len(store.classes[config.task]), begin)
-        default = f"{config.mode}-{store.name}-seed{config.seed}"
+        control = "-shuffled" if config.shuffle_labels else ""
+        default = f"{config.mode}{control}-{store.name}-seed{config.seed}"
         named = None if name is None else plain_name(name)
         folder = Path()
         if distributed.leads:

@@ -59,6 +59,7 @@ def imported_by(tmp_path, *arguments):
         ["train", "--mode", "dann", "--against", "speaker", "--layer", "5"],
         ["train", "--mode", "baseline", "--against", "speaker"],
         ["train", "--mode", "coral"],  # without --against
+        ["train", "--mode", "wi", "--ckpt", "x.pt", "--shuffle-labels"],
         ["train", "--mode", "baseline", "--width", "0"],
         ["train", "--mode", "cached", "--loss", "released"],
         ["train", "--mode", "baseline", "--device", "cuda:x"],

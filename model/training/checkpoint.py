@@ -18,6 +18,7 @@ from antigram.pipeline.features.recipe import VERSION as RECIPE_VERSION
 from antigram.pipeline.features.recipe import Recipe
 
 __all__ = [
+    "SHUFFLED",
     "Checkpoint",
     "Teacher",
     "load_checkpoint",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 VERSION = 1
+SHUFFLED = "shuffled"  # `labels` in the provenance of a control
 # Limits of a standard deviation, so that its reciprocal is finite in float32, too.
 _LEAST, _MOST = 1e-30, 1e30
 _MOST_FLOAT = torch.finfo(torch.float32).max
@@ -47,7 +49,8 @@ class Checkpoint:
         recipe: preprocessing of the network's input.
         mean: mean of the training split, which is subtracted from the input.
         std: standard deviation of the training split, by which the input is divided.
-        provenance: run, mode and versions, for people; nothing depends on them.
+        provenance: run, mode and versions, for people, and ``labels``, which is `SHUFFLED` if the
+            network was trained on shuffled labels. No number depends on them.
         scores: accuracy, chance, majority and number of segments, by split; empty in checkpoints
             of versions that did not store scores.
     """
@@ -92,8 +95,9 @@ class Teacher:
     Attributes:
         arch: name and width of the network.
         state: weights of ``features``, by torchvision's names, in float32.
-        note: says how weights were converted on reading; empty if they were not.
-        scores: as in `Checkpoint`.
+        note: says that the network is a control, and how weights were converted on reading; empty
+            if neither is the case.
+        scores: as in `Checkpoint`; empty for a control, which is not meant to have learned.
     """
 
     arch: Arch
@@ -279,8 +283,12 @@ def open_teacher(path: Path) -> Teacher:
     if content.get("format") == FORMAT:
         checkpoint = _checkpoint(path, content, _TEACHERS)
         state, converted = _as_float32(conv_state(checkpoint.state_dict))
+        scores = checkpoint.scores
+        if checkpoint.provenance.get("labels") == SHUFFLED:
+            control, scores = "a control, trained on shuffled labels", {}
+            converted = f"{control}; {converted}" if converted else control
         note = f"{path}: {converted}" if converted else ""
-        return Teacher(checkpoint.arch, state, note, checkpoint.scores)
+        return Teacher(checkpoint.arch, state, note, scores)
     state = {name: t for name, t in conv_state(content).items() if isinstance(t, Tensor)}
     arch, channels = _arch_of(path, state)
     with torch.device("meta"):

@@ -31,6 +31,8 @@ class TrainConfig:
             highest of these are frozen.
         against: with modes ``dann`` and ``coral``, the label that the student's features are not
             to tell; the segments' own labels are needed.
+        shuffle_labels: with mode ``baseline``, whether the labels of training and validation are
+            permuted: a control, as in `shuffled_labels`.
         beta: weight of the AT loss, or of the loss against a label.
         betas: pairs of a teacher's name and its own beta, for teachers that do not use ``beta``.
         aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
@@ -57,6 +59,7 @@ class TrainConfig:
     arch: Arch
     layers: tuple[int, ...] = ()
     against: str | None = None
+    shuffle_labels: bool = False
     beta: float = 1.0
     betas: tuple[tuple[str, float], ...] = ()
     aggregation: Aggregation = "gram"
@@ -96,6 +99,11 @@ class TrainConfig:
             raise InputError(f"`weight_decay` {self.weight_decay}: wanted at least 0")
         if self.mode == "frozen" and not self.layers:
             raise InputError("`mode=frozen` needs a layer: `layers` 1 to 13")
+        if self.shuffle_labels and self.mode != "baseline":
+            raise InputError(
+                f"`shuffle_labels` makes a control, with `mode=baseline` only; leave it out of "
+                f"`mode={self.mode}`"
+            )
         self._check_against()
         if self.loss == "released" and self.mode != "online":
             raise InputError(
@@ -135,6 +143,8 @@ class TrainConfig:
         plain = {**asdict(self), "layers": list(self.layers), "betas": dict(self.betas)}
         if self.views is None:
             del plain["views"]
+        if not self.shuffle_labels:
+            del plain["shuffle_labels"]
         if self.against is None:
             del plain["against"]
         if not self.weight_decay:  # runs of earlier versions lack the field and may be resumed

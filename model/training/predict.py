@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.chance import chance
-from antigram.model.training.checkpoint import Checkpoint
+from antigram.model.training.checkpoint import SHUFFLED, Checkpoint
 from antigram.model.training.decide import average, finite_rows, log_probabilities, segments_at_once
 from antigram.model.training.precision import set_precision
-from antigram.model.training.worth import accuracies_text
+from antigram.model.training.worth import CONTROL, accuracies_text
 from antigram.pipeline.audio.decoding import AudioError, probe, read
 from antigram.pipeline.audio.stft import stft
 from antigram.pipeline.errors import InputError
@@ -137,10 +137,11 @@ def about_text(checkpoint: Checkpoint) -> str:
     """Return `about` as a line, such as ``word: 10 classes, chance 0.100; ...``."""
     known = {split: score.get("accuracy") for split, score in checkpoint.scores.items()}
     accuracies = accuracies_text({"accuracy": known, "scores": checkpoint.scores})
+    control = CONTROL if checkpoint.provenance.get("labels") == SHUFFLED else ""
     return (
         f"{checkpoint.task}: {len(checkpoint.classes)} classes, chance "
         f"{chance(checkpoint.classes):.3f}; the checkpoint's own accuracy: "
-        f"{accuracies or 'not known'}"
+        f"{control}{accuracies or 'not known'}"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from antigram.model.nets.vgg import Vgg
-from antigram.model.training.checkpoint import Checkpoint
+from antigram.model.training.checkpoint import SHUFFLED, Checkpoint
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.evaluate import Scores
 from antigram.model.training.resume import State
@@ -68,6 +68,7 @@ def result_of(
         "features": store.fingerprint,
         "task": config.task,
         "against": config.against,
+        "shuffle_labels": config.shuffle_labels,
         "needs_labels": [config.against] if config.against else [],
         "layers": list(config.layers),
         "beta": {name: config.at_weight(name) for name, _ in config.betas} or config.beta,
@@ -122,6 +123,7 @@ def checkpoint_of(
         run: the run's folder.
         scores: result of `worth.score`, by split, if known.
     """
+    labels = {"labels": SHUFFLED} if config.shuffle_labels else {}
     return Checkpoint(
         arch=config.arch,
         task=config.task,
@@ -130,7 +132,7 @@ def checkpoint_of(
         recipe=store.recipe,
         mean=store.mean,
         std=store.std,
-        provenance={"run": run.name, "mode": config.mode, **environment()},
+        provenance={"run": run.name, "mode": config.mode, **labels, **environment()},
         scores={split: dict(score) for split, score in (scores or {}).items()},
     )
 

@@ -34,6 +34,7 @@ from antigram.model.training.result import (
 )
 from antigram.model.training.resume import BEST, LAST, RESULT, start
 from antigram.model.training.run_files import RunFiles
+from antigram.model.training.shuffled import shuffled_labels, shuffled_note
 from antigram.model.training.step import Step, Sums
 from antigram.model.training.step_limiter import StepLimiter
 from antigram.model.training.tensorboard import TensorBoardLogger
@@ -103,6 +104,8 @@ def train(
             )
     check_classes(store, config.task, rows, on_message)
     classes = store.classes[config.task]
+    shuffled = config.shuffle_labels
+    labels = shuffled_labels(store, config.task, rows, config.seed) if shuffled else None
     set_precision(config.precision)
     sources = grams if isinstance(grams, Sources) or grams is None else Sources({"": grams})
     held = Held((store.features, *(sources.arrays if sources else ())), on_message)
@@ -125,6 +128,7 @@ def train(
         sources,
         config.batch_clips,
         device,
+        labels=labels,
         views=config.views,
         domains=domains.labels if domains else None,
         device_memory=budget_for(device, device_memory),
@@ -260,7 +264,7 @@ def train(
     distributed.wait()
     net.load_state_dict(load_tensors(run / BEST)["state_dict"])
     # Evaluation needs no rows of the teachers, and is not shared among ranks.
-    unshared = Batches(store, config.task, None, config.batch_clips, device)
+    unshared = Batches(store, config.task, None, config.batch_clips, device, labels=labels)
     scores = {split: evaluate(net, unshared, rows[split], classes) for split in SPLITS}
     held.look()
     result = result_of(run, store, config, state, net, scores, times, waited, worked, device)
@@ -271,7 +275,8 @@ def train(
         **baselines_of(worth),
         **effect.to_json(),
     }
-    notes = [student_note(worth), effect_note(effect.gradient_ratio, step.weights)]
+    judged = shuffled_note(config.task, config.seed) if shuffled else student_note(worth)
+    notes = [judged, effect_note(effect.gradient_ratio, step.weights)]
     result["notes"] = [note for note in notes if note]
     if distributed.leads:
         _write_best(files, checkpoint_of(net, store, config, run, worth))

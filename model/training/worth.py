@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from antigram.model.training.chance import above_chance
 
-__all__ = ["accuracies_text", "score", "score_text", "student_note", "teacher_note"]
+__all__ = ["CONTROL", "accuracies_text", "score", "score_text", "student_note", "teacher_note"]
 
+# Before the accuracies of a training on shuffled labels.
+CONTROL = "control, labels of training and validation shuffled: "
 _LEVEL = 0.05  # level of significance
 _JUDGED = ("validation", "test")  # splits that decide; training segments may be memorised
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from antigram.model.training.chance import chance
 from antigram.model.training.run_files import DRAWN, RunFiles
+from antigram.model.training.worth import CONTROL
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.studies.report.curves import (
     SPLITS,
@@ -161,7 +162,8 @@ def _answer(result: Entry) -> str:
     ]
     count = f"{known['segments']} segments" if "segments" in known else "segments"
     more = f" ({', '.join(texts)})" if texts else ""
-    return f"{accuracy:.1%} of the test split's {count} are classified correctly{more}."
+    control = f"{CONTROL[0].upper()}{CONTROL[1:]}" if result.get("shuffle_labels") else ""
+    return f"{control}{accuracy:.1%} of the test split's {count} are classified correctly{more}."
 
 
 def _read(path: Path, *, lines: bool = False) -> list[dict[str, Any]]:
