@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from antigram.studies.plan import plan
     from antigram.studies.predicting import predict_files
     from antigram.studies.preparing import download_corpus, prepare_corpus
+    from antigram.studies.reproduce import reproduce
     from antigram.studies.scoring import evaluate_file
     from antigram.studies.status import describe_corpora, status
     from antigram.studies.training import train_student
@@ -81,6 +82,7 @@ __all__ = [
     "predict_files",
     "prepare",
     "prepare_corpus",
+    "reproduce",
     "run_demo",
     "status",
     "study",
@@ -122,6 +124,7 @@ _HOME = {
     "predict_files": ".studies.predicting",
     "prepare": ".pipeline.features.preparation",
     "prepare_corpus": ".studies.preparing",
+    "reproduce": ".studies.reproduce",
     "run_demo": ".studies.demo",
     "status": ".studies.status",
     "train": ".model.training.train",

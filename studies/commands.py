@@ -87,4 +87,22 @@ def study(common: Context, file: str, **options: Any) -> None:
     common.answer(content, text)
 
 
-COMMANDS = (compare, study)
+@click.command()
+@argument("names", nargs=-1, required=True)
+@option("--preset", type=Choice(("paper", "small")), default="paper", help="small: minutes.")
+@_corpus_map
+@option("--seeds", type=COUNT, help="Trainings of each arm; default: one, as in the paper.")
+@_workers
+@_dry_run
+@common_options
+def reproduce(common: Context, names: tuple[str, ...], dry_run: bool, **options: Any) -> None:
+    """Reproduce the paper's NAMES: table2 to table6, fig3, fig4, fig6 to fig8, or all."""
+    from antigram.studies.reproduce import reproduce, reproduced_text
+
+    content = reproduce(
+        common.workspace, names, dry_run=dry_run, **options, on_message=common.on_message
+    )
+    common.answer(content, reproduced_text(content, dry_run=dry_run))
+
+
+COMMANDS = (compare, study, reproduce)

@@ -24,6 +24,7 @@ FUNCTIONS = {
     "plan": "plan",
     "predict": "predict_files",
     "prepare": "prepare_corpus",
+    "reproduce": "reproduce",
     "status": "status",
     "study": "study",
     "train": "train_student",

@@ -21,13 +21,15 @@ from antigram.studies.compare.database import Database
 from antigram.studies.compare.design import ARMS, BASELINE, Setting, Study, Teacher, Training
 from antigram.studies.compare.estimate import estimate
 from antigram.studies.compare.files import read_study
-from antigram.studies.compare.jobs import Job, StoreData, plan_jobs
+from antigram.studies.compare.jobs import Job, Plan, StoreData, plan_jobs
 from antigram.studies.compare.results import claim_results, setting_results
 from antigram.studies.compare.runner import run_jobs
 from antigram.studies.compare.tables import write_tables
+from antigram.studies.report import read_metrics
 
 __all__ = ["compare", "compare_runs", "run_study", "study"]
 
+_CURVES = 6  # trainings whose curves a report shows
 _FOLDS = 5  # by default, or as many as there are groups
 
 
@@ -222,6 +224,7 @@ def run_study(
         "jobs": counts,
         "arms": [arm.to_json() for result in results.values() for arm in result.arms],
         "claims": claim_results(study, results),
+        "notes": list(study.notes),
         "published": {name: dict(arms) for name, arms in study.published.items()},
         "chance": 1 / len(stores[first.data].classes[first.task]),
         "warnings": list(_warnings(plan.jobs, database)),
@@ -236,8 +239,25 @@ def run_study(
         "seconds": round(time.perf_counter() - begun, 1),
     }
     took = [(f"antigram {' '.join(job.command)}", database.result(job.key)[1]) for job in plan.jobs]
-    write_tables(folder, content, took)
+    write_tables(folder, content, took, _curves_of(plan, workspace))
     return content
+
+
+def _curves_of(plan: Plan, workspace: Workspace) -> dict[str, list[dict[str, Any]]]:
+    """Return the epochs of one training of the baseline and of each arm with a layer.
+
+    They are those of the first setting, fold and seed; runs that are not in this workspace are left
+    out.
+    """
+    names = {job.key: job.name for job in plan.jobs}
+    first = plan.cells[0]
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for cell in plan.cells:
+        same = (cell.setting, cell.fold, cell.seed) == (first.setting, first.fold, first.seed)
+        run = workspace.runs / names[cell.key]
+        if same and (run / "metrics.jsonl").exists() and len(curves) < _CURVES:
+            curves[f"{cell.arm} {cell.variant}".strip()] = read_metrics(run)
+    return curves
 
 
 def _warnings(jobs: Sequence[Job], database: Database) -> Iterator[str]:

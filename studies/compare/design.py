@@ -243,6 +243,7 @@ class Study:
         probe: label that is probed in every student at its deepest convolution; empty: none.
         fold_seed: decides which recordings are in which fold.
         published: setting -> arm -> accuracy in per cent that a paper reports.
+        notes: sentences for the report, such as what a paper found.
 
     Raises:
         InputError: a name is unknown, or a number is out of range.
@@ -253,7 +254,7 @@ class Study:
     question: str = ""
     data: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Setting]
-    teachers: Mapping[str, Teacher]
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)
     arms: Mapping[str, Arm]
     primary: tuple[str, ...] = ()
     at_layers: tuple[int, ...] = (5, 9, 13)
@@ -263,10 +264,11 @@ class Study:
     probe: str = ""
     fold_seed: int = 0
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if next(iter(self.arms), None) != BASELINE or len(self.arms) < 2:
-            raise InputError("arms: the first is the baseline, and there is at least one more")
+        if next(iter(self.arms), None) != BASELINE or not self.settings:
+            raise InputError("arms: the first is the baseline; settings: there is at least one")
         if self.seeds < 1 or not self.at_layers:
             raise InputError("seeds and layers: wanted at least one of each")
         if self.seeds >= _TRIAL_SEED:

@@ -15,6 +15,7 @@ from antigram.pipeline.errors import InputError
 from antigram.studies.compare.design import (
     ARMS,
     BASELINE,
+    FOLD,
     Arm,
     Claim,
     Setting,
@@ -159,14 +160,15 @@ def _stand_in(content: dict[str, Any], corpus_map: Mapping[str, str]) -> dict[st
             if kind == "official" and not new.official:
                 kept["split"] = "random"
         content["data"][name] = {**kept, "corpus": new.name}
-        for table in ("settings", "teachers"):
-            for entry in content.get(table, {}).values():
-                if entry.get("data") == name:
-                    for key in (*_SHARED, "folds"):
-                        if key in entry:
-                            entry[key] = ":".join(map(label, entry[key].split(":")))
-                    if entry.get("task") == entry.get("against", ""):
-                        entry["against"] = next(x for x in new.labels if x != entry["task"])
+        on_it = [one for one in content.get("settings", {}).values() if one.get("data") == name]
+        for teacher in content.get("teachers", {}).values():
+            if teacher.get("data", FOLD) == (FOLD if on_it else name):
+                on_it.append(teacher)
+        for entry in on_it:
+            for key in {*_SHARED, "folds"} & set(entry):
+                entry[key] = ":".join(map(label, entry[key].split(":")))
+            if "against" in entry and entry["task"] == entry["against"]:
+                entry["against"] = next(one for one in new.labels if one != entry["task"])
     return used
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,17 @@ from typing import Any
 from antigram.pipeline.storage.durable import write_text
 from antigram.pipeline.table import plain_cell
 from antigram.studies.compare.results import AT_CHANCE
-from antigram.studies.report import Fold, Page, Part, Table, write_page
+from antigram.studies.report import (
+    Figure,
+    Fold,
+    Page,
+    Part,
+    Table,
+    draw_by_arm,
+    draw_by_number,
+    draw_curves,
+    write_page,
+)
 
 __all__ = ["answer_of", "compared_text", "estimate_text", "runs_text", "write_tables"]
 
@@ -69,6 +80,9 @@ def answer_of(content: Fields) -> str:
 
 def _answer(arms: Sequence[Fields], content: Fields) -> str:
     """Return the answer of one setting."""
+    if len(arms) == 1:
+        accuracy = arms[0]["accuracy"]
+        return f"The baseline is right on {_points(accuracy['mean'])} % ({_ends(accuracy)})."
     arm = next((a for a in arms if a["arm"] == "at"), arms[1])
     found, data = arm["difference"], content["data"]
     if found["note"] == AT_CHANCE:
@@ -170,13 +184,19 @@ def runs_text(content: Fields) -> str:
     return "\n".join(lines)
 
 
-def write_tables(folder: Path, content: Fields, commands: Sequence[tuple[str, float]]) -> None:
+def write_tables(
+    folder: Path,
+    content: Fields,
+    commands: Sequence[tuple[str, float]],
+    curves: Mapping[str, Sequence[Fields]] | None = None,
+) -> None:
     """Write results.json, results.csv, results.tex and report.html.
 
     Args:
         folder: folder of the study.
         content: answer of the study.
         commands: command line of each job, and the seconds that it took.
+        curves: name of a training -> the entries of its metrics.jsonl.
     """
     write_text(folder / "results.json", json.dumps(content, indent=1) + "\n")
     rows = [[arm["setting"], *_row(arm)] for arm in content["arms"]]
@@ -193,10 +213,14 @@ def write_tables(folder: Path, content: Fields, commands: Sequence[tuple[str, fl
         folder / "results.tex",
         f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}\n{body}\\end{{tabular}}\n",
     )
-    write_page(folder / "report.html", _page(content, commands))
+    write_page(folder / "report.html", _page(content, commands, curves or {}))
 
 
-def _page(content: Fields, commands: Sequence[tuple[str, float]]) -> Page:
+def _page(
+    content: Fields,
+    commands: Sequence[tuple[str, float]],
+    curves: Mapping[str, Sequence[Fields]],
+) -> Page:
     """Return the report."""
     parts: list[Part] = []
     for name, arms in _by_setting(content):
@@ -217,6 +241,14 @@ def _page(content: Fields, commands: Sequence[tuple[str, float]]) -> Page:
             ],
         )
         parts.append(table)
+    if curves:
+        drawn = draw_curves(curves)
+        figure = Figure(
+            caption="Losses and accuracy over the epochs, of the first fold and seed. AT loss: the "
+            "similarity, before beta.",
+            rows=drawn.rows,
+        )
+        parts.append(Fold(summary="Losses by epoch", parts=[figure]))
     ran = Table(
         caption="Commands",
         columns=("command", "seconds"),
@@ -237,7 +269,7 @@ def _page(content: Fields, commands: Sequence[tuple[str, float]]) -> Page:
         title=content["title"],
         question=content["question"],
         answer=answer_of(content),
-        text=[*text, *_EXPLAINED],
+        text=[*text, *content["notes"], *_EXPLAINED],
         parts=parts,
     )
 
@@ -262,6 +294,7 @@ def _setting_parts(name: str, arms: Sequence[Fields], content: Fields) -> list[P
             row.extend([_points(probe["mean"]), _ends(probe)] if probe else ["-", "-"])
     caption = f"{where}accuracy and difference from the baseline, in points, by group{beside}"
     parts: list[Part] = [Table(caption=caption, columns=columns, rows=rows)]
+    parts += _figures(where, main, single)
     about = [
         [
             arm["arm"],
@@ -289,3 +322,29 @@ def _setting_parts(name: str, arms: Sequence[Fields], content: Fields) -> list[P
         summary = f"{where}each layer and weight for itself (exploratory, not corrected)"
         parts.append(Fold(summary=summary, parts=[table]))
     return parts
+
+
+def _figures(where: str, main: Sequence[Fields], single: Sequence[Fields]) -> list[Part]:
+    """Return the differences of all arms as a figure, and those by layer and by weight."""
+    pictures = []
+    if compared := [arm for arm in main if arm["difference"]]:
+        pictures.append(draw_by_arm([(arm["arm"], *_drawn(arm)) for arm in compared]))
+    for what, pattern in (("layer", r"(\S+) (\d+)"), ("beta", r"(\S+) \d*b(\S+)")):
+        lines: dict[str, list[tuple[float, float, float | None, float | None]]] = {}
+        for arm in single:
+            if arm["difference"] and (match := re.fullmatch(pattern, arm["arm"])):
+                lines.setdefault(match[1], []).append((float(match[2]), *_drawn(arm)))
+        if lines:
+            pictures.append(draw_by_number(lines, what))
+    if not pictures:
+        return []
+    caption = (
+        f"{where}difference from the baseline with its 95 % interval; grey: within half a point"
+    )
+    return [Figure(caption=caption, rows=[[picture] for picture in pictures])]
+
+
+def _drawn(arm: Fields) -> tuple[float, float | None, float | None]:
+    """Return the difference and the ends of its interval, in points."""
+    low, mean, high = (arm["difference"][key] for key in ("low", "mean", "high"))
+    return 100 * mean, None if low is None else 100 * low, None if high is None else 100 * high

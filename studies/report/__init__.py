@@ -1,10 +1,12 @@
 """HTML reports and curves of runs.
 
-``page`` writes a report with the template ``page.html``, ``curves`` draws the curves, and ``run``
+``page`` writes a report with the template ``page.html``, ``curves`` draws the curves of runs,
+``differences`` draws the differences between arms, and ``run``
 makes the report of one run.
 """
 
 from antigram.studies.report.curves import Curves, draw_curves
+from antigram.studies.report.differences import draw_by_arm, draw_by_number
 from antigram.studies.report.page import (
     Confusion,
     Figure,
@@ -27,6 +29,8 @@ __all__ = [
     "Part",
     "Picture",
     "Table",
+    "draw_by_arm",
+    "draw_by_number",
     "draw_curves",
     "draw_run",
     "page_html",

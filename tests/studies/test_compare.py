@@ -117,7 +117,7 @@ def test_trainings_stay_what_they_are_if_a_study_gets_another_layer_arm_or_setti
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"arms": ()}, "arms: the first is the baseline"),
+        ({"settings": {}}, "settings: there is at least one"),
         ({"against": "word"}, "`against` word: is the task itself"),
         ({"seeds": 0}, "seeds and layers"),
         ({"training": {"arch": "vgg12"}}, "arch is 'vgg12'"),
@@ -337,6 +337,7 @@ def content_of(finished, database, tmp_path):
         "stand_ins": {},
         "claims": [],
         "published": {},
+        "notes": [],
         "data": {"task": "word", "against": "speaker", "store": "<b>", "folds": 2, "seeds": 3},
         "settings": given.to_json(),
         "chance": 0.5,
