@@ -10,8 +10,8 @@ Reading: random batches of 13 rows after first touch; the ways take turns in one
 * ``h5py``: h5py, one row after the other, from the exported file.
 
 Building: clips/s of `build_cache` against the bare forward pass of the same net, cut off at the
-same layer, with the same batches; the two take turns. The sizes are those of a full VGG16. The
-result is saved in results/cache.json.
+same layer, with the same batches; the two take turns. The network is a full VGG16. The result is
+saved in results/cache.json.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ are medians over the steps:
   with gradients, the Gram of the complete batch folded into the channels.
 
 For each layer, and for several teachers at once: step time, clips/s, wait for data, FLOPs
-(counted by torch, deterministic), on a GPU the peak of its memory beside what `antigram plan`
-predicts, and its share of the chip's peak. A table, then one JSON line.
+(counted by torch, deterministic), and on a GPU the peak memory beside the prediction of `antigram
+plan`, and the share of the chip's peak FLOPs. The output is a table, then one JSON line.
 """
 
 from __future__ import annotations

@@ -219,12 +219,12 @@ class CacheLayer:
 
     @cached_property
     def params(self) -> NDArray[np.float32] | None:
-        """``(clip, view, parameter)`` of the augmentation; None if there is none."""
+        """``(clip, view, parameter)`` of the augmentation; None without augmentation."""
         return self._array("views").read() if self.key.views else None
 
     @property
     def views(self) -> int:
-        """Rows of a segment: the number of its views, or 1."""
+        """Number of rows of a segment: the number of its views, or 1."""
         return self.key.views.count if self.key.views else 1
 
     @classmethod

@@ -51,7 +51,7 @@ class LayerWriter:
     """Writer of one layer, which resumes what an interrupted build of the same layer has written.
 
     Each rank records its chunks in its own journal. A build in a single process uses the journal of
-    rank 0 and reads those of all ranks, so that either kind of build can resume the other.
+    rank 0 and reads the journals of all ranks, so that either kind of build can resume the other.
 
     Args:
         plan: plan of the layer.

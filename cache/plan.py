@@ -56,7 +56,7 @@ class LayerPlan:
 
     @property
     def views(self) -> int:
-        """Rows of a segment: the number of its views, or 1."""
+        """Number of rows of a segment: the number of its views, or 1."""
         return self.key.views.count if self.key.views else 1
 
     @property

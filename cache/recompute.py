@@ -1,4 +1,4 @@
-"""Compare cached rows with rows computed anew, on a few random segments."""
+"""Compare cached rows with recomputed rows, on a few random segments."""
 
 from __future__ import annotations
 

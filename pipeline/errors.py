@@ -18,7 +18,7 @@ class StoredDataError(ValueError):
 
 
 class DamagedError(StoredDataError):
-    """Bytes on disk are missing, or differ from those that were written."""
+    """Bytes on disk are missing, or differ from what was written."""
 
 
 class StaleError(StoredDataError):

@@ -211,7 +211,7 @@ class Workspace:
             on_message: called with the line that says which store was chosen.
 
         Raises:
-            InputError: there is no such store, or none at all.
+            InputError: there is no such store, or the workspace has no store.
         """
         if name is not None:
             return self.named(self.features, name, "feature store")

@@ -1,6 +1,6 @@
 """Parts shared by all commands: parameter types, messages, and handling of failures.
 
-The only options named here are those that every command takes. Nothing slow is imported.
+This module names only the options that every command takes. It imports nothing slow.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ class TrainingDisplay:
             epoch: number of the epoch, from 1.
             done: steps done in the epoch.
             steps: steps of the epoch.
-            known: measured values by name; of a step ``loss``, ``clips_per_second``, ``data_wait``
-                and ``memory_mb``; of a complete epoch ``train loss``, ``validation at`` and so on.
+            known: measured values by name: ``loss``, ``clips_per_second``, ``data_wait`` and
+                ``memory_mb`` for a step; ``train loss``, ``validation at`` and so on for an epoch.
         """
         stage = f"epoch {epoch}"
         if not any(key.startswith("validation") for key in known):

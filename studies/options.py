@@ -21,8 +21,8 @@ class Options:
     """Options that decide the data and the teachers of a training; None or empty if not given.
 
     Values of ``layers`` and ``betas`` may have the prefix ``SOURCE:``, as in ``emo:5``. SOURCE is
-    the name of a cache, or the file name of a checkpoint without its suffix; the latter also
-    stands for the cache made with that checkpoint.
+    the name of a cache, or the file name of a checkpoint without its suffix. A checkpoint's name
+    also stands for the cache made with that checkpoint.
     """
 
     mode: Mode

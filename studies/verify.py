@@ -183,7 +183,7 @@ def _chosen(workspace: Workspace, names: Sequence[str]) -> list[Path]:
 
 
 def _with_stores(paths: Sequence[Path]) -> list[Path]:
-    """Add the store of each fold, which holds its features, without duplicates."""
+    """Add the store of each fold, as it holds the fold's features; leave out duplicates."""
     chosen = {path.resolve(): path for path in paths}
     for path in paths:
         if is_fold(path):

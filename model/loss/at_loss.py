@@ -1,4 +1,4 @@
-"""The anti-transfer loss: similarity of a student's feature maps to those of its teachers.
+"""The anti-transfer loss: similarity between the feature maps of a student and its teachers.
 
 ``L_AT = beta * similarity``, one value per segment and layer. The trainer applies beta, once.
 """

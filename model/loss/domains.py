@@ -1,7 +1,7 @@
 """Losses that make a student's features alike between the classes of another label.
 
 These classes, such as speakers, are called *domains*, as in the literature on domain adaptation.
-The features are those between the convolution part and the classifier, flattened.
+The features are the flattened output of the convolution part, which enters the classifier.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
     "reverse_gradient",
 ]
 
-_STEEPNESS = 10.0  # of the schedule, as in the paper
+_STEEPNESS = 10.0  # steepness of the schedule, as in the paper
 
 
 class DomainLoss(nn.Module):
@@ -40,7 +40,7 @@ class DomainLoss(nn.Module):
         """Prepare a training step.
 
         Args:
-            step: number of steps taken before it.
+            step: number of steps taken before this step.
         """
 
     def forward(self, features: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,12 +48,11 @@ class DomainLoss(nn.Module):
 
         Args:
             features: ``(batch, feature)`` features of the student.
-            domains: ``(batch,)`` int64 domains; -1 for none. Segments without one have no part in
-                the loss.
+            domains: ``(batch,)`` int64 domains; segments without a domain have -1 and do not count.
 
         Returns:
-            The loss to minimise, a scalar; and ``(1 + measure,)`` float64: how much counts for the
-            measures, and the sum of each.
+            The loss to minimise, a scalar; and ``(1 + measure,)`` float64: the count by which the
+            measures are divided, and the sum of each measure.
         """
         raise NotImplementedError
 
@@ -97,16 +96,17 @@ class Adversary(DomainLoss):
     """Domain-adversarial loss: a discriminator that learns the domain behind a gradient reversal.
 
     The discriminator is linear, ReLU, dropout, linear. It learns at full rate at all times; beta
-    and the schedule scale the reversed gradient only, so that with a beta of 0 the student is that
-    of mode ``baseline`` and the discriminator observes it. Its weights and dropout masks have
-    seeds of their own: torch's global random generator is neither used nor changed.
+    and the schedule scale the reversed gradient only. With a beta of 0, the student is therefore
+    the student of mode ``baseline``, and the discriminator only observes it. The discriminator's
+    weights and dropout masks have separate seeds: torch's global random generator is neither used
+    nor changed.
 
     Args:
         features: number of features of a segment.
         hidden: width of the discriminator.
         domains: number of domains.
         dropout: dropout probability of the discriminator.
-        beta: factor of the reversed gradient, times that of the schedule.
+        beta: factor of the reversed gradient, in addition to the factor of the schedule.
         steps: number of steps over which the schedule runs.
         seed: the seed that the user gave.
 
@@ -134,7 +134,7 @@ class Adversary(DomainLoss):
             self.hidden = nn.Linear(features, hidden)
             self.output = nn.Linear(hidden, domains)
             # As in the student's classifier. With PyTorch's larger weights, the reversed gradient
-            # outweighs that of the task from the first steps on, and the student hardly learns.
+            # outweighs the task's gradient from the first steps on, and the student hardly learns.
             for layer in (self.hidden, self.output):
                 nn.init.normal_(layer.weight, 0, 0.01)
                 nn.init.zeros_(layer.bias)
@@ -153,9 +153,9 @@ class Adversary(DomainLoss):
         """Return the loss of a batch and its sums over segments; see `DomainLoss`.
 
         Returns:
-            The mean cross-entropy of the domains, 0 if no segment has one; and ``(3,)`` float64:
-            the number of segments with a domain, the sum of their cross-entropy, and how many the
-            discriminator predicted correctly.
+            The mean cross-entropy of the domains, 0 if no segment has a domain; and ``(3,)``
+            float64: the number of segments with a domain, the sum of their cross-entropies, and the
+            number of correct predictions.
         """
         if self.training:
             features = reverse_gradient(features, self._factor)
@@ -172,13 +172,13 @@ class Adversary(DomainLoss):
 
 
 def coral_distances(features: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distance of each domain's covariance from that of the batch's other segments.
+    """Return the distance between each domain's covariance and the other segments' covariance.
 
     For a domain with covariance C_a and the segments of all other domains together with covariance
     C_b, it is ||C_a - C_b||_F^2 / (4 d^2), with d features; covariances divide by n - 1. A domain
-    is compared if the batch has at least two of its segments and two others. Covariances are never
-    formed: with the centred features X_a and X_b, the distance follows from the inner products of
-    segments, so that it takes ``batch`` x ``batch`` numbers for each domain, not d x d.
+    is compared if the batch has at least two segments of it and two of other domains. Covariances
+    are never formed: with the centred features X_a and X_b, the distance follows from the inner
+    products of segments, so that it takes ``batch`` x ``batch`` numbers for each domain, not d x d.
 
     Args:
         features: ``(batch, feature)``.
@@ -186,7 +186,7 @@ def coral_distances(features: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         ``(domain,)`` float64 distances of the domains that are compared, in the order of their
-        numbers; and ``(domain,)`` int64, how many segments each has.
+        numbers; and ``(domain,)`` int64 numbers of segments.
 
     References:
         Sun and Saenko (2016), equation 1.
@@ -214,12 +214,12 @@ def _covariance_weights(members: Tensor) -> Tensor:
 
 
 class Coral(DomainLoss):
-    """Deep CORAL: domains are to have the same covariance of features.
+    """Deep CORAL: brings the covariances of the features of different domains together.
 
-    The original compares a source and a target domain, a batch of each. Here a batch has segments
-    of several domains, and each domain is compared with the batch's others: see
-    `coral_distances`. The loss is beta times the mean of these distances over the domains that are
-    compared, 0 if none is.
+    The original compares a batch of a source domain with a batch of a target domain. Here a batch
+    has segments of several domains, and each domain is compared with the other segments of the
+    batch: see `coral_distances`. The loss is beta times the mean distance over the domains that are
+    compared, or 0 if there are none.
 
     Args:
         beta: weight of the loss.
@@ -239,8 +239,8 @@ class Coral(DomainLoss):
         """Return the loss of a batch and its sums over domains; see `DomainLoss`.
 
         Returns:
-            The loss; and ``(3,)`` float64: the number of domains that are compared, and the sums of
-            their distances, before beta, and of their numbers of segments.
+            The loss; and ``(3,)`` float64: the number of compared domains, the sum of their
+            distances, before beta, and the sum of their numbers of segments.
         """
         distances, segments = coral_distances(features, domains)
         total, count = distances.sum(), max(1, len(distances))

@@ -52,8 +52,7 @@ class TeacherRows:
     """Rows of all teachers for one batch; the rows of each layer can be taken once.
 
     The caller of `take` holds the only reference to a layer's rows. So a step frees them as soon
-    as they are compared, and none outlives the forward pass; the memory of a step has its peak in
-    the backward pass.
+    as they are compared, before the backward pass, in which its memory has its peak.
 
     Args:
         layers: groups of teachers by layer.
@@ -205,8 +204,8 @@ class Sources:
     """The sources of all teachers of a training, by name.
 
     Args:
-        members: sources by the teacher's name. All have the same tap and aggregation, as the
-            student is tapped once for all of them.
+        members: sources by the teacher's name. They have the same tap and aggregation, as the
+            student is tapped once for all teachers.
 
     Raises:
         InputError: the sources differ in tap, aggregation or stored views.

@@ -47,8 +47,8 @@ class _Norm(torch.autograd.Function):
 class StudentMaps:
     """Student feature maps at one layer, with Gram and norm computed once for all teachers.
 
-    Starting an operation costs time on a GPU, so this class uses few of them; that is why their
-    gradients are written by hand.
+    Starting an operation costs time on a GPU, so this class uses few operations, whose gradients
+    are written by hand.
 
     Args:
         maps: ``(batch, channel, frame, freq)`` or ``(batch, channel, position)`` maps, whose Grams

@@ -82,8 +82,8 @@ class Batches:
         domains: ``(segment,)`` int32 classes of a second label, -1 for none, if a loss needs them.
         device_memory: bytes of device memory that data may take. Features and rows are kept there
             only if all of them fit, and are neither augmented nor rescaled.
-        rank: number of this process among those that share each batch, from 0.
-        ranks: number of these processes.
+        rank: number of this process, from 0, among the processes that share each batch.
+        ranks: number of the processes that share each batch.
     """
 
     def __init__(

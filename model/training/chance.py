@@ -32,7 +32,7 @@ def majority(train_labels: NDArray[np.integer], split_labels: NDArray[np.integer
     Args:
         train_labels: ``(segment,)`` classes of the training split; negative numbers are unknown
             classes, which do not count.
-        split_labels: ``(segment,)`` classes of the split that is scored, likewise.
+        split_labels: ``(segment,)`` classes of the split that is scored, in the same form.
 
     Returns:
         A share in [0, 1]; None if either split has no known class.

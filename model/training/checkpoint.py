@@ -49,7 +49,7 @@ class Checkpoint:
         recipe: preprocessing of the network's input.
         mean: mean of the training split, which is subtracted from the input.
         std: standard deviation of the training split, by which the input is divided.
-        provenance: run, mode and versions, for people, and ``labels``, which is `SHUFFLED` if the
+        provenance: run, mode and versions, for display, and ``labels``, which is `SHUFFLED` if the
             network was trained on shuffled labels. No number depends on them.
         scores: accuracy, chance, majority and number of segments, by split; empty in checkpoints
             of versions that did not store scores.
@@ -213,7 +213,7 @@ def _names(value: object) -> list[str]:
 
 
 def _scores(value: object) -> dict[str, dict[str, Any]]:
-    """Return the scores by split, after checking the numbers that are shown to people."""
+    """Return the scores by split, after checking the numbers that are shown to the user."""
     if not isinstance(value, dict) or not all(isinstance(score, dict) for score in value.values()):
         raise TypeError("scores are not those of splits")
     for score in value.values():

@@ -18,7 +18,7 @@ from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["Domains", "prepare_domains"]
 
-_SHARE = 4  # the discriminator's width is that of the student's hidden linear layers, over this
+_SHARE = 4  # the student's hidden linear layers are this many times as wide as the discriminator
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Domains:
     """Domains of the segments, and the loss that makes features alike between them.
 
     Attributes:
-        labels: ``(segment,)`` int32 domains of the segments of a store; -1 if a segment has none,
-            or one that does not occur in training.
-        loss: the loss; its parameters are trained with those of the student.
+        labels: ``(segment,)`` int32 domains of the segments of a store; -1 if a segment has no
+            domain, or a domain that does not occur in training.
+        loss: the loss; its parameters are trained together with the student's.
     """
 
     labels: NDArray[np.int32]

@@ -1,4 +1,4 @@
-"""Start and resume a run: the state of a training, ``last.pt`` and ``metrics.jsonl``."""
+"""Start a run, or resume it from its state in ``last.pt`` and ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -209,7 +209,9 @@ def keep_ends(run: Path, config: TrainConfig, given: Mapping[str, object]) -> Tr
 
 
 def _end_moved(files: RunFiles, settings: Mapping[str, Any]) -> bool:
-    """Compare a run's settings with the settings given now; return whether its end was moved.
+    """Compare a run's settings with the given settings; return whether its end was moved.
+
+    The end of a training is set by ``epochs`` and ``patience``, which may be raised.
 
     Raises:
         InputError: other settings differ; the message names them.

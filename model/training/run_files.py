@@ -100,7 +100,7 @@ class RunFiles:
         self.write_json(CONFIG, self.settings)
 
     def move_end(self, config: Mapping[str, Any]) -> None:
-        """Store the settings of a run that is resumed with another end."""
+        """Store the settings of a run that is resumed with other ``epochs`` or ``patience``."""
         self.settings = {**self.settings, "config": dict(config)}
         self.write_json(CONFIG, self.settings)
 

@@ -88,8 +88,8 @@ class Sums:
 
         Returns:
             ``loss``, ``ce``, ``at`` (before beta, summed over teachers) and ``accuracy``; with
-            several teachers also ``at_by_source``. With a loss between domains also its measures,
-            which are no part of ``loss``; None if no segment counts for them.
+            several teachers also ``at_by_source``. A loss between domains adds its measures, which
+            ``loss`` does not include; a measure is None if no segment counts for it.
         """
         clips = torch.tensor([float(self.clips)], dtype=torch.float64, device=self.device)
         sums = distributed.sum(torch.cat([self.values, clips]))

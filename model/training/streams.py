@@ -2,7 +2,7 @@
 
 A seed is taken from a SHA-256 of the user's seed, the purpose and the epoch and rank, as in
 `pipeline.draw`. So no two purposes, epochs or ranks share a seed, and no stream depends on numbers
-drawn before. torch's CPU generator uses 32 bits of it, its GPU generator all 64.
+drawn before. torch's CPU generator uses 32 bits of the seed, its GPU generator all 64.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ __all__ = ["audio_files"]
 def audio_files(names: Iterable[Path]) -> list[Path]:
     """Return the audio files that files, folders and patterns name, without duplicates.
 
-    Files come in the order of ``names``; those of one folder or pattern are sorted.
+    Files come in the order of ``names``; files of one folder or pattern are sorted.
 
     Args:
         names: files, folders and patterns. A file is taken whatever its suffix, even if it does not

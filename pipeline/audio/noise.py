@@ -229,8 +229,8 @@ def mix(
         snr_db: nominal SNR over the complete length.
         released: take the square root of the noise's gain, as the paper's released mixer does; the
             effective SNR is then half of ``snr_db``.
-        speech_rms: RMS of ``speech``, if it is known; else it is computed.
-        noise_rms: RMS of ``noise``, if it is known; else it is computed.
+        speech_rms: RMS of ``speech``; default: computed here.
+        noise_rms: RMS of ``noise``; default: computed here.
 
     Returns:
         ``(sample,)`` float32; it may exceed full scale, as it is never quantised.

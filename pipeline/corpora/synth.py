@@ -56,7 +56,7 @@ def synthesise(
     Args:
         home: folder to make.
         workers: number of processes.
-        on_progress: called with a stage, the voices done and the voices in all.
+        on_progress: called with a stage, the voices done and the voices in total.
 
     Raises:
         InputError: espeakng-loader is not installed, or espeak-ng failed.

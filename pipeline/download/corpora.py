@@ -68,7 +68,7 @@ def download(
         corpus: the corpus to fetch.
         target: the corpus's folder, or the folder above it.
         subset: name of a subset; default: the subset of the first archive.
-        on_progress: called with a stage, the megabytes done and the megabytes in all.
+        on_progress: called with a stage, the megabytes done and the megabytes in total.
         on_message: called with a line for the user.
         limits: largest extracted sizes; default: `Limits`.
 

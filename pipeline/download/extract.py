@@ -84,7 +84,7 @@ def unpacked(
         archives: the archives, which are extracted into the same folder.
         target: where the caller is going to put the result.
         limits: largest accepted contents; default: `Limits`.
-        on_progress: called with a stage, the megabytes read and the megabytes in all.
+        on_progress: called with a stage, the megabytes read and the megabytes in total.
 
     Yields:
         The folder.

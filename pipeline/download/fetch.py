@@ -76,7 +76,7 @@ def fetch(
     Args:
         archive: what to fetch.
         folder: where the file is kept.
-        on_progress: called with a stage, the megabytes done and the megabytes in all.
+        on_progress: called with a stage, the megabytes done and the megabytes in total.
         on_message: called with a line for the user.
 
     Raises:

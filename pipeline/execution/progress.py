@@ -29,7 +29,7 @@ class _Stage:
 
     Attributes:
         done: units of work done.
-        total: units of work in all.
+        total: units of work in total.
         pace: rate and time left, as text: ``2.1/s, 12 s left``.
         note: further text of the caller.
     """
@@ -101,7 +101,7 @@ class Progress:
         Args:
             stage: name of the stage; a new name begins a new stage.
             done: units of work done.
-            total: units of work in all.
+            total: units of work in total.
             note: further text to show.
             further: largest number of similar stages that follow. The time left then covers them
                 too, each estimated by the duration of the stage that ended last.

@@ -139,7 +139,7 @@ class Workers:
 def _submit(
     pool: ProcessPoolExecutor, function: Callable[..., Result], *task: object
 ) -> Future[Result]:
-    """Submit a task; the pool starts a process if none is idle."""
+    """Submit a task; the pool starts a process if no process is idle."""
     with _main_hidden():
         return pool.submit(function, *task)
 

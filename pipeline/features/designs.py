@@ -328,17 +328,16 @@ def _linked(values: Sequence[str], recordings: Sequence[str]) -> list[str]:
 def _halves(known: Mapping[str, set[str]], seed: int) -> set[tuple[str, str]]:
     """Return the pairs (class of OTHER, class of LABEL) that the first fold trains on.
 
-    Each class of OTHER takes half of its classes of LABEL: those taken least often so far; ties are
-    drawn by the seed. So each class of LABEL is trained on with about half of the classes of OTHER.
-    If all pairs occur, it is trained on with at most one class of OTHER more than half.
+    Each class of OTHER takes half of its classes of LABEL. It takes the classes that were taken
+    least often so far, and the seed decides between equals. So each class of LABEL is trained on
+    with about half of the classes of OTHER; if all pairs occur, with at most one more than half.
 
     Args:
         known: class of OTHER -> the classes of LABEL that occur with it.
         seed: seed of the draws.
     """
-    surplus: dict[str, int] = defaultdict(
-        int
-    )  # classes of OTHER that train on it minus that test it
+    # Class of LABEL -> classes of OTHER that train on it, minus classes of OTHER that test it.
+    surplus: dict[str, int] = defaultdict(int)
     chosen: set[tuple[str, str]] = set()
     round_up = 0
     for other in sorted(known, key=lambda name: (draw(seed, "half", name)[0], name)):

@@ -111,7 +111,7 @@ def unchanged_blocks(
     Args:
         notes: notes of raw blocks, by index of the block.
         home: the corpus's folder.
-        read_all: read all recordings, not only those whose size or time differs.
+        read_all: read all recordings, even if size and time are unchanged.
     """
     sources = (source for note in notes.values() for source in note.sources)
     compared = compare(home, sources, read_all=read_all)

@@ -127,7 +127,7 @@ def list_rows(
         noise: class of noise -> recordings, for a corpus mixed by antigram.
         only: recordings to take; the others are skipped and counted.
         workers: number of processes that check headers.
-        on_progress: called with the headers checked and the headers in all.
+        on_progress: called with the headers checked and the headers in total.
 
     Raises:
         CorpusError: the corpus has no usable recording, two clips with the same id, or a name that

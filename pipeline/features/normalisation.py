@@ -45,7 +45,7 @@ def normalise_all(
         rendered: result of the first pass.
         recipe: recipe of the store.
         scale: mean and standard deviation of the training split.
-        on_progress: called with a stage, the chunks done and the chunks in all.
+        on_progress: called with a stage, the chunks done and the chunks in total.
 
     Returns:
         The checksums of each chunk.

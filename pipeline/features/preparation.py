@@ -166,9 +166,8 @@ def prepare(
         workers: number of processes.
         max_rejected: largest number of unusable recordings and segments; with more of them, no
             store is published.
-        check_all: compare all recordings with their checksums, not only those whose size or time
-            differs.
-        on_progress: called with a stage, the units done and the units in all.
+        check_all: compare all recordings with their checksums, even if size and time are unchanged.
+        on_progress: called with a stage, the units done and the units in total.
         on_message: called with lines for the user: choices of the adapter, and edited recordings.
 
     Returns:

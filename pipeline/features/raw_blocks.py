@@ -79,9 +79,8 @@ def render_all(
         context: recipe, folders and noise.
         listing: rows of the corpus.
         partial: folder of the unfinished store.
-        on_progress: called with a stage, the rows done and the rows in all.
-        check_all: compare all recordings with their checksums, not only those whose size or time
-            differs.
+        on_progress: called with a stage, the rows done and the rows in total.
+        check_all: compare all recordings with their checksums, even if size and time are unchanged.
 
     Returns:
         The result, and how many rows were rendered in this run.

@@ -1,7 +1,7 @@
 """The record of the recordings that a store was made from: the file ``.NAME.zarr.sources``.
 
 The record is stored beside the store and is not a part of it. A store that was copied, imported or
-made by version 0.1.0 has none and is complete nevertheless, but nothing then shows whether its
+made by version 0.1.0 has no record. Such a store is complete, but nothing shows whether its
 recordings were edited. The record names its store's fingerprint; another store's record is ignored.
 
 The file is a line of JSON, {format, format_version, store: fingerprint, files: number of files};
@@ -139,7 +139,7 @@ def check_sources(
         fingerprint: fingerprint of the store.
         home: the corpus's folder.
         paths: the recordings that the store is made of.
-        read_all: read all recordings, not only those whose size or time differs.
+        read_all: read all recordings, even if size and time are unchanged.
         on_progress: called with the recordings read and the number to read.
         on_message: called with the reason if there is no usable record and ``read_all`` is set.
     """

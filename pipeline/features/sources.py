@@ -92,7 +92,7 @@ class Reading:
     Args:
         home: the corpus's folder.
         elsewhere: paths of recordings whose checksum another task computes. When a long recording
-            is divided over several tasks, only one of them reads all of it for its checksum.
+            is divided over several tasks, only one task reads the complete file for its checksum.
     """
 
     def __init__(self, home: Path, elsewhere: Collection[str] = ()) -> None:
@@ -136,7 +136,7 @@ def _checksum(handle: int, head: bytes = b"") -> int:
 
 
 def _now(home: Path, path: str) -> Source:
-    """Return the present state of a recording, after reading all of it."""
+    """Return the present state of a recording, after reading the complete file."""
     reading = Reading(home)
     try:
         handle, status = regular(f"{home}/{path}")
@@ -171,7 +171,7 @@ def compare(
     read_all: bool = False,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Compared:
-    """Compare recordings with their noted states; read those whose size or time differs.
+    """Compare recordings with their noted states; read a recording if its size or time differs.
 
     Args:
         home: the corpus's folder.

@@ -26,7 +26,7 @@ def assign(
 ) -> list[int]:
     """Assign each segment to a split, 70/20/10 of the segments as far as the groups allow.
 
-    Groups are assigned one by one, large ones first and those of equal size in an order drawn from
+    Groups are assigned one by one, large groups first, groups of equal size in an order drawn from
     the seed. A group goes to the split that lacks most segments of the group's classes, if that
     split lacks at least as many as the group has. Otherwise it goes to the split that lacks most
     segments in all, so that rounding errors of many small classes do not add up. A group whose

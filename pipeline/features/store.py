@@ -1,7 +1,7 @@
 """Read a feature store: features are memory-mapped, and everything that is read is checked.
 
-A *fold* is a view of a store: it has a split, a mean and a standard deviation of its own, and all
-else is read from the store beside it (`pipeline.features.folds` makes folds).
+A *fold* is a view of a store. It has its own split, mean and standard deviation; everything else is
+read from the store beside it (`pipeline.features.folds` makes folds).
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class FeatureStore:
         return self.recipe.split if self.base is None else str(self.root["fold"]["design"])
 
     def _array(self, name: str, dtype: str | None = None) -> MappedArray:
-        """Return an array; with ``dtype``, check that it has one value of it for each segment."""
+        """Return an array; with ``dtype``, check that it has one value of this type per segment."""
         if name not in self._manifest.arrays:
             if self.base is not None:
                 return self.base._array(name, dtype)

@@ -77,7 +77,7 @@ class Summary:
         }
 
     def lines(self) -> list[str]:
-        """Return a table as lines; of more than 20 classes, it has the smallest and the largest."""
+        """Return a table as lines; only the smallest and largest classes if there are over 20."""
         rows = [(f"segments by {self.label}", *SPLITS), *self._class_rows()]
         rows += [
             (f"{group.of}s ({group.shared} in more than one split)", *map(str, group.counts))

@@ -3,7 +3,7 @@
 Such a file is a zip archive with uncompressed records: ``data.pkl`` describes the contents, and
 ``data/0`` and so on hold the bytes of tensors. torch does not check the checksums of records. A
 checkpoint of antigram is sealed: the comment of the zip, which is at its end, holds the SHA-256 of
-all bytes before it. Every flipped bit is found, also in headers and padding.
+all bytes before it. Any flipped bit is detected, even in headers and padding.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Seal:
 
 
 def check_archive(path: Path, file: BinaryIO) -> None:
-    """Check an archive by its digest, or if it has none, its records by their checksums.
+    """Check an archive by its digest or, without a digest, by the checksums of its records.
 
     Files in torch.save's first format have no checksums; only the names in them are checked.
 

@@ -53,7 +53,7 @@ def export_file(path: Path, goal: Path, on_progress: OnProgress = lambda *_: Non
     Args:
         path: the store or cache.
         goal: the file to write, ``FILE.h5``; an existing file is replaced.
-        on_progress: called with a stage, the bytes done and the bytes in all.
+        on_progress: called with a stage, the bytes done and the bytes in total.
 
     Returns:
         Size of the file in bytes.
@@ -136,7 +136,7 @@ def import_file(source: Path, goal: Path, on_progress: OnProgress = lambda *_: N
         source: file that `export_file` wrote.
         goal: path of the store or cache, ``NAME.zarr``. If it exists and differs, it is replaced
             when the new one is complete.
-        on_progress: called with a stage, the chunks done and the chunks in all.
+        on_progress: called with a stage, the chunks done and the chunks in total.
 
     Returns:
         Whether it was imported; False if an identical one exists.

@@ -74,7 +74,7 @@ class Identity(NamedTuple):
 
 
 def identity_at(path: Path) -> Identity | None:
-    """Return the identity of the file at a path; None if no file is there or it is inaccessible."""
+    """Return the identity of the file at a path; None if it is missing or inaccessible."""
     try:
         return Identity.of(path.stat())
     except OSError:

@@ -79,7 +79,7 @@ class Folder:
         return Folder(self.path / name)
 
     def reopened(self) -> Folder:
-        """Return this backend, as it keeps nothing about the files; see `Grouped`."""
+        """Return this backend, as it always reads the present files; see `Grouped`."""
         return self
 
     def where(self, key: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Canonical JSON, and digests of it."""
+"""Canonical JSON text of a value, and its digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands run as a user types them, in a folder and workspace of their own."""
+"""Run commands as a user types them, in a separate folder and workspace."""
 
 import json
 import os
@@ -14,7 +14,7 @@ TINY = ["--arch", "vgg11", "--width", "1", "--epochs", "1"]
 
 
 class Shell:
-    """Runs commands in this process, in a folder and workspace of their own."""
+    """Runs commands in this process, in a separate folder and workspace."""
 
     def __init__(self, folder, capsys, monkeypatch):
         self.folder, self.capsys, self.monkeypatch = folder, capsys, monkeypatch
