@@ -52,9 +52,8 @@ def check_options(options: Options, settings: Mapping[str, Any]) -> None:
     """
     check_choices(options)
     arch = Arch(options.arch or "vgg16", 64 if options.width is None else options.width)
-    layers = (
-        (1,) if options.layers else ()
-    )  # the checkpoint, which is not read here, limits the numbers
+    # The numbers are checked later, as the checkpoint limits them and is not read here.
+    layers = (1,) if options.layers else ()
     TrainConfig(mode=options.mode, task=options.task or "", arch=arch, layers=layers, **settings)
     mode = options.mode
     if mode in ("wi", "frozen", "online") and not options.ckpts:

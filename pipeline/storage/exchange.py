@@ -41,7 +41,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.+@ -]+")
 
 
 def _groups(root: Group) -> Iterator[tuple[str, Group]]:
-    """Yield the groups that have a manifest, with the prefix of their keys in the root."""
+    """Yield the groups that have a manifest, each with the prefix of its keys below the root."""
     yield "", root
     for name in inner_groups(root):
         yield f"{name}/", root.below(name)
