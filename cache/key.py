@@ -1,6 +1,7 @@
-"""The key of a cached layer: everything that decides its numbers.
+"""The key of a cached layer: everything that decides the layer's numbers.
 
-Paths, times, names, batch size, device and number of workers do not, and are not in the key.
+Paths, times, names, batch size, device and number of workers do not decide numbers, and are
+therefore not in the key.
 """
 
 from __future__ import annotations

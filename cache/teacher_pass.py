@@ -1,6 +1,6 @@
-"""Run the teacher over a store and write the rows of the chunks that are missing in any layer.
+"""Run the teacher over a store, and write the chunks that are missing in at least one layer.
 
-A thread writes the rows of earlier chunks while the teacher runs on the next.
+A thread writes the rows of earlier chunks while the teacher runs on the next chunk.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def compute_chunks(
     on_progress: OnProgress,
     distributed: DistributedContext,
 ) -> int:
-    """Compute and write the chunks that are missing in any layer.
+    """Compute and write the chunks that are missing in at least one layer.
 
     Chunk i belongs to rank i mod world size, whichever chunks exist already.
 

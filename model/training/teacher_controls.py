@@ -28,7 +28,7 @@ def control_teacher(teacher: Teacher, control: Control | None, seed: int = 0) ->
     Args:
         teacher: the trained teacher.
         control: ``permuted``: the channels of every convolution are shuffled, and the inputs of the
-            next layer likewise, so that each layer computes the same maps in another order.
+            next layer in the same way, so that each layer computes the same maps in another order.
             ``random``: the same architecture with untrained weights. ``mean-gram`` and None: the
             teacher itself, as ``mean-gram`` changes rows instead of weights.
         seed: seed of the permutations or the weights.

@@ -185,8 +185,8 @@ def _check_level(data: NDArray[np.float32]) -> None:
 def _around(start: int, count: int, sample_rate: int, rate: int, frames: int) -> tuple[int, int]:
     """Return the first frame and the number of frames to decode for a part.
 
-    A part that is resampled gets a margin on both sides. One output sample is ``step / fine``
-    frames, so decoding begins at a multiple of ``step``, which is a sample of both rates.
+    A part that is resampled gets a margin on both sides. Decoding begins at an instant that is a
+    sample at both rates, so that the resampled part is aligned with the resampled complete file.
     """
     common = math.gcd(rate, sample_rate)
     step, fine = rate // common, sample_rate // common

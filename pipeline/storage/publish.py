@@ -1,13 +1,13 @@
 """Publish finished folders atomically, and repair what a killed process left behind.
 
-Unfinished work is never stored inside a published folder. Hidden beside ``NAME`` (a store, cache,
-run or corpus) there may be:
+Unfinished work is never stored inside a published folder. These hidden files and folders may exist
+beside ``NAME``, which is a store, cache, run or corpus:
 
 * ``.NAME.partial``: work in progress, or interrupted; the next build of NAME resumes it;
 * ``.NAME.import``: an import in progress;
 * ``.NAME.old``: the previous NAME while it is replaced. It is complete until it is renamed to
   ``.trash``; if NAME does not exist, it is restored;
-* ``.NAME.layerNN.old``: the previous version of one layer of a cache, likewise;
+* ``.NAME.layerNN.old``: the previous version of one layer of a cache, while it is replaced;
 * ``.NAME.trash``: a folder that is being deleted;
 * ``.NAME.sources``: the record of a store's recordings (`pipeline.features.source_record`); it is
   a leftover only if the store does not exist;
