@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.cache [--clips 4000] [--layers 5,13] [--codecs packed,factor,lowrank]``
 
-Reading: random batches of 13 rows after first touch; the ways take turns in one run; medians:
+Reading: medians over random batches of 13 rows, after first touch; these ways take turns:
 
 * ``antigram``: `CacheLayer.take`, which the trainer's loading thread calls,
 * ``memmap``: ``array[rows]`` of one raw numpy memmap of the same values,

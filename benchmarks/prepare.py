@@ -37,7 +37,7 @@ _SPARE = 256 << 20  # bytes of memory that are touched in addition to the data t
 
 
 def antigram(home: Path, noise_home: Path, folder: Path, workers: int) -> int:
-    """Prepare a store with noise; return its clips."""
+    """Prepare a store with noise; return the number of clips."""
     from antigram.pipeline.audio.noise import NoiseBank, noise_files
     from antigram.pipeline.corpora import CORPORA
     from antigram.pipeline.features.naming import recipe_for
@@ -51,7 +51,7 @@ def antigram(home: Path, noise_home: Path, folder: Path, workers: int) -> int:
 
 
 def librosa_way(paths: list[Path], _folder: Path) -> int:
-    """Load and transform, one after the other; keep nothing."""
+    """Load each recording with librosa and transform it with scipy; store nothing."""
     import librosa
     from scipy.signal import stft
 

@@ -136,7 +136,7 @@ class Arm:
 
 @cache
 def _student(arch: Arch, classes: int) -> Vgg:
-    """Return the student, cached, as drawing 134 million weights takes longer than measuring."""
+    """Return the student, cached, as drawing 134 million weights takes longer than the steps."""
     return build_student(TrainConfig(mode="baseline", task="label", arch=arch), classes, None)
 
 

@@ -1,6 +1,6 @@
 """Build a cache: run the teacher once over a feature store, and write its rows chunk by chunk.
 
-One pass computes all requested layers and stops at the deepest. Layers are built in
+One pass computes all requested layers and stops at the deepest layer. Layers are built in
 ``.NAME.zarr.partial`` beside the cache, and each is moved into the cache atomically. A journal for
 each layer records every chunk that is flushed to disk, so that a killed build is resumed.
 """

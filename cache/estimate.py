@@ -30,7 +30,7 @@ def estimate(
 
     Online training runs the teacher on every training and validation segment in each epoch;
     building a cache runs it once on every segment of the store. The cache pays off after the number
-    of epochs whose teacher passes take as long as building it.
+    of epochs whose teacher passes take as long as building the cache.
 
     Args:
         plans: layers of the cache, by number.
@@ -41,8 +41,8 @@ def estimate(
 
     Returns:
         ``clips``, ``bytes`` and ``seconds`` of all layers in one pass, ``online_seconds_per_epoch``
-        and ``layers``: for each, codec, dtype, channels, positions, bytes_per_clip, bytes, seconds
-        and break_even_epochs. Bytes are None if the rank is not yet known.
+        and ``layers``: for each layer codec, dtype, channels, positions, bytes_per_clip, bytes,
+        seconds and break_even_epochs. Bytes are None if the rank is not yet known.
     """
     seconds = _seconds_per_clip(plans, store.shape, teacher, batch_clips, device)
     rows, per_epoch = _rows(store, next(iter(plans.values())))

@@ -139,15 +139,14 @@ class GramCache:
 
     Args:
         path: path of the cache.
-        store: features of the run; the cache must have been built from exactly these.
+        store: store of the run; the cache must have been built from exactly this store.
         layers: layers to read; by default all layers of the cache.
-        wanted: values that the run needs of other fields of the key (``tap``, ``aggregation``,
-            ...), by field.
+        wanted: field of the key (``tap``, ``aggregation``, ...) -> value that the run needs.
         device: device that the rows are used on; for a GPU they are read into pinned memory.
 
     Raises:
         InputError: there is no such cache or layer.
-        StaleError: the cache was built from something else; the message names the field.
+        StaleError: a field of the cache's key has another value; the message names the field.
         DamagedError: the cache is damaged.
     """
 

@@ -181,7 +181,7 @@ def open_writers(
     clips: int,
     distributed: DistributedContext,
 ) -> dict[int, LayerWriter]:
-    """Open a writer for each layer; rank 0 prepares the folder before the other ranks open theirs.
+    """Open a writer for each layer; rank 0 prepares the folder before other ranks use it.
 
     Args:
         plans: layers to build, by number.

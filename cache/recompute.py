@@ -33,7 +33,7 @@ _ROUNDING = {"float32": 1e-4, "float16": 2e-3}
 def recompute(
     path: Path, store: FeatureStore, teacher: Teacher, clips: int, device: torch.device
 ) -> Iterator[Problem]:
-    """Run the teacher again on random segments, and compare its rows with the cached ones.
+    """Run the teacher again on random segments, and compare its rows with the cached rows.
 
     Args:
         path: the cache.
@@ -108,7 +108,7 @@ def _of_mean_row(
 
 
 def _errors(maps: Tensor, stored: Rows, layer: CacheLayer) -> Iterator[tuple[int, float, float]]:
-    """Compare stored rows with rows computed from maps, which are divided by their norm first.
+    """Compare stored rows with rows that are computed from maps and divided by their norm.
 
     Yields:
         Index of a segment in the batch, the largest error of its row, norm and energy, and the

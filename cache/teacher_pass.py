@@ -196,7 +196,7 @@ def _run_net(
 def _at_once(plan: LayerPlan, device: torch.device) -> int:
     """Return the number of segments to encode at once.
 
-    On a CPU as many as fit its cache are encoded, which is a third faster.
+    On a CPU, these are as many segments as fit into its cache, which is a third faster.
     """
     if device.type != "cpu":
         return _NO_LIMIT

@@ -63,7 +63,7 @@ def publish_layers(
 
 
 def write_root(target: Path, root: Mapping[str, Any], partial: Path) -> None:
-    """Write the metadata of the cache's root atomically, unless they are up to date."""
+    """Write the metadata of the cache's root atomically, unless it is up to date."""
     with suppress(InputError, StoredDataError):
         stored = open_root(target)
         layers = _layer_fingerprints(target)
@@ -83,7 +83,7 @@ def _fresh_root(partial: Path) -> Path:
 
 
 def _make_root(folder: Path, root: Mapping[str, Any], layers: Path | None = None) -> None:
-    """Write metadata that list the layers of a cache, so that a deleted layer is noticed."""
+    """Write metadata that lists the layers of a cache, so that a deleted layer is noticed."""
     create_group(
         Folder(folder), {"antigram": {**root, "layers": _layer_fingerprints(layers or folder)}}
     )

@@ -43,7 +43,7 @@ def check_choice(name: str, value: object, known: tuple[object, ...]) -> None:
 
     Args:
         name: name of the setting, for the message.
-        value: its value.
+        value: value of the setting.
         known: the accepted values, as `typing.get_args` returns them for a `Literal`.
 
     Raises:

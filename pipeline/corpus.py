@@ -65,12 +65,12 @@ class Mixture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """One recording, or a part of one, with its labels.
+    """A recording, or a part of a recording, with its labels.
 
     Attributes:
         id: unique in the corpus, and the same on every machine and in every run.
         path: the audio file, relative to the corpus's own folder, with ``/``. It is text because a
-            corpus has 100,000 of them, and making a Path takes as long as reading its file.
+            corpus has 100,000 files, and making a Path takes as long as reading a file.
         labels: label name -> class; an unknown label is left out or empty.
         group: all clips of a group go to the same split; None: the clip is its own group.
         split: the publisher's split, if there is one.
@@ -191,8 +191,8 @@ class Corpus:
         noise: default noise level.
         has_noise: whether the corpus's folder also holds ``noise_train``, in MS-SNSD's layout.
         list_mixtures: replaces ``list_clips`` for a corpus that is mixed from speech and noise.
-        synthesise: make the corpus in a folder, for one that is not published; takes the folder,
-            ``workers`` and ``on_progress``.
+        synthesise: make the corpus in a folder, for a corpus that is not published; takes the
+            folder, ``workers`` and ``on_progress``.
     """
 
     name: str
@@ -232,9 +232,10 @@ class Corpus:
 
 
 def locate(corpus: Corpus, candidates: Iterable[Path]) -> Path:
-    """Return the corpus's own folder: a candidate, or a folder up to two levels below one.
+    """Return the corpus's own folder: a candidate, or a folder up to two levels below it.
 
-    If a folder holds several versions, the last one by name is taken (``speech_commands_v0.02``).
+    If a folder holds several versions, the last version by name is taken
+    (``speech_commands_v0.02``).
 
     Raises:
         CorpusError: none of the candidates holds the corpus; the message lists them.

@@ -68,7 +68,7 @@ class _Pattern(click.ParamType[str]):
 
 
 class Layer(_Pattern):
-    """``5`` or ``all``; with ``of_source`` also ``NAME:5``."""
+    """A parameter type for a layer: ``5`` or ``all``; with ``of_source`` also ``NAME:5``."""
 
     name = "layer"
     wanted = "the number of a convolution layer, or all"
@@ -78,7 +78,7 @@ class Layer(_Pattern):
 
 
 class Beta(_Pattern):
-    """``0.5`` or ``NAME:0.5``."""
+    """A parameter type for a weight of the AT loss: ``0.5`` or ``NAME:0.5``."""
 
     name = "beta"
     pattern = r"(.+:)?[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?"
@@ -86,7 +86,7 @@ class Beta(_Pattern):
 
 
 class Numbers(click.ParamType[tuple[int, ...]]):
-    """Numbers with commas between them, such as ``5,9,13``."""
+    """A parameter type for numbers with commas between them, such as ``5,9,13``."""
 
     name = "numbers"
 
@@ -105,7 +105,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 
 
 class Pairs(click.ParamType[dict[str, str]]):
-    """Pairs with commas between them, such as ``iemocap=fsdd,gsc=asc``."""
+    """A parameter type for pairs with commas between them, such as ``iemocap=fsdd,gsc=asc``."""
 
     name = "pairs"
 
@@ -124,7 +124,7 @@ class Pairs(click.ParamType[dict[str, str]]):
 
 
 class Device(_Pattern):
-    """A device as torch names it, or ``auto``."""
+    """A parameter type for a device as torch names it, or ``auto``."""
 
     name = "device"
     pattern = r"auto|cpu|cuda(:\d{1,2})?"

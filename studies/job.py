@@ -177,7 +177,7 @@ def _caches(
     teachers: Mapping[str, Teacher],
     device: torch.device,
 ) -> dict[str, GramSource]:
-    """Open the Grams of each cache at the requested layers."""
+    """Open each cache at the requested layers."""
     wanted = {
         key: value
         for key, value in (("tap", options.tap), ("aggregation", options.aggregation))

@@ -97,7 +97,7 @@ def find_leftovers(workspace: Workspace) -> dict[Path, list[Leftover]]:
 
 
 def _without_records(goal: Path, leftovers: list[Leftover]) -> list[Leftover]:
-    """Leave out the record of a store that exists, or that `clean` may move back."""
+    """Leave out the records of stores that exist, or that `clean` may move back."""
     others = [left for left in leftovers if left.kind != "sources"]
     return others if others or goal.exists() else leftovers
 

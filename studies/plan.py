@@ -171,7 +171,7 @@ def step_cost(
 
 @contextmanager
 def _fake_tensors() -> Iterator[None]:
-    """Create tensors without data inside the block; clear them from all tables afterwards."""
+    """Create tensors without data inside the block; then clear the tables that hold them."""
     forget_tables()
     try:
         with FakeTensorMode():

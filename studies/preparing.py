@@ -41,7 +41,7 @@ def download_corpus(
 
     Raises:
         InputError: the corpus is unknown or cannot be downloaded, the network failed, an archive
-            has another hash than expected, or the disk is too small or the target is occupied.
+            has another hash than expected, the disk is too small, or the target is not empty.
     """
     return download(
         find_corpus(corpus),

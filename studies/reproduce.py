@@ -36,17 +36,17 @@ def reproduce(
     dry_run: bool = False,
     on_message: OnMessage = lambda _: None,
 ) -> dict[str, Any]:
-    """Run the studies of tables and figures of the paper, with the paper's numbers beside.
+    """Run the studies of tables and figures of the paper, and show the paper's numbers beside.
 
     Args:
-        workspace: where everything goes.
-        names: such as ``table3`` or ``fig6``; ``all`` stands for all.
+        workspace: data, runs and studies are written to it.
+        names: names such as ``table3`` or ``fig6``; ``all`` stands for all tables and figures.
         preset: ``paper``, the paper's sizes, or ``small``, minutes on a CPU.
         corpus_map: corpus -> the corpus that stands in for it.
         seeds: trainings of each arm; default: one, as in the paper.
-        workers: trainings at once; default: the cores.
+        workers: number of jobs at once; default: one per core.
         dry_run: only list the jobs.
-        on_message: called with lines for people.
+        on_message: called with lines for the user.
 
     Returns:
         ``study`` and ``report`` (of the only table or figure, else of the folder of all),
@@ -54,7 +54,7 @@ def reproduce(
         ``fig3`` also ``gains``. With ``dry_run`` ``jobs``, ``hours``, ``bytes`` and ``studies``.
 
     Raises:
-        InputError: a name is unknown, a corpus is not there, or a job failed.
+        InputError: a name is unknown, a corpus is missing, or a job failed.
         StoredDataError: stored data is damaged.
     """
     wanted = list(REPRODUCED) if "all" in names else list(dict.fromkeys(names))
@@ -103,7 +103,7 @@ def reproduce(
 
 
 def gains(studies: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the mean gains of anti-transfer over the baseline, as the paper's figure 3 groups.
+    """Return the mean gains of anti-transfer over the baseline, grouped as in the paper's figure 3.
 
     Args:
         studies: ``table3``, ``table4`` and ``table5`` -> what `study` answers.

@@ -1,10 +1,11 @@
 """Differences between arms of a study, with intervals and tests over groups such as speakers.
 
 The unit is the *group*: segments of one speaker are alike, so that counting them as independent
-makes any difference significant. So are test groups that were judged by one *network*: a training
-with another seed gives another difference, common to all groups of its fold. The primary figure is
-the mean over groups of the difference in accuracy between an arm and the baseline, both trained
-with the same seeds on the same folds; its interval and its test allow for both.
+makes any difference significant. Test groups that were judged by the same *network* are alike, too:
+a training with another seed gives another difference, common to all groups of its fold. The primary
+figure is the mean over groups of the difference in accuracy between an arm and the baseline, both
+trained with the same seeds on the same folds. Interval and test take both kinds of likeness into
+account.
 
 References:
     Efron and Tibshirani (1993), An Introduction to the Bootstrap. Cameron, Gelbach and Miller
@@ -289,7 +290,7 @@ def compare_arms(
 
     Args:
         baseline: ``(group, seed)`` accuracy of each test group with each seed.
-        arms: the same for each arm, in the same order of groups and seeds.
+        arms: name of an arm -> its accuracies, with groups and seeds in the same order.
         folds: ``(group,)``, the fold in which each group was tested.
         family: arms included in Holm's correction; None for all. An arm outside the family is
             exploratory: it gets no corrected p, and can only be ``equivalent`` or ``undecided``.

@@ -159,7 +159,7 @@ def scores_text(scores: Scores) -> str:
 
 
 def status_text(content: Fields) -> str:
-    """Format the answer of ``status``: a line for each member, by kind."""
+    """Format the answer of ``status``: a line for each corpus, store, cache and run."""
 
     def lines() -> Iterator[str]:
         for kind, members in content.items():

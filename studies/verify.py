@@ -122,7 +122,7 @@ def verify_named(
     on_verified: Callable[[Verified], None] = lambda _: None,
     on_message: OnMessage = lambda _: None,
 ) -> list[Verified]:
-    """Read every byte of the stores, caches and runs of a workspace, or of the named ones.
+    """Read every byte of the stores, caches and runs of a workspace, or only of some of them.
 
     Args:
         workspace: holds the stores, caches and runs.

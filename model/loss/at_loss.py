@@ -130,9 +130,9 @@ def at_loss(
     """Compute the similarity of a student's maps to the rows of one teacher, per segment.
 
     Args:
-        maps: maps of the student, ``(batch, channel, frame, freq)``, or `StudentMaps` of them.
+        maps: maps of the student, ``(batch, channel, frame, freq)``, or a `StudentMaps`.
         rows: rows of the teacher for the same segments, layer and tap.
-        aggregation: applied to ``maps`` unless they are `StudentMaps`; ``rows`` must have the same.
+        aggregation: aggregation of ``rows``; it is applied to ``maps``, except to a `StudentMaps`.
         similarity: as for `at_losses`.
 
     Returns:
@@ -278,7 +278,7 @@ def released_loss(maps: Tensor, teacher: Tensor) -> Tensor:
 
     The batch is folded into the channels, so that segments are mixed. The cosine is computed row
     by row; its absolute values are averaged, and the mean is squared. The released code applies
-    beta before squaring; weight by beta^2.
+    beta before squaring, so weight this loss by beta^2.
 
     Args:
         maps: maps of the student, ``(batch, channel, frame, freq)``.

@@ -148,7 +148,7 @@ def exact_codec(aggregation: Aggregation, channels: int, positions: int) -> Code
 def row_shape(
     codec: Codec, channels: int, positions: int, rank: int | None = None
 ) -> tuple[int, ...]:
-    """Return the shape of a row's values; ``rank`` is the number of ``lowrank`` columns, or 0."""
+    """Return the shape of a row's values; ``rank`` is for ``lowrank``, 0 if not yet known."""
     shapes: dict[str, tuple[int, ...]] = {
         "packed": (packed_size(channels),),
         "factor": (channels, positions),

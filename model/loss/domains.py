@@ -175,8 +175,8 @@ def coral_distances(features: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distance between each domain's covariance and the other segments' covariance.
 
     For a domain with covariance C_a and the segments of all other domains together with covariance
-    C_b, it is ||C_a - C_b||_F^2 / (4 d^2), with d features; covariances divide by n - 1. A domain
-    is compared if the batch has at least two segments of it and two of other domains. Covariances
+    C_b, the distance is ||C_a - C_b||_F^2 / (4 d^2), with d features; covariances divide by n - 1.
+    A domain is compared if the batch has at least two segments of it and two of others. Covariances
     are never formed: with the centred features X_a and X_b, the distance follows from the inner
     products of segments, so that it takes ``batch`` x ``batch`` numbers for each domain, not d x d.
 

@@ -100,7 +100,7 @@ class GramSource(Protocol):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Digest of what each layer's rows are computed from, by layer.
+        """Digest of the weights or the cache that each layer's rows come from, by layer.
 
         A run resumes only with a source of the same identity.
         """
@@ -276,7 +276,8 @@ class Sources:
 
         Args:
             read: result of `read` for this batch.
-            x: features of the batch, ``(batch, 1, frame, freq)``; rows are on their device.
+            x: features of the batch, ``(batch, 1, frame, freq)``; rows are returned on the same
+                device.
         """
         by_form: dict[int, dict[object, list[tuple[int, Rows]]]] = {}
         for number, rows_of in enumerate(self.rows(read, x).values()):

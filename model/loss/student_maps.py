@@ -16,7 +16,7 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 class _Pack(torch.autograd.Function):
-    """`pack` with a gradient that gathers; autograd's would scatter."""
+    """`pack`, with a gradient that gathers entries; autograd's gradient would scatter them."""
 
     @staticmethod
     def forward(ctx: Context, matrices: Tensor) -> Tensor:

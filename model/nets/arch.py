@@ -1,6 +1,6 @@
 """Shapes of the VGGs: their convolution layers and widths.
 
-This module does not import torch, so that parsing options and listing caches need not either.
+This module does not import torch, so that options are parsed and caches are listed without it.
 """
 
 from __future__ import annotations
@@ -74,5 +74,5 @@ class Arch:
 
 
 def archs_by_layers() -> dict[int, ArchName]:
-    """Return the VGG's name by its number of convolution layers."""
+    """Return a mapping from a number of convolution layers to the name of the VGG."""
     return {Arch(name).layers: name for name in ARCHS}

@@ -93,8 +93,8 @@ class Vgg(nn.Module):
         Args:
             x: ``(batch, 1, frame, freq)``.
             layers: convolution layers, 1 to 13 for VGG16.
-            tap: ``relu`` (the output of the layer's ReLU), ``conv`` (its input) or ``released``
-                (the input of the layer, as in the paper's code).
+            tap: ``relu`` (the output of the layer's ReLU), ``conv`` (the input of that ReLU) or
+                ``released`` (the input of the layer, as in the paper's code).
             on_tap: called during the forward pass with the layer and its maps. The backward pass
                 then frees the part of the graph that it adds before it reaches the layers below.
             stop: whether to stop at the deepest tap.

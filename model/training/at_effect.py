@@ -193,7 +193,7 @@ class Effect:
         return {**self.to_json(), "first": self._first, "last": self._last}
 
     def to_json(self) -> dict[str, Any]:
-        """Return fields of result.json; None if an earlier version began the run unmeasured."""
+        """Return fields of result.json; None if the run began in a version that did not measure."""
         return {
             "at_initial": self.at_initial,
             "at_best": self.at_best,

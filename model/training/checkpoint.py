@@ -66,7 +66,7 @@ class Checkpoint:
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the content of the file."""
+        """Return the content of the checkpoint's file, as tensors and plain types."""
         return {
             "format": FORMAT,
             "format_version": VERSION,

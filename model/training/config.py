@@ -29,8 +29,8 @@ class TrainConfig:
         arch: name and width of the student.
         layers: layers that are compared with the teachers; with mode ``frozen``, layers up to the
             highest of these are frozen.
-        against: with modes ``dann`` and ``coral``, the label that the student's features are not
-            to tell; the segments' own labels are needed.
+        against: with modes ``dann`` and ``coral``, the label that the student's features should
+            not reveal; the student's own segments need this label.
         shuffle_labels: with mode ``baseline``, whether the labels of training and validation are
             permuted: a control, as in `shuffled_labels`.
         beta: weight of the AT loss, or of the loss against a label.

@@ -56,7 +56,7 @@ class State:
         return self.epoch >= config.epochs or stuck or stepped
 
     def why_over(self, config: TrainConfig) -> str:
-        """Return why training has ended, and which setting would let it go on."""
+        """Return why training has ended, and which setting would let it continue."""
         if self.epoch >= config.epochs:
             return f"it has {self.epoch} epochs; raise `epochs`"
         if config.max_steps and self.step >= config.max_steps:

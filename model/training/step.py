@@ -35,8 +35,8 @@ class Sums:
         measures: names of the values of a loss between domains.
         values: ``(2 + teacher,)`` float64: sums of the cross-entropy, of correct predictions, and
             of each teacher's AT loss before beta.
-        of_domains: ``(1 + measure,)`` float64: how many segments count for the measures, and their
-            sums.
+        of_domains: ``(1 + measure,)`` float64: the number of segments that count for the measures,
+            and the sum of each measure.
         clips: number of segments.
     """
 
@@ -53,7 +53,7 @@ class Sums:
         self.values = torch.zeros(2 + len(self.sources), dtype=torch.float64, device=self.device)
 
     def add(self, ce: Tensor, correct: Tensor, at: Tensor, clips: int) -> None:
-        """Add a batch.
+        """Add the losses of a batch.
 
         Args:
             ce: mean cross-entropy.

@@ -1,6 +1,6 @@
 """Read and write files of tensors and plain types.
 
-Files are checked before they are read, and reading one cannot run code.
+Files are checked before they are read, and reading a file cannot run code.
 """
 
 from __future__ import annotations

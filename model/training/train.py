@@ -312,7 +312,7 @@ def _write_best(files: RunFiles, checkpoint: Checkpoint) -> None:
 
 
 def _finish(files: RunFiles, result: Mapping[str, Any]) -> None:
-    """Delete last.pt unless it is to be kept, even after a kill that followed the result."""
+    """Delete last.pt unless it is to be kept; also called to resume a run that has its result."""
     if not result.get("resumable", True):  # results of earlier versions lack it: last.pt is kept
         files.remove(LAST)
     files.adopt_events()

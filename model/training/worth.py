@@ -120,7 +120,7 @@ def teacher_note(path: Path, scores: Mapping[str, Mapping[str, Any]]) -> str | N
 
     Args:
         path: the checkpoint, for the message.
-        scores: result of `score`, by split; may lack fields or splits, and is then unknown.
+        scores: result of `score`, by split; if fields or splits are missing, nothing is known.
     """
     known = scores.get("validation", {})
     if _learned(known) is not False:

@@ -1,9 +1,9 @@
 """Read the headers of audio containers: where the samples are stored, and whether any are missing.
 
 libsndfile reads a truncated WAV, RF64, AIFF or Ogg file without an error, so the sizes in these
-files are checked here. FLAC and MP3 files state their length, and the decoder reports that they are
-short. (An MP3 file without a Xing or Info header does not: if it is cut between two frames, nothing
-shows that it is truncated.)
+files are checked here. FLAC and MP3 files state their length, so the decoder reports a truncated
+file. (An MP3 file without a Xing or Info header does not state its length: if it is cut between two
+frames, nothing shows that it is truncated.)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AudioError(InputError):
 
 
 class Pcm(NamedTuple):
-    """Format of a WAV file with frames of equal size; ``offset`` is where its samples begin."""
+    """Format of a WAV file with frames of equal size; the samples begin at ``offset``."""
 
     frames: int
     sample_rate: int

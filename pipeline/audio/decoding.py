@@ -1,7 +1,7 @@
 """Read audio files: check the header, decode a part, average the channels, resample.
 
-soundfile decodes. It neither reports a truncated file nor NaN samples: `pipeline.audio.containers`
-checks the first, this module the second. soxr resamples (HQ: aliases at -144 dB).
+soundfile decodes. It reports neither truncated files nor NaN samples: `pipeline.audio.containers`
+detects truncated files, and this module NaN samples. soxr resamples (HQ: aliases at -144 dB).
 """
 
 from __future__ import annotations

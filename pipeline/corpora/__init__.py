@@ -1,4 +1,4 @@
-"""The corpora that antigram knows: one module for each, and a table of them."""
+"""The corpora that antigram knows: a module for each corpus, and the mapping `CORPORA`."""
 
 from __future__ import annotations
 

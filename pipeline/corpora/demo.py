@@ -5,7 +5,7 @@ the public domain.
 Layout: ``speech/<digit>_<voice>_<prosody>_<take>.wav``, and noise in ``noise_train``.
 Labels: ``word`` (10), ``speaker`` (the voice, 20), ``emotion`` (the prosody: pitch, range, rate and
 volume; 4).
-Split: none of its own. Every voice says every digit; ``by:speaker`` keeps voices apart.
+Split: none. Every voice says every digit; ``by:speaker`` keeps voices apart.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Chosen:
 
 
 class Spellings:
-    """The spellings of one label's classes; refuses two that look the same but differ."""
+    """The spellings of one label's classes; refuses spellings that look the same but differ."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[str, str]] = {}
@@ -62,8 +62,9 @@ def choose_labels(
     Args:
         columns: name -> values ('' where unknown), without the columns of paths and splits.
         picked: names of the columns to take; empty: ``label`` and all columns that can be labels.
-        main: name of the main label; empty: ``label``, else the first with two classes or more.
-        where: file that the table is from; begins each message.
+        main: name of the main label; empty: ``label``, else the first label with two classes or
+            more.
+        where: file of the table, with which each message begins.
 
     Raises:
         CorpusError: a named column does not exist, or no column can be a label.
@@ -90,7 +91,7 @@ def choose_labels(
 
 
 def _why_not(values: Sequence[str]) -> str:
-    """Return the reason why a column's values are not classes; empty if they can be."""
+    """Return the reason why a column's values are not classes; empty if they may be classes."""
     known = [value for value in values if value]
     different = len(set(known))
     if not known:

@@ -4,12 +4,12 @@ Source: Reddy et al. (2019), github.com/microsoft/MS-SNSD; code MIT, clean and n
 other licences (CC0, CC BY-SA 3.0 and others).
 Layout: ``clean_train/*.wav`` (``p234_001.wav``: speaker and sentence; ``clnsp<n>.wav``: no speaker)
 and ``noise_train/<Class>_<n>.wav``. ``--clean-source`` takes any folder of clean speech.
-Mixtures (``--hours`` in all): each joins clean recordings of one speaker up to 10 s or more, and
+Mixtures (``--hours`` in total): each joins clean recordings of one speaker up to 10 s or more, and
 adds one noise recording. The classes of noise rotate, and the SNR is drawn from the five values of
 the noise level. A mixture is divided into segments of one second.
 Labels: ``noise`` (11), ``speaker`` if the clean file's name contains it.
 Split: none by the publisher. All segments of a mixture are in the same split; the same noise
-recording can be in several.
+recording can be in several splits.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Table:
 
 
 def split_line(line: str) -> list[tuple[int, str]]:
-    """Split a line into cells; return column (from 1) and text of each.
+    """Split a line into cells; return the column, from 1, and the text of each cell.
 
     Raises:
         BadCellError: a quote is not closed, is inside a cell, or is followed by text.

@@ -51,7 +51,7 @@ _NOISE_SECONDS, _NOISE_FILES = 20, 4
 def synthesise(
     home: Path, *, workers: int = 1, on_progress: Callable[[str, int, int], None] | None = None
 ) -> None:
-    """Synthesise the demo corpus in ``home``, atomically; leave an existing one alone.
+    """Synthesise the demo corpus in ``home``, atomically; an existing corpus is left alone.
 
     Args:
         home: folder to make.

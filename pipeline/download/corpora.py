@@ -60,7 +60,7 @@ def download(
     on_message: Callable[[str], None] | None = None,
     limits: Limits | None = None,
 ) -> Downloaded:
-    """Download a corpus into ``target``, atomically; a subset is added to existing ones.
+    """Download a corpus into ``target``, atomically; a subset is added to existing subsets.
 
     The archives are kept in the folder ``archives`` beside ``target`` and are not fetched again.
 

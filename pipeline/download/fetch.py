@@ -163,7 +163,7 @@ class _Resuming:
         self.partial.replace(output_file)
 
     def _resume(self, session: requests.Session, url: str, have: int) -> bool:
-        """Append the missing bytes; return False if the server does not support it."""
+        """Append the missing bytes; return False if the server cannot resume a transfer."""
         headers = {"Range": f"bytes={have}-"}
         with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as answer:
             content_range = answer.headers.get("Content-Range", "")
@@ -197,7 +197,7 @@ class _Resuming:
             self._on_message(text)
 
     def _save(self, answer: requests.Response, have: int, stated: int | None) -> None:
-        """Append the body of a response to the ``have`` bytes that exist.
+        """Append the body of a response to the ``have`` bytes that were fetched before.
 
         ``stated`` is the size of the complete file according to the server; if it is None, the
         published size is used. If neither is known, an interruption cannot be noticed here:

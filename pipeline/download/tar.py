@@ -61,8 +61,8 @@ class _Forward:
         allowed: largest number of bytes to read, including headers and padding.
 
     Attributes:
-        header_left: bytes that the headers of this member may still have; None while the member's
-            contents are read.
+        header_left: bytes that the headers of the current member may still have; None while the
+            member's contents are read.
         last: the bytes read last.
     """
 

@@ -1,4 +1,4 @@
-"""Facts and settings of this process: versions of packages, and what becomes of freed memory."""
+"""Versions of installed packages, and how this process keeps freed memory."""
 
 from __future__ import annotations
 

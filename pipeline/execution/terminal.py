@@ -1,7 +1,7 @@
 """Make text safe to print on a terminal.
 
 Names come from other people's files. A control character in a file name can move the cursor, change
-colours or retitle a window, and direction marks can make a name read as another one. Both are
+colours or retitle a window, and direction marks can make a name look like another name. Both are
 printed as escapes, and so are bytes that are not UTF-8, which could not be printed at all.
 """
 

@@ -2,8 +2,8 @@
 
 A fold ``NAME@K.zarr`` is stored beside its store ``NAME.zarr`` and holds nothing but its split.
 Features, labels, ids and sources are read from the store, so that audio is prepared once, however
-many folds there are; `FeatureStore` opens both. ``NAME@K-LABEL.zarr`` is for the teacher of a fold:
-it divides the fold's training segments into a train and a validation split of the teacher's own.
+many folds there are; `FeatureStore` opens folds like stores. ``NAME@K-LABEL.zarr`` is for the
+teacher of a fold: it divides the fold's training segments into train and validation of the teacher.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def parsed_entries(entries: Iterable[Entry], read: Callable[[Entry], Note]) -> I
 def intact_chunks(
     partial: Path, recipe: Recipe, entries: Iterable[Mapping[str, Any]]
 ) -> dict[int, ChunkNote]:
-    """Return the notes of the chunks that are intact on disk: a power cut may lose a rename."""
+    """Return the notes of the chunks that are intact on disk, as a power cut may undo a rename."""
     size = math.prod(recipe.shape) * np.dtype(recipe.dtype).itemsize
     store, intact = Folder(partial / "store"), {}
     for note in parsed_entries(entries, ChunkNote.from_json):

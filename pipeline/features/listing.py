@@ -60,7 +60,7 @@ class Row(NamedTuple):
     length: int = 0  # samples of the complete recording
 
     def source(self, sample_rate: int) -> str:
-        """Return ``PATH#START_S``."""
+        """Return the row's source, ``PATH#START_S``."""
         seconds = f"{self.start / sample_rate:.6f}".rstrip("0").rstrip(".")
         return f"{self.path}#{seconds}"
 
@@ -250,7 +250,7 @@ def _check_clips(corpus: Corpus, home: Path, clips: list[Clip]) -> None:
 
 
 def _limit(clips: list[Clip], recipe: Recipe, main: str) -> list[Clip]:
-    """Draw the recordings that the recipe's limits for each class and in all allow."""
+    """Draw as many recordings, in each class and in total, as the recipe's limits allow."""
     if not (recipe.balance or recipe.limit_per_class or recipe.limit):
         return clips
     numbers = {clip.id: draw(recipe.seed, "limit", clip.id)[0] for clip in clips}
@@ -272,7 +272,7 @@ def _rows_of(
     """Yield the rows of a clip, and a reason for each part that gives no row.
 
     Args:
-        clip: a recording, a part of one, or a mixture.
+        clip: a recording, a part of a recording, or a mixture.
         info: header of the recording, or the reason why it has none; None for a mixture.
         recipe: defines how the clip is divided.
     """

@@ -1,8 +1,8 @@
 """First pass of `prepare`: render the magnitudes of all rows into raw blocks on disk.
 
-They can be normalised only later: mean and standard deviation are known when all training segments
-are rendered. Workers render the blocks (`pipeline.features.rendering`); a journal lists the blocks
-that are done.
+The magnitudes can be normalised only later, as mean and standard deviation are known when all
+training segments are rendered. Workers render the blocks (`pipeline.features.rendering`); a journal
+lists the blocks that are done.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Rendered:
         results: result of rendering each row.
         positions: raw block of each row, and index of the row in the block.
         rejected: recordings and segments that cannot be used.
-        blocks: by index of the raw block, all of its rows and its note.
+        blocks: index of a raw block -> all rows of the block, and the block's note.
     """
 
     rows: list[Row]
@@ -150,7 +150,7 @@ def render_again(pool: Workers, home: Path, partial: Path, rendered: Rendered, i
     """Render a damaged or deleted raw block again.
 
     Raises:
-        InputError: its rows differ from before, so the recordings have changed.
+        InputError: the block's rows differ from before, so the recordings have changed.
     """
     rows, note = rendered.blocks[index]
     crashing = [

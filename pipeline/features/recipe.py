@@ -55,18 +55,19 @@ class Recipe:
             ``confounded:LABEL:OTHER``; with the last two, the store has the split of fold 0.
         seed: seed of the split, the noise and the choice of recordings.
         limit_per_class: largest number of recordings in a class of the main label; 0: no limit.
-        limit: largest number of recordings in all, chosen at random; 0: no limit.
+        limit: largest number of recordings in total, chosen at random; 0: no limit.
         balance: whether to reduce all classes to the size of the smallest.
         last_window: last window of a segmented recording: ``pad`` it with zeros, or move it back to
             ``end`` with the recording.
         dtype: dtype of the stored features.
-        sample_rate: Hz.
+        sample_rate: sample rate in Hz.
         n_fft: length of window and transform, in samples.
         hop: samples between frames.
         window: name of a periodic window in scipy.signal.
         resampler: name and quality of the resampler.
         version: version of the code that computes the features.
-        within: fingerprint of a store; only its training recordings are taken. Empty: all.
+        within: fingerprint of a store, of which only the training recordings are taken; empty: all
+            recordings are taken.
     """
 
     corpus: str

@@ -246,7 +246,7 @@ def _listed(
 ) -> NDArray[np.float32]:
     """Read the samples of a listed row.
 
-    If a file has fewer samples than its header promised when it was listed, its header is wrong or
+    If a file has fewer samples than its header stated when it was listed, the header is wrong or
     the file has changed. One sample less is accepted, as the resampler rounds.
 
     Raises:
@@ -385,6 +385,6 @@ def _rows_of(
 
 
 def write_chunks(store: Path, chunks: Sequence[tuple[ArraySpec, int, bytes]]) -> list[Written]:
-    """Write chunks of small arrays; many in one task, as making a file takes most of the time."""
+    """Write many chunks of small arrays in one task, as creating files takes most of the time."""
     group = Folder(store)
     return [write_chunk(group, spec, index, data, flush=False) for spec, index, data in chunks]

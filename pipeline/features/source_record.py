@@ -79,7 +79,7 @@ def read_sources(path: Path, fingerprint: str) -> list[Source] | None:
         fingerprint: fingerprint of the store.
 
     Returns:
-        The recordings as they were; None if the record does not exist or is of another store.
+        The recordings as they were; None if there is no record, or it belongs to another store.
 
     Raises:
         DamagedError: the record is damaged.

@@ -2,7 +2,7 @@
 
 A worker notes the state of a recording before decoding it, so that any later edit shows as a
 difference. A recording whose size or time differs is read and compared with its checksum, so that
-one that was only copied or touched counts as unchanged.
+a recording that was only copied or touched counts as unchanged.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Reading:
         self._seen |= other._seen
 
     def of(self, rows: Iterable[Row]) -> list[Source]:
-        """Return the noted states of the rows' recordings; a recording that changed has two."""
+        """Return the noted states of the rows' recordings; a changed recording has two states."""
         read = {path for path, _, _ in self._seen}
         unread = [_now(self._home, path) for path in paths_of(rows) if path not in read]
         return [*self._seen.values(), *unread]
@@ -213,7 +213,7 @@ def _version_now(home: Path, path: str) -> tuple[str, int, int] | None:
 
 
 def joined(parts: Iterable[Iterable[Source]], home: Path) -> list[Source]:
-    """Merge the notes of several tasks into one for each recording, sorted by path.
+    """Merge the notes of several tasks into one note for each recording, sorted by path.
 
     Raises:
         InputError: tasks have read different versions of a recording.

@@ -29,7 +29,7 @@ def assign(
     Groups are assigned one by one, large groups first, groups of equal size in an order drawn from
     the seed. A group goes to the split that lacks most segments of the group's classes, if that
     split lacks at least as many as the group has. Otherwise it goes to the split that lacks most
-    segments in all, so that rounding errors of many small classes do not add up. A group whose
+    segments in total, so that rounding errors of many small classes do not add up. A group whose
     classes occur in no other group goes to train.
 
     Args:
@@ -37,7 +37,7 @@ def assign(
         labels: class of each segment, to stratify by.
         seed: seed of the order of groups of equal size.
         fill_all: give each split at least one group, as needed to split by speaker. With two
-            groups, one is validation and test stays empty.
+            groups, validation gets one group, and test stays empty.
         fractions: share of the segments that each split aims at.
         purpose: name of the draw: with another name, the same seed gives another order.
 

@@ -65,7 +65,7 @@ def store_fingerprint(root: Mapping[str, Any], manifest: Manifest) -> str:
 
 
 def fold_fingerprint(root: Mapping[str, Any], manifest: Manifest) -> str:
-    """Return the SHA-256 of a fold: fingerprint of its store, split, mean and deviation."""
+    """Return the SHA-256 over a fold's store, split, mean and standard deviation."""
     return digest(
         {
             "format": [FORMAT, FOLD_VERSION],
@@ -106,7 +106,7 @@ class FeatureStore:
         recipe: recipe that the store was made with.
         mean: mean of the training split, which was subtracted from the features.
         std: standard deviation of the training split, by which the features were divided.
-        fingerprint: SHA-256 of recipe and contents; a fold has its own.
+        fingerprint: SHA-256 of recipe and contents; a fold has another one than its store.
         main_label: name of the main label.
         classes: label -> names of its classes.
         features: ``(clip, frame, freq)`` float32 or float16, normalised; memory-mapped. A fold

@@ -167,7 +167,7 @@ def _short(name: str) -> str:
 
 
 def _count(values: NDArray[np.int32], split: NDArray[np.int8], classes: int) -> NDArray[np.int64]:
-    """Count segments: (class, split); segments without a class or a split (-1) are left out."""
+    """Count segments by (class, split); segments without a class or a split (-1) are left out."""
     known = (values >= 0) & (split >= 0)
     cells = values[known].astype(np.int64) * len(SPLITS) + split[known]
     return np.bincount(cells, minlength=classes * len(SPLITS)).reshape(classes, len(SPLITS))

@@ -86,7 +86,7 @@ class Reader(Protocol):
 
         Raises:
             FileNotFoundError: the object does not exist.
-            OSError: the object cannot be read, or is larger.
+            OSError: the object cannot be read, or is larger than that.
         """
 
 
@@ -136,7 +136,7 @@ class RowLayout:
 
 
 class RowView(Protocol):
-    """Objects of equal size at equal distances in memory, so that one call gathers rows of many.
+    """Objects of equal size at equal distances in memory: one call gathers rows of many objects.
 
     Attributes:
         table: (row, byte of the row) uint8; only rows of opened objects may be read.
@@ -200,7 +200,7 @@ class Lister(Protocol):
     """A backend that lists its objects."""
 
     def list(self) -> Iterator[Entry]:
-        """Yield all objects, sorted by their keys, name by name."""
+        """Yield all objects, sorted by the names that their keys consist of."""
 
 
 @runtime_checkable
@@ -211,7 +211,7 @@ class Grouped(Protocol):
         """Return the sorted names of the groups directly below the root, empty folders included."""
 
     def below(self, name: str) -> Self:
-        """Return a backend whose root is a group of this one."""
+        """Return a backend whose root is a group of this backend."""
 
     def reopened(self) -> Self:
         """Return a backend for the data now at the same path, which may have been replaced."""

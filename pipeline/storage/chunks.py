@@ -55,7 +55,7 @@ def crc32c(data: bytes | NDArray[Any], before: int = 0) -> int:
 
     Args:
         data: bytes, or a contiguous array.
-        before: checksum of the preceding bytes, to continue it.
+        before: checksum of the bytes that precede ``data``; the result then covers both.
     """
     return int(google_crc32c.extend(before, data))
 

@@ -1,7 +1,7 @@
 """Atomic and durable writes: a file is complete or does not exist, and survives a power cut.
 
 `pipeline.storage.publish` renames finished folders into place; `pipeline.storage.journal` records
-the progress of unfinished ones.
+the progress of unfinished folders.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 class Identity(NamedTuple):
-    """Identity and state of a file: a write changes ``mtime_ns``, a replacement the inode.
+    """Identity and state of a file; writing changes ``mtime_ns``, replacing changes the inode.
 
     The inode of a mapped file is not reused.
     """
@@ -69,7 +69,7 @@ class Identity(NamedTuple):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def is_same_file(self, other: Identity) -> bool:
-        """Whether both are the same file, perhaps in different states."""
+        """Whether two identities belong to the same file, perhaps in different states."""
         return self[:2] == other[:2]
 
 

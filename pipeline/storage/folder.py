@@ -148,7 +148,7 @@ class MappedFiles:
         return self._region.bytes[first : first + self._layout.data]
 
     def look(self, chosen: Sequence[int], intact: Callable[[int], bool]) -> list[str]:
-        """Check mapped files; one that was written to is read again. See `RowView`."""
+        """Check mapped files; a file that was written to is read again. See `RowView`."""
         mapped = [index for index in chosen if index in self._noted]
         events = Counter(self._look_at(index, intact) for index in mapped)
         return [

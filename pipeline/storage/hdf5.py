@@ -260,7 +260,7 @@ class ExportedFile:
 
     @classmethod
     def at(cls, path: Path, prefix: str = "") -> ExportedFile:
-        """Open a file; one that is open already is reused if it has not changed.
+        """Open a file; if it is open already and has not changed, it is reused.
 
         Raises:
             InputError: the path is an HDF5 file that antigram did not write.

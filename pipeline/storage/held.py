@@ -14,7 +14,7 @@ class Held:
 
     Args:
         arrays: the arrays; all of their chunks are mapped at once.
-        on_message: called with a line for each harmless change of their files.
+        on_message: called with a line for each harmless change of the arrays' files.
 
     Raises:
         DamagedError: a chunk is missing, or has another size.

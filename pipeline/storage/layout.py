@@ -40,7 +40,7 @@ def spec_of(name: str, meta: Mapping[str, Any]) -> ArraySpec:
 
 
 def fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    """Whether a shape matches the wanted one, in which None stands for any length."""
+    """Whether a shape matches the wanted shape, in which None stands for any length."""
     return len(shape) == len(wanted) and all(
         wanted_length in (None, length) for length, wanted_length in zip(shape, wanted, strict=True)
     )

@@ -5,7 +5,7 @@ The manifest is the attributes of a Zarr group ``manifest`` inside the group it 
 * ``arrays``: array -> ``crc32c`` (of each chunk, by index) and ``sha256`` (over the SHA-256 of all
   chunks, in order),
 * ``metadata``: crc32c of each ``zarr.json``,
-* ``digest``: SHA-256 over the two.
+* ``digest``: SHA-256 over ``arrays`` and ``metadata``.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _as_group(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metadata_keys(arrays: Iterable[str]) -> list[str]:
-    """Return the keys of each ``zarr.json``: of the group, its arrays, and the groups between."""
+    """Return the key of each ``zarr.json``: of the group, its arrays, and groups between them."""
     names = {parent for name in arrays for parent in (name, name.rpartition("/")[0])}
     return [f"{name}/{DOCUMENT}" if name else DOCUMENT for name in sorted(names | {""})]
 

@@ -188,7 +188,7 @@ class MappedArray:
         )
 
     def _replaced(self, key: str) -> DamagedError | None:
-        """Return another error than damage if the group was replaced after it was opened."""
+        """Return the error to raise if the group was replaced after it was opened; else None."""
         with suppress(StoredDataError, InputError, KeyError):
             now = read_manifest(self.group.reopened())
             if list(now.crcs(self.spec.name)) != list(self._crcs):

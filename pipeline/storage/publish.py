@@ -149,7 +149,7 @@ def _old_path(goal: Path) -> Path:
 
 
 def parse(path: Path) -> Leftover | None:
-    """Return what leftover a path is, or None; the path is in a folder of stores, runs or such."""
+    """Return the leftover that a path is, by its name; None if the path is no leftover."""
     if (match := _HIDDEN.fullmatch(path.name)) is None:
         if path.suffix == PARTIAL and path.is_file():
             goal = path.with_suffix("")

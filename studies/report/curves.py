@@ -168,11 +168,11 @@ def _align(figure: Figure, titles: Sequence[str]) -> None:
 
 
 def _short(name: str) -> str:
-    """Return a name in printable characters, shortened to at most 40."""
+    """Return a name with only printable characters, shortened to 40 of them."""
     plain = "".join(c if c.isprintable() else "?" for c in name)
     return plain if len(plain) <= 40 else f"{plain[:20]}…{plain[-19:]}"
 
 
 def _finite(value: object) -> float:
-    """Return a number to draw; NaN, which is not drawn, if it is no number or exceeds 1e100."""
+    """Return a number to draw, or NaN, which is not drawn, for other values or above 1e100."""
     return float(value) if isinstance(value, int | float) and abs(value) < 1e100 else math.nan

@@ -46,7 +46,7 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Return for each column whether it holds numbers only; these are aligned at the right."""
+        """Return for each column whether it holds numbers only; such columns are right-aligned."""
         return [all(map(_is_number, cells)) for cells in zip(*self.rows, strict=True)]
 
 
@@ -167,7 +167,7 @@ def _is_number(cell: Cell) -> bool:
 
 
 def _share(count: object, row: Sequence[object]) -> float:
-    """Return the fraction of a row's sum; 0 if the count is no number."""
+    """Return the fraction of a row's sum; 0 if the count is not a number."""
     total = sum(map(_number, row))
     return round(_number(count) / total, 3) if total > 0 else 0
 

@@ -36,7 +36,7 @@ def checkpoint_of(arch: Arch, store: FeatureStore, *, seed=11, classes=None) -> 
 
 
 def log_probabilities_of(checkpoint: Checkpoint, store: FeatureStore) -> np.ndarray:
-    """Return the logits ``(segment, class)`` of all segments of a store."""
+    """Return the log-probabilities ``(segment, class)`` of all segments of a store."""
     with torch.no_grad():
         x = torch.from_numpy(store.features.read().astype(np.float32))[:, None]
         return checkpoint.net()(x).double().log_softmax(1).numpy()

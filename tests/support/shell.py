@@ -64,7 +64,7 @@ def audio(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def first_chain(tmp_path_factory):
-    """Return the folder of the first `chain`, which later ones copy; empty until then."""
+    """Return the folder of the first `chain`, which later tests copy; the first test makes it."""
     return tmp_path_factory.mktemp("chain") / "made"
 
 
