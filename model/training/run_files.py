@@ -2,12 +2,12 @@
 
 The manifest lists, for each file, the states that it may be in: its size and crc32c, or null if it
 may be missing. A file has one state, except while it is being changed: the new state is added to
-the manifest before the change, and the old one is removed after it. So a run that is killed between
-any two writes is intact, and the manifest reveals everything that this run did not write: flipped
-bits, deleted files, files of another run.
+the manifest before the change, and the old state is removed after the change. So a run that is
+killed between any two writes is intact, and the manifest reveals everything that this run did not
+write: flipped bits, deleted files, files of another run.
 
 Runs of version 1 have no manifest, and their files are not checked. TensorBoard appends to its
-event files by itself; they are added to the manifest when the process that wrote them has ended.
+event files by itself; these are added to the manifest when the process that wrote them has ended.
 This module does not import torch.
 """
 
