@@ -4,12 +4,12 @@ A student network learns one task while similarity to a *teacher*, a frozen netw
 orthogonal task, is penalised (Guizzo, Weyde and Tarroni, 2021). The names below are loaded when
 they are first used: ``import antigram`` is quick and imports no torch.
 
-Each command has a function, which takes a `Workspace` and names of its content:
-`prepare_corpus`, `describe_corpora`, `download_corpus`, `cache_grams` (and `estimate_grams`, which
-builds nothing), `plan`, `train_student`, `evaluate_file`, `predict_files`, `verify_named`, `export`,
-`import_`, `status`, `clean` and `run_demo`. They call functions that take paths and objects:
-`prepare`, `build_cache`, `train`, `evaluate`, `predict` and `verify`. `make_folds` and
-`make_teacher_view` make views of a store for cross-validation.
+Each command has a function, which takes a `Workspace` and the names of stores, caches and runs in
+the workspace: `prepare_corpus`, `describe_corpora`, `download_corpus`, `cache_grams` (and
+`estimate_grams`, which builds nothing), `plan`, `train_student`, `evaluate_file`, `predict_files`,
+`verify_named`, `export`, `import_`, `status`, `clean` and `run_demo`. These functions call others
+that take paths and objects: `prepare`, `build_cache`, `train`, `evaluate`, `predict` and `verify`.
+`make_folds` and `make_teacher_view` make views of a store for cross-validation.
 """
 
 from __future__ import annotations
