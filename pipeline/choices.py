@@ -47,7 +47,7 @@ def check_choice(name: str, value: object, known: tuple[object, ...]) -> None:
         known: the accepted values, as `typing.get_args` returns them for a `Literal`.
 
     Raises:
-        InputError: the value is unknown; the message lists the accepted ones.
+        InputError: the value is unknown; the message lists the accepted values.
     """
     if value not in known:
         wanted = ", ".join(str(choice) for choice in known if choice is not None)
@@ -58,7 +58,7 @@ def check_choices(settings: object) -> None:
     """Check every field of a dataclass that is annotated with a `Literal`, or a `Literal` or None.
 
     Raises:
-        InputError: a field has an unknown value; the message lists the accepted ones.
+        InputError: a field has an unknown value; the message lists the accepted values.
     """
     for name, known in choices_of(type(settings)).items():
         check_choice(name, getattr(settings, name), known)

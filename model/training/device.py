@@ -10,7 +10,7 @@ __all__ = ["named_device"]
 
 
 def named_device(name: str) -> torch.device:
-    """Return the device with a name; a missing device is an error, and no other one is used.
+    """Return the device with a name; a missing device is an error, and no other device is used.
 
     Args:
         name: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: the GPU if there is one, else the CPU.

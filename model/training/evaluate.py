@@ -194,7 +194,7 @@ def evaluate_checkpoint(
     batch_clips: int | None = None,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> Scores:
-    """Evaluate a checkpoint on a split of a store, which need not be the one it was trained on.
+    """Evaluate a checkpoint on a split of a store, on which it need not have been trained.
 
     The features are normalised again, with the checkpoint's mean and standard deviation.
 

@@ -115,7 +115,7 @@ class Start:
     note: str = ""
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """Add an entry to metrics.jsonl; entries of this epoch and of later ones are replaced."""
+        """Add an entry to metrics.jsonl; entries of this epoch and of later epochs are replaced."""
         earlier = [old for old in self.entries if old["epoch"] < entry["epoch"]]
         self.entries = [*earlier, dict(entry)]
         text = "".join(json.dumps(line) + "\n" for line in self.entries)

@@ -124,7 +124,7 @@ def read(
 def _decode(
     path: Path | str, start: int, count: int, sample_rate: int, look: Look | None
 ) -> tuple[NDArray[np.float32], int, int]:
-    """Return the frames around a part (frame, channel), their rate, and the first one's index."""
+    """Return the frames around a part (frame, channel), their rate, and the first frame's index."""
     try:
         handle, status = regular(path)
         try:

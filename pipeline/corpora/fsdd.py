@@ -4,7 +4,7 @@ Source: https://github.com/Jakobovski/free-spoken-digit-dataset; CC BY-SA 4.0.
 Layout: ``recordings/<digit>_<speaker>_<take>.wav``.
 Labels: ``word`` (0 to 9), ``speaker`` (6).
 Split: the authors' own, takes 0-4 are test; antigram takes 5-9 for validation. Every speaker is in
-all splits; ``by:speaker`` keeps them apart.
+all splits; ``by:speaker`` keeps speakers apart.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Spellings:
             where: file, line and column, for the message.
 
         Raises:
-            CorpusError: the value differs from an earlier one only in surrounding blanks, or in
+            CorpusError: the value differs from an earlier value only in surrounding blanks, or in
                 the encoding of its accents.
         """
         normal = unicodedata.normalize("NFC", value).strip()

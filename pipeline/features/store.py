@@ -106,7 +106,7 @@ class FeatureStore:
         recipe: recipe that the store was made with.
         mean: mean of the training split, which was subtracted from the features.
         std: standard deviation of the training split, by which the features were divided.
-        fingerprint: SHA-256 of recipe and contents; a fold has another one than its store.
+        fingerprint: SHA-256 of recipe and contents; a fold's fingerprint differs from its store's.
         main_label: name of the main label.
         classes: label -> names of its classes.
         features: ``(clip, frame, freq)`` float32 or float16, normalised; memory-mapped. A fold
@@ -116,7 +116,7 @@ class FeatureStore:
     Raises:
         InputError: ``path`` does not exist, or is not a feature store.
         StoredDataError: the store is damaged, incomplete or of a newer version; or the store of a
-            fold is missing, or is not the one that the fold was made from.
+            fold is missing, or is not the store that the fold was made from.
     """
 
     def __init__(self, path: str | Path, backend: Backend | None = None) -> None:
@@ -167,7 +167,7 @@ class FeatureStore:
 
         Raises:
             DamagedError: the fold does not name its store, or holds more than a split.
-            StaleError: the store is missing, or was replaced by another one.
+            StaleError: the store is missing, or was replaced by another store.
         """
         fold = self.root["fold"]
         fields = fold if isinstance(fold, dict) else {}

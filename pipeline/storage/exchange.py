@@ -134,8 +134,8 @@ def import_file(source: Path, goal: Path, on_progress: OnProgress = lambda *_: N
 
     Args:
         source: file that `export_file` wrote.
-        goal: path of the store or cache, ``NAME.zarr``. If it exists and differs, it is replaced
-            when the new one is complete.
+        goal: path of the store or cache, ``NAME.zarr``. An existing store or cache that differs is
+            replaced when the new one is complete.
         on_progress: called with a stage, the chunks done and the chunks in total.
 
     Returns:

@@ -338,7 +338,7 @@ class ExportedFile:
                 yield entry
 
     def groups(self) -> Sequence[str]:
-        """Return the names of the groups in this one; see `Grouped`."""
+        """Return the names of the groups below the prefix; see `Grouped`."""
         inner = (n.removeprefix(self.prefix) for n in self.file.names if n.startswith(self.prefix))
         return sorted({name.partition("/")[0] for name in inner if "/" in name})
 

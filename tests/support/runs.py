@@ -41,7 +41,7 @@ _death = _Death()
 
 @contextmanager
 def killed_before(change: int, folder: Path):
-    """Raise `Killed` before the n-th change of files below a folder, and before all later ones."""
+    """Raise `Killed` before the n-th and all later changes of files below a folder."""
     if not _Death.installed:
         sys.addaudithook(_death)
         _Death.installed = True
