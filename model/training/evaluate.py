@@ -49,7 +49,7 @@ class Tally:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of correct predictions; None without any."""
+        """Share of correct predictions; None if nothing was predicted."""
         return int(self.confusion.trace()) / self.count if self.count else None
 
     @property

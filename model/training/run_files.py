@@ -207,7 +207,7 @@ class RunFiles:
         self._write_manifest()
 
     def adopt_events(self) -> None:
-        """Add TensorBoard's event files to the manifest, when no process writes to them any more."""
+        """Add TensorBoard's event files to the manifest, once no process writes to these."""
         for path in self.folder.glob(_EVENTS):
             self._states.setdefault(path.name, [_state_of(path)])
         self._write_manifest()

@@ -35,7 +35,7 @@ class Counted(Protocol):
 
     @property
     def accuracy(self) -> float | None:
-        """Share of correct predictions; None without any."""
+        """Share of correct predictions; None if nothing was predicted."""
 
     @property
     def chance(self) -> float:

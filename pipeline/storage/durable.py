@@ -101,7 +101,7 @@ def atomic_path(path: Path, temporary: Path, *, flush: bool = True) -> Iterator[
 
 @contextmanager
 def _renamed(temporary: Path, path: Path, *, flush: bool) -> Iterator[None]:
-    """Rename the file that the block wrote, and flush its folder; if it raises, delete the file."""
+    """Rename the file that the block wrote; delete the file instead if the block raises."""
     check_replaceable(path)
     try:
         with named(path):
