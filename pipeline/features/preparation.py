@@ -371,7 +371,7 @@ def _check_free(job: _Job, listing: Listing) -> None:
 
 
 def _list_rejected(job: _Job, rejected: Sequence[Reject]) -> None:
-    """Write ``NAME.rejected.csv`` beside the store, or delete this table if nothing was rejected."""
+    """Write ``NAME.rejected.csv`` beside the store; if nothing was rejected, delete this table."""
     table = job.target.with_name(job.target.name.removesuffix(".zarr") + ".rejected.csv")
     if not rejected:
         table.unlink(missing_ok=True)
