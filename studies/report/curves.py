@@ -6,41 +6,30 @@ literally, not as formulas.
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from antigram.studies.report.page import Picture
+from antigram.studies.figures.panels import (
+    MARKERS,
+    Panel,
+    Panels,
+    draw_panels,
+    set_labels,
+    set_title,
+    short,
+)
 
 if TYPE_CHECKING:  # matplotlib takes memory, and a training imports this module
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["SPLITS", "Curves", "Entry", "at_path", "best_epoch", "draw_curves", "teachers"]
 
+Curves = Panels
 Entry = Mapping[str, Any]
 SPLITS = {"train": "-", "validation": "--"}  # split -> line style
 _TITLES = ("task loss", "AT loss", "accuracy")
-_MARKERS = "os^DvPX"  # a number without a common factor with the number of matplotlib's colours
-_WIDTH, _HEIGHT, _DPI = 480, 384, 120  # size of a panel in pixels
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curves:
-    """Curves of some runs.
-
-    Attributes:
-        png: one image with a row of panels for each run.
-        rows: the panels of each run as separate pictures, which a page may arrange by its width.
-    """
-
-    png: bytes
-    rows: Sequence[Sequence[Picture]]
 
 
 def draw_curves(
@@ -55,47 +44,28 @@ def draw_curves(
         best: name of a run -> epoch to mark; default: the epoch of the least validation loss.
 
     Returns:
-        The images; equal entries give equal bytes.
+        A row of panels for each run; equal entries give equal bytes.
 
     References:
         Guizzo, Weyde and Tarroni (2021), figure 7.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.image import imsave
-
     lines = {name: _lines(entries) for name, entries in runs.items()}
     titles = [title for title in _TITLES if any(title in panels for panels in lines.values())]
-    size = (_WIDTH / _DPI * len(titles), _HEIGHT / _DPI * len(runs))
-    with mpl.rc_context({"font.size": 9, "text.usetex": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # names may be in any script
-        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-        canvas = FigureCanvasAgg(figure)
-        # Each panel has its own subfigure, so that no panel extends beyond its part of the image.
-        grid = figure.subfigures(len(runs), len(titles), squeeze=False)
-        shown: dict[tuple[int, int], str] = {}
-        for row, (name, entries) in enumerate(runs.items()):
-            marked = (best or {}).get(name) or best_epoch(entries)
-            for column, title in enumerate(titles):
-                if title in lines[name]:
-                    text = title if len(runs) == 1 else f"{_short(name)}: {title}"
-                    axis = grid[row, column].subplots()
-                    _draw(axis, text, entries, lines[name][title], marked)
-                    shown[row, column] = text
-        _align(figure, titles)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
-        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    rows: list[list[Picture]] = [[] for _ in runs]
-    for (row, column), text in shown.items():
-        top, left = row * _HEIGHT, column * _WIDTH
-        panel = io.BytesIO()
-        part = pixels[top : top + _HEIGHT, left : left + _WIDTH]
-        imsave(panel, part, format="png", metadata={"Software": None})  # type: ignore[dict-item]
-        alt = f"Curves of {text} over the epochs"
-        rows[row].append(Picture(png=panel.getvalue(), alt=alt))
-    return Curves(png=file.getvalue(), rows=rows)
+    grid: list[list[Panel | None]] = []
+    for name, entries in runs.items():
+        marked = (best or {}).get(name) or best_epoch(entries)
+        row: list[Panel | None] = []
+        for title in titles:
+            if title not in lines[name]:
+                row.append(None)
+                continue
+            text = title if len(runs) == 1 else f"{short(name)}: {title}"
+            draw = partial(
+                _draw, title=text, entries=entries, lines=lines[name][title], best=marked
+            )
+            row.append(Panel(draw=draw, alt=f"Curves of {text} over the epochs"))
+        grid.append(row)
+    return draw_panels(grid, finish=partial(_align, titles=titles))
 
 
 def best_epoch(entries: Sequence[Entry]) -> int | None:
@@ -142,35 +112,26 @@ def _draw(
         for split, dash in SPLITS.items():
             values = [_finite(at_path(entry, split, *keys)) for entry in entries]
             (line,) = axis.plot(epochs, values, dash, color=f"C{number}", label="line")
-            line.set(marker=_MARKERS[number % len(_MARKERS)], markersize=3.5)
+            line.set(marker=MARKERS[number % len(MARKERS)], markersize=3.5)
             line.set_markerfacecolor("white" if split == "validation" else f"C{number}")
             labels.append(" ".join([*keys[1:], split]))
     if best is not None:
         axis.axvline(best, color="0.5", linestyle=":", label="line")
         labels.append(f"best epoch: {best}")
     axis.set_xlabel("epoch")
-    axis.set_title(title).set_parse_math(False)
+    set_title(axis, title)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
-    # matplotlib would parse labels with "$" as formulas and omit those that begin with "_".
-    for text, label in zip(axis.legend(framealpha=0.6).get_texts(), labels, strict=True):
-        text.set_parse_math(False)
-        text.set_text(_short(label))
+    set_labels(axis, labels)
 
 
-def _align(figure: Figure, titles: Sequence[str]) -> None:
+def _align(axes: Sequence[Axes], titles: Sequence[str]) -> None:
     """Give panels with the same title the same scale."""
     for title in titles:
-        alike = [axis for axis in figure.axes if axis.get_title().endswith(title)]
+        alike = [axis for axis in axes if axis.get_title().endswith(title)]
         top = 1.02 if title == "accuracy" else 1.03 * max(axis.get_ylim()[1] for axis in alike)
         for axis in alike:
             axis.set_ylim(0, top)
-
-
-def _short(name: str) -> str:
-    """Return a name with only printable characters, shortened to 40 of them."""
-    plain = "".join(c if c.isprintable() else "?" for c in name)
-    return plain if len(plain) <= 40 else f"{plain[:20]}…{plain[-19:]}"
 
 
 def _finite(value: object) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from antigram.pipeline.storage.durable import write_text
+from antigram.studies.figures.panels import Picture
 
 __all__ = [
     "Cell",
@@ -21,6 +22,8 @@ __all__ = [
     "Page",
     "Part",
     "Picture",
+    "Sound",
+    "Sounds",
     "Table",
     "page_html",
     "write_page",
@@ -78,24 +81,6 @@ class Confusion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """An image embedded in the page.
-
-    Attributes:
-        png: bytes of the PNG file.
-        alt: alternative text.
-    """
-
-    png: bytes
-    alt: str
-
-    @property
-    def source(self) -> str:
-        """Return the image as a data URL."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
     """Pictures with a common caption.
 
@@ -110,15 +95,49 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """A recording embedded in the page, to listen to.
+
+    Attributes:
+        text: what is heard.
+        wav: bytes of the WAV file.
+    """
+
+    text: str
+    wav: bytes
+
+    @property
+    def source(self) -> str:
+        """Return the recording as a data URL."""
+        return f"data:audio/wav;base64,{base64.b64encode(self.wav).decode()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sounds:
+    """Recordings to listen to.
+
+    Attributes:
+        caption: description of the recordings.
+        text: a paragraph about them; empty: none.
+        sounds: the recordings.
+    """
+
+    kind: ClassVar = "sounds"
+    caption: str
+    text: str = ""
+    sounds: Sequence[Sound] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fold:
     """Parts that are collapsed behind a summary line."""
 
     kind: ClassVar = "fold"
     summary: str
-    parts: Sequence[Table | Confusion | Figure]
+    parts: Sequence[Table | Confusion | Figure | Sounds]
 
 
-Part = Table | Confusion | Figure | Fold
+Part = Table | Confusion | Figure | Sounds | Fold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
