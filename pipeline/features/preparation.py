@@ -298,7 +298,7 @@ def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
             chunks,
             future_arrays.result(),
         )
-    write_sources(partial / "sources", fingerprint, sources)
+    write_sources(partial / "sources", fingerprint, home, sources)
     flush_filesystem(partial)
     publish(partial / "store", job.target)
     adopt_sources(partial / "sources", job.target, fingerprint)

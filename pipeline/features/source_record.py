@@ -4,10 +4,11 @@ The record is stored beside the store and is not a part of it. A store that was 
 made by version 0.1.0 has no record. Such a store is complete, but nothing shows whether its
 recordings were edited. The record names its store's fingerprint; another store's record is ignored.
 
-The file is a line of JSON, {format, format_version, store: fingerprint, files: number of files};
-then one column after the other, little endian: size (int64), mtime_ns (int64), crc32c (uint32),
-fresh (uint8: see `pipeline.features.sources`); then the paths, each followed by a zero byte,
-compressed by zlib; then the crc32c of all bytes before it (uint32).
+The file is a line of JSON, {format, format_version, store: fingerprint, files: number of files,
+home: the corpus's folder, which earlier records lack}; then one column after the other, little
+endian: size (int64), mtime_ns (int64), crc32c (uint32), fresh (uint8: see
+`pipeline.features.sources`); then the paths, each followed by a zero byte, compressed by zlib; then
+the crc32c of all bytes before it (uint32).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +30,15 @@ from antigram.pipeline.storage.chunks import CRC_BYTES, crc32c
 from antigram.pipeline.storage.durable import fsync_folder, write_durably
 from antigram.pipeline.storage.hashing import canonical_json
 
-__all__ = ["Checked", "adopt_sources", "check_sources", "path_of", "read_sources", "write_sources"]
+__all__ = [
+    "Checked",
+    "adopt_sources",
+    "check_sources",
+    "path_of",
+    "read_home",
+    "read_sources",
+    "write_sources",
+]
 
 FORMAT, VERSION = "antigram/sources", 1
 _COLUMNS = (("size", "<i8"), ("mtime_ns", "<i8"), ("crc32c", "<u4"), ("fresh", "u1"))
@@ -56,10 +66,18 @@ def path_of(store: Path) -> Path:
     return store.with_name(f".{store.name}.sources")
 
 
-def write_sources(target: Path, fingerprint: str, sources: Sequence[Source]) -> None:
-    """Write the record of a store's recordings to a file and flush it to disk."""
+def write_sources(target: Path, fingerprint: str, home: Path, sources: Sequence[Source]) -> None:
+    """Write the record of a store's recordings to a file and flush it to disk.
+
+    Args:
+        target: the file.
+        fingerprint: fingerprint of the store.
+        home: the corpus's folder.
+        sources: the recordings, as they were when they were read.
+    """
     about = {"format": FORMAT, "format_version": VERSION, "store": fingerprint}
-    parts = [canonical_json({**about, "files": len(sources)}).encode() + b"\n"]
+    line = canonical_json({**about, "files": len(sources), "home": str(home.absolute())})
+    parts = [line.encode(errors="surrogateescape") + b"\n"]
     for name, dtype in _COLUMNS:
         values = [getattr(source, name) for source in sources]
         parts.append(np.array(values, dtype).tobytes())
@@ -84,6 +102,30 @@ def read_sources(path: Path, fingerprint: str) -> list[Source] | None:
     Raises:
         DamagedError: the record is damaged.
     """
+    record = _read(path, fingerprint)
+    return None if record is None else record.sources
+
+
+def read_home(path: Path, fingerprint: str) -> Path | None:
+    """Read from the record of a store where its corpus was when it was last read.
+
+    Returns:
+        The corpus's folder; None if there is no such record, or an earlier one, which does not name
+        the folder.
+
+    Raises:
+        DamagedError: the record is damaged.
+    """
+    record = _read(path, fingerprint)
+    return None if record is None else record.home
+
+
+class _Record(NamedTuple):
+    home: Path | None
+    sources: list[Source]
+
+
+def _read(path: Path, fingerprint: str) -> _Record | None:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -94,11 +136,11 @@ def read_sources(path: Path, fingerprint: str) -> list[Source] | None:
         raise DamagedError(f"{path}: not as it was written ({error})") from None
 
 
-def _parse(raw: bytes, fingerprint: str) -> list[Source] | None:
+def _parse(raw: bytes, fingerprint: str) -> _Record | None:
     if crc32c(raw[:-CRC_BYTES]) != int.from_bytes(raw[-CRC_BYTES:], "little"):
         raise ValueError("crc32c")
     line, _, body = raw[:-CRC_BYTES].partition(b"\n")
-    about = json.loads(line)
+    about = json.loads(line.decode(errors="surrogateescape"))
     if (about["format"], about["format_version"]) != (FORMAT, VERSION):
         raise ValueError(f"{about['format']} version {about['format_version']}")
     if about["store"] != fingerprint:
@@ -108,10 +150,11 @@ def _parse(raw: bytes, fingerprint: str) -> list[Source] | None:
         columns.append(np.frombuffer(body, dtype, files, offset).tolist())
         offset += files * np.dtype(dtype).itemsize
     names = zlib.decompress(body[offset:]).split(b"\0")[:-1]
-    return [
+    sources = [
         Source(os.fsdecode(name), size, mtime_ns, crc, bool(fresh))
         for name, size, mtime_ns, crc, fresh in zip(names, *columns, strict=True)
     ]
+    return _Record(Path(about["home"]) if "home" in about else None, sources)
 
 
 def adopt_sources(record: Path, store: Path, fingerprint: str) -> None:
@@ -159,8 +202,8 @@ def check_sources(
     compared = compare(home, noted, read_all=read_all, on_progress=on_progress)
     known = {source.path for source in noted}
     changed = sorted({s.path for s in compared.changed} | {p for p in paths if p not in known})
-    if compared.read and not changed:
+    if not changed:
         now = [compared.same[source] for source in noted]
-        if now != noted:
-            write_sources(record, fingerprint, now)
+        if now != noted or read_home(record, fingerprint) != home.absolute():
+            write_sources(record, fingerprint, home, now)
     return Checked(known=True, files=len(paths), read=compared.read, changed=changed)

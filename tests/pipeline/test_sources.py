@@ -1,5 +1,6 @@
 """Recordings that are edited after or during preparation are noticed, even with the same size."""
 
+import json
 import os
 import shutil
 import time
@@ -13,7 +14,7 @@ import pytest
 from antigram.pipeline.corpora import CORPORA
 from antigram.pipeline.features.naming import recipe_for
 from antigram.pipeline.features.preparation import prepare
-from antigram.pipeline.features.source_record import path_of, read_sources
+from antigram.pipeline.features.source_record import path_of, read_home, read_sources
 from tests.support import corpus_trees
 from tests.support.files import bytes_of, flip, names_in
 from tests.support.stores import Stopped, prepare_gsc, stop_at
@@ -163,6 +164,27 @@ def test_the_record_holds_what_the_recordings_were(home, tmp_path):
         assert not source.fresh
     other = prepare_gsc(home, tmp_path / "b.zarr", seed=1).store
     assert read_sources(path_of(store.path), other.fingerprint) is None
+
+
+def test_the_record_knows_where_the_recordings_are(home, tmp_path):
+    store = prepare_gsc(home, tmp_path / "a.zarr").store
+    record = path_of(store.path)
+    assert read_home(record, store.fingerprint) == home
+    assert read_home(record, "another") is None
+    moved = home.rename(tmp_path / os.fsdecode(b"moved \xff"))  # a name that is not UTF-8
+    assert prepare_gsc(moved, store.path).left_alone
+    assert read_home(record, store.fingerprint) == moved
+    noted = read_sources(record, store.fingerprint)
+    assert len(noted) == 24
+    # A record of an earlier version does not name the folder.
+    raw = record.read_bytes()[:-4]
+    line, _, body = raw.partition(b"\n")
+    about = json.loads(line.decode(errors="surrogateescape"))
+    del about["home"]
+    raw = json.dumps(about).encode() + b"\n" + body
+    record.write_bytes(raw + crc32c_bit_by_bit(raw).to_bytes(4, "little"))
+    assert read_home(record, store.fingerprint) is None
+    assert read_sources(record, store.fingerprint) == noted
 
 
 def crc32c_bit_by_bit(data: bytes) -> int:
