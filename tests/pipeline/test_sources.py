@@ -174,7 +174,7 @@ def test_the_record_knows_where_the_recordings_are(home, tmp_path):
     moved = home.rename(tmp_path / os.fsdecode(b"moved \xff"))  # a name that is not UTF-8
     assert prepare_gsc(moved, store.path).left_alone
     assert read_home(record, store.fingerprint) == moved
-    noted = read_sources(record, store.fingerprint)
+    noted = read_sources(record, store.fingerprint) or []
     assert len(noted) == 24
     # A record of an earlier version does not name the folder.
     raw = record.read_bytes()[:-4]
