@@ -215,14 +215,14 @@ def expected_failure(error: BaseException) -> tuple[str, int] | None:
         case DistributedError():
             return str(error), 1
         case click.exceptions.Abort() | KeyboardInterrupt():
-            return "interrupted; the same command goes on where it was (train: with `resume`)", 130
+            return "interrupted; run the same command again to continue (train: with `resume`)", 130
         case click.ClickException():
             at = error.ctx if isinstance(error, click.UsageError) else None
             command = at.command_path if at else "antigram"
             return f"{error.format_message()} See `{command} --help`.", 2
         case OSError() if error.filename is not None or error.errno in _SYSTEM_LIMITS:
             where = error.filename or "the workspace"
-            text = f"{where}: {error.strerror}. What is finished is kept; mend it and run again."
+            text = f"{where}: {error.strerror}. Finished work is kept; solve this and run again."
             return text, 2
         case MemoryError():
             return f"out of memory{f' ({error})' if str(error) else ''}. {_LESS_MEMORY}", 2

@@ -85,7 +85,7 @@ def resolve(
                 aggregation=options.aggregation or "gram",
             )
             if not spec.layers:
-                raise InputError(f"`layers`: none is asked for of {name}; add `layers={name}:N`")
+                raise InputError(f"`layers`: no layer is given for {name}; add `layers={name}:N`")
             members[name] = LiveGrams(teacher.net().to(device), spec)
     elif options.layers and first is not None:
         layers = layer_numbers(options.layers, first.arch)
@@ -191,7 +191,7 @@ def _caches(
     for number, (name, path) in enumerate(named.items()):
         texts = _of_source(options.layers, name, named, "layers")
         if options.layers and not texts:
-            raise InputError(f"`layers`: none is asked for of {name}; add `layers={name}:N`")
+            raise InputError(f"`layers`: no layer is given for {name}; add `layers={name}:N`")
         layers = None if not texts or "all" in texts else [_number(text) for text in texts]
         grams = GramCache(path, store, layers, wanted, device=device)
         if teachers:
@@ -219,12 +219,12 @@ def _views(
     """Return the augmentation of training segments, from the caches or else from the options."""
     if options.mode == "cached" and sources is not None:
         if options.views is not None:
-            raise InputError("`views`: the cache decides; give it to `antigram cache-grams`")
+            raise InputError("`views`: the cache decides; give them to `antigram cache-grams`")
         if options.augment and sources.views is None:
             raise InputError(
-                f"`augment`: the cache {sources.names[0]} holds the Grams of the clips as they "
-                "are, which are not those of augmented ones. Make one with `antigram cache-grams` "
-                "and `views=K`, or use `mode=online`."
+                f"`augment`: the cache {sources.names[0]} holds Grams of segments without "
+                "augmentation. Make another cache with `antigram cache-grams` and `views=K`, or "
+                "use `mode=online`."
             )
         return sources.views
     if options.views is not None and not options.augment:

@@ -59,12 +59,12 @@ def check_options(options: Options, settings: Mapping[str, Any]) -> None:
     if mode in ("wi", "frozen", "online") and not options.ckpts:
         raise InputError(f"`mode={mode}` needs the teacher: `ckpts=FILE`")
     if mode in ("wi", "frozen") and len(options.ckpts) > 1:
-        raise InputError(f"`mode={mode}` begins with one net: give one of `ckpts`")
+        raise InputError(f"`mode={mode}` begins with one network: give one of `ckpts`")
     if mode in ("baseline", *NEED_LABELS) and options.ckpts:
         raise InputError(f"`mode={mode}` has no teacher: leave `ckpts` out; see also `init`")
     if mode in ("online", "frozen") and not options.layers:
         raise InputError(f"`mode={mode}` needs a layer: `layers` 1 to 13")
     if mode in ("baseline", "wi", *NEED_LABELS) and options.layers:
-        raise InputError(f"`mode={mode}` acts at no layer: leave `layers` out")
+        raise InputError(f"`mode={mode}` uses no layer: leave `layers` out")
     if options.caches and mode != "cached":
         raise InputError(f"`mode={mode}` reads no cache: leave `caches` out")

@@ -370,7 +370,7 @@ def test_an_interrupt_says_how_to_go_on(shell, monkeypatch):
     monkeypatch.setattr("antigram.studies.preparing.find_corpus", stopped)
     code, _, err = shell("prepare", "gsc")
     assert code == 130
-    assert "goes on" in err
+    assert "again to continue" in err
 
 
 def test_it_runs_as_a_script_from_another_folder(tmp_path, audio):

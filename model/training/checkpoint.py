@@ -215,7 +215,7 @@ def _names(value: object) -> list[str]:
 def _scores(value: object) -> dict[str, dict[str, Any]]:
     """Return the scores by split, after checking the numbers that are shown to the user."""
     if not isinstance(value, dict) or not all(isinstance(score, dict) for score in value.values()):
-        raise TypeError("scores are not those of splits")
+        raise TypeError("scores are not a mapping from splits")
     for score in value.values():
         for name, most in (("accuracy", 1), ("chance", 1), ("majority", 1), ("segments", 2**63)):
             if score.get(name) is not None:

@@ -18,7 +18,7 @@ __all__ = ["DistributedContext", "distributed_context"]
 
 _GONE = (
     "another process of this job ended, and with it the job; its own line or torchrun's report "
-    "says why. The same command goes on where it was (train: with `resume`)."
+    "says why. Run the same command again to continue (train: with `resume`)."
 )
 _TIMEOUT = timedelta(minutes=30)  # the other ranks wait while rank 0 evaluates
 

@@ -135,7 +135,7 @@ class RunFiles:
         files = cls(folder, settings, VERSION, states, manifest)
         files.check(CONFIG)
         if json.loads(manifest)["run"] != _identity(settings):
-            raise DamagedError(f"{folder / MANIFEST}: another run's; {path} has other settings")
+            raise DamagedError(f"{folder / MANIFEST}: of another run; {path} has other settings")
         return files
 
     def __contains__(self, name: str) -> bool:
@@ -172,8 +172,8 @@ class RunFiles:
         if name not in self._states:
             return "not a file of this run"
         if state["bytes"] not in {known["bytes"] for known in states if known}:
-            return "another length than this run wrote: truncated, or another run's"
-        return "not as this run wrote it (crc32c): a bit has flipped, or it is another run's"
+            return "another length than this run wrote: truncated, or of another run"
+        return "not as this run wrote it (crc32c): a bit has flipped, or it is of another run"
 
     def write(self, name: str, write: Callable[[Sink], object]) -> None:
         """Write a file atomically, and record its state in the manifest.

@@ -208,7 +208,7 @@ def test_a_damaged_run_is_refused_in_a_line(damage, said, version, go, stopped):
 @pytest.mark.parametrize("name", ["last.pt", "metrics.jsonl", "best.pt"])
 def test_a_file_of_another_run_is_refused(name, go, stopped, made):
     shutil.copyfile(made / "other" / name, stopped / name)
-    with pytest.raises(StoredDataError, match=rf"{name}: .*another run's"):
+    with pytest.raises(StoredDataError, match=rf"{name}: .*of another run"):
         go(**ONCE, _resume=True)
 
 
