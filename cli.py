@@ -437,10 +437,12 @@ def clean(common: Context, dry_run: bool) -> None:
 @common_options
 def demo(common: Context, **options: Any) -> None:
     """Run the complete chain on synthesised speech, on a CPU, in minutes, and write a report."""
-    from antigram.studies.demo import run_demo, table
+    from antigram.studies.compare.tables import compared_text
+    from antigram.studies.demo import run_demo
 
-    content = run_demo(common.workspace, **options, on_message=common.on_message)
-    common.answer(content, table(content))
+    with common.progress() as shown:
+        content = run_demo(common.workspace, **options, **shown)
+    common.answer(content, compared_text(content))
 
 
 for _command in commands.COMMANDS:

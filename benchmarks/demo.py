@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from antigram.studies.demo import table
+from antigram.studies.compare.tables import compared_text
 from benchmarks.record import save
 
 
@@ -20,28 +20,10 @@ def main() -> None:
         command += ["demo", "--report", str(report)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     content = json.loads(done.stdout)
-    print(table(content))
-    arms = {
-        name: {
-            key: result[key]
-            for key in (
-                "accuracy",
-                "unweighted_average_recall",
-                "seconds_per_step",
-                "clips_per_second",
-                "data_wait_fraction",
-                "peak_rss_mb",
-                "epochs",
-                "best_epoch",
-                "parameters",
-            )
-        }
-        for name, result in content["arms"].items()
-    }
-    stages = [s["seconds"] for s in content["stages"]]
-    kept = {"arms": arms, "cache_bytes": content["cache_bytes"], "stage_seconds": stages}
+    print(compared_text(content))
+    kept = {key: content[key] for key in ("arms", "jobs", "chance", "seconds")}
     print(json.dumps(kept))
-    print(save("demo", {**kept, "clips": content["store"]["clips"], "seconds": content["seconds"]}))
+    print(save("demo", kept))
 
 
 if __name__ == "__main__":

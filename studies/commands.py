@@ -43,6 +43,7 @@ _dry_run = flag_option("--dry-run", help="List the jobs and estimate hours and b
     help="Where anti-transfer is tried; default: 5,9,13.",
 )
 @option("--seeds", type=COUNT, help="Trainings of each arm in each fold; default: 5.")
+@option("--groups", help="Label of the groups of the statistics; default: that of --against.")
 @option("--folds", help="kfold:LABEL:K[:N] (default: of --against, 5) or confounded:LABEL:OTHER.")
 @option("--arms", help="Of wi, at, permuted, random, mean-gram, dropout, weight-decay; wi,at.")
 @option("--arch", type=Choice(choices.ARCHS), help="Default: vgg16.")

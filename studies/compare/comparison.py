@@ -40,6 +40,7 @@ def compare(
     against: str,
     data: str | None = None,
     folds: str | None = None,
+    groups: str | None = None,
     name: str | None = None,
     at_layers: tuple[int, ...] | None = None,
     seeds: int | None = None,
@@ -61,7 +62,9 @@ def compare(
         against: label that the teachers learn, such as the speaker.
         data: the store; default: the only one, or the one prepared last.
         folds: ``kfold:LABEL:K[:N]`` or ``confounded:LABEL:OTHER``; default: ``kfold`` over
-            ``against`` with five folds, or one for each class if there are fewer.
+            ``groups`` with five folds, or one for each class if there are fewer.
+        groups: label whose classes are the groups of the statistics, such as the speaker where
+            ``against`` is the emotion; default: ``against``.
         name: name of the study; default: STORE-TASK-against-AGAINST.
         at_layers: convolution layers that anti-transfer is tried at; default: 5, 9 and 13.
         seeds: trainings of each arm in each fold; default: 5.
@@ -81,7 +84,8 @@ def compare(
     """
     store = FeatureStore(workspace.store(data, on_message))
     store.labels(against)
-    groups = len(store.classes[against])
+    by = groups or against
+    store.labels(by)
     names = tuple(arms) if arms is not None else ("wi", "at")
     if unknown := sorted(set(names) - set(ARMS)):
         known = ", ".join(one for one in ARMS if one != BASELINE)
@@ -102,9 +106,10 @@ def compare(
         settings={
             "": Setting(
                 data=store.name,
-                folds=folds or f"kfold:{against}:{min(_FOLDS, groups)}",
+                folds=folds or f"kfold:{by}:{min(_FOLDS, len(store.classes[by]))}",
                 task=learned,
                 against=against,
+                groups=groups or "",
             )
         },
         teachers={"teacher": Teacher(task=against)},
@@ -212,7 +217,7 @@ def run_study(
     for name, setting in study.settings.items():
         store = stores[setting.data]
         chance = 1 / len(store.classes[setting.task])
-        groups = store.labels(setting.against)
+        groups = store.labels(setting.group_label)
         results[name] = setting_results(study, name, plan.cells, database, groups, chance)
     first = next(iter(study.settings.values()))
     content: dict[str, Any] = {
@@ -232,6 +237,7 @@ def run_study(
             "store": stores[first.data].name,
             "task": first.task,
             "against": first.against,
+            "groups": first.group_label,
             "folds": len(folds[next(iter(folds))]),
             "seeds": study.seeds,
         },

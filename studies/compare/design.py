@@ -151,7 +151,8 @@ class Setting:
         data: name of the data of the study.
         folds: ``kfold:LABEL:K[:N]`` or ``confounded:LABEL:OTHER``; empty: the store's own split.
         task: label that the students learn.
-        against: label whose classes are the groups of the statistics.
+        against: label that should not matter, which `dann` and `coral` use.
+        groups: label whose classes are the groups of the statistics; empty: that of ``against``.
         arms: names of the arms that are run; empty: all.
     """
 
@@ -159,7 +160,13 @@ class Setting:
     folds: str = ""
     task: str
     against: str
+    groups: str = ""
     arms: tuple[str, ...] = ()
+
+    @property
+    def group_label(self) -> str:
+        """Return the label whose classes are the groups of the statistics."""
+        return self.groups or self.against
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

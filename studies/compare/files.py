@@ -27,7 +27,7 @@ from antigram.studies.compare.design import (
 __all__ = ["library", "read_study", "study_of"]
 
 LIBRARY = Path(__file__).resolve().parent.parent / "library"
-_SHARED = ("task", "against")  # of all settings, unless one has its own
+_SHARED = ("task", "against", "groups")  # of all settings, unless one has its own
 # Arguments of `prepare` that mean the same for every corpus.
 _GENERAL = {"corpus", "limit_per_class", "limit", "seed", "dtype", "balance", "noise", "seconds"}
 

@@ -94,7 +94,7 @@ def _answer(arms: Sequence[Fields], content: Fields) -> str:
         )
     size = (
         f"{_points(found['mean'], signed=True)} points of accuracy (95 % interval "
-        f"{_ends(found, signed=True)}) over {found['groups']} groups ({data['against']}), "
+        f"{_ends(found, signed=True)}) over {found['groups']} groups ({data['groups']}), "
         f"{data['folds']} folds and {data['seeds']} seeds"
     )
     name = "Anti-transfer" if arm["arm"] == "at" else arm["arm"]

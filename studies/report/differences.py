@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def draw_by_arm(arms: Sequence[tuple[str, float, float | None, float | None]]) -
             if low is not None and high is not None:
                 axis.plot([low, high], [row, row], "-", color="C0", linewidth=2)
             axis.plot([mean], [row], _MARKERS[0], color="C0")
-        axis.set_yticks(range(len(arms)), [name for name, *_ in arms])
+        axis.set_yticks(range(len(arms)), [_short(name) for name, *_ in arms])
         axis.set_ylim(len(arms) - 0.5, -0.5)
         axis.set_xlabel("difference from the baseline, points")
         for text in axis.get_yticklabels():
@@ -80,7 +81,7 @@ def draw_by_number(
         axis.grid(alpha=0.3)
         for text, name in zip(axis.legend(framealpha=0.6).get_texts(), names, strict=True):
             text.set_parse_math(False)
-            text.set_text(name)
+            text.set_text(_short(name))
 
     said = "; ".join(
         f"{name}: " + ", ".join(f"{p[0]:g} {p[1]:+.1f}" for p in points)
@@ -91,12 +92,19 @@ def draw_by_number(
     )
 
 
+def _short(name: str) -> str:
+    """Return a name in printable characters, shortened to at most 24."""
+    plain = "".join(c if c.isprintable() else "?" for c in name)
+    return plain if len(plain) <= 24 else f"{plain[:12]}…{plain[-11:]}"
+
+
 def _png(draw: Callable[[Any], None], height: float) -> bytes:
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({"font.size": 9, "text.usetex": False}):
+    with mpl.rc_context({"font.size": 9, "text.usetex": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names may be in any script
         figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure.subplots())

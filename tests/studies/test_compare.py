@@ -338,7 +338,7 @@ def content_of(finished, database, tmp_path):
         "claims": [],
         "published": {},
         "notes": [],
-        "data": {"task": "word", "against": "speaker", "store": "<b>", "folds": 2, "seeds": 3},
+        "data": {"task": "word", "groups": "speaker", "store": "<b>", "folds": 2, "seeds": 3},
         "settings": given.to_json(),
         "chance": 0.5,
         "warnings": [],

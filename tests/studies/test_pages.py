@@ -9,8 +9,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from antigram.studies.demo import demo_page
-from antigram.studies.report import page_html, write_run_report
+from antigram.studies.compare.tables import write_tables
+from antigram.studies.report import write_run_report
 from tests.support.report_pages import entry, result
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -80,23 +80,37 @@ def run_page(make_run, rng):
 
 
 @pytest.fixture
-def page_of_demo(make_run):
-    run = make_run([entry(1), entry(2)])
-    arm = {**result(["a"], [[1]]), "run": str(run), "chance": 0.1, "majority": 0.1, "epochs": 2}
-    arm["clips_per_second"] = 800.0
+def study_page(tmp_path):
+    interval = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    difference = {**interval, "p": 0.2, "p_holm": 0.4, "verdict": "undecided", "note": ""}
+    arms = [
+        {
+            **{"arm": name, "setting": LONG, "about": LONG, "layer": "5+9", "runs": 12},
+            **{"accuracy": interval, "needs_labels": True, "seconds": 3.0, "probe": interval},
+            **{"train_accuracy": 0.9, "difference": {**difference, "groups": 24} if k else None},
+        }
+        for k, name in enumerate(("baseline", LONG, f"{LONG} 5", f"{LONG} 9"))
+    ]
     content = {
-        "store": {"clips": {"train": 700, "validation": 200, "test": 100}},
-        "arms": dict.fromkeys(("baseline", "wi", "online", "cached"), arm),
-        "cache": {"layers": {"5": {"bytes_per_clip": 73}}},
-        "cache_bytes": 73_000,
-        "stages": [{"command": f"antigram train --name {LONG}", "seconds": 1.5}],
+        **{"study": str(tmp_path), "title": LONG, "question": LONG, "notes": [LONG]},
+        **{"report": "r", "stand_ins": {"gsc": LONG}, "warnings": [LONG], "settings": {"a": LONG}},
+        **{"arms": arms, "published": {LONG: {LONG: 50.0}}, "chance": 0.1},
+        "claims": [
+            {
+                **{"name": "H1", "setting": LONG, "text": LONG, "arm": LONG, "p": 0.5},
+                **{"differences": {"baseline": {**interval, "p": 0.5}}, "note": LONG},
+                **{"p_holm": 0.5, "holds": False},
+            }
+        ],
+        "data": {"task": "word", "against": "a", "groups": LONG, "folds": 2, "seeds": 3},
     }
-    return page_html(demo_page(content, {"speaker": ["a", "b"], "emotion": ["c"]}, width=4))
+    write_tables(tmp_path, content, [(f"antigram train --name {LONG}", 1.5)], {LONG: [entry(1)]})
+    return (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1200, 390])
-@pytest.mark.parametrize("name", ["run_page", "page_of_demo"])
+@pytest.mark.parametrize("name", ["run_page", "study_page"])
 def test_a_page_fits_its_screen(request, shown, name, width):
     told = shown(request.getfixturevalue(name), width)
     assert told["out"] == []
