@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.record import RESULTS
+from benchmarks.studies import results_page
 
 __all__ = ["docs_page", "readme_with", "reliability_page"]
 
@@ -229,7 +230,8 @@ def readme_with(text: str) -> str:
 
 
 def main() -> None:
-    """Write the three pages."""
+    """Write the four pages."""
+    (_ROOT / "docs" / "results.md").write_text(results_page())
     (_ROOT / "docs" / "benchmarks.md").write_text(docs_page())
     (_ROOT / "docs" / "reliability.md").write_text(reliability_page())
     readme = _ROOT / "README.md"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from antigram import cli
+from benchmarks.studies import results_page
 from benchmarks.tables import docs_page, readme_with, reliability_page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,6 +177,8 @@ def test_the_numbers_of_the_readme_and_the_docs_are_those_of_the_results():
     assert docs_page() == page, "run python -m benchmarks.tables"
     damage = (ROOT / "docs" / "reliability.md").read_text()
     assert reliability_page() == damage, "run python -m benchmarks.tables"
+    results = (ROOT / "docs" / "results.md").read_text()
+    assert results_page() == results, "run python -m benchmarks.tables"
     linked = set(re.findall(r"\]\(\.\./(benchmarks/results/[^)]+)\)", page))
     assert len(linked) > 2
     assert all((ROOT / path).is_file() for path in linked)
