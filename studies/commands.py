@@ -26,8 +26,10 @@ _preset = option("--preset", help="paper: the paper's sizes; small: a table of t
 _corpus_map = option(
     "--corpus-map", type=console.Pairs(), help="Stand-ins, such as iemocap=fsdd,gsc=asc."
 )
-_only = option("--only", multiple=True, help="Names of settings and arms; others are left out.")
-_workers = option("--workers", type=IntRange(1, 256), help="Trainings at once; default: the cores.")
+_only = option(
+    "--only", multiple=True, help="Name of a setting or arm to run; others are left out."
+)
+_workers = option("--workers", type=IntRange(1, 256), help="Jobs at once; default: one per core.")
 _dry_run = flag_option("--dry-run", help="List the jobs and estimate hours and bytes; run nothing.")
 
 
@@ -40,12 +42,12 @@ _dry_run = flag_option("--dry-run", help="List the jobs and estimate hours and b
     "--layers",
     "at_layers",
     type=console.Numbers(),
-    help="Where anti-transfer is tried; default: 5,9,13.",
+    help="Layers at which anti-transfer is tried; default: 5,9,13.",
 )
-@option("--seeds", type=COUNT, help="Trainings of each arm in each fold; default: 5.")
-@option("--groups", help="Label of the groups of the statistics; default: that of --against.")
-@option("--folds", help="kfold:LABEL:K[:N] (default: of --against, 5) or confounded:LABEL:OTHER.")
-@option("--arms", help="Of wi, at, permuted, random, mean-gram, dropout, weight-decay; wi,at.")
+@option("--seeds", type=COUNT, help="Number of trainings of each arm in each fold; default: 5.")
+@option("--groups", help="Label of the groups of the statistics; default: the label of --against.")
+@option("--folds", help="kfold:LABEL:K[:N] (default: 5 over --against) or confounded:LABEL:OTHER.")
+@option("--arms", help="wi,at (default), permuted, random, mean-gram, dropout, weight-decay.")
 @option("--arch", type=Choice(choices.ARCHS), help="Default: vgg16.")
 @option("--width", type=IntRange(1, 1024), help="64 (default) is the real VGG.")
 @option("--epochs", type=COUNT, help="Default: 50.")
@@ -58,9 +60,10 @@ _dry_run = flag_option("--dry-run", help="List the jobs and estimate hours and b
 @_dry_run
 @common_options
 def compare(common: Context, runs: tuple[str, ...], **options: Any) -> None:
-    """Does anti-transfer help? Teachers, caches and students over folds and seeds, compared.
+    """Find out whether anti-transfer helps: compare students with and without it.
 
-    With names of RUNS, show these runs side by side.
+    Teachers and caches are made first. Students are trained over folds and seeds. With names of
+    RUNS, only show these runs side by side.
     """
     from antigram.studies.compare import answered
 
@@ -73,7 +76,7 @@ def compare(common: Context, runs: tuple[str, ...], **options: Any) -> None:
 @_preset
 @_corpus_map
 @_only
-@option("--seeds", type=COUNT, help="Trainings of each arm in each fold; default: the file's.")
+@option("--seeds", type=COUNT, help="Trainings of each arm in each fold; default: as in the file.")
 @_workers
 @_dry_run
 @common_options
@@ -90,14 +93,16 @@ def study(common: Context, file: str, **options: Any) -> None:
 
 @click.command()
 @argument("names", nargs=-1, required=True)
-@option("--preset", type=Choice(("paper", "small")), default="paper", help="small: minutes.")
+@option(
+    "--preset", type=Choice(("paper", "small")), default="paper", help="small: minutes on a CPU."
+)
 @_corpus_map
 @option("--seeds", type=COUNT, help="Trainings of each arm; default: one, as in the paper.")
 @_workers
 @_dry_run
 @common_options
 def reproduce(common: Context, names: tuple[str, ...], dry_run: bool, **options: Any) -> None:
-    """Reproduce the paper's NAMES: table2 to table6, fig3, fig4, fig6 to fig8, or all."""
+    """Reproduce the paper's tables and figures: table2 to table6, fig3, fig4, fig6 to fig8, all."""
     from antigram.studies.reproduce import reproduce, reproduced_text
 
     content = reproduce(

@@ -18,7 +18,7 @@ _LAYER = 5
 
 
 def antigram_command() -> list[str]:
-    """Return the command that starts this antigram, from a checkout or as installed."""
+    """Return the command that starts this antigram, whether in a checkout or installed."""
     file = Path(antigram.__path__[0], "cli.py")
     if (script := file.resolve()).parent != file.parent.resolve():  # a link, in a checkout
         return [sys.executable, str(script)]
@@ -37,12 +37,12 @@ def run_demo(
 ) -> dict[str, Any]:
     """Prepare synthesised speech, and compare students with and without anti-transfer on it.
 
-    The students learn the word, the teachers the prosody; half of the voices are tested at a time,
-    by networks that have never heard them.
+    The students learn the word, the teachers the prosody. Each fold tests half of the voices, with
+    networks that have never heard these voices.
 
     Args:
         workspace: stores, caches, runs and the study are written to it.
-        report: HTML file to write: the study's report.
+        report: HTML file that the study's report is written to.
         width: width of all networks; 64 is the published VGG16.
         epochs: epochs of each training.
         seed: seed of the folds.

@@ -1,7 +1,7 @@
-"""Draw figures as rows of panels, each of which is also a picture of its own.
+"""Draw figures as rows of panels; each panel is also a separate picture.
 
 A page places the pictures side by side or one below the other, by its width; a file shows all
-panels. matplotlib takes memory and time to import, so that this is done when a figure is drawn.
+panels. Importing matplotlib takes memory and time, so it is imported when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def draw_panels(
     """Draw rows of panels.
 
     Args:
-        grid: rows of panels; None leaves a place empty.
+        grid: rows of panels; None leaves a gap.
         finish: called with the axes of all panels when they are drawn, to give them common scales.
 
     Returns:
@@ -165,7 +165,7 @@ def set_labels(axis: Axes, labels: Sequence[str], *, beside: bool = False) -> No
 
     Args:
         axis: axes of the panel.
-        labels: of the lines, in the order in which they were drawn.
+        labels: labels of the lines, in the order in which the lines were drawn.
         beside: put the legend to the right of the axes, in small print.
     """
     if beside:

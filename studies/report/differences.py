@@ -1,4 +1,4 @@
-"""Draw differences from the baseline with their intervals: by arm, by layer, by weight."""
+"""Draw differences from the baseline, with intervals, by arm, by layer or by weight."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def draw_by_number(
 
 
 def _short(name: str) -> str:
-    """Return a name in printable characters, shortened to at most 24."""
+    """Return a name with only printable characters, shortened to 24 of them."""
     plain = "".join(c if c.isprintable() else "?" for c in name)
     return plain if len(plain) <= 24 else f"{plain[:12]}…{plain[-11:]}"
 
