@@ -7,8 +7,9 @@ they are first used: ``import antigram`` is quick and imports no torch.
 Each command has a function, which takes a `Workspace` and the names of stores, caches and runs in
 the workspace: `prepare_corpus`, `describe_corpora`, `download_corpus`, `cache_grams` (and
 `estimate_grams`, which builds nothing), `plan`, `train_student`, `evaluate_file`, `predict_files`,
-`verify_named`, `export`, `import_`, `status`, `clean` and `run_demo`. These functions call others
-that take paths and objects: `prepare`, `build_cache`, `train`, `evaluate`, `predict` and `verify`.
+`probe`, `verify_named`, `export`, `import_`, `status`, `clean` and `run_demo`. These functions call
+others that take paths and objects: `prepare`, `build_cache`, `train`, `evaluate`, `predict`,
+`probe_run` and `verify`.
 `make_folds` and `make_teacher_view` make views of a store for cross-validation.
 """
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from antigram.studies.plan import plan
     from antigram.studies.predicting import predict_files
     from antigram.studies.preparing import download_corpus, prepare_corpus
+    from antigram.studies.probe.command import probe
+    from antigram.studies.probe.probing import probe_run
     from antigram.studies.reproduce import reproduce
     from antigram.studies.scoring import evaluate_file
     from antigram.studies.status import describe_corpora, status
@@ -82,6 +85,8 @@ __all__ = [
     "predict_files",
     "prepare",
     "prepare_corpus",
+    "probe",
+    "probe_run",
     "reproduce",
     "run_demo",
     "status",
@@ -125,6 +130,8 @@ _HOME = {
     "prepare": ".pipeline.features.preparation",
     "prepare_corpus": ".studies.preparing",
     "reproduce": ".studies.reproduce",
+    "probe": ".studies.probe.command",
+    "probe_run": ".studies.probe.probing",
     "run_demo": ".studies.demo",
     "status": ".studies.status",
     "train": ".model.training.train",

@@ -13,8 +13,11 @@ from antigram.studies.click_options import (
     ABOVE_0,
     COUNT,
     data_option,
+    device_option,
     flag_option,
+    layers_option,
     seed_option,
+    shown_option,
     task_option,
 )
 from antigram.studies.console import Context, common_options
@@ -111,4 +114,33 @@ def reproduce(common: Context, names: tuple[str, ...], dry_run: bool, **options:
     common.answer(content, reproduced_text(content, dry_run=dry_run))
 
 
-COMMANDS = (compare, study, reproduce)
+@click.command()
+@argument("run")
+@option("--task", required=True, help="The label to look for.")
+@layers_option(type=console.Layer(), help="1 to 13, or all (default).")
+@option("--data", help="The store; default: the one that the run was trained on.")
+@option("--groups", help="Label whose classes are tested unheard; default: the run's task.")
+@option(
+    "--split",
+    type=Choice(("train", "validation", "test", "all")),
+    help="Segments to use; default: test if it has 10 for each class, else all.",
+)
+@shown_option("--parts", type=IntRange(2, 1000), default=5, help="Each is tested once.")
+@option("--compare", help="Another run or checkpoint: CKA of the two by layer.")
+@seed_option(help="Seed of parts, untrained network and shuffled labels.")
+@device_option
+@common_options
+def probe(common: Context, run: str, **options: Any) -> None:
+    """How much of a label is left in each layer of RUN (or of a checkpoint's file)?
+
+    Probes are tested on words, speakers or other groups that they were not trained on.
+    """
+    from antigram.studies.probe.command import probe as measured
+    from antigram.studies.probe.command import probed_text
+
+    with common.progress() as shown:
+        content = measured(common.workspace, run, **options, **shown)
+    common.answer(content, probed_text(content))
+
+
+COMMANDS = (compare, study, reproduce, probe)

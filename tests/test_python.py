@@ -25,6 +25,7 @@ FUNCTIONS = {
     "predict": "predict_files",
     "prepare": "prepare_corpus",
     "reproduce": "reproduce",
+    "probe": "probe",
     "status": "status",
     "study": "study",
     "train": "train_student",
