@@ -97,7 +97,7 @@ def probe_run(
     check_installed()
     check_seed(seed)
     if unknown := sorted(set(measures) - set(MEASURES)):
-        raise InputError(f"`measures` {unknown[0]!r}: wanted any of {', '.join(MEASURES)}")
+        raise InputError(f"measures {unknown[0]!r}: wanted any of {', '.join(MEASURES)}")
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
     network = open_network(run, opened)
     numbers = layer_numbers(list(layers), network.arch)

@@ -78,7 +78,7 @@ def test_a_run_is_probed_on_words_that_no_probe_has_heard(probed):
         assert set(layer["recall"]) == set(found["classes"])
     assert found["layers"]["8"]["raw_input"] == found["layers"]["2"]["raw_input"] > 0.95
     assert found["layers"]["8"]["linear"] > 0.8  # a speaker's pitch is still there
-    code, out, _ = probed("probe", "word-run", "--task", "speaker", "--layer", "2")
+    code, out, _ = probed("probe", "word-run", "--task", "speaker", "--layer", "2", "--parts", "2")
     assert code == 0
     assert "parts that share no word" in out
     assert len(out.splitlines()) == 3
@@ -108,13 +108,13 @@ def test_probing_leaves_torchs_generators_and_the_workspace_alone(probed):
 
 def test_without_further_measures_only_the_linear_probe_runs(probed):
     store = FeatureStore("workspace/features/spoken.zarr")
-    quick = probe_run(RUN, store, "speaker", [3], measures=())["layers"]["3"]
-    full = probe_run(RUN, store, "speaker", [3])["layers"]["3"]
+    quick = probe_run(RUN, store, "speaker", [3], parts=2, measures=())["layers"]["3"]
+    full = probe_run(RUN, store, "speaker", [3], parts=2)["layers"]["3"]
     for name, value in quick.items():
         assert value in (None, full[name]), name
     assert quick["linear"] == full["linear"]
     assert quick["mlp"] is quick["untrained"] is quick["selectivity"] is None
-    with pytest.raises(antigram.InputError, match="`measures` 'mpl': wanted any of mlp"):
+    with pytest.raises(antigram.InputError, match="measures 'mpl': wanted any of mlp"):
         probe_run(RUN, store, "speaker", measures=("mpl",))
 
 
