@@ -343,7 +343,7 @@ def _text(content: Mapping[str, Any]) -> str:
 
 
 def _identity(settings: Mapping[str, Any]) -> str:
-    """Return a digest of the settings that decide a run's numbers, without those in `ENDS`."""
+    """Return a digest of the settings that decide a run's numbers; `ENDS` are left out."""
     config = {key: value for key, value in settings["config"].items() if key not in ENDS}
     identity = {"config": config, **{key: settings[key] for key in ("features", "grams")}}
     return digest(json.dumps(identity, sort_keys=True))  # text, as file names may not be UTF-8

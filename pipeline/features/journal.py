@@ -49,7 +49,7 @@ class BlockNote:
         """Parse an entry.
 
         Raises:
-            ValueError: it is not an entry of this kind.
+            ValueError: the value is not an entry of this kind.
         """
         match entry:
             case {
@@ -89,7 +89,7 @@ class ChunkNote:
         """Parse an entry.
 
         Raises:
-            ValueError: it is not an entry of this kind.
+            ValueError: the value is not an entry of this kind.
         """
         match entry:
             case {
