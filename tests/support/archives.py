@@ -87,7 +87,7 @@ def damaged(data, at=-100):
 
 
 def swapped(data, old, new):
-    """Return the archive with all occurrences of a name replaced by one of equal length."""
+    """Return the archive with all occurrences of a name replaced by a name of equal length."""
     assert old in data
     assert len(old) == len(new)
     return data.replace(old, new)
