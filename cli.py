@@ -266,7 +266,7 @@ def plan(common: Context, **options: Any) -> None:
     "default: 1; below 0, AT rewards similarity.",
 )
 @option("--aggregation", type=Choice(choices.AGGREGATIONS), help="Default: the cache's, or gram.")
-@shown_option("--similarity", type=Choice(choices.SIMILARITIES), default="cos2")
+@option("--similarity", type=Choice(choices.SIMILARITIES), help="Default: cos2; pairwise: cka.")
 @shown_option(
     "--loss",
     type=Choice(choices.LOSSES),

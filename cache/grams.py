@@ -90,7 +90,8 @@ class LayerRows:
             indices: indices of the rows, from `row_indices`, on the same device.
         """
         norm, row_norm = self._norms_on(data.device).index_select(0, indices).unbind(1)
-        return Rows(self.layer.key.codec, data, norm, row_norm)
+        key = self.layer.key
+        return Rows(key.codec, data, norm, row_norm, grid=key.grid)
 
     def _norms_on(self, device: torch.device) -> Tensor:
         """Return both norms of every row, ``(row, 2)``, so that a batch gathers them at once.
@@ -183,6 +184,7 @@ class GramCache:
             layers=tuple(self.layers),
             tap=keys[0].tap,
             aggregation=keys[0].aggregation,
+            grids={key.layer: key.grid for key in keys if key.grid is not None},
         )
         self.identity: Mapping[str, str] = {
             str(n): layer.fingerprint for n, layer in self.layers.items()

@@ -19,7 +19,7 @@ __all__ = ["CacheKey", "layer_name"]
 
 # Bump this when the code computes other numbers from the same fields.
 VERSION = "grams/1"
-_OPTIONAL = ("views", "control")  # fields that are stored only if they are not None
+_OPTIONAL = ("views", "control", "grid")  # fields that are stored only if they are not None
 _STORED_32 = "float32"  # the format's name of the precision that is called 32 elsewhere
 
 
@@ -38,7 +38,7 @@ class CacheKey:
         features: fingerprint of the feature store.
         layer: convolution layer, counted from 1.
         tap: ``relu``, ``conv`` or ``released``.
-        aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
+        aggregation: ``gram``, ``mean``, ``sum``, ``max``, ``compmul`` or ``pairwise``.
         codec: ``packed``, ``factor``, ``lowrank`` or ``map``.
         dtype: dtype of the stored rows: ``float16`` or ``float32``.
         energy: share of ||G||^2 that every segment of the pilot keeps, for ``lowrank`` without a
@@ -49,6 +49,7 @@ class CacheKey:
         views: augmentation of the segments; None for no augmentation.
         control: ``mean-gram`` if one row stands for all segments; else None. Other controls change
             the extractor.
+        grid: frames and frequencies that the maps are averaged to, for ``pairwise``; else None.
     """
 
     extractor: str
@@ -65,6 +66,7 @@ class CacheKey:
     version: str = VERSION
     views: Views | None = None
     control: str | None = None
+    grid: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the key as plain types, to store; without the optional fields that are None."""
@@ -74,6 +76,8 @@ class CacheKey:
         for name in _OPTIONAL:
             if plain[name] is None:
                 del plain[name]
+        if self.grid is not None:
+            plain["grid"] = list(self.grid)
         return plain
 
     @classmethod
@@ -81,7 +85,7 @@ class CacheKey:
         """Return the key that `to_json` turned into plain types.
 
         Raises:
-            DamagedError: fields are missing or unknown.
+            DamagedError: fields are missing or unknown, or the grid does not go with the others.
         """
         names = {field.name for field in fields(cls)}
         if odd := (set(stored) | set(_OPTIONAL)) ^ names:
@@ -90,7 +94,9 @@ class CacheKey:
             )
         views = Views.from_json(stored["views"]) if "views" in stored else None
         precision = "32" if stored["precision"] == _STORED_32 else stored["precision"]
+        grid = _grid(stored)
         parsed = {"arch": Arch(**stored["arch"]), "precision": precision, "views": views}
+        parsed["grid"] = grid
         return cls(**{**stored, **parsed})
 
     def require(self, where: str, wanted: Mapping[str, object]) -> None:
@@ -111,6 +117,21 @@ class CacheKey:
                     f"this run has {_short(needed)}. Rebuild it with `antigram cache-grams`, or "
                     "name what it was built from."
                 )
+
+
+def _grid(stored: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the grid of a stored key, which exactly ``pairwise`` has."""
+    grid = stored.get("grid")
+    if (grid is not None) != (stored["aggregation"] == "pairwise"):
+        raise DamagedError(
+            f"cache key: aggregation {stored['aggregation']}, grid {grid}; rebuild the cache"
+        )
+    match grid:
+        case None:
+            return None
+        case [int(frames), int(freqs)] if min(frames, freqs) >= 1:
+            return frames, freqs
+    raise DamagedError(f"cache key: the grid is {grid}; rebuild the cache")
 
 
 def _short(value: object) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antigram.cache.key import CacheKey, layer_name
+from antigram.model.choices import matrix_side
 from antigram.pipeline.audio.augmentation import COLUMNS
 from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
@@ -170,11 +171,16 @@ class CacheLayer:
         axes: tuple[int | None, ...] = (
             (values.shape[0], key.views.count) if key.views else (values.shape[0],)
         )
+        if key.grid is not None and key.grid[0] * key.grid[1] != self.positions:
+            raise DamagedError(
+                f"{self.folder}: {self.positions} positions, its grid has {key.grid}. "
+                f"{self._repair}"
+            )
         if codec == "lowrank":  # any rank is accepted
-            values.require([key.dtype], (*axes, self.channels, None))
+            values.require([key.dtype], (*axes, self.side, None))
         else:
             shapes = {
-                "packed": (self.channels * (self.channels + 1) // 2,),
+                "packed": (self.side * (self.side + 1) // 2,),
                 "factor": (self.channels, self.positions),
                 "map": (self.positions,),
             }
@@ -184,6 +190,11 @@ class CacheLayer:
         if key.views:
             self._array("views").require(["float32"], (*axes, len(COLUMNS)))
         return values
+
+    @property
+    def side(self) -> int:
+        """Number of rows of the square matrix that is compared: see `matrix_side`."""
+        return matrix_side(self.key.aggregation, self.channels, self.positions)
 
     def check_clips(self, count: int) -> None:
         """Raise if the layer does not have a row for each segment of a store.
@@ -257,6 +268,7 @@ class CacheLayer:
             "dtype": self.key.dtype,
             "channels": self.channels,
             "positions": self.positions,
+            **({"grid": list(self.key.grid)} if self.key.grid else {}),
             "bytes_per_clip": self._bytes_per_clip,
             "fingerprint": self.fingerprint,
             **({"views": self.views} if self.key.views else {}),

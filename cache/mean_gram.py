@@ -46,8 +46,9 @@ def mean_rows(
 
     def add(plan: LayerPlan, maps: Tensor) -> None:
         key = plan.key
-        rows = encode_rows(maps, key.aggregation, torch.float32, key.codec).data.double().sum(0)
-        sums[key.layer] = sums[key.layer] + rows if key.layer in sums else rows
+        rows = encode_rows(maps, key.aggregation, torch.float32, key.codec, grid=key.grid)
+        total = rows.data.double().sum(0)
+        sums[key.layer] = sums[key.layer] + total if key.layer in sums else total
 
     training: NDArray[np.int64] = store.rows("train")
     for first in range(0, len(training), _SEGMENTS):

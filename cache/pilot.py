@@ -12,6 +12,7 @@ from torch import Tensor
 from antigram.cache.plan import LayerPlan, run_taps, teacher_net
 from antigram.model.loss.codecs import Stack, encode_rows
 from antigram.model.loss.gram import flat, self_product
+from antigram.model.loss.pairwise import compared
 from antigram.model.loss.student_maps import StudentMaps
 from antigram.model.training.checkpoint import Teacher
 from antigram.pipeline.draw import draw
@@ -55,7 +56,7 @@ def find_rank(
             [plan],
             batch_clips,
             device,
-            lambda _, maps: ranks.append(rank_for(maps, energy)),
+            lambda p, maps: ranks.append(rank_for(_compared(p, maps), energy)),
         )
         rank = max(ranks)
     errors: list[float] = []
@@ -65,6 +66,10 @@ def find_rank(
         net, sample, [plan], batch_clips, device, lambda p, maps: errors.append(_error(p, maps))
     )
     return replace(plan, pilot={"clips": len(x), "rank": rank, "cosine_error": max(errors)})
+
+
+def _compared(plan: LayerPlan, maps: Tensor) -> Tensor:
+    return compared(maps, plan.key.aggregation, plan.key.grid)
 
 
 def _features(store: FeatureStore, rows: list[int]) -> NDArray[np.float32]:
@@ -77,11 +82,11 @@ def rank_for(maps: Tensor, energy: float) -> int:
     """Return the least rank at which every segment's Gram keeps a share of its squared norm.
 
     Args:
-        maps: ``(batch, channel, frame, freq)``.
+        maps: ``(batch, channel, frame, freq)``, or the result of `pairwise_maps`.
         energy: the share, in (0, 1].
     """
     with torch.autocast(maps.device.type, enabled=False):
-        values = flat(maps)
+        values = flat(maps) if maps.ndim == 4 else maps
         product = self_product(values if values.shape[1] <= values.shape[2] else values.mT)
     scale = product.flatten(1).norm(dim=1).clamp_min(1e-30)[:, None, None]
     squares = torch.linalg.eigvalsh(product / scale).clamp_min(0).double().square().flip(1)
@@ -92,13 +97,15 @@ def rank_for(maps: Tensor, energy: float) -> int:
 
 def _error(plan: LayerPlan, maps: Tensor) -> float:
     """Return the largest error that the rank causes in cosines between segments of the batch."""
-    dtype = getattr(torch, plan.key.dtype)
+    key = plan.key
+    dtype = getattr(torch, key.dtype)
     cosines = []
     with torch.autocast(maps.device.type, enabled=False):
-        neighbours = StudentMaps(maps.roll(1, 0))  # each segment is compared with the one before it
+        # Each segment is compared with the one before it.
+        neighbours = StudentMaps(_compared(plan, maps.roll(1, 0)))
         for rows in (
-            encode_rows(maps, "gram", dtype, "lowrank", plan.rank),
-            encode_rows(maps, "gram", torch.float32),
+            encode_rows(maps, key.aggregation, dtype, "lowrank", plan.rank, key.grid),
+            encode_rows(maps, key.aggregation, torch.float32, grid=key.grid),
         ):
             inner = neighbours.inner(Stack.of([rows]))[:, 0].double()
             divisor = neighbours.norm.double() * rows.row_norm.double()

@@ -13,10 +13,18 @@ from numpy.typing import NDArray
 
 from antigram.cache.key import CacheKey
 from antigram.cache.layer import ARRAY_OF
-from antigram.model.choices import CODECS, DTYPES, Codec, Control, Dtype, precision_of
+from antigram.model.choices import (
+    CODECS,
+    DTYPES,
+    Codec,
+    Control,
+    Dtype,
+    matrix_side,
+    precision_of,
+)
 from antigram.model.loss.codecs import exact_codec, row_shape
 from antigram.model.loss.sources import TapSpec
-from antigram.model.nets.vgg import Vgg, extractor_digest, tap_shape
+from antigram.model.nets.vgg import Vgg, extractor_digest, map_shape
 from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.precision import autocast, set_precision
 from antigram.pipeline.audio.augmentation import COLUMNS, Views
@@ -38,7 +46,7 @@ class LayerPlan:
     Attributes:
         key: identity of the layer.
         channels: channels of the maps.
-        positions: frames x frequencies of the maps.
+        positions: frames x frequencies of the maps, for ``pairwise`` of the grid.
         rank: columns of a ``lowrank`` row; None until `find_rank` has found it.
         pilot: findings of `find_rank`, for the layer's attributes; empty for other codecs.
     """
@@ -52,7 +60,13 @@ class LayerPlan:
     @property
     def row(self) -> tuple[int, ...]:
         """Shape of the values of one row."""
-        return row_shape(self.key.codec, self.channels, self.positions, self.rank)
+        key = self.key
+        return row_shape(key.codec, self.channels, self.positions, self.rank, key.aggregation)
+
+    @property
+    def side(self) -> int:
+        """Number of rows of the square matrix that is compared: see `matrix_side`."""
+        return matrix_side(self.key.aggregation, self.channels, self.positions)
 
     @property
     def views(self) -> int:
@@ -118,9 +132,10 @@ def plan_layers(
         Plans by layer number.
 
     Raises:
-        InputError: a value is invalid, the codec cannot hold the aggregation, or ``energy`` or
-            ``rank`` do not apply to it.
+        InputError: a value is invalid, the codec cannot hold the aggregation, ``energy`` or
+            ``rank`` do not apply to it, or maps are smaller than the grid.
     """
+    of_matrix = spec.aggregation in ("gram", "pairwise")
     if views is not None and not 1 <= views.count <= _ROWS_PER_CHUNK:
         raise InputError(f"`views` {views.count}: wanted 1 to {_ROWS_PER_CHUNK} views of a clip")
     check_choice("codec", codec, ("auto", *CODECS))
@@ -132,13 +147,13 @@ def plan_layers(
             raise InputError(
                 f"`codec={codec}`: a mean Gram is no product of maps; use `codec=auto`"
             )
-        codec = "packed" if spec.aggregation == "gram" else "map"
-    if spec.aggregation != "gram" and codec not in ("auto", "map"):
+        codec = "packed" if of_matrix else "map"
+    if not of_matrix and codec not in ("auto", "map"):
         raise InputError(
             f"`codec={codec}`: the aggregation {spec.aggregation} is stored as a map; "
             "use `codec=auto`"
         )
-    if spec.aggregation == "gram" and codec == "map":
+    if of_matrix and codec == "map":
         raise InputError("`codec=map`: holds the other aggregations; use `codec=auto`")
     if codec == "lowrank":
         if energy is not None and rank is not None:
@@ -153,11 +168,13 @@ def plan_layers(
         net = Vgg(teacher.arch, 0)
     plans = {}
     for layer in spec.layers:
-        channels, positions = tap_shape(teacher.arch, layer, spec.tap, store.shape)
-        if rank is not None and not 1 <= rank <= channels:
-            raise InputError(
-                f"`rank` {rank}: layer {layer} has {channels} channels; wanted 1 to {channels}"
-            )
+        channels, *size = map_shape(teacher.arch, layer, spec.tap, store.shape)
+        grid = spec.grid(layer, (size[0], size[1]))
+        positions = math.prod(grid or size)
+        side = matrix_side(spec.aggregation, channels, positions)
+        if rank is not None and not 1 <= rank <= side:
+            what = "channels" if grid is None else "positions"
+            raise InputError(f"`rank` {rank}: layer {layer} has {side} {what}; wanted 1 to {side}")
         key = CacheKey(
             extractor=extractor_digest(teacher.state, net, layer, spec.tap),
             arch=teacher.arch,
@@ -172,6 +189,7 @@ def plan_layers(
             precision=precision_of(precision),
             views=views,
             control="mean-gram" if control == "mean-gram" else None,
+            grid=grid,
         )
         plans[layer] = LayerPlan(key, channels, positions, rank)
     return plans

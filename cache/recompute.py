@@ -15,7 +15,7 @@ from antigram.cache.layer import CacheLayer, layers_of
 from antigram.cache.mean_gram import mean_rows
 from antigram.cache.plan import LayerPlan, run_taps, teacher_net
 from antigram.model.loss.codecs import Rows
-from antigram.model.loss.gram import aggregate, flat
+from antigram.model.loss.pairwise import compared
 from antigram.model.nets.vgg import Vgg, extractor_digest
 from antigram.model.training.checkpoint import Teacher
 from antigram.pipeline.audio.augmentation import apply_views
@@ -115,12 +115,13 @@ def _errors(maps: Tensor, stored: Rows, layer: CacheLayer) -> Iterator[tuple[int
         error that is allowed.
     """
     allowed = _ROUNDING[layer.key.dtype]
-    if layer.key.aggregation == "gram":
-        values = flat(maps).double()
-        exact = (values @ values.mT).flatten(1)
-        cached = stored.matrices(layer.channels).double().flatten(1)
+    values = compared(maps, layer.key.aggregation, layer.key.grid).double()
+    if layer.key.codec == "map":
+        exact, cached = values, stored.data.double()
     else:
-        exact, cached = aggregate(maps, layer.key.aggregation).double(), stored.data.double()
+        values = values.flatten(2)
+        exact = (values @ values.mT).flatten(1)
+        cached = stored.matrices(layer.side).double().flatten(1)
     norm = exact.norm(dim=1)
     exact = exact / torch.where(norm > 0, norm, 1.0)[:, None]
     for clip in range(len(exact)):

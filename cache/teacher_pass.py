@@ -180,7 +180,7 @@ def _run_net(
         key = plan.key
         dtype = getattr(torch, key.dtype)
         for part in torch.split(maps, _at_once(plan, device)):
-            rows = encode_rows(part, key.aggregation, dtype, key.codec, plan.rank)
+            rows = encode_rows(part, key.aggregation, dtype, key.codec, plan.rank, key.grid)
             first = next_row[key.layer]
             next_row[key.layer] += len(part)
             arrays = (rows.data, rows.norm, rows.row_norm, rows.energy)
@@ -200,5 +200,5 @@ def _at_once(plan: LayerPlan, device: torch.device) -> int:
     """
     if device.type != "cpu":
         return _NO_LIMIT
-    largest = 4 * plan.channels * max(plan.channels, plan.positions)  # float32, maps or Gram
+    largest = 4 * plan.side * max(plan.channels, plan.positions)  # float32, maps or matrix
     return max(1, _CACHE_BYTES // largest)

@@ -147,7 +147,7 @@ def noted(plan: LayerPlan, partial: Path) -> LayerPlan | None:
             "key": key,
             "rank": int(rank),
             "pilot": {"clips": int(clips), "rank": int(), "cosine_error": float(error)},
-        } if key == plan.key.to_json() and plan.rank in (None, rank) and 0 < rank <= plan.channels:
+        } if key == plan.key.to_json() and plan.rank in (None, rank) and 0 < rank <= plan.side:
             # In the order of `find_rank`, so that the bytes equal those of an uninterrupted build.
             pilot = {"clips": clips, "rank": rank, "cosine_error": error}
             return replace(plan, rank=rank, pilot=pilot)

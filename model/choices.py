@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, cast, get_args
 
 from antigram.pipeline.choices import Dtype, check_choice
+from antigram.pipeline.errors import InputError
 
 __all__ = [
     "AGGREGATIONS",
@@ -32,14 +33,16 @@ __all__ = [
     "Precision",
     "Similarity",
     "Tap",
+    "matrix_side",
     "precision_of",
+    "similarity_of",
 ]
 
 Mode = Literal["baseline", "wi", "frozen", "online", "cached", "dann", "coral"]
 ArchName = Literal["vgg11", "vgg13", "vgg16", "vgg19"]
 Tap = Literal["relu", "conv", "released"]
-Aggregation = Literal["gram", "mean", "sum", "max", "compmul"]
-Similarity = Literal["cos2", "mse-sigmoid"]
+Aggregation = Literal["gram", "mean", "sum", "max", "compmul", "pairwise"]
+Similarity = Literal["cos2", "mse-sigmoid", "cka"]
 Loss = Literal["paper", "released"]
 Precision = Literal["32", "tf32", "bf16"]
 Codec = Literal["packed", "factor", "lowrank", "map"]
@@ -70,3 +73,42 @@ def precision_of(name: str) -> Precision:
     name = "32" if name == "float32" else name
     check_choice("precision", name, PRECISIONS)
     return cast("Precision", name)
+
+
+def similarity_of(aggregation: Aggregation, similarity: Similarity | None = None) -> Similarity:
+    """Return the similarity of an aggregation: the given one, or the default of the aggregation.
+
+    Args:
+        aggregation: what is compared.
+        similarity: how it is compared; None for the default: ``cka`` with ``pairwise``, else
+            ``cos2``.
+
+    Raises:
+        InputError: there is no such similarity, or the aggregation cannot have it.
+    """
+    if similarity is None:
+        return "cka" if aggregation == "pairwise" else "cos2"
+    check_choice("similarity", similarity, SIMILARITIES)
+    if similarity == "cka" and aggregation != "pairwise":
+        raise InputError(
+            f"`similarity=cka` belongs to `aggregation=pairwise`; `aggregation={aggregation}` "
+            "takes `similarity=cos2` or `mse-sigmoid`"
+        )
+    if similarity == "mse-sigmoid" and aggregation == "pairwise":
+        raise InputError(
+            "`similarity=mse-sigmoid`: `aggregation=pairwise` takes `similarity=cka` or `cos2`"
+        )
+    return similarity
+
+
+def matrix_side(aggregation: Aggregation, channels: int, positions: int) -> int:
+    """Return the number of rows of the square matrix that is compared.
+
+    It is the number of channels, with ``pairwise`` the number of positions.
+
+    Args:
+        aggregation: ``gram`` or ``pairwise``; other aggregations have no matrix.
+        channels: channels of the maps.
+        positions: positions of the maps, for ``pairwise`` of the grid.
+    """
+    return positions if aggregation == "pairwise" else channels

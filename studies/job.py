@@ -13,8 +13,10 @@ import torch
 from antigram.cache.grams import GramCache
 from antigram.cache.layer import choose_cache, open_root
 from antigram.cache.plan import plan_layers
+from antigram.model.choices import similarity_of
 from antigram.model.loss.at_loss import check_combination, flat_layers_note
-from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec, check_shapes
+from antigram.model.loss.shapes import check_grids, check_shapes
+from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.config import TrainConfig
@@ -99,6 +101,7 @@ def resolve(
         layers, tap, aggregation = sources.layers, sources.spec.tap, sources.spec.aggregation
         for source in members.values():
             check_shapes(arch, source.spec, store.shape)
+        check_grids({name: source.spec for name, source in members.items()}, store.shape)
     if settings.get("loss") == "released" and len(members) > 1:
         raise InputError("`loss=released` compares with one teacher: give one of `ckpts`")
     config = TrainConfig(
@@ -112,8 +115,9 @@ def resolve(
         **_betas(options.betas, members),
         **settings,
     )
-    check_combination(aggregation, tap, config.similarity, layers)
-    if sources is not None and (note := flat_layers_note(aggregation, config.similarity, layers)):
+    similarity = similarity_of(aggregation, config.similarity)
+    check_combination(aggregation, tap, similarity, layers)
+    if sources is not None and (note := flat_layers_note(aggregation, similarity, layers)):
         on_message(note)
     return Job(store, sources, config, first)
 

@@ -54,8 +54,12 @@ def check_options(options: Options, settings: Mapping[str, Any]) -> None:
     arch = Arch(options.arch or "vgg16", 64 if options.width is None else options.width)
     # The numbers are checked later, as the checkpoint limits them and is not read here.
     layers = (1,) if options.layers else ()
-    TrainConfig(mode=options.mode, task=options.task or "", arch=arch, layers=layers, **settings)
-    mode = options.mode
+    mode, task = options.mode, options.task or ""
+    # Without an aggregation the cache decides, which is not read here.
+    aggregation = options.aggregation or "gram"
+    if options.aggregation is None and mode == "cached" and settings.get("similarity") == "cka":
+        aggregation = "pairwise"
+    TrainConfig(mode=mode, task=task, arch=arch, layers=layers, aggregation=aggregation, **settings)
     if mode in ("wi", "frozen", "online") and not options.ckpts:
         raise InputError(f"`mode={mode}` needs the teacher: `ckpts=FILE`")
     if mode in ("wi", "frozen") and len(options.ckpts) > 1:

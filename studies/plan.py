@@ -29,7 +29,7 @@ from antigram.model.choices import Aggregation, ArchName, Codec, Dtype, Precisio
 from antigram.model.loss.codecs import Rows, forget_tables
 from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec
 from antigram.model.nets.arch import Arch
-from antigram.model.nets.vgg import Vgg, channels_last
+from antigram.model.nets.vgg import Vgg, channels_last, tap_shape
 from antigram.model.training.batches import Batch
 from antigram.model.training.checkpoint import Teacher, open_teacher
 from antigram.model.training.config import TrainConfig
@@ -187,7 +187,13 @@ def bare_net(arch: Arch) -> Teacher:
 
 def _spec(arch: Arch, plans: Mapping[int, LayerPlan]) -> TapSpec:
     key = next(iter(plans.values())).key
-    return TapSpec(arch=arch, layers=tuple(sorted(plans)), tap=key.tap, aggregation=key.aggregation)
+    return TapSpec(
+        arch=arch,
+        layers=tuple(sorted(plans)),
+        tap=key.tap,
+        aggregation=key.aggregation,
+        grids={n: plan.key.grid for n, plan in plans.items() if plan.key.grid is not None},
+    )
 
 
 class _Shapes:
@@ -223,7 +229,7 @@ class _Shapes:
             dtype = getattr(torch, plan.key.dtype)
             data = torch.empty(self.clips, *plan.row, dtype=dtype, device=x.device)
             norms = torch.empty(2, self.clips, device=x.device)
-            rows[layer] = Rows(plan.key.codec, data, norms[0], norms[1])
+            rows[layer] = Rows(plan.key.codec, data, norms[0], norms[1], grid=plan.key.grid)
         return rows
 
 
@@ -349,7 +355,7 @@ def budget(
         size = plan.bytes_per_clip
         layers[str(number)] = {
             **arms,
-            "paper_eq4_bytes": _paper_eq4(arch, plan, batch_clips),
+            "paper_eq4_bytes": _paper_eq4(arch, plan, store.shape, batch_clips),
             "cache": {
                 "codec": plan.key.codec,
                 "dtype": plan.key.dtype,
@@ -367,10 +373,11 @@ def budget(
     }
 
 
-def _paper_eq4(arch: Arch, plan: LayerPlan, batch_clips: int) -> int:
+def _paper_eq4(arch: Arch, plan: LayerPlan, shape: tuple[int, int], batch_clips: int) -> int:
     """Return the bytes that AT takes by the paper's equation 4: E + 2 (#G + #F) float32 numbers."""
     with torch.device("meta"):
         teacher = sum(p.numel() for p in Vgg(arch, 0).parameters())
-    gram = batch_clips * plan.channels**2
-    maps = batch_clips * plan.channels * plan.positions
+    channels, positions = tap_shape(arch, plan.key.layer, plan.key.tap, shape)
+    gram = batch_clips * channels**2
+    maps = batch_clips * channels * positions
     return 4 * (teacher + 2 * (gram + maps))

@@ -10,11 +10,11 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from antigram.model.choices import SIMILARITIES, Aggregation, Similarity, Tap
+from antigram.model.choices import SIMILARITIES, Aggregation, Similarity, Tap, similarity_of
 from antigram.model.loss.codecs import Rows, Stack, packed_size
-from antigram.model.loss.gram import Context, aggregate, flat
+from antigram.model.loss.gram import Context, flat
+from antigram.model.loss.pairwise import Grid, compared
 from antigram.model.loss.student_maps import StudentMaps
-from antigram.pipeline.choices import check_choice
 from antigram.pipeline.errors import InputError
 
 __all__ = [
@@ -40,13 +40,13 @@ _FLAT_FROM = {"sum": (7, "no"), "gram": (5, "hardly any"), "mean": (1, "hardly a
 def check_combination(
     aggregation: Aggregation, tap: Tap, similarity: Similarity, layers: Collection[int] = ()
 ) -> None:
-    """Raise if an aggregation cannot be used at a tap, or a similarity is unknown.
+    """Raise if an aggregation cannot be used at a tap, or cannot have a similarity.
 
     Raises:
-        InputError: ``compmul`` is to be used on maps that may be negative, or there is no such
-            similarity.
+        InputError: ``compmul`` is to be used on maps that may be negative, there is no such
+            similarity, or the aggregation cannot have it.
     """
-    check_choice("similarity", similarity, SIMILARITIES)
+    similarity_of(aggregation, similarity)
     # The input of layer 1 is the normalised spectrogram, which has negative values.
     if aggregation == "compmul" and (tap == "conv" or (tap == "released" and 1 in layers)):
         raise InputError(
@@ -70,22 +70,29 @@ def flat_layers_note(
     )
 
 
-class _SquaredCosine(torch.autograd.Function):
-    """Squared cosine ``(inner / (norm * row_norm))^2``; it is a flat 0 if a norm is near zero."""
+class _Cosine(torch.autograd.Function):
+    """``inner / (norm * row_norm)``, or its square; it is a flat 0 if a norm is near zero."""
 
     @staticmethod
-    def forward(ctx: Context, inner: Tensor, norm: Tensor, row_norm: Tensor) -> Tensor:
+    def forward(
+        ctx: Context,
+        inner: Tensor,
+        norm: Tensor,
+        row_norm: Tensor,
+        squared: bool,  # noqa: FBT001 - autograd takes positions alone
+    ) -> Tensor:
         divisor = norm[:, None] * row_norm
         divisor = divisor.masked_fill(divisor < _DEAD, torch.inf)
         cosine = inner / divisor
         ctx.save_for_backward(cosine, divisor, norm)
-        return cosine.square()
+        ctx.squared = squared
+        return cosine.square() if squared else cosine
 
     @staticmethod
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         cosine, divisor, norm = ctx.saved_tensors
-        slope = grad * cosine * 2
-        return slope / divisor, -(slope * cosine).sum(1) / norm.clamp_min(_TINY), None
+        slope = grad * cosine * 2 if ctx.squared else grad
+        return slope / divisor, -(slope * cosine).sum(1) / norm.clamp_min(_TINY), None, None
 
 
 def at_losses(student: StudentMaps, stack: Stack, similarity: Similarity = "cos2") -> Tensor:
@@ -94,23 +101,25 @@ def at_losses(student: StudentMaps, stack: Stack, similarity: Similarity = "cos2
     Args:
         student: maps of the student.
         stack: rows of the teachers for the same segments, layer and tap.
-        similarity: ``cos2``, the squared cosine; or ``mse-sigmoid``, minus the sigmoid of the mean
-            squared error. The error is computed from Grams scaled by 1000 / (C P), as in the
+        similarity: ``cos2``, the squared cosine; ``mse-sigmoid``, minus the sigmoid of the mean
+            squared error; or ``cka``, the cosine, which with the aggregation ``pairwise`` is linear
+            CKA over positions. The error is computed from Grams scaled by 1000 / (C P), as in the
             paper's code, or from aggregated maps without scaling.
 
     Returns:
-        ``(batch, teacher)`` float32, before beta: in [0, 1] for ``cos2``, in (-1, -0.5] for
-        ``mse-sigmoid``.
+        ``(batch, teacher)`` float32, before beta: in [0, 1] for ``cos2`` and ``cka``, in (-1, -0.5]
+        for ``mse-sigmoid``.
 
     References:
-        Guizzo, Weyde and Tarroni (2021), equation of L_AT and 5.5.
+        Guizzo, Weyde and Tarroni (2021), equation of L_AT and 5.5. Kornblith, Norouzi, Lee and
+        Hinton (2019), Similarity of neural network representations revisited: CKA.
     """
     with torch.autocast(stack.data.device.type, enabled=False):
-        if similarity == "cos2":
+        if similarity != "mse-sigmoid":
             # The inner product comes first, as the norm reuses the tensors that it computes.
-            inner = student.inner(stack)
-            squared: Tensor = _SquaredCosine.apply(inner, student.norm, stack.row_norm)
-            return squared
+            inner, squared = student.inner(stack), similarity == "cos2"
+            cosine: Tensor = _Cosine.apply(inner, student.norm, stack.row_norm, squared)
+            return cosine
         # The error depends on scale, so the division of the stored row by its norm is undone.
         if student.values.ndim == 3:
             scale, entries = 1000.0 / (student.channels * student.positions), student.channels**2
@@ -125,7 +134,7 @@ def at_loss(
     maps: StudentMaps | Tensor,
     rows: Rows,
     aggregation: Aggregation = "gram",
-    similarity: Similarity = "cos2",
+    similarity: Similarity | None = None,
 ) -> Tensor:
     """Compute the similarity of a student's maps to the rows of one teacher, per segment.
 
@@ -133,30 +142,51 @@ def at_loss(
         maps: maps of the student, ``(batch, channel, frame, freq)``, or a `StudentMaps`.
         rows: rows of the teacher for the same segments, layer and tap.
         aggregation: aggregation of ``rows``; it is applied to ``maps``, except to a `StudentMaps`.
-        similarity: as for `at_losses`.
+        similarity: as for `at_losses`; by default ``cka`` with ``pairwise``, else ``cos2``.
 
     Returns:
         ``(batch,)`` float32, before beta.
 
     Raises:
-        InputError: ``maps`` is not 4-D, or ``rows`` has another number of segments, channels or
-            positions.
+        InputError: ``maps`` is not 4-D, or smaller than the grid of the rows; ``rows`` has another
+            number of segments, channels or positions, or another aggregation; or the aggregation
+            cannot have the similarity.
     """
+    similarity = similarity_of(aggregation, similarity)
+    grid = _grid_of([rows], aggregation)
     with torch.autocast(rows.data.device.type, enabled=False):
         if isinstance(maps, Tensor):
             if maps.ndim != 4 or 0 in maps.shape:
                 raise InputError(
                     f"at_loss: maps are {tuple(maps.shape)}, wanted (batch, channel, frame, freq)"
                 )
-            maps = StudentMaps(maps if aggregation == "gram" else aggregate(maps, aggregation))
+            maps = StudentMaps(compared(maps, aggregation, grid))
         _check_rows(maps, rows)
         return at_losses(maps, Stack.of([rows]), similarity)[:, 0]
 
 
+def _grid_of(rows: Sequence[Rows | Stack], aggregation: Aggregation) -> Grid | None:
+    """Return the grid of rows, None if they have none; raise if they differ or do not fit."""
+    grids = {each.grid for each in rows}
+    if len(grids) > 1:
+        raise InputError(f"rows of one layer have different grids, {grids}; wanted the same")
+    grid = rows[0].grid
+    if (grid is not None) != (aggregation == "pairwise"):
+        of = "not pairwise" if grid is None else "pairwise"
+        raise InputError(f"`aggregation={aggregation}`: the rows are {of}; give their aggregation")
+    return grid
+
+
 def _check_rows(student: StudentMaps, rows: Rows) -> None:
+    # With a grid, only positions, which are the student's `channels`, need to be equal.
+    factor = (
+        (student.channels, student.positions)
+        if rows.grid is None
+        else (*rows.data.shape[1:2], student.channels)
+    )
     wanted = {
         "packed": (packed_size(student.channels),),
-        "factor": (student.channels, student.positions),
+        "factor": factor,
         "lowrank": (student.channels, *rows.data.shape[2:]),
         "map": (student.positions,),
     }[rows.codec]
@@ -227,7 +257,7 @@ class _Compare(torch.autograd.Function):
         twice = slope * (grad * 2)  # F is both factors of F F^T, and the slope is symmetric
         gradients = []
         for part in ctx.parts:
-            values = flat(maps[part])
+            values = flat(maps[part]) if maps.ndim == 4 else maps[part]
             of_part = (values.mT @ twice[part]).mT if ctx.channels_last else twice[part] @ values
             gradients.append(of_part.to(ctx.dtype).reshape(maps[part].shape))
         gradient = gradients[0] if len(gradients) == 1 else torch.cat(gradients)
@@ -252,7 +282,7 @@ def compare(
     stacks: Sequence[Stack],
     weights: Tensor,
     aggregation: Aggregation,
-    similarity: Similarity = "cos2",
+    similarity: Similarity | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the AT loss of a layer: the weighted sum over teachers of the mean similarity.
 
@@ -261,14 +291,19 @@ def compare(
         stacks: rows of the teachers, for the same segments, layer and tap.
         weights: ``(teacher,)`` float32, in the order of the stacks.
         aggregation: aggregation of the rows.
-        similarity: as for `at_losses`.
+        similarity: as for `at_loss`.
 
     Returns:
         The loss, a scalar; and ``(teacher,)`` similarities averaged over the batch, before they
         are weighted and without gradient.
+
+    Raises:
+        InputError: the maps are smaller than the grid of the rows, the teachers' grids differ, or
+            the aggregation cannot have the similarity.
     """
+    similarity = similarity_of(aggregation, similarity)
     with torch.autocast(maps.device.type, enabled=False):
-        x = maps if aggregation == "gram" else aggregate(maps, aggregation)
+        x = compared(maps, aggregation, _grid_of(stacks, aggregation))
         loss_and_means: tuple[Tensor, Tensor] = _Compare.apply(x, stacks, weights, similarity)
         return loss_and_means
 

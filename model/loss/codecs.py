@@ -10,6 +10,10 @@ one of these forms (codecs):
 * ``lowrank``: ``(C, rank)`` vectors V. V V^T is the matrix of that rank nearest to G / ||G||.
 * ``map``: the ``(positions,)`` values of another aggregation, divided by their norm.
 
+With the aggregation ``pairwise`` the same holds of the transposed centred maps A^T (see
+`pairwise_maps`) in place of F, and of K = A^T A in place of G; a ``factor`` is stored as
+A / sqrt(||K||), ``(C, positions)``, all the same.
+
 A cache stores rows. A live teacher computes the rows that an exact float32 cache would hold, so
 that both modes compute with the same numbers.
 """
@@ -23,8 +27,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from antigram.model.choices import Aggregation, Codec
-from antigram.model.loss.gram import aggregate, exact_norm, flat, gram, self_product
+from antigram.model.choices import Aggregation, Codec, matrix_side
+from antigram.model.loss.gram import aggregate, exact_norm, flat, self_product
+from antigram.model.loss.pairwise import Grid, default_grid, pairwise_maps
 from antigram.pipeline.errors import InputError
 
 __all__ = [
@@ -52,6 +57,8 @@ class Rows:
             represents. The cosine divides by it, so that rounding cannot bias the cosine.
         energy: ``(batch,)`` float32, share of ||G||^2 that a ``lowrank`` row keeps; None for other
             codecs.
+        grid: frames and frequencies that maps of the aggregation ``pairwise`` are averaged to; None
+            for other aggregations.
     """
 
     codec: Codec
@@ -59,19 +66,29 @@ class Rows:
     norm: Tensor
     row_norm: Tensor
     energy: Tensor | None = None
+    grid: Grid | None = None
 
     def to(self, device: torch.device) -> Rows:
         """Copy the rows to a device, without the energy, which the loss does not need."""
-        return Rows(
-            self.codec,
-            *(t.to(device, non_blocking=True) for t in (self.data, self.norm, self.row_norm)),
+        data, norm, row_norm = (
+            t.to(device, non_blocking=True) for t in (self.data, self.norm, self.row_norm)
         )
+        return Rows(self.codec, data, norm, row_norm, grid=self.grid)
 
-    def matrices(self, channels: int) -> Tensor:
-        """Return ``(batch, C, C)`` float32 Grams, divided by their norm; not for ``map``."""
+    @property
+    def columns(self) -> Tensor:
+        """Values as `Stack` has them: a ``factor`` of ``pairwise`` as ``(batch, positions, C)``."""
+        return self.data.mT if self.codec == "factor" and self.grid else self.data
+
+    def matrices(self, side: int) -> Tensor:
+        """Return ``(batch, side, side)`` float32 matrices of norm 1: Grams or K; not for ``map``.
+
+        Args:
+            side: number of channels, or with ``pairwise`` of positions.
+        """
         if self.codec == "packed":
-            return unpack(self.data, channels)
-        return self_product(self.data.float())
+            return unpack(self.data, side)
+        return self_product(self.columns.float())
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,30 +98,35 @@ class Stack:
     Attributes:
         codec: as in `Rows`.
         data: values as stored. ``packed`` and ``map``: ``(batch, teacher, ...)``; ``factor`` and
-            ``lowrank``: ``(batch, C, teacher * columns)``, the teachers side by side.
+            ``lowrank``: ``(batch, C, teacher * columns)``, the teachers side by side, and with
+            ``pairwise`` ``(batch, positions, teacher * columns)``.
         norm: ``(batch, teacher)`` float32.
         row_norm: ``(batch, teacher)`` float32.
+        grid: as in `Rows`; the same for all teachers.
     """
 
     codec: Codec
     data: Tensor
     norm: Tensor
     row_norm: Tensor
+    grid: Grid | None = None
 
     @classmethod
     def of(cls, rows: Sequence[Rows]) -> Stack:
-        """Stack rows of the same codec, dtype and shape; a single teacher's rows are not copied."""
+        """Stack rows of one codec, dtype, shape and grid; rows of one teacher are not copied."""
         first = rows[0]
         side_by_side = first.codec in ("factor", "lowrank")
         if len(rows) == 1:
-            data = first.data if side_by_side else first.data[:, None]
-            return cls(first.codec, data, first.norm[:, None], first.row_norm[:, None])
-        values = [teacher.data for teacher in rows]
+            data = first.columns if side_by_side else first.data[:, None]
+            norms = first.norm[:, None], first.row_norm[:, None]
+            return cls(first.codec, data, *norms, first.grid)
+        values = [teacher.columns for teacher in rows]
         return cls(
             first.codec,
             torch.cat(values, 2) if side_by_side else torch.stack(values, 1),
             torch.stack([teacher.norm for teacher in rows], 1),
             torch.stack([teacher.row_norm for teacher in rows], 1),
+            first.grid,
         )
 
     @property
@@ -114,7 +136,8 @@ class Stack:
 
     def part(self, segments: slice) -> Stack:
         """Return the rows of some of the batch's segments."""
-        return Stack(self.codec, *(values[segments] for values in self.tensors()))
+        data, norm, row_norm = (values[segments] for values in self.tensors())
+        return Stack(self.codec, data, norm, row_norm, self.grid)
 
     def vectors(self) -> Tensor:
         """Return ``factor`` or ``lowrank`` rows as ``(batch, teacher, C, columns)`` float32."""
@@ -139,20 +162,40 @@ def packed_size(channels: int) -> int:
 
 
 def exact_codec(aggregation: Aggregation, channels: int, positions: int) -> Codec:
-    """Return the smaller of the lossless codecs for rows of an aggregation."""
-    if aggregation != "gram":
+    """Return the smaller of the lossless codecs for rows of an aggregation.
+
+    Args:
+        aggregation: what is stored.
+        channels: channels of the maps.
+        positions: positions of the maps, for ``pairwise`` of the grid.
+    """
+    if aggregation not in ("gram", "pairwise"):
         return "map"
-    return "factor" if channels * positions < packed_size(channels) else "packed"
+    triangle = packed_size(matrix_side(aggregation, channels, positions))
+    return "factor" if channels * positions < triangle else "packed"
 
 
 def row_shape(
-    codec: Codec, channels: int, positions: int, rank: int | None = None
+    codec: Codec,
+    channels: int,
+    positions: int,
+    rank: int | None = None,
+    aggregation: Aggregation = "gram",
 ) -> tuple[int, ...]:
-    """Return the shape of a row's values; ``rank`` is for ``lowrank``, 0 if not yet known."""
+    """Return the shape of a row's values.
+
+    Args:
+        codec: form of the row.
+        channels: channels of the maps.
+        positions: positions of the maps, for ``pairwise`` of the grid.
+        rank: columns of ``lowrank``; None if not yet known, which counts as 0.
+        aggregation: what is stored.
+    """
+    side = matrix_side(aggregation, channels, positions)
     shapes: dict[str, tuple[int, ...]] = {
-        "packed": (packed_size(channels),),
+        "packed": (packed_size(side),),
         "factor": (channels, positions),
-        "lowrank": (channels, rank or 0),
+        "lowrank": (side, rank or 0),
         "map": (positions,),
     }
     return shapes[codec]
@@ -210,41 +253,52 @@ def encode_rows(
     dtype: torch.dtype,
     codec: Codec | None = None,
     rank: int | None = None,
+    grid: Grid | None = None,
 ) -> Rows:
     """Turn a teacher's maps into rows, as a cache stores them.
 
     Args:
         maps: ``(batch, channel, frame, freq)``.
-        aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
+        aggregation: ``gram``, ``mean``, ``sum``, ``max``, ``compmul`` or ``pairwise``.
         dtype: dtype of the values: float16 or float32.
-        codec: form of the rows; by default ``packed`` for Grams, ``map`` for other aggregations.
-        rank: columns of a ``lowrank`` row; by default the number of channels.
+        codec: form of the rows; by default ``packed`` for Grams and ``pairwise``, ``map`` for other
+            aggregations.
+        rank: columns of a ``lowrank`` row; by default the rows of the matrix.
+        grid: for ``pairwise``, positions to average to; by default `default_grid`.
 
     Returns:
         Rows divided by their norm; a row whose norm is zero is all zeros.
 
     Raises:
-        InputError: the codec cannot hold the aggregation.
+        InputError: the codec cannot hold the aggregation, or the maps are smaller than the grid.
     """
-    codec = codec or ("packed" if aggregation == "gram" else "map")
-    if (codec == "map") == (aggregation == "gram"):
+    of_matrix = aggregation in ("gram", "pairwise")
+    codec = codec or ("packed" if of_matrix else "map")
+    if (codec == "map") == of_matrix:
         raise InputError(f"`codec={codec}`: cannot hold the aggregation {aggregation}; use auto")
-    if codec == "lowrank":
-        return _lowrank_rows(maps, rank or maps.shape[1], dtype)
-    if codec == "factor":
-        with torch.autocast(maps.device.type, enabled=False):
-            values = flat(maps)
+    if aggregation == "pairwise":
+        grid = grid or default_grid((maps.shape[2], maps.shape[3]))
+    elif grid is not None:
+        raise InputError(f"grid: belongs to the aggregation pairwise, this one is {aggregation}")
+    with torch.autocast(maps.device.type, enabled=False):
+        if not of_matrix:
+            values = aggregate(maps, aggregation)
+            norm = exact_norm(values)
+            data = (values / _divisor(norm)[:, None]).to(dtype)
+            return Rows(codec, data, norm.float(), exact_norm(data).float())
+        values = flat(maps) if grid is None else pairwise_maps(maps, grid)
+        if codec == "lowrank":
+            return _lowrank_rows(values, rank or values.shape[1], dtype, grid)
+        if codec == "factor":
             norm = exact_norm(_smaller_product(values))
             data = (values / _divisor(norm).sqrt()[:, None, None]).to(dtype)
             row_norm = exact_norm(_smaller_product(data.float()))
-        return Rows(codec, data, norm.float(), row_norm.float())
-    values = gram(maps) if aggregation == "gram" else aggregate(maps, aggregation)
-    norm = exact_norm(values)
-    if codec == "packed":
-        values = pack(values)
-    scaled = values / _divisor(norm).view(-1, *(1 for _ in values.shape[1:]))
-    data = scaled.to(dtype)
-    return Rows(codec, data, norm.float(), exact_norm(data).float())
+            data = data if grid is None else data.mT
+            return Rows(codec, data, norm.float(), row_norm.float(), grid=grid)
+        matrices = self_product(values)
+        norm = exact_norm(matrices)
+        data = (pack(matrices) / _divisor(norm)[:, None]).to(dtype)
+        return Rows(codec, data, norm.float(), exact_norm(data).float(), grid=grid)
 
 
 def _divisor(norm: Tensor) -> Tensor:
@@ -253,14 +307,13 @@ def _divisor(norm: Tensor) -> Tensor:
 
 def _smaller_product(values: Tensor) -> Tensor:
     """Return F F^T or F^T F, whichever is smaller: they share norm and nonzero eigenvalues."""
-    channels, positions = values.shape[1:]
-    return self_product(values if channels <= positions else values.mT)
+    side, columns = values.shape[1:]
+    return self_product(values if side <= columns else values.mT)
 
 
-def _lowrank_rows(maps: Tensor, rank: int, dtype: torch.dtype) -> Rows:
+def _lowrank_rows(values: Tensor, rank: int, dtype: torch.dtype, grid: Grid | None) -> Rows:
     """Return the nearest rank-``rank`` approximations, from the smaller product's eigenvectors."""
-    with torch.autocast(maps.device.type, enabled=False):
-        values = flat(maps)
+    with torch.autocast(values.device.type, enabled=False):
         product = _smaller_product(values)
         norm = exact_norm(product)
         divisor = _divisor(norm)
@@ -277,4 +330,4 @@ def _lowrank_rows(maps: Tensor, rank: int, dtype: torch.dtype) -> Rows:
         energy = top.square().sum(1) / squares.square().sum(1).clamp_min(1e-300)
         energy = torch.where(norm > 0, energy, 1.0)
         row_norm = exact_norm(self_product(data.float().mT))
-    return Rows("lowrank", data, norm.float(), row_norm.float(), energy.float())
+    return Rows("lowrank", data, norm.float(), row_norm.float(), energy.float(), grid)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -14,14 +15,15 @@ from torch import Tensor
 
 from antigram.model.choices import Aggregation, Tap
 from antigram.model.loss.codecs import Rows, Stack, encode_rows, exact_codec
+from antigram.model.loss.pairwise import Grid, default_grid
 from antigram.model.nets.arch import Arch
-from antigram.model.nets.vgg import Vgg, channels_last, extractor_digest, tap_shape
+from antigram.model.nets.vgg import Vgg, channels_last, extractor_digest
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.choices import check_choices
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.mapped import MappedArray
 
-__all__ = ["GramSource", "LiveGrams", "Sources", "TapSpec", "TeacherRows", "check_shapes"]
+__all__ = ["GramSource", "LiveGrams", "Sources", "TapSpec", "TeacherRows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +34,47 @@ class TapSpec:
         arch: architecture of the teacher.
         layers: convolution layers, counted from 1.
         tap: point of the layer: ``relu``, ``conv`` or ``released``, as in `Vgg.run_features`.
-        aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
+        aggregation: ``gram``, ``mean``, ``sum``, ``max``, ``compmul`` or ``pairwise``.
+        grids: for ``pairwise``, frames and frequencies that maps are averaged to, by layer; layers
+            without one have the `default_grid` of the teacher's maps.
+
+    Raises:
+        InputError: there is no such tap or aggregation, or a grid is invalid.
     """
 
     arch: Arch
     layers: tuple[int, ...]
     tap: Tap = "relu"
     aggregation: Aggregation = "gram"
+    grids: Mapping[int, Grid] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.grids and self.aggregation != "pairwise":
+            raise InputError(f"grids: go with `aggregation=pairwise`, not {self.aggregation}")
+        for layer, grid in self.grids.items():
+            if min(grid) < 1:
+                raise InputError(f"grids: that of layer {layer} is {grid}; wanted at least 1 x 1")
+
+    def grid(self, layer: int, size: Grid) -> Grid | None:
+        """Return the grid of a layer, None unless the aggregation is ``pairwise``.
+
+        Args:
+            layer: counted from 1.
+            size: frames and frequencies of the teacher's maps.
+
+        Raises:
+            InputError: the maps are smaller than the grid.
+        """
+        if self.aggregation != "pairwise":
+            return None
+        grid = self.grids.get(layer) or default_grid(size)
+        if size[0] < grid[0] or size[1] < grid[1]:
+            raise InputError(
+                f"grids: that of layer {layer} is {grid[0]} x {grid[1]}, the teacher's maps have "
+                f"{size[0]} x {size[1]} positions; wanted at most these"
+            )
+        return grid
 
 
 # Numbers of some teachers, as in `Sources.names`, and their rows, which have the same form.
@@ -167,10 +200,9 @@ class LiveGrams:
     def identity(self) -> Mapping[str, str]:
         """Digest of the teacher up to each layer: see `GramSource`."""
         state = self.net.state_dict()
-        return {
-            str(layer): extractor_digest(state, self.net, layer, self.spec.tap)
-            for layer in self.spec.layers
-        }
+        digests = {n: extractor_digest(state, self.net, n, self.spec.tap) for n in self.spec.layers}
+        given = {n: f" grid {grid}" for n, grid in self.spec.grids.items()}
+        return {str(n): digest + given.get(n, "") for n, digest in digests.items()}
 
     def keep_on(self, device: torch.device) -> None:
         """Do nothing, as no rows are stored: see `GramSource`."""
@@ -192,8 +224,10 @@ class LiveGrams:
         aggregation = self.spec.aggregation
 
         def on_tap(layer: int, maps: Tensor) -> None:
-            codec = exact_codec(aggregation, maps.shape[1], maps[0, 0].numel())
-            rows[layer] = encode_rows(maps, aggregation, torch.float32, codec)
+            size = maps.shape[2], maps.shape[3]
+            grid = self.spec.grid(layer, size)
+            codec = exact_codec(aggregation, maps.shape[1], math.prod(grid or size))
+            rows[layer] = encode_rows(maps, aggregation, torch.float32, codec, grid=grid)
 
         with torch.no_grad():
             self.net.run_features(x, self.spec.layers, self.spec.tap, on_tap, stop=True)
@@ -282,7 +316,7 @@ class Sources:
         by_form: dict[int, dict[object, list[tuple[int, Rows]]]] = {}
         for number, rows_of in enumerate(self.rows(read, x).values()):
             for layer, rows in rows_of.items():
-                form = rows.codec, rows.data.dtype, rows.data.shape
+                form = rows.codec, rows.data.dtype, rows.data.shape, rows.grid
                 by_form.setdefault(layer, {}).setdefault(form, []).append((number, rows))
         with torch.autocast(x.device.type, enabled=False):  # which cannot stack float16 on a CPU
             return TeacherRows(
@@ -296,28 +330,4 @@ class Sources:
                     ]
                     for layer, forms in by_form.items()
                 }
-            )
-
-
-def check_shapes(student: Arch, spec: TapSpec, shape: tuple[int, int]) -> None:
-    """Raise if the maps of student and teacher differ in shape at a compared layer.
-
-    Args:
-        student: architecture of the student.
-        spec: tap points of the teacher.
-        shape: ``(frame, freq)`` of a segment.
-
-    Raises:
-        InputError: the shapes differ; the message names the layer and both networks.
-    """
-    for layer in student.check_layers(spec.layers):
-        student_shape = tap_shape(student, layer, spec.tap, shape)
-        teacher_shape = tap_shape(spec.arch, layer, spec.tap, shape)
-        if student_shape != teacher_shape:
-            raise InputError(
-                f"layer {layer}: the student ({student.name}, width {student.width}) has "
-                f"{student_shape[0]} channels x {student_shape[1]} positions, the teacher "
-                f"({spec.arch.name}, width {spec.arch.width}) {teacher_shape[0]} x "
-                f"{teacher_shape[1]}. AT needs the same: leave `arch` and `width` out, or train "
-                "the teacher with these."
             )

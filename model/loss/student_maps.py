@@ -52,7 +52,9 @@ class StudentMaps:
 
     Args:
         maps: ``(batch, channel, frame, freq)`` or ``(batch, channel, position)`` maps, whose Grams
-            are compared; or ``(batch, position)``, the output of `aggregate`, compared as it is.
+            are compared; the output of `pairwise_maps`, whose positions stand for channels here,
+            and channels for positions; or ``(batch, position)``, the output of `aggregate`,
+            compared as it is.
         gram: ``(batch, C, C)`` Grams of these maps, if known; by default computed on first use.
     """
 

@@ -19,6 +19,7 @@ __all__ = [
     "channels_last",
     "conv_state",
     "extractor_digest",
+    "map_shape",
     "tap_shape",
 ]
 
@@ -173,8 +174,8 @@ def _features(blocks: Sequence[int | str]) -> nn.Sequential:
     return nn.Sequential(*modules)
 
 
-def tap_shape(arch: Arch, layer: int, tap: Tap, shape: tuple[int, int]) -> tuple[int, int]:
-    """Return the number of channels and positions of a layer's maps at a tap.
+def map_shape(arch: Arch, layer: int, tap: Tap, shape: tuple[int, int]) -> tuple[int, int, int]:
+    """Return the number of channels, frames and frequencies of a layer's maps at a tap.
 
     Args:
         arch: architecture of the network.
@@ -184,15 +185,21 @@ def tap_shape(arch: Arch, layer: int, tap: Tap, shape: tuple[int, int]) -> tuple
     """
     with torch.device("meta"):
         net = Vgg(arch, 0)
-        shapes: list[tuple[int, int]] = []
+        shapes: list[tuple[int, int, int]] = []
         net.run_features(
             torch.empty(1, 1, *shape),
             [layer],
             tap,
-            lambda _layer, maps: shapes.append((maps.shape[1], maps[0, 0].numel())),
+            lambda _layer, maps: shapes.append((maps.shape[1], maps.shape[2], maps.shape[3])),
             stop=True,
         )
     return shapes[0]
+
+
+def tap_shape(arch: Arch, layer: int, tap: Tap, shape: tuple[int, int]) -> tuple[int, int]:
+    """Return the number of channels and positions of a layer's maps at a tap: see `map_shape`."""
+    channels, frames, freqs = map_shape(arch, layer, tap, shape)
+    return channels, frames * freqs
 
 
 def conv_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,16 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from antigram.model.choices import NEED_LABELS, Aggregation, Loss, Mode, Precision, Similarity, Tap
+from antigram.model.choices import (
+    NEED_LABELS,
+    Aggregation,
+    Loss,
+    Mode,
+    Precision,
+    Similarity,
+    Tap,
+    similarity_of,
+)
 from antigram.model.nets.arch import Arch
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.choices import check_choices
@@ -35,9 +44,10 @@ class TrainConfig:
             permuted: a control, as in `shuffled_labels`.
         beta: weight of the AT loss, or of the loss against a label.
         betas: pairs of a teacher's name and its own beta, for teachers that do not use ``beta``.
-        aggregation: ``gram``, ``mean``, ``sum``, ``max`` or ``compmul``.
+        aggregation: ``gram``, ``mean``, ``sum``, ``max``, ``compmul`` or ``pairwise``.
         tap: point of a layer that is compared: ``relu``, ``conv`` or ``released``.
-        similarity: ``cos2`` or ``mse-sigmoid``, as in `at_losses`.
+        similarity: ``cos2``, ``mse-sigmoid`` or ``cka``, as in `at_losses`; None stands for the
+            default of the aggregation: ``cka`` with ``pairwise``, else ``cos2``.
         loss: ``paper``, or ``released`` for the loss of the paper's released code.
         epochs: greatest number of epochs.
         patience: epochs without a lower validation loss after which training stops.
@@ -64,7 +74,7 @@ class TrainConfig:
     betas: tuple[tuple[str, float], ...] = ()
     aggregation: Aggregation = "gram"
     tap: Tap = "relu"
-    similarity: Similarity = "cos2"
+    similarity: Similarity | None = None
     loss: Loss = "paper"
     epochs: int = 50
     patience: int = 5
@@ -79,6 +89,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        similarity = similarity_of(self.aggregation, self.similarity)
+        object.__setattr__(self, "similarity", similarity)  # as the class is frozen
         for name, number, least in (
             ("epochs", self.epochs, 1),
             ("patience", self.patience, 1),

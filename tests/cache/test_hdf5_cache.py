@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[Any, ...]] = {  # codec, dtype, aggregation
     "factor": ("factor", "float16", "gram"),
     "lowrank": ("lowrank", "float16", "gram"),
     "map": ("map", "float32", "mean"),
+    "pairwise": ("factor", "float16", "pairwise"),
 }
 VALUES = {"packed": "gram", "factor": "factor", "lowrank": "vectors", "map": "map"}
 

@@ -38,6 +38,7 @@ OTHER: dict[str, Any] = {
     "version": "grams/0",
     "views": Views(count=2, seed=0, time_mask=1, freq_mask=1, shift=1, gain_db=1.0),
     "control": "mean-gram",
+    "grid": (4, 6),
 }
 
 
@@ -67,10 +68,14 @@ def test_a_cache_with_one_other_field_than_wanted_is_refused_by_name(name, build
 @pytest.mark.parametrize("name", OTHER)
 def test_every_field_survives_the_disk(name):
     key = replace(KEY, **{name: OTHER[name]})
+    if name == "grid":
+        key = replace(key, aggregation="pairwise")
     assert CacheKey.from_json(key.to_json()) == key != KEY
-    optional = ("views", "control")
+    optional = ("views", "control", "grid")
     without = {field: None for field in optional if getattr(key, field) is None}
-    spelled = {} if name == "precision" else {"precision": "32"}
+    spelled: dict[str, Any] = {} if name == "precision" else {"precision": "32"}
+    if name == "grid":
+        spelled["grid"] = (4, 6)
     assert asdict(key) == {**key.to_json(), **without, **spelled}
 
 
@@ -86,6 +91,16 @@ def test_a_stored_key_with_other_fields_is_damaged():
     for stored in ({**KEY.to_json(), "colour": 1}, {"layer": 5}):
         with pytest.raises(DamagedError, match="missing or unknown"):
             CacheKey.from_json(stored)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "grid"),
+    [("gram", [4, 6]), ("pairwise", None), ("pairwise", [4]), ("pairwise", [0, 6])],
+)
+def test_a_stored_grid_that_does_not_go_with_the_aggregation_is_damaged(aggregation, grid):
+    stored = {**KEY.to_json(), "aggregation": aggregation, "grid": grid}
+    with pytest.raises(DamagedError, match="grid"):
+        CacheKey.from_json(stored)
 
 
 def test_a_layers_group_is_named_with_two_digits():

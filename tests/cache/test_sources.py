@@ -140,7 +140,8 @@ def test_a_step_with_a_cache_is_that_with_the_live_net(
         GramCache(build(dtype, dtype=dtype, **spec).path, store): allowed
         for dtype, allowed in TOLERANCE[aggregation].items()
     }
-    for layer, similarity in (*product(layers, ["cos2"]), (5, "mse-sigmoid")):
+    other = product(layers, ["cka"]) if aggregation == "pairwise" else [(5, "mse-sigmoid")]
+    for layer, similarity in (*product(layers, ["cos2"]), *other):
         asked = (store, aggregation, tap, similarity, layer)
         want, wanted = step_of(live, *asked)
         assert torch.isfinite(wanted).all()

@@ -5,13 +5,21 @@ import torch
 from antigram.model.choices import AGGREGATIONS
 from antigram.model.loss.at_loss import at_loss, check_combination, compare, released_loss
 from antigram.model.loss.codecs import Rows, Stack, encode_rows
-from antigram.model.loss.sources import TapSpec, check_shapes
+from antigram.model.loss.shapes import check_shapes
+from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.pipeline.errors import InputError
 from tests.reference.gram_loops import released_loops, similarity_loops
 
 SHAPES = [(1, 1, 1, 1), (3, 8, 5, 7), (2, 64, 17, 4)]
-BOTH = pytest.mark.parametrize("similarity", ["cos2", "mse-sigmoid"])
+EVERY = pytest.mark.parametrize(
+    ("aggregation", "similarity"),
+    [
+        *((name, how) for name in AGGREGATIONS[:-1] for how in ("cos2", "mse-sigmoid")),
+        ("pairwise", "cka"),
+        ("pairwise", "cos2"),
+    ],
+)
 
 
 def pair(shape, rng, similarity):
@@ -29,8 +37,7 @@ def total(student, teacher, aggregation, similarity):
     )
 
 
-@BOTH
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@EVERY
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_loss_matches_loops(shape, aggregation, similarity, rng):
     student, teacher = pair(shape, rng, similarity)
@@ -44,8 +51,7 @@ def test_loss_matches_loops(shape, aggregation, similarity, rng):
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
 
 
-@BOTH
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@EVERY
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gradient_matches_finite_differences_of_loops(shape, aggregation, similarity, rng):
     student, teacher = pair(shape, rng, similarity)
@@ -229,7 +235,13 @@ def test_combinations_without_a_meaning_are_refused():
         check_combination("gram", "relu", "l2")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="`aggregation=compmul` needs values >= 0"):
         check_combination("compmul", "conv", "cos2")
+    for name in AGGREGATIONS[:-1]:
+        with pytest.raises(InputError, match="`similarity=cka` belongs to `aggregation=pairwise`"):
+            check_combination(name, "relu", "cka")
+    with pytest.raises(InputError, match="`similarity=mse-sigmoid`: `aggregation=pairwise` takes"):
+        check_combination("pairwise", "relu", "mse-sigmoid")
     check_combination("compmul", "relu", "mse-sigmoid")
+    check_combination("pairwise", "conv", "cka")
     check_combination("gram", "conv", "cos2")
 
 

