@@ -7,9 +7,9 @@ they are first used: ``import antigram`` is quick and imports no torch.
 Each command has a function, which takes a `Workspace` and the names of stores, caches and runs in
 the workspace: `prepare_corpus`, `describe_corpora`, `download_corpus`, `cache_grams` (and
 `estimate_grams`, which builds nothing), `plan`, `train_student`, `evaluate_file`, `predict_files`,
-`probe`, `verify_named`, `export`, `import_`, `status`, `clean` and `run_demo`. These functions call
-others that take paths and objects: `prepare`, `build_cache`, `train`, `evaluate`, `predict`,
-`probe_run` and `verify`.
+`explain_file`, `probe`, `verify_named`, `export`, `import_`, `status`, `clean` and `run_demo`.
+These functions call others that take paths and objects: `prepare`, `build_cache`, `train`,
+`evaluate`, `predict`, `probe_run` and `verify`.
 `make_folds` and `make_teacher_view` make views of a store for cross-validation.
 """
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from antigram.studies.compare.comparison import compare, compare_runs, study
     from antigram.studies.demo import run_demo
     from antigram.studies.exchanging import export, import_
+    from antigram.studies.explaining import explain_file
     from antigram.studies.leftovers import clean
     from antigram.studies.plan import plan
     from antigram.studies.predicting import predict_files
@@ -75,6 +76,7 @@ __all__ = [
     "estimate_grams",
     "evaluate",
     "evaluate_file",
+    "explain_file",
     "export",
     "import_",
     "load_checkpoint",
@@ -119,6 +121,7 @@ _HOME = {
     "estimate_grams": ".studies.caching",
     "evaluate": ".model.training.evaluate:evaluate_checkpoint",
     "evaluate_file": ".studies.scoring",
+    "explain_file": ".studies.explaining",
     "export": ".studies.exchanging",
     "import_": ".studies.exchanging",
     "load_checkpoint": ".model.training.checkpoint",

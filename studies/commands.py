@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from antigram.studies import console
 from antigram.studies.click_options import (
     ABOVE_0,
     COUNT,
+    PATH,
     data_option,
     device_option,
     flag_option,
@@ -143,4 +145,28 @@ def probe(common: Context, run: str, **options: Any) -> None:
     common.answer(content, probed_text(content))
 
 
-COMMANDS = (compare, study, reproduce, probe)
+@click.command()
+@argument("audio", type=PATH)
+@option("--ckpt", "ckpts", type=PATH, multiple=True, required=True, help="Checkpoint(s).")
+@option("--layer", type=COUNT, help="Convolution layer; default: the deepest of each network.")
+@option("--class", "class_name", help="The class to explain; default: the predicted one.")
+@shown_option(
+    "--to",
+    type=PATH,
+    default=Path("grad-cam.png"),
+    help="File to write: FILE.png, FILE.svg or a page FILE.html.",
+)
+@device_option
+@common_options
+def explain(common: Context, **options: Any) -> None:
+    """Which parts of a recording speak for its predicted class: Grad-CAM at a convolution layer.
+
+    AUDIO is one recording; several checkpoints are shown side by side.
+    """
+    from antigram.studies.explaining import explain_file
+
+    done = explain_file(**options, on_message=common.on_message)
+    common.answer(done.to_json(), "\n".join(done.lines()))
+
+
+COMMANDS = (compare, study, reproduce, explain, probe)

@@ -19,6 +19,7 @@ FUNCTIONS = {
     "demo": "run_demo",
     "download": "download_corpus",
     "evaluate": "evaluate_file",
+    "explain": "explain_file",
     "export": "export",
     "import": "import_",
     "plan": "plan",

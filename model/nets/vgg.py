@@ -75,6 +75,11 @@ class Vgg(nn.Module):
         """Return how many modules of ``features`` run before the tap of a layer."""
         return self.conv_indices[layer - 1] + {"relu": 2, "conv": 1, "released": 0}[tap]
 
+    def stride(self, layer: int) -> int:
+        """Return how many bins of the input lie between two positions of a layer's maps."""
+        before = self.features[: self._tap_end(layer, "relu")]
+        return int(2 ** sum(isinstance(module, nn.MaxPool2d) for module in before))
+
     def set_tap(self, tap: Tap) -> None:
         """Keep the next module from overwriting the maps of a tap.
 

@@ -24,7 +24,16 @@ from antigram.pipeline.features.listing import segments_of
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.table import plain_text
 
-__all__ = ["Prediction", "Recording", "Unreadable", "about", "about_text", "columns", "predict"]
+__all__ = [
+    "Prediction",
+    "Recording",
+    "Unreadable",
+    "about",
+    "about_text",
+    "columns",
+    "network_input",
+    "predict",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +219,40 @@ def predict(
         raise _unusable(skipped[0], f"none of {len(files)} files can be used. ")
 
 
+def network_input(
+    checkpoint: Checkpoint, path: Path, *, max_s: float
+) -> tuple[list[float], NDArray[np.float32]]:
+    """Return all segments of one recording as the network gets them, see `predict`.
+
+    Args:
+        checkpoint: the network, with its preprocessing.
+        path: audio file.
+        max_s: largest length in seconds.
+
+    Returns:
+        Start of each segment, in seconds; and features ``(segment, frame, freq)``, normalised.
+
+    Raises:
+        InputError: the file cannot be used, or its segments last longer than ``max_s``.
+    """
+    recipe = checkpoint.recipe
+    length = _length(path, recipe)
+    if isinstance(length, Unreadable):
+        raise _unusable(length, skippable=False)
+    start, samples = segments_of(length, recipe)[0][-1]
+    if (seconds := (start + samples) / recipe.sample_rate) > max_s:
+        raise InputError(
+            f"{plain_text(path)}: lasts {seconds:.0f} s; wanted at most {max_s:g} s. Cut out the "
+            "part that matters, with sox or an audio editor."
+        )
+    segments: list[_Segment] = []
+    for item in _segments(checkpoint, [path], [length]):
+        if isinstance(item, Unreadable):
+            raise _unusable(item, skippable=False)
+        segments.append(item)
+    return [segment.start_s for segment in segments], np.stack([s.x for s in segments])
+
+
 def _length(path: Path, recipe: Recipe) -> int | Unreadable:
     """Return the length of a file in samples at the recipe's rate, from its header."""
     try:
@@ -218,11 +261,13 @@ def _length(path: Path, recipe: Recipe) -> int | Unreadable:
         return Unreadable(plain_text(path), str(error))
 
 
-def _unusable(unreadable: Unreadable, before: str = "") -> InputError:
-    return InputError(
-        f"{before}{unreadable.file}: {unreadable.reason}. Repair it or leave it out; if others can "
-        "be used, `skip_unreadable` leaves out all such files."
+def _unusable(unreadable: Unreadable, before: str = "", *, skippable: bool = True) -> InputError:
+    others = (
+        " or leave it out; if others can be used, `skip_unreadable` leaves out all such files"
+        if skippable
+        else ", or name another file"
     )
+    return InputError(f"{before}{unreadable.file}: {unreadable.reason}. Repair it{others}.")
 
 
 def _predict(
