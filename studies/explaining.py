@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from antigram.model.training.explain import Explanation
     from antigram.studies.figures.panels import Panel
     from antigram.studies.figures.spectrograms import Spectrogram
+    from antigram.studies.report.page import Page
 
-__all__ = ["Explanations", "explain_file", "explanation_panels"]
+__all__ = ["Explanations", "explain_file", "explanation_page", "explanation_panels"]
 
 _FORMS = (".html", ".png", ".svg")
 _OF_RUNS = ("best.pt", "last.pt")  # the folder has the name of the run
@@ -117,7 +118,7 @@ def explain_file(
     return Explanations(audio, to, found)
 
 
-def explanation_panels(found: dict[str, Explanation]) -> list[Panel]:
+def explanation_panels(found: Mapping[str, Explanation]) -> list[Panel]:
     """Return a panel with the spectrogram, and one for the explanation of each network.
 
     Args:
@@ -163,16 +164,17 @@ def _spectrogram(explanation: Explanation) -> Spectrogram:
 
 def _write(to: Path, audio: Path, found: dict[Path, Explanation]) -> None:
     """Draw the explanations, and write the picture or the page."""
-    from antigram.studies.figures.panels import draw_panels, panels_file
+    from antigram.studies.figures.panels import panels_file
+    from antigram.studies.report.page import page_html
 
     names = _names(list(found))
-    panels = explanation_panels({names[path]: each for path, each in found.items()})
+    named = {names[path]: each for path, each in found.items()}
     form = to.suffix.lower()
     if form == ".html":
-        rows = draw_panels([panels]).rows
-        write_durably(to, _page(audio, {names[p]: each for p, each in found.items()}, rows))
+        content = page_html(explanation_page(audio, named)).encode(errors="replace")
     else:
-        write_durably(to, panels_file([panels], "svg" if form == ".svg" else "png"))
+        content = panels_file([explanation_panels(named)], "svg" if form == ".svg" else "png")
+    write_durably(to, content)
 
 
 def _names(ckpts: Sequence[Path]) -> dict[Path, str]:
@@ -182,8 +184,15 @@ def _names(ckpts: Sequence[Path]) -> dict[Path, str]:
     return {p: plain_text(name if taken.count(name) == 1 else p) for p, name in plain.items()}
 
 
-def _page(audio: Path, found: dict[str, Explanation], rows: Any) -> bytes:  # noqa: ANN401 - pictures
-    from antigram.studies.report.page import Cell, Figure, Page, Table, page_html
+def explanation_page(audio: Path, found: Mapping[str, Explanation]) -> Page:
+    """Return a page with the panels of `explanation_panels`, and a table of their predictions.
+
+    Args:
+        audio: the recording.
+        found: name of a network -> what it sees in the recording.
+    """
+    from antigram.studies.figures.panels import draw_panels
+    from antigram.studies.report.page import Cell, Figure, Page, Table
 
     columns = ["network", "layer", "predicted", "class explained", "probability"]
     cells: list[list[Cell]] = []
@@ -196,12 +205,12 @@ def _page(audio: Path, found: dict[str, Explanation], rows: Any) -> bytes:  # no
         "and the cross (maximum) show what speaks for the class. Each network is scaled to its "
         "own maximum."
     )
-    page = Page(
+    return Page(
         title=f"What networks hear in {plain_text(audio.name)}",
         question="Which parts of the spectrogram speak for the class? Grad-CAM at one layer.",
         answer=" ".join(f"{name}: {_text(each)}." for name, each in found.items()),
         parts=[
-            Figure(caption=caption, rows=rows),
+            Figure(caption=caption, rows=draw_panels([explanation_panels(found)]).rows),
             Table(
                 caption="Predictions, and where Grad-CAM is largest",
                 columns=[*columns, "maximum", "where"],
@@ -209,7 +218,6 @@ def _page(audio: Path, found: dict[str, Explanation], rows: Any) -> bytes:  # no
             ),
         ],
     )
-    return page_html(page).encode(errors="replace")
 
 
 def _text(explanation: Explanation) -> str:

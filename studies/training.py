@@ -107,6 +107,7 @@ def train_student(
     from antigram.pipeline.execution.process import keep_freed_memory
     from antigram.studies.job import resolve
     from antigram.studies.report import draw_run
+    from antigram.studies.report.segments import segment_parts
 
     torch_device = named_device(device)
     if torch_device.type == "cpu":
@@ -155,7 +156,12 @@ def train_student(
             )
             raise
     if distributed.leads:
-        draw_run(folder)
+        draw_run(
+            folder,
+            lambda: segment_parts(
+                folder, store, config.task, workspace, against=config.against, device=torch_device
+            ),
+        )
         if save is not None:
             copy_best(folder, save)
     return result

@@ -30,12 +30,14 @@ class Spectrogram:
         unit: what the values are, for the scale beside the panel.
         frame_s: seconds between two frames.
         bin_hz: Hz between two frequency bins.
+        most: value from which on all are drawn black; default: the largest.
     """
 
     values: NDArray[np.float32]
     unit: str
     frame_s: float
     bin_hz: float
+    most: float | None = None
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
@@ -110,8 +112,10 @@ def _show(axis: Axes, spectrogram: Spectrogram, values: NDArray[Any], **options:
 
 
 def _draw_spectrogram(axis: Axes, *, title: str, spectrogram: Spectrogram) -> None:
-    image = _show(axis, spectrogram, spectrogram.values, cmap="Greys")
-    axis.figure.colorbar(image, ax=axis, label=spectrogram.unit)
+    most = spectrogram.most
+    image = _show(axis, spectrogram, spectrogram.values, cmap="Greys", vmax=most)
+    extend = "neither" if most is None or most >= spectrogram.values.max() else "max"
+    axis.figure.colorbar(image, ax=axis, label=spectrogram.unit, extend=extend)
     _label(axis, title)
 
 

@@ -1,8 +1,8 @@
 """HTML reports and curves of runs.
 
 ``page`` writes a report with the template ``page.html``, ``curves`` draws the curves of runs,
-``differences`` draws the differences between arms, and ``run``
-makes the report of one run.
+``differences`` draws the differences between arms, ``run`` makes the report of one run, and
+``segments`` makes the parts of that report which show single segments.
 """
 
 from antigram.studies.report.curves import Curves, draw_curves
@@ -14,6 +14,8 @@ from antigram.studies.report.page import (
     Page,
     Part,
     Picture,
+    Sound,
+    Sounds,
     Table,
     page_html,
     write_page,
@@ -28,6 +30,8 @@ __all__ = [
     "Page",
     "Part",
     "Picture",
+    "Sound",
+    "Sounds",
     "Table",
     "draw_by_arm",
     "draw_by_number",

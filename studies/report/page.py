@@ -100,7 +100,7 @@ class Sound:
 
     Attributes:
         text: what is heard.
-        wav: bytes of the WAV file.
+        wav: bytes of the WAV file; empty if the recording is missing, and only the text is shown.
     """
 
     text: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,26 @@ __all__ = ["draw_run", "read_metrics", "write_run_report"]
 _MEASURES = ("adversarial", "discriminator_accuracy", "coral", "coral_segments")
 
 
-def draw_run(run: Path) -> None:
-    """Write the report of a finished run, unless it exists already: see `write_run_report`."""
+def draw_run(run: Path, more: Callable[[], Sequence[Part]] = tuple) -> None:
+    """Write the report of a finished run, unless it exists already.
+
+    Args:
+        run: as in `write_run_report`.
+        more: returns further parts of the page; called only if the page is written.
+    """
     if (files := RunFiles.open(run)) is not None and DRAWN[-1] not in files:
-        write_run_report(run, files)
+        write_run_report(run, files, more=more())
 
 
-def write_run_report(run: Path, files: RunFiles | None = None) -> list[Path]:
+def write_run_report(
+    run: Path, files: RunFiles | None = None, *, more: Sequence[Part] = ()
+) -> list[Path]:
     """Draw the losses and accuracy of a run, finished or not, and write its page.
 
     Args:
         run: folder with metrics.jsonl, config.json and, once the run has ended, result.json.
         files: the open files of the run; default: they are opened here.
+        more: further parts of the page, after the scores; see `segment_parts`.
 
     Returns:
         Paths of ``curves.png`` and ``report.html``, each written atomically.
@@ -66,7 +74,7 @@ def write_run_report(run: Path, files: RunFiles | None = None) -> list[Path]:
         raise StoredDataError(f"{ended}: confusion is not one row and column a class ({classes})")
     best = result.get("best_epoch") or best_epoch(entries)
     curves = draw_curves({"": entries}, {"": best})
-    page = _page(run, entries, stored, result, best, curves)
+    page = _page(run, entries, stored, result, best, curves, more)
     if (files := files or RunFiles.open(run)) is None:
         raise InputError(f"{run}: no run; wanted the folder of one")
     files.write_bytes("curves.png", curves.png)
@@ -100,6 +108,7 @@ def _page(
     result: Entry,
     best: int | None,
     curves: Curves,
+    more: Sequence[Part],
 ) -> Page:
     state = f"Finished after {len(entries)} epochs; the best is epoch {best}."
     if not result:
@@ -117,6 +126,7 @@ def _page(
         parts.append(_scores(result))
     if at_path(result, "at_initial") or at_path(result, "at_best"):
         parts.append(_effect(result))
+    parts += more
     parts.append(Fold(summary="Epochs", parts=[_epochs(entries, best)]))
     rows = [(name, json.dumps(value, ensure_ascii=False)) for name, value in _leaves(stored)]
     settings = Table(caption="Content of config.json", columns=["name", "value"], rows=rows)

@@ -5,12 +5,19 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from antigram.model.training.explain import Explanation
+from antigram.model.training.predict import Prediction
 from antigram.studies.compare.tables import write_tables
-from antigram.studies.report import write_run_report
+from antigram.studies.explaining import explanation_page
+from antigram.studies.figures.embeddings import draw_embeddings
+from antigram.studies.figures.spectrograms import Spectrogram, draw_preparation
+from antigram.studies.report import Figure, Part, Sound, Sounds, page_html, write_run_report
+from antigram.studies.report.recordings import wav_bytes
 from tests.support.report_pages import entry, result
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -28,6 +35,7 @@ onload = () => {{
     width: page.documentElement.scrollWidth,
     out: out.map(part => part.tagName + ": " + part.textContent.slice(0, 40)),
     images: [...page.images].map(image => image.naturalWidth),
+    sounds: [...page.querySelectorAll("audio")].map(sound => sound.offsetWidth),
   }});
 }};
 </script>"""
@@ -72,11 +80,41 @@ def run_page(make_run, rng):
     classes = [LONG, *(f"word {i}" for i in range(34))]
     counts = rng.integers(0, 90, (35, 35)).tolist()
     scores = result(classes, counts, chance=1 / 35, notes=[f"a note about {LONG}"])
+    shown = Spectrogram(values=rng.random((126, 129)), unit="dB", frame_s=0.008, bin_hz=62.5)
+    steps = [(LONG, shown) for _ in range(2)]
+    labels = {LONG: [f"{LONG} {i % 14}" for i in range(60)], "speaker": ["a", "b"] * 30}
+    sounds = [
+        Sound(text=f"{LONG}: {LONG}/{LONG}.wav", wav=wav_bytes(np.zeros(800, np.float32), 16_000))
+    ]
+    more: list[Part] = [
+        Sounds(caption="Errors to listen to", text=LONG, sounds=[*sounds, *sounds]),
+        Figure(caption=f"Before and after {LONG}.", rows=draw_preparation(steps).rows),
+        Figure(caption=LONG, rows=draw_embeddings(rng.random((60, 4)), labels).rows),
+    ]
     scores["at_initial"] = scores["at_best"] = {"5": {LONG: 0.5, "emotion": 0.25}}
     entries = [entry(n, sources=[LONG, "emotion"]) for n in range(1, 9)]
     run = make_run(entries, scores, name=LONG)
-    write_run_report(run)
+    write_run_report(run, more=more)
     return (run / "report.html").read_text()
+
+
+@pytest.fixture
+def page_of_explain(rng):
+    """Of three networks and a class with long names."""
+    shares = np.array([0.25, 0.75])
+    explanation = Explanation(
+        prediction=Prediction(LONG, [LONG, "other"], shares),
+        label=LONG,
+        layer=13,
+        magnitudes=rng.random((126, 129)),
+        heat=rng.random((126, 129)),
+        maximum=1.0,
+        peak=(0.5, 4000.0),
+        frame_s=0.008,
+        bin_hz=62.5,
+    )
+    found = {"teacher": explanation, LONG: explanation, "AT": explanation}
+    return page_html(explanation_page(Path(f"{LONG}.wav"), found))
 
 
 @pytest.fixture
@@ -110,13 +148,15 @@ def study_page(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1200, 390])
-@pytest.mark.parametrize("name", ["run_page", "study_page"])
+@pytest.mark.parametrize("name", ["run_page", "study_page", "page_of_explain"])
 def test_a_page_fits_its_screen(request, shown, name, width):
     told = shown(request.getfixturevalue(name), width)
     assert told["out"] == []
     assert told["width"] == width
     assert told["images"]
     assert all(told["images"])
+    assert len(told["sounds"]) == (2 if name == "run_page" else 0)
+    assert all(0 < sound_width < width for sound_width in told["sounds"])
 
 
 @pytest.mark.slow
