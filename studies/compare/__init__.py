@@ -1,8 +1,8 @@
-"""Does anti-transfer help on this data? Arms over folds and seeds, and the difference they make.
+"""Studies: train arms over folds and seeds, and compare them, to see if anti-transfer helps.
 
-``design`` says what a study runs, ``files`` reads it from TOML, ``data`` prepares its stores and
-folds, ``jobs`` makes command lines of it, ``database`` keeps what was done, ``runner`` does it,
-``results`` selects layers and compares arms, ``tables`` shows it.
+``design`` declares a study, ``files`` reads it from TOML, ``data`` prepares the stores and folds,
+``jobs`` plans the command lines, ``database`` stores results, ``runner`` runs the jobs, ``results``
+selects layers and compares arms, and ``tables`` writes tables and report.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def answered(
     runs: Sequence[str] = (),
     **asked: Any,  # noqa: ANN401 - as `comparison.compare` declares them
 ) -> tuple[dict[str, Any], str]:
-    """Compare arms on a store, or runs that are there; as fields and as text.
+    """Compare arms on a store, or show existing runs side by side.
 
     Args:
         workspace: where everything goes.
@@ -54,7 +54,7 @@ def run_file(
     file: Path | str,
     **asked: Any,  # noqa: ANN401 - as `comparison.study` declares them
 ) -> tuple[dict[str, Any], str]:
-    """Run a study of a TOML file; as fields and as text.
+    """Run a study that a TOML file declares.
 
     Args:
         workspace: where everything goes.

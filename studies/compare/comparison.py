@@ -1,4 +1,4 @@
-"""One command's work: folds, teachers, caches, students, and the answer."""
+"""Run a comparison or a study from its data to its report."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def compare(
     on_message: OnMessage = lambda _: None,
     **training: Any,  # noqa: ANN401 - fields of `Training`
 ) -> dict[str, Any]:
-    """Find out whether anti-transfer helps on a store: arms over folds and seeds, compared.
+    """Find out whether anti-transfer helps on a store, by comparing arms over folds and seeds.
 
-    What is finished is used again, so that a comparison that was stopped goes on, and several
-    processes share one.
+    Finished jobs are used again. A stopped comparison therefore resumes, and several processes can
+    share one comparison.
 
     Args:
         workspace: where everything goes.
@@ -267,7 +267,7 @@ def _curves_of(plan: Plan, workspace: Workspace) -> dict[str, list[dict[str, Any
 
 
 def _warnings(jobs: Sequence[Job], database: Database) -> Iterator[str]:
-    """Yield what trainings say of teachers that have learned nothing."""
+    """Yield the warnings of trainings about teachers that have learned nothing."""
     for job in jobs:
         if job.kind == "teacher":
             for note in database.result(job.key)[0].get("notes", ()):
@@ -275,14 +275,14 @@ def _warnings(jobs: Sequence[Job], database: Database) -> Iterator[str]:
 
 
 def compare_runs(workspace: Workspace, names: Sequence[str]) -> dict[str, Any]:
-    """Put runs that are there side by side.
+    """Show existing runs side by side.
 
     Args:
         workspace: where runs are looked up.
-        names: of two or more runs.
+        names: names of two or more runs.
 
     Returns:
-        ``runs``: for each its name, mode, data, task, layers, accuracies, chance and seed.
+        ``runs``: for each run, its name, mode, data, task, layers, accuracies, chance and seed.
 
     Raises:
         InputError: there is no such run, or it has no result yet.

@@ -1,4 +1,4 @@
-"""The stores of a study: prepared once, with the folds of each setting and views for teachers."""
+"""Prepare the stores of a study, the folds of each setting, and the views for teachers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def prepare_data(
     """Prepare, or open, the stores of a study.
 
     Raises:
-        InputError: a corpus is not there, or an argument of `prepare_corpus` is unknown.
+        InputError: a corpus is missing, or an argument of `prepare_corpus` is unknown.
         StoredDataError: a store is damaged.
     """
     from antigram.studies.preparing import prepare_corpus
@@ -63,7 +63,7 @@ def make_all_folds(
 
     Args:
         workspace: where jobs look up stores by name.
-        study: with the settings.
+        study: the study, with its settings.
         stores: the stores of the study's data, whose folders the jobs will read.
         beside: the same stores in another folder, if the folds are not to be made beside them.
 
@@ -85,7 +85,7 @@ def make_all_folds(
 def _folds(
     workspace: Workspace, study: Study, setting: Setting, store: FeatureStore, folder: Path
 ) -> list[FoldData]:
-    """Make the folds of one setting; outside of the workspace, jobs name them by their paths."""
+    """Make the folds of one setting; jobs name folds outside of the workspace by their paths."""
     inside = folder.resolve() == workspace.features.resolve()
 
     def data_of(view: FeatureStore) -> StoreData:

@@ -1,4 +1,4 @@
-"""What a comparison has done, in one SQLite file that several processes may share."""
+"""Store jobs and results of a comparison in one SQLite file, which processes may share."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Database:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection of its own for each transaction, as threads and forks may not share one."""
+        """Open a new connection for a transaction, as threads and forks may not share one."""
         connection = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -76,7 +76,7 @@ class Database:
             connection.close()
 
     def add(self, jobs: Sequence[Job]) -> None:
-        """Enter jobs that are not there; those that failed may be tried again."""
+        """Add new jobs; jobs that failed may be tried again."""
         with self._open() as database:
             database.executemany(
                 "INSERT OR IGNORE INTO jobs (key, kind, name, command) VALUES (?, ?, ?, ?)",
@@ -88,7 +88,7 @@ class Database:
             )
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Note that finished jobs are to be done again; their predictions stay until then."""
+        """Mark finished jobs to be run again; their predictions stay until then."""
         with self._open() as database:
             database.executemany(
                 "UPDATE jobs SET state = 'new' WHERE key = ? AND state = 'done'",
@@ -96,13 +96,13 @@ class Database:
             )
 
     def set(self, name: str, value: object) -> None:
-        """Keep a setting, as JSON."""
+        """Store a setting as JSON."""
         with self._open() as database:
             text = json.dumps(value)
             database.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, text))
 
     def states(self) -> dict[str, str]:
-        """State of each job: ``new``, ``running``, ``done`` or ``failed``."""
+        """Return the state of each job: ``new``, ``running``, ``done`` or ``failed``."""
         with self._open() as database:
             rows = database.execute("SELECT key, state, owner, lease FROM jobs").fetchall()
         return {
@@ -111,7 +111,7 @@ class Database:
         }
 
     def claim(self, key: str) -> bool:
-        """Take a job that no living process has; whether it was to be had."""
+        """Claim a job unless a living process has claimed it; return whether this succeeded."""
         with self._open() as database:
             found = database.execute(
                 "SELECT state, owner, lease FROM jobs WHERE key = ?", (key,)
@@ -135,7 +135,7 @@ class Database:
             )
 
     def release(self) -> None:
-        """Give back what this process has claimed and not done."""
+        """Release the jobs that this process has claimed but not finished."""
         with self._open() as database:
             database.execute(
                 "UPDATE jobs SET state = 'new' WHERE state = 'running' AND owner = ?", (self.owner,)
@@ -148,12 +148,12 @@ class Database:
         seconds: float,
         predictions: Mapping[str, Mapping[str, NDArray[Any]]],
     ) -> None:
-        """Note that a job is done, with its result and predictions, in one transaction.
+        """Mark a job as done and store its result and predictions, in one transaction.
 
         Args:
             key: key of the job.
-            result: what its command answered.
-            seconds: it took.
+            result: answer of the job's command.
+            seconds: duration of the job.
             predictions: split -> arrays by name.
         """
         packed = []
@@ -170,14 +170,14 @@ class Database:
             )
 
     def fail(self, key: str, error: str) -> None:
-        """Note why a job failed."""
+        """Mark a job as failed, with the reason."""
         with self._open() as database:
             database.execute(
                 "UPDATE jobs SET state = 'failed', error = ? WHERE key = ?", (error, key)
             )
 
     def result(self, key: str) -> tuple[dict[str, Any], float]:
-        """Result and seconds of a job that is done."""
+        """Return result and duration of a finished job."""
         with self._open() as database:
             text, seconds = database.execute(
                 "SELECT result, seconds FROM jobs WHERE key = ?", (key,)
@@ -185,7 +185,7 @@ class Database:
         return json.loads(text), float(seconds)
 
     def predictions(self, key: str, split: str) -> dict[str, NDArray[Any]]:
-        """Arrays of a training's predictions on a split."""
+        """Return the arrays of a training's predictions on a split."""
         with self._open() as database:
             (blob,) = database.execute(
                 "SELECT arrays FROM predictions WHERE key = ? AND split = ?", (key, split)
@@ -195,7 +195,7 @@ class Database:
 
 
 def _process(pid: int) -> str:
-    """Name of a process that no other has: host, pid and the time when it began."""
+    """Return a unique name of a process: host, pid and the time when it began."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
         began = text.rpartition(")")[2].split()[19]
@@ -205,7 +205,7 @@ def _process(pid: int) -> str:
 
 
 def _is_held(owner: str, lease: float) -> bool:
-    """Whether the process that claimed a job may still be doing it."""
+    """Whether the process that claimed a job may still be running it."""
     host, pid, _ = owner.split(":")
     if host == socket.gethostname():
         return _process(int(pid)) == owner

@@ -1,4 +1,4 @@
-"""What a study runs: data, teachers, arms, folds and seeds, and the settings they share."""
+"""The declaration of a study: data, teachers, arms, folds, seeds and shared settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TRIAL_SEED = 1000  # between the seeds of two trials; a study has fewer seeds t
 
 
 class Variant(NamedTuple):
-    """One of the trainings that an arm selects from, by validation, in each fold and seed."""
+    """One of the trainings among which an arm selects by validation, in each fold and seed."""
 
     layer: int | None
     beta: float | None
@@ -52,10 +52,10 @@ class Teacher:
     """A network that students are compared with, or begin with.
 
     Attributes:
-        task: label that it learns.
+        task: label that the teacher learns.
         data: ``fold``, the training recordings of the student's own fold; else the name of other
             data of the study.
-        settings: settings of its training that differ from the study's.
+        settings: settings of the teacher's training that differ from the study's settings.
         about: what it is, in a few words.
     """
 
@@ -76,11 +76,11 @@ class Arm:
             this training begins with (dual AT); empty: none.
         layered: trained once for each layer; the layer is selected by validation in each fold and
             seed.
-        layers: convolution layers to select from; empty: those of the study.
+        layers: convolution layers to select from; empty: the layers of the study.
         betas: weights of the AT loss to select from; empty: 1 alone.
         trials: trainings with different seeds to select from.
-        control: of the teacher; None for the teacher itself.
-        aggregation: of the feature maps of teacher and student.
+        control: control that replaces the teacher; None for the teacher itself.
+        aggregation: aggregation of the feature maps of teacher and student.
         needs_labels: whether training needs the orthogonal label of the student's own recordings.
         settings: further settings of the training.
         about: what it is, in a few words.
@@ -106,7 +106,7 @@ class Arm:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a teacher is trained for it."""
+        """Whether a teacher is trained for this arm."""
         return self.mode not in _NO_TEACHER
 
     def variants(self, at_layers: tuple[int, ...]) -> list[Variant]:
@@ -174,11 +174,11 @@ class Claim:
     """A statement that the study tests, declared before it is run.
 
     Attributes:
-        name: such as ``H1``.
+        name: name of the claim, such as ``H1``.
         text: the statement.
-        arm: the arm that it is about.
-        over: arms that it must be better than, all of them (an intersection-union test).
-        setting: in which setting.
+        arm: arm that the claim is about.
+        over: arms all of which this arm must beat (an intersection-union test).
+        setting: setting in which the claim is tested.
         probe: label of the probe that is compared instead of the accuracy: it must be *lower*.
     """
 
@@ -195,9 +195,9 @@ class Training:
     """Settings that all trainings of a study share.
 
     Attributes:
-        arch: of teachers and students.
-        width: of teachers and students.
-        epochs: at most, of each training.
+        arch: architecture of teachers and students.
+        width: width of teachers and students.
+        epochs: largest number of epochs of a training.
         patience: epochs without a lower validation loss after which a training stops.
         batch_clips: segments in a step.
         lr: learning rate.
@@ -220,7 +220,7 @@ class Training:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Return the options that decide how it is trained."""
+        """Return the options that decide how a network is trained."""
         return {
             "epochs": self.epochs,
             "patience": self.patience,
@@ -234,21 +234,21 @@ class Study:
     """A study: each of its arms is run in each setting, fold and seed, and compared.
 
     Attributes:
-        name: of its folder and of its runs.
-        title: of its report.
-        question: that it answers.
-        data: name -> the arguments of `prepare_corpus` that make the store, or ``store``: the name
-            of one that is there.
-        settings: name -> where all arms are run; one setting may have an empty name.
+        name: name of the study, its folder and its runs.
+        title: title of the report.
+        question: question that the study answers.
+        data: name -> arguments of `prepare_corpus` that make the store, or ``store`` with the name
+            of an existing store.
+        settings: name -> setting in which arms are run; one setting may have an empty name.
         teachers: name -> teacher.
         arms: name -> arm; the first is the baseline.
-        primary: arms that Holm's correction is over; empty: all.
+        primary: arms that are included in Holm's correction; empty: all.
         at_layers: convolution layers that layered arms select from.
         seeds: trainings of each arm in each fold.
-        training: what all trainings share.
+        training: settings that all trainings share.
         claims: statements that are tested.
         probe: label that is probed in every student at its deepest convolution; empty: none.
-        fold_seed: decides which recordings are in which fold.
+        fold_seed: seed that decides which recordings are in which fold.
         published: setting -> arm -> accuracy in per cent that a paper reports.
         notes: sentences for the report, such as what a paper found.
 
@@ -300,11 +300,11 @@ class Study:
     def restricted(self, only: Sequence[str]) -> Study:
         """Return the study with only some of its settings and arms.
 
-        Claims about others stay, and are reported as not tested.
+        Claims about other settings and arms stay, and are reported as not tested.
 
         Args:
-            only: names of settings and arms; if there is no setting among them, all are run, and
-                likewise for the arms.
+            only: names of settings and arms. If no setting is named, all of them are run, and if no
+                arm is named, all arms are run.
 
         Raises:
             InputError: a name is neither a setting nor an arm.
@@ -345,7 +345,7 @@ class Study:
         return arm.teacher or next(iter(self.teachers))
 
     def in_family(self, arms: Mapping[str, object]) -> list[str]:
-        """Return those of the arms that Holm's correction is over."""
+        """Return the arms that are included in Holm's correction."""
         return [a for a in arms if a != BASELINE and (not self.primary or a in self.primary)]
 
     def to_json(self) -> dict[str, Any]:
@@ -354,7 +354,7 @@ class Study:
 
 
 def _known(argument: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raise if a name is not among the known ones."""
+    """Raise if a name is not known."""
     for name in names:
         if name not in known:
             raise InputError(f"{argument} {name!r}: wanted {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""What a study would run, and what that would take; nothing is made."""
+"""List the jobs of a study and estimate their cost, without running anything."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def estimate(
     Args:
         workspace: where stores are looked up.
         study: what would be run.
-        database: of earlier runs of the study, if there is one.
+        database: database of earlier runs of the study, if there is one.
         workers: trainings at once.
         on_message: called with lines for people.
 
@@ -115,7 +115,7 @@ def estimate(
 
 
 def _there(workspace: Workspace, study: Study, on_message: OnMessage) -> dict[str, FeatureStore]:
-    """Open the stores of a study that are there."""
+    """Open the existing stores of a study."""
     stores = {}
     for name, wanted in study.data.items():
         if "store" in wanted:
@@ -137,7 +137,7 @@ def _beside_nothing(store: FeatureStore, stack: ExitStack) -> FeatureStore:
 
 
 def _named_folds(study: Study) -> dict[str, list[FoldData]]:
-    """Return the folds of data that is not prepared: as many as there will be, without content."""
+    """Return empty folds for data that is not prepared, as many as there will be."""
     folds = {}
     for name, setting in study.settings.items():
         store = store_name(study, setting.data)
@@ -170,7 +170,7 @@ def _prepare_command(study: Study, name: str) -> tuple[str, str]:
 def _seconds_so_far(
     plan: Plan, kept: Database | None, states: Mapping[str, str]
 ) -> dict[str, float]:
-    """Return the mean time of the jobs of each kind that were done; empty if no training was."""
+    """Return the mean time of finished jobs by kind; empty if no training is finished."""
     times: dict[str, list[float]] = {}
     for job in plan.jobs:
         if kept is not None and states.get(job.key) == "done":
@@ -196,7 +196,7 @@ def _bytes_per_segment(job: Job, study: Study, stores: Mapping[str, FeatureStore
 
 
 def _pilot(shape: tuple[int, int], study: Study) -> float:
-    """Time of a training step on one thread of this machine, in seconds."""
+    """Return the time of a training step on one thread of this machine, in seconds."""
     import torch
     from torch.nn import functional
 

@@ -43,7 +43,7 @@ def read_study(
     preset: str | None = None,
     corpus_map: Mapping[str, str] | None = None,
 ) -> tuple[Study, dict[str, str]]:
-    """Read a study's file, or one of antigram's own studies by its name.
+    """Read a study from a file, or one of antigram's own studies by its name.
 
     Args:
         file: a TOML file, or a name such as ``is-it-invariance``.
@@ -80,10 +80,10 @@ def study_of(
     preset: str | None = None,
     corpus_map: Mapping[str, str] | None = None,
 ) -> tuple[Study, dict[str, str]]:
-    """Make a study of a file's tables.
+    """Make a study from the tables of a file.
 
     Args:
-        content: as TOML has it.
+        content: parsed TOML.
         name: name of the study.
         preset: see `read_study`.
         corpus_map: see `read_study`.
@@ -114,7 +114,7 @@ def study_of(
 
 
 def _merged(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return tables with other entries in their place; ``"none"`` removes an entry."""
+    """Return tables in which other entries replace some; ``"none"`` removes an entry."""
     merged = dict(content)
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
@@ -135,8 +135,8 @@ def _table(value: object, where: str) -> Mapping[str, Any]:
 def _stand_in(content: dict[str, Any], corpus_map: Mapping[str, str]) -> dict[str, str]:
     """Replace corpora and their labels in the tables of a study, in place.
 
-    A label that the stand-in has not becomes the label at the same place of its list; what only the
-    original corpus understands is left out.
+    A label that the stand-in lacks becomes the label at the same position in the stand-in's list.
+    Options that only the original corpus has are left out.
     """
     used = {}
     for name, wanted in list(_table(content.get("data", {}), "data").items()):
@@ -178,7 +178,7 @@ _MADE: dict[type, Callable[..., Any]] = {
 
 
 def _made(cls: type, content: Mapping[str, Any], where: str) -> Any:  # noqa: ANN401
-    """Make a dataclass of a table whose keys are its fields."""
+    """Make a dataclass from a table whose keys are the fields."""
     hints = get_type_hints(cls)
     known = {each.name: each for each in fields(cls)}
     at = f"{where}." if where else ""

@@ -1,4 +1,4 @@
-"""Jobs of a study: each a command line that a user could type, and what it needs."""
+"""Plan the jobs of a study: command lines that a user could type, and their dependencies."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class StoreData:
     """A store that jobs read.
 
     Attributes:
-        name: under which a command finds it.
-        fingerprint: of the store; empty if it is not there yet.
+        name: name or path by which commands find the store.
+        fingerprint: fingerprint of the store; empty if it does not exist yet.
     """
 
     name: str
@@ -43,12 +43,12 @@ class FoldData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One command.
+    """A command, with the jobs that it needs.
 
     Attributes:
         key: SHA-256 of what decides the result: the command, the jobs that it needs and the data.
         kind: ``teacher``, ``cache``, ``training`` or ``probe``.
-        name: name of the run or cache that it makes; of a probe, the run that it reads.
+        name: name of the run or cache that it makes; for a probe, of the run that it reads.
         command: words of the command line.
         needs: keys of the jobs that come before.
         data: name of the store that the command reads.
@@ -66,7 +66,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One training of an arm: which job it is, and where it belongs.
+    """One training of an arm: its job, and its setting, fold and seed.
 
     Several cells may share a job: the first trial of an arm that selects among seeds is also the
     training of another arm.
@@ -78,7 +78,7 @@ class Cell:
         seed: seed of the comparison; arms are paired by it.
         variant: layer, beta and trial.
         key: key of the training's job.
-        probe: key of the job that probes it; empty: none.
+        probe: key of the job that probes the training; empty: none.
     """
 
     setting: str
@@ -92,7 +92,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The jobs of a study, each behind those that it needs, and the cells that they fill."""
+    """The jobs of a study, each after the jobs that it needs, and the cells that they fill."""
 
     jobs: list[Job]
     cells: list[Cell]
@@ -121,7 +121,7 @@ def plan_jobs(
 
 
 class _Planner:
-    """Collects jobs and cells; a job that is asked for again is the one that is there."""
+    """Collects jobs and cells; a job that is requested again is added only once."""
 
     def __init__(self, study: Study, other: Mapping[str, StoreData], runs: str) -> None:
         self.study, self.other, self.runs = study, other, runs
@@ -129,7 +129,7 @@ class _Planner:
         self.cells: list[Cell] = []
 
     def add_fold(self, name: str, setting: Setting, fold: int, data: FoldData, seed: int) -> None:
-        """Add the trainings of all arms with one seed on one fold, and what they need."""
+        """Add the trainings of all arms with one seed on one fold, and the jobs that they need."""
         place = f"{name}." if name else ""
         at = f".k{fold}"
         for arm_name, arm in self.study.arms_of(setting).items():
@@ -238,8 +238,8 @@ class _Planner:
     ) -> tuple[Job, str]:
         """Return the cache that serves all arms comparing with the same rows, and a key.
 
-        The key is that of the cache's rows at one layer. A training depends on these alone, so that
-        it stays what it is if the study gets another layer later.
+        The key identifies the cache's rows at one layer. A training depends on these rows alone, so
+        that its key stays the same if the study gets another layer later.
         """
         layers = {layer}
         for other in self.study.arms.values():
@@ -297,16 +297,16 @@ class _Planner:
         decided_by: Sequence[str] | None = None,
         task: str = "",
     ) -> Job:
-        """Make a job; its name ends in its key, so that other settings never meet its files.
+        """Make a job; its name ends in its key, so that other settings never use its files.
 
         Args:
-            kind: of the job.
-            name: of what it makes, without study and key.
-            data: store that it reads.
+            kind: kind of the job.
+            name: name of the run or cache, without study and key.
+            data: store that the job reads.
             needs: keys of the jobs that come before.
-            options: of its command.
-            decided_by: keys of what it needs as far as it decides the result; default: ``needs``.
-            task: of the student.
+            options: options of the command.
+            decided_by: keys of the needed jobs that decide the result; default: ``needs``.
+            task: label that the student learns.
         """
         decides = {k: v for k, v in options.items() if k not in ("ckpt", "cache", "init")}
         key = digest(
@@ -339,7 +339,7 @@ def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield an option once for each of its values; one that is switched off is left out."""
+    """Yield an option once for each of its values; an option that is off is left out."""
     for option, value in options.items():
         for each in value if isinstance(value, list | tuple) else [value]:
             if each is not False:

@@ -1,4 +1,4 @@
-"""What a student predicts for each segment, kept so that any statistic can be made of it."""
+"""Predict each segment with a student, to store the predictions for any later statistic."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def predictions_of(run: Path, store: Path, task: str) -> dict[str, dict[str, NDA
 
     Args:
         run: folder of a run that has ended.
-        store: that it was trained on.
-        task: label that it learned.
+        store: store that the student was trained on.
+        task: label that the student learned.
 
     Returns:
-        For each split ``row`` (indices of the store), ``true`` and ``predicted`` (classes), and
-        ``probability`` (float32, of the true class), each ``(segment,)``.
+        For each split, arrays ``(segment,)``: ``row`` (indices of the store), ``true`` and
+        ``predicted`` (classes), and ``probability`` (float32, of the true class).
     """
     import torch  # the runner's other jobs need none of it
 

@@ -1,4 +1,4 @@
-"""From the predictions of all trainings to what can be said of each arm."""
+"""Compute the results of each arm from the predictions of all trainings."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class ArmResult:
     """One arm of a comparison.
 
     Attributes:
-        arm: its name; that of one layer or weight alone ends in it (``at 5``).
+        arm: name of the arm; with a single layer or weight, the name ends in it (``at 5``).
         setting: name of the setting; may be empty.
-        about: what it is.
+        about: short description.
         layers: layer -> how often it was selected; empty without layers.
-        runs: trainings that count for it.
-        accuracy: mean over groups.
-        comparison: with the baseline; None for the baseline itself.
-        probe: accuracy of the probe over networks; None if none was run.
-        train: mean accuracy on the training split; None if it is not known.
-        primary: whether it belongs to the family that Holm's correction is over.
-        needs_labels: whether it needs the orthogonal label of the student's recordings.
-        seconds: time that all its trainings took.
+        runs: number of trainings that count for the arm.
+        accuracy: mean accuracy over groups.
+        comparison: comparison with the baseline; None for the baseline itself.
+        probe: accuracy of the probe over networks; None if no probe was run.
+        train: mean accuracy on the training split; None if unknown.
+        primary: whether the arm is included in Holm's correction.
+        needs_labels: whether the arm needs the orthogonal label of the student's recordings.
+        seconds: time of all trainings of the arm.
     """
 
     arm: str
@@ -101,10 +101,10 @@ def _interval(interval: Interval) -> dict[str, float | None]:
 
 @dataclass(frozen=True, slots=True)
 class SettingResult:
-    """What came out of one setting.
+    """Results of one setting.
 
     Attributes:
-        arms: the baseline, then the other arms, then each variant of them, as exploration.
+        arms: the baseline, then the other arms, then their variants, which are exploratory.
         scores: arm -> ``(group, seed)`` accuracy.
         folds: ``(group,)``, the folds in which each group was tested, as a number.
         probes: arm -> ``(fold, seed)`` accuracy of the probe; empty without probes.
@@ -127,15 +127,15 @@ def setting_results(
     """Select layers by validation, and compare every arm with the baseline.
 
     A layer (or weight, or trial) is selected within each fold and seed by the accuracy on
-    validation, and among equals by the probability of the true classes; test segments have no say,
+    validation; ties are decided by the probability of the true classes. Test segments are not used,
     and folds are not pooled.
 
     Args:
-        study: its settings.
-        name: of the setting.
-        cells: all of the study; their trainings must be done.
-        database: with their predictions.
-        groups: ``(segment,)`` of the base store: the class of ``against``, -1 where it is unknown.
+        study: the study, with its settings.
+        name: name of the setting.
+        cells: all cells of the study, whose trainings must be done.
+        database: database with the predictions of the trainings.
+        groups: ``(segment,)`` class of ``against`` in the base store, -1 if unknown.
         chance: accuracy of a guess. If the baseline's interval reaches down to it, every arm is
             ``undecided``: networks that have learned nothing are equal to each other.
     """
@@ -183,7 +183,7 @@ def setting_results(
 
 
 def _choose(cells: Sequence[Cell], database: Database) -> dict[str, Chosen]:
-    """Return the trainings that count: of each arm, and of each variant where there are several."""
+    """Return the trainings that count for each arm, and for each variant if there are several."""
     by_place: dict[tuple[str, int, int], list[Cell]] = defaultdict(list)
     for cell in cells:
         by_place[cell.arm, cell.fold, cell.seed].append(cell)
@@ -197,7 +197,7 @@ def _choose(cells: Sequence[Cell], database: Database) -> dict[str, Chosen]:
 
 
 def _validation(cell: Cell, database: Database) -> tuple[float, float]:
-    """Accuracy on validation, and the mean log-probability of the true classes."""
+    """Return the accuracy on validation, and the mean log-probability of the true classes."""
     kept = database.predictions(cell.key, "validation")
     accuracy = float(np.mean(kept["predicted"] == kept["true"]))
     return accuracy, float(np.log(kept["probability"].clip(1e-12)).mean())
@@ -212,7 +212,7 @@ def _mean(database: Database, keys: Sequence[str], split: str) -> float | None:
 def _by_group(
     cells: Chosen, database: Database, seeds: int, groups: NDArray[np.int32]
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """Accuracy of each test group with each seed ``(group, seed)``, and the group's folds.
+    """Return ``(group, seed)`` accuracies of the test groups, and the folds of each group.
 
     A group that is tested in several folds counts once, with the mean of its folds.
     """
@@ -232,7 +232,7 @@ def _by_group(
 
 
 def _probes(cells: Chosen, database: Database) -> Floats:
-    """Accuracy of the linear probe of each network, ``(fold, seed)``; empty without probes."""
+    """Return ``(fold, seed)`` accuracies of the linear probes; empty without probes."""
     values: dict[tuple[int, int], float] = {}
     for place, cell in cells.items():
         if cell.probe:
@@ -248,8 +248,8 @@ def claim_results(study: Study, results: Mapping[str, SettingResult]) -> list[di
     """Test the claims that the study declared; Holm's correction is over all of them.
 
     A claim about several arms is an intersection-union test: it holds if the arm is better than
-    every one, so that its p is the largest. A claim about a probe (the label is *less* readable)
-    is made only where the accuracies are equivalent.
+    each of them, so its p is the largest of the single p values. A claim about a probe (the label
+    is *less* readable) is made only if the accuracies are equivalent.
 
     Returns:
         For each claim ``name``, ``text``, ``differences`` (arm -> mean, low, high, p), ``p``,
@@ -290,7 +290,7 @@ def claim_results(study: Study, results: Mapping[str, SettingResult]) -> list[di
 
 
 def _note(claim: Claim, result: SettingResult, missing: Sequence[str]) -> str:
-    """Return why a claim cannot be made whatever its p is; else empty."""
+    """Return why a claim cannot be made, whatever its p is; an empty text if it can."""
     if missing:
         return f"it was not tested, as there is no result of {', '.join(missing)}"
     if any(arm.comparison and arm.comparison.note == AT_CHANCE for arm in result.arms):

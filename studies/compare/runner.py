@@ -1,4 +1,4 @@
-"""Run the jobs of a comparison: in order of need, several at once, each in a process of its own."""
+"""Run the jobs of a comparison in order of dependency, several at once, each in a process."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ def run_jobs(
     on_message: OnMessage,
     do: Callable[[Job], dict[str, Any]] | None = None,
 ) -> dict[str, int]:
-    """Do the jobs that are not done; another process on the same database shares them.
+    """Run the jobs that are not done; other processes on the same database share them.
 
     Args:
-        jobs: in an order in which each stands behind those that it needs.
-        database: what is done, and by whom.
-        workspace: where runs and caches go.
-        workers: jobs at once, each with one thread.
+        jobs: jobs in an order in which each comes after the jobs that it needs.
+        database: states and results of the jobs.
+        workspace: workspace that runs and caches are written to.
+        workers: number of jobs at once, each with one thread.
         on_message: called with a line for each job that ends.
-        do: what does a job and returns its answer; by default its command, in a process.
+        do: function that runs a job and returns its answer; default: run the command in a process.
 
     Returns:
-        ``done``: jobs done here; ``reused``: jobs that were done before.
+        ``done``: number of jobs run here; ``reused``: number of jobs that were done before.
 
     Raises:
-        InputError: a job failed; the message has what it said. Other jobs that were running are
+        InputError: a job failed; the message has the job's own message. Other running jobs are
             finished first.
     """
     database.add(jobs)
@@ -116,8 +116,8 @@ def run_jobs(
 def _vanished(jobs: Sequence[Job], states: Mapping[str, str], workspace: Workspace) -> list[str]:
     """Return the keys of finished jobs whose run or cache is gone and still needed.
 
-    What was kept of them serves the results; but a job that is not done yet needs the files: a
-    database may have come from another machine.
+    The database has all that the results need, but a job that is not done yet needs the files.
+    Files may be missing if the database comes from another machine.
     """
     by_key = {job.key: job for job in jobs}
     gone: list[str] = []
@@ -145,7 +145,7 @@ def _do(
     database: Database,
     workspace: Workspace,
 ) -> float:
-    """Do a job and note it, and how long it took."""
+    """Run a job, and store its result and duration."""
     begun = time.perf_counter()
     result = run(job)
     found = {}
@@ -158,7 +158,7 @@ def _do(
 
 
 def _command(job: Job, workspace: Workspace) -> dict[str, Any]:
-    """Run a job's command; a training that was interrupted goes on."""
+    """Run a job's command; an interrupted training is resumed."""
     from antigram.studies.demo import antigram_command
 
     words = list(job.command)

@@ -1,4 +1,4 @@
-"""The table of a comparison as text, CSV and LaTeX, and its page."""
+"""Write the results of a comparison as text, CSV, LaTeX and an HTML report."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def _row(arm: Fields) -> list[str]:
 def answer_of(content: Fields) -> str:
     """Return whether anti-transfer beat the baseline, in a sentence or two.
 
-    Without an arm ``at``, the first arm after the baseline is reported. Of a study with several
-    settings, each is answered.
+    Without an arm ``at``, the first arm after the baseline is reported. A study with several
+    settings has an answer for each setting.
     """
     settings = _by_setting(content)
     if len(settings) == 1:
@@ -110,7 +110,7 @@ def _answer(arms: Sequence[Fields], content: Fields) -> str:
 
 
 def compared_text(content: Fields) -> str:
-    """Return the tables, one for each setting, the claims and the answer as text."""
+    """Return the tables of all settings, the claims and the answer, as text."""
     lines: list[str] = []
     for name, arms in _by_setting(content):
         rows = [list(_COLUMNS), *(_row(arm) for arm in arms)]
@@ -134,7 +134,7 @@ def _by_setting(content: Fields) -> list[tuple[str, list[Fields]]]:
 
 
 def _claim_text(claim: Fields) -> str:
-    """Return a claim and what came out, in a line."""
+    """Return a line with a claim and its result."""
     said = "holds" if claim["holds"] else "does not hold"
     note = f" ({claim['note']})" if claim["note"] else ""
     differences = "; ".join(
@@ -150,7 +150,7 @@ def _claim_text(claim: Fields) -> str:
 
 
 def estimate_text(content: Fields) -> str:
-    """Return what a comparison would run and take, as text."""
+    """Return the jobs and the estimated cost of a comparison, as text."""
     lines = [job["command"] for job in content["jobs"]]
     count = f"{len(lines)} jobs"
     if content["hours"] is None:
