@@ -52,7 +52,11 @@ _dry_run = flag_option("--dry-run", help="List the jobs and estimate hours and b
 @option("--seeds", type=COUNT, help="Number of trainings of each arm in each fold; default: 5.")
 @option("--groups", help="Label of the groups of the statistics; default: the label of --against.")
 @option("--folds", help="kfold:LABEL:K[:N] (default: 5 over --against) or confounded:LABEL:OTHER.")
-@option("--arms", help="wi,at (default), permuted, random, mean-gram, dropout, weight-decay.")
+@option(
+    "--arms",
+    help="wi,at (default); also pairwise, dann, coral, augment, and the controls permuted, random, "
+    "mean-gram, shuffled-labels, same-task, dropout, weight-decay, baseline-best.",
+)
 @option("--arch", type=Choice(choices.ARCHS), help="Default: vgg16.")
 @option("--width", type=IntRange(1, 1024), help="64 (default) is the real VGG.")
 @option("--epochs", type=COUNT, help="Default: 50.")
@@ -107,7 +111,7 @@ def study(common: Context, file: str, **options: Any) -> None:
 @_dry_run
 @common_options
 def reproduce(common: Context, names: tuple[str, ...], dry_run: bool, **options: Any) -> None:
-    """Reproduce the paper's tables and figures: table2 to table6, fig3, fig4, fig6 to fig8, all."""
+    """Reproduce the paper's tables and figures: table2 to table6, fig3 to fig8, all."""
     from antigram.studies.reproduce import reproduce, reproduced_text
 
     content = reproduce(

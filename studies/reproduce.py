@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ __all__ = ["REPRODUCED", "reproduce", "reproduced_text"]
 REPRODUCED: dict[str, tuple[str, ...]] = {
     **{name: (name,) for name in ("table2", "table3", "table4", "table5", "table6")},
     "fig3": ("table3", "table4", "table5"),
-    **{name: (name,) for name in ("fig4", "fig6", "fig7", "fig8")},
+    **{name: (name,) for name in ("fig4", "fig5", "fig6", "fig7", "fig8")},
 }
+_WORD = "eight"  # as in the paper's figure 5
 _TASKS = {"table3": "words", "table4": "emotions", "table5": "sounds"}
 
 
@@ -51,7 +53,8 @@ def reproduce(
     Returns:
         ``study`` and ``report`` (of the only table or figure, else of the folder of all),
         ``stand_ins``, ``jobs``, ``arms`` and ``studies``: name -> what `study` answers; of
-        ``fig3`` also ``gains``. With ``dry_run`` ``jobs``, ``hours``, ``bytes`` and ``studies``.
+        ``fig3`` also ``gains``, and of ``fig5`` ``grad_cam``, a page. With ``dry_run`` ``jobs``,
+        ``hours``, ``bytes`` and ``studies``.
 
     Raises:
         InputError: a name is unknown, a corpus is missing, or a job failed.
@@ -99,7 +102,41 @@ def reproduce(
         folder.mkdir(parents=True, exist_ok=True)
         write_page(folder / "report.html", _gains_page(content))
         content |= {"study": str(folder), "report": str(folder / "report.html")}
+    if "fig5" in wanted:
+        content["grad_cam"] = _grad_cam(workspace, studies["fig5"], on_message)
     return content
+
+
+def _grad_cam(
+    workspace: Workspace, content: Mapping[str, Any], on_message: OnMessage
+) -> str | None:
+    """Write Grad-CAM of the study's networks on a test recording; return the page's path.
+
+    The recording is the first of the class ``eight`` in the test split, or of the last class where
+    there is no ``eight``.
+
+    Returns:
+        Path of the page; None if the recording or a run is not there.
+    """
+    from antigram.pipeline.features.store import FeatureStore
+    from antigram.studies.explaining import explain_file
+    from antigram.studies.report.recordings import Recordings
+
+    store = FeatureStore(workspace.store(content["data"]["store"], on_message))
+    task = content["data"]["task"]
+    classes = store.classes[task]
+    wanted = classes.index(_WORD) if _WORD in classes else len(classes) - 1
+    rows = [row for row in store.rows("test", task) if store.labels(task)[row] == wanted]
+    home = Recordings(store, workspace).home
+    ckpts = [workspace.runs / name / "best.pt" for name in content["runs"]]
+    if home is None or not rows or not all(path.exists() for path in ckpts):
+        on_message("fig5: no Grad-CAM, as the recordings or the runs are not there")
+        return None
+    audio = home / store.sources[rows[0]].rpartition("#")[0]
+    page = Path(content["study"]) / "grad-cam.html"
+    explain_file(ckpts, audio, to=page, device="cpu", on_message=on_message)
+    on_message(f"fig5: {page}")
+    return str(page)
 
 
 def gains(studies: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

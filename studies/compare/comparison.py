@@ -18,7 +18,15 @@ from antigram.pipeline.storage.durable import write_text
 from antigram.pipeline.workspace import Workspace, plain_name
 from antigram.studies.compare.data import make_all_folds, prepare_data
 from antigram.studies.compare.database import Database
-from antigram.studies.compare.design import ARMS, BASELINE, Setting, Study, Teacher, Training
+from antigram.studies.compare.design import (
+    ARMS,
+    BASELINE,
+    Arm,
+    Setting,
+    Study,
+    Teacher,
+    Training,
+)
 from antigram.studies.compare.estimate import estimate
 from antigram.studies.compare.files import read_study
 from antigram.studies.compare.jobs import Job, Plan, StoreData, plan_jobs
@@ -94,6 +102,10 @@ def compare(
         raise InputError("`arms`: name each arm once; the baseline is always run")
     learned = task or store.main_label
     store.labels(learned)
+    controls = {
+        "shuffled-labels": Teacher(task=against, settings={"shuffle_labels": True}),
+        "same-task": Teacher(task=learned),
+    }
     given: dict[str, Any] = {"at_layers": at_layers, "seeds": seeds}
     study = Study(
         name=plain_name(name or f"{store.name}-{learned}-against-{against}"),
@@ -112,13 +124,24 @@ def compare(
                 groups=groups or "",
             )
         },
-        teachers={"teacher": Teacher(task=against)},
-        arms={one: ARMS[one] for one in (BASELINE, *names)},
+        teachers={
+            "teacher": Teacher(task=against),
+            **{one: each for one, each in controls.items() if one in names},
+        },
+        arms={BASELINE: ARMS[BASELINE], **{one: _arm(one, at_layers) for one in names}},
         training=Training(**{key: value for key, value in training.items() if value is not None}),
         fold_seed=seed,
         **{key: value for key, value in given.items() if value is not None},
     )
     return run_study(workspace, study, workers=workers, dry_run=dry_run, on_message=on_message)
+
+
+def _arm(name: str, at_layers: tuple[int, ...] | None) -> Arm:
+    """Return an arm; a baseline that selects has as many trials as the others have layers."""
+    arm = ARMS[name]
+    if arm.trials == 1 or at_layers is None:
+        return arm
+    return replace(arm, trials=len(at_layers))
 
 
 def study(
@@ -227,6 +250,7 @@ def run_study(
         "report": str(folder / "report.html"),
         "stand_ins": dict(stand_ins or {}),
         "jobs": counts,
+        "runs": _shown_runs(plan),
         "arms": [arm.to_json() for result in results.values() for arm in result.arms],
         "claims": claim_results(study, results),
         "notes": list(study.notes),
@@ -247,6 +271,14 @@ def run_study(
     took = [(f"antigram {' '.join(job.command)}", database.result(job.key)[1]) for job in plan.jobs]
     write_tables(folder, content, took, _curves_of(plan, workspace))
     return content
+
+
+def _shown_runs(plan: Plan) -> list[str]:
+    """Return the names of all teachers, and of one student of each arm of the first setting."""
+    names = {job.key: job.name for job in plan.jobs}
+    students = {cell.arm: names[cell.key] for cell in reversed(plan.cells) if not cell.seed}
+    teachers = [job.name for job in plan.jobs if job.kind == "teacher"]
+    return [*teachers, *reversed(students.values())]
 
 
 def _curves_of(plan: Plan, workspace: Workspace) -> dict[str, list[dict[str, Any]]]:

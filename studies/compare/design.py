@@ -140,6 +140,31 @@ ARMS: dict[str, Arm] = {
     "weight-decay": Arm(
         mode="baseline", settings={"weight_decay": 0.01}, about="control: weight decay 0.01"
     ),
+    "augment": Arm(
+        mode="baseline",
+        settings={"augment": True},
+        about="masks as in SpecAugment, shifts and gain",
+    ),
+    "pairwise": Arm(
+        mode="cached",
+        layered=True,
+        aggregation="pairwise",
+        about="anti-transfer by pairwise similarity (CKA) instead of the Gram",
+    ),
+    "dann": Arm(mode="dann", needs_labels=True, about="domain-adversarial training"),
+    "coral": Arm(mode="coral", needs_labels=True, about="covariances of domains brought together"),
+    "baseline-best": Arm(
+        mode="baseline", trials=3, about="baseline that selects among as many seeds as layers"
+    ),
+    "shuffled-labels": Arm(
+        mode="cached",
+        layered=True,
+        teacher="shuffled-labels",
+        about="control: a teacher of shuffled labels",
+    ),
+    "same-task": Arm(
+        mode="cached", layered=True, teacher="same-task", about="control: a teacher of the task"
+    ),
 }
 
 

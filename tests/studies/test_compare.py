@@ -29,6 +29,7 @@ FOLDS = [
     FoldData(StoreData(f"s@{k}", f"a{k}"), {"speaker": StoreData(f"s@{k}-speaker", f"b{k}")})
     for k in range(2)
 ]
+ALONE = (BASELINE, "dropout", "weight-decay", "augment", "dann", "coral", "baseline-best")
 ALL_ARMS = tuple(name for name in ARMS if name != BASELINE)
 
 
@@ -37,7 +38,10 @@ def a_study(arms=("wi", "at"), training=None, task="word", against="speaker", **
         "name": "study",
         "data": {"s": {"store": "s"}},
         "settings": {"": Setting(data="s", folds="kfold:speaker:2", task=task, against=against)},
-        "teachers": {"teacher": Teacher(task=against)},
+        "teachers": {
+            name: Teacher(task=against, settings={"shuffle_labels": name == "shuffled-labels"})
+            for name in ("teacher", "shuffled-labels", "same-task")
+        },
         "arms": {name: ARMS[name] for name in (BASELINE, *arms)},
         "at_layers": (5, 9),
         "seeds": 2,
@@ -75,7 +79,7 @@ def test_a_job_stands_behind_what_it_needs_and_no_teacher_is_trained_on_the_stud
         assert set(job.needs) <= seen
         seen.add(job.key)
         assert (job.data in teachers) == (job.kind == "teacher")
-        alone = names.get(job.key) in (BASELINE, "dropout", "weight-decay")
+        alone = names.get(job.key) in ALONE
         assert alone == (job.kind == "training" and not job.needs)
 
 
