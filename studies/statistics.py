@@ -33,6 +33,7 @@ __all__ = [
     "holm",
     "interval_over_groups",
     "least_p",
+    "mean_of_groups",
     "resampled_t",
     "sign_flip_p",
     "t_interval",
@@ -102,8 +103,32 @@ def t_interval(values: Floats) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def _weights(rows: int, groups: NDArray[np.integer] | None) -> tuple[NDArray[np.intp], Floats]:
+    """Return the number of each row's group, and the weight of the row in the mean over groups."""
+    if groups is None:
+        return np.arange(rows), np.full(rows, 1 / rows)
+    _, group, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    return group, 1 / (counts[group] * len(counts))
+
+
+def mean_of_groups(values: Floats, groups: NDArray[np.integer] | None = None) -> Floats:
+    """Return the mean of each group over its folds and seeds, ``(group,)``.
+
+    Args:
+        values: ``(row, seed)``; a row is a group in a fold.
+        groups: ``(row,)``, the group of each row; default: each row is a group.
+    """
+    group, weights = _weights(len(values), groups)
+    number = int(group.max()) + 1
+    return np.bincount(group, weights * values.mean(1)) * number
+
+
 def bootstrap_interval(
-    values: Floats, folds: NDArray[np.integer], seed: int, draws: int = _DRAWS
+    values: Floats,
+    folds: NDArray[np.integer],
+    seed: int,
+    draws: int = _DRAWS,
+    groups: NDArray[np.integer] | None = None,
 ) -> Interval:
     """Return the mean over groups with a bootstrap interval over groups, and seeds within folds.
 
@@ -112,55 +137,72 @@ def bootstrap_interval(
     interval is between percentiles of the means.
 
     Args:
-        values: ``(group, seed)`` differences.
-        folds: ``(group,)``, the fold in which each group was tested.
+        values: ``(row, seed)`` differences; a row is a group, or a group in one of its folds.
+        folds: ``(row,)``, the fold in which each row was tested.
         seed: seed of the draws.
         draws: number of draws.
+        groups: ``(row,)``, the group of each row, if a group was tested in several folds and has a
+            row for each of them; default: each row is a group.
     """
     rng = np.random.default_rng(seed)
-    groups, seeds = values.shape
+    rows, seeds = values.shape
+    group, weight = _weights(rows, groups)
+    number = int(group.max()) + 1
     _, fold = np.unique(folds, return_inverse=True)
     means = np.empty(draws)
     step = max(1, 2**22 // values.size)
     for begin in range(0, draws, step):
         n = min(step, draws - begin)
-        picked = rng.integers(groups, size=(n, groups))
+        picked = rng.integers(number, size=(n, number)) + number * np.arange(n)[:, None]
+        often = np.bincount(picked.ravel(), minlength=n * number).reshape(n, number)
         # How often each seed of each fold is drawn, as weights that sum to one.
         counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=(n, fold.max() + 1))
-        weights = counts[np.arange(n)[:, None], fold[picked]] / seeds
-        means[begin : begin + n] = (values[picked] * weights).sum(2).mean(1)
+        of_row = (counts[:, fold] * values).sum(2) / seeds
+        means[begin : begin + n] = (often[:, group] * weight * of_row).sum(1)
     tail = (1 - _LEVEL) / 2 * 100
     low, high = np.percentile(means, [tail, 100 - tail])
-    return Interval(float(values.mean()), float(low), float(high))
+    return Interval(float(mean_of_groups(values, groups).mean()), float(low), float(high))
 
 
-def two_way(values: Floats, folds: NDArray[np.integer]) -> tuple[float, int]:
+def two_way(
+    values: Floats, folds: NDArray[np.integer], groups: NDArray[np.integer] | None = None
+) -> tuple[float, int]:
     """Return variance and degrees of freedom of the mean, clustered by group and by network.
 
     Args:
-        values: ``(group, seed)`` differences.
-        folds: ``(group,)``, the fold in which each group was tested.
+        values: ``(row, seed)`` differences; a row is a group, or a group in one of its folds.
+        folds: ``(row,)``, the fold in which each row was tested.
+        groups: ``(row,)``, the group of each row, if a group was tested in several folds and has a
+            row for each of them; default: each row is a group.
 
     Returns:
         The variance, and its degrees of freedom: the smaller number of clusters minus one.
     """
-    groups, seeds = values.shape
+    rows, seeds = values.shape
+    group, weight = _weights(rows, groups)
+    number = int(group.max()) + 1
     _, fold = np.unique(folds, return_inverse=True)
     networks = (int(fold.max()) + 1) * seeds
-    least = min(groups, networks)
+    least = min(number, networks)
     if least < 2:
         return math.nan, 0
-    rest = (values - values.mean()) / values.size
+    mean = float(mean_of_groups(values, groups).mean())
+    rest = weight[:, None] * (values - mean) / seeds
     by_network = np.zeros((networks // seeds, seeds))
     np.add.at(by_network, fold, rest)
-    of_groups = float(np.square(rest.sum(1)).sum()) * groups / (groups - 1)
+    by_group = np.bincount(group, rest.sum(1))
+    of_groups = float(np.square(by_group).sum()) * number / (number - 1)
     of_networks = float(np.square(by_network).sum()) * networks / (networks - 1)
     both = of_groups + of_networks - float(np.square(rest).sum())
     return max(both, of_groups, of_networks), least - 1
 
 
 def interval_over_groups(
-    values: Floats, folds: NDArray[np.integer], seed: int, draws: int = _DRAWS
+    values: Floats,
+    folds: NDArray[np.integer],
+    seed: int,
+    draws: int = _DRAWS,
+    groups: NDArray[np.integer] | None = None,
 ) -> Interval:
     """Return Student's t interval, clustered by group and network, or the bootstrap interval.
 
@@ -168,40 +210,46 @@ def interval_over_groups(
     20 groups, it is always the t interval.
 
     Args:
-        values: ``(group, seed)`` differences.
-        folds: ``(group,)``, the fold in which each group was tested.
+        values: ``(row, seed)`` differences; a row is a group, or a group in one of its folds.
+        folds: ``(row,)``, the fold in which each row was tested.
         seed: seed of the bootstrap's draws.
         draws: number of the bootstrap's draws.
+        groups: ``(row,)``, the group of each row; default: each row is a group.
     """
     from scipy import stats
 
-    mean = float(values.mean())
-    variance, freedom = two_way(values, folds)
+    means = mean_of_groups(values, groups)
+    mean = float(means.mean())
+    variance, freedom = two_way(values, folds, groups)
     if not freedom:
         return Interval(mean, math.nan, math.nan)
     half = float(stats.t.ppf(0.5 + _LEVEL / 2, freedom)) * math.sqrt(variance)
     clustered = Interval(mean, mean - half, mean + half)
-    if len(values) < FEW_GROUPS:
+    if len(means) < FEW_GROUPS:
         return clustered
-    drawn = bootstrap_interval(values, folds, seed, draws)
+    drawn = bootstrap_interval(values, folds, seed, draws, groups)
     return max((clustered, drawn), key=lambda interval: interval.high - interval.low)
 
 
-def clustered_p(values: Floats, folds: NDArray[np.integer]) -> float:
+def clustered_p(
+    values: Floats, folds: NDArray[np.integer], groups: NDArray[np.integer] | None = None
+) -> float:
     """Return the two-sided p value of `two_way`'s t statistic; 1 if it cannot be computed.
 
     Args:
-        values: ``(group, seed)`` differences.
-        folds: ``(group,)``, the fold in which each group was tested.
+        values: ``(row, seed)`` differences; a row is a group, or a group in one of its folds.
+        folds: ``(row,)``, the fold in which each row was tested.
+        groups: ``(row,)``, the group of each row; default: each row is a group.
     """
     from scipy import stats
 
-    variance, freedom = two_way(values, folds)
+    variance, freedom = two_way(values, folds, groups)
     if not freedom:
         return 1.0
+    mean = float(mean_of_groups(values, groups).mean())
     if not variance:
-        return 0.0 if values.mean() else 1.0
-    return float(2 * stats.t.sf(abs(values.mean()) / math.sqrt(variance), freedom))
+        return 0.0 if mean else 1.0
+    return float(2 * stats.t.sf(abs(mean) / math.sqrt(variance), freedom))
 
 
 def sign_flip_p(values: Floats, seed: int, flips: int = _FLIPS) -> float:
@@ -281,6 +329,7 @@ def compare_arms(
     arms: Mapping[str, Floats],
     folds: NDArray[np.integer],
     *,
+    groups: NDArray[np.integer] | None = None,
     family: Sequence[str] | None = None,
     seed: int = 0,
     draws: int = _DRAWS,
@@ -289,9 +338,11 @@ def compare_arms(
     """Compare each arm with the baseline, paired by group.
 
     Args:
-        baseline: ``(group, seed)`` accuracy of each test group with each seed.
-        arms: name of an arm -> its accuracies, with groups and seeds in the same order.
-        folds: ``(group,)``, the fold in which each group was tested.
+        baseline: ``(row, seed)`` accuracy of each test group with each seed; a group that was
+            tested in several folds has a row for each of them.
+        arms: name of an arm -> its accuracies, with rows and seeds in the same order.
+        folds: ``(row,)``, the fold in which each row was tested.
+        groups: ``(row,)``, the group of each row; default: each row is a group.
         family: arms included in Holm's correction; None for all. An arm outside the family is
             exploratory: it gets no corrected p, and can only be ``equivalent`` or ``undecided``.
         seed: seed of bootstrap and sign flips.
@@ -303,23 +354,24 @@ def compare_arms(
     """
     names = list(arms) if family is None else [name for name in arms if name in family]
     differences = {name: values - baseline for name, values in arms.items()}
-    p = {name: sign_flip_p(values.mean(1), seed, flips) for name, values in differences.items()}
+    means = {name: mean_of_groups(values, groups) for name, values in differences.items()}
+    p = {name: sign_flip_p(each, seed, flips) for name, each in means.items()}
     # Sign flips ignore the noise of training that groups share; the clustered test includes it.
-    strict = [max(p[name], clustered_p(differences[name], folds)) for name in names]
+    strict = [max(p[name], clustered_p(differences[name], folds, groups)) for name in names]
     corrected = dict(zip(names, holm(strict), strict=True))
     done = {}
     for name, values in differences.items():
-        interval = interval_over_groups(values, folds, seed, draws)
+        interval = interval_over_groups(values, folds, seed, draws, groups)
         p_holm = corrected.get(name, math.nan)
-        decided, groups = verdict(interval, p_holm), len(values)
+        decided, number = verdict(interval, p_holm), len(means[name])
         note = ""
-        least = min(1.0, least_p(groups) * max(1, len(names)))
+        least = min(1.0, least_p(number) * max(1, len(names)))
         if decided == "undecided" and math.isnan(interval.low):
             note = "cannot be decided with one network or one group: repeat it with more seeds"
         elif decided == "undecided" and least >= _ALPHA:
             note = (
-                f"cannot be decided with {groups} groups: p cannot come below {least:.2g} in a "
+                f"cannot be decided with {number} groups: p cannot come below {least:.2g} in a "
                 f"family of {max(1, len(names))}"
             )
-        done[name] = Comparison(interval, p[name], p_holm, decided, groups, note)
+        done[name] = Comparison(interval, p[name], p_holm, decided, number, note)
     return done

@@ -21,6 +21,7 @@ from antigram.studies.statistics import (
     compare_arms,
     holm,
     interval_over_groups,
+    mean_of_groups,
     sign_flip_p,
 )
 
@@ -105,14 +106,16 @@ class SettingResult:
 
     Attributes:
         arms: the baseline, then the other arms, then their variants, which are exploratory.
-        scores: arm -> ``(group, seed)`` accuracy.
-        folds: ``(group,)``, the folds in which each group was tested, as a number.
+        scores: arm -> ``(row, seed)`` accuracy; a row is a group in one of its folds.
+        folds: ``(row,)``, the fold of each row.
+        groups: ``(row,)``, the group of each row.
         probes: arm -> ``(fold, seed)`` accuracy of the probe; empty without probes.
     """
 
     arms: list[ArmResult]
     scores: Mapping[str, Floats]
     folds: NDArray[np.int64]
+    groups: NDArray[np.int64]
     probes: Mapping[str, Floats]
 
 
@@ -144,11 +147,11 @@ def setting_results(
     chosen = _choose(own, database)
     scores: dict[str, Floats] = {}
     for arm, of_arm in chosen.items():
-        scores[arm], folds = _by_group(of_arm, database, study.seeds, groups)
+        scores[arm], folds, rows = _by_group(of_arm, database, study.seeds, groups)
     family = study.in_family(arms)
     others = {arm: values for arm, values in scores.items() if arm != BASELINE}
-    compared = compare_arms(scores[BASELINE], others, folds, family=family)
-    baseline = interval_over_groups(scores[BASELINE], folds, 0)
+    compared = compare_arms(scores[BASELINE], others, folds, groups=rows, family=family)
+    baseline = interval_over_groups(scores[BASELINE], folds, 0, groups=rows)
     if not (baseline.mean if np.isnan(baseline.low) else baseline.low) > chance:
         compared = {
             arm: replace(one, verdict="undecided", note=AT_CHANCE) for arm, one in compared.items()
@@ -170,7 +173,7 @@ def setting_results(
                 about=declared.about,
                 layers=selected,
                 runs=len(trained),
-                accuracy=interval_over_groups(scores[arm], folds, 0),
+                accuracy=interval_over_groups(scores[arm], folds, 0, groups=rows),
                 comparison=compared.get(arm),
                 probe=probe,
                 train=_mean(database, [c.key for c in of_arm.values()], "train"),
@@ -179,7 +182,7 @@ def setting_results(
                 seconds=sum(database.result(key)[1] for key in trained),
             )
         )
-    return SettingResult(results, scores, folds, probes)
+    return SettingResult(results, scores, folds, rows, probes)
 
 
 def _choose(cells: Sequence[Cell], database: Database) -> dict[str, Chosen]:
@@ -211,24 +214,23 @@ def _mean(database: Database, keys: Sequence[str], split: str) -> float | None:
 
 def _by_group(
     cells: Chosen, database: Database, seeds: int, groups: NDArray[np.int32]
-) -> tuple[Floats, NDArray[np.int64]]:
-    """Return ``(group, seed)`` accuracies of the test groups, and the folds of each group.
+) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+    """Return the accuracy of each test group in each of its folds with each seed.
 
-    A group that is tested in several folds counts once, with the mean of its folds.
+    Returns:
+        Accuracies ``(row, seed)``, and the fold and the group of each row. A group that is tested
+        in several folds has a row for each.
     """
-    correct: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    tested: dict[int, set[int]] = defaultdict(set)
+    correct: dict[tuple[int, int], dict[int, float]] = defaultdict(dict)
     for (fold, seed), cell in cells.items():
         kept = database.predictions(cell.key, "test")
         of_row = groups[kept["row"]]
         right = kept["predicted"] == kept["true"]
         for group in np.unique(of_row[of_row >= 0]).tolist():
-            correct[group][seed].append(float(right[of_row == group].mean()))
-            tested[group].add(fold)
-    names = sorted(correct)
-    values = np.array([[np.mean(correct[g][seed]) for seed in range(seeds)] for g in names])
-    ids = {folds: n for n, folds in enumerate(sorted({tuple(sorted(tested[g])) for g in names}))}
-    return values, np.array([ids[tuple(sorted(tested[g]))] for g in names])
+            correct[group, fold][seed] = float(right[of_row == group].mean())
+    rows = sorted(correct)
+    values = np.array([[correct[row][seed] for seed in range(seeds)] for row in rows])
+    return values, np.array([fold for _, fold in rows]), np.array([group for group, _ in rows])
 
 
 def _probes(cells: Chosen, database: Database) -> Floats:
@@ -266,12 +268,14 @@ def claim_results(study: Study, results: Mapping[str, SettingResult]) -> list[di
             sign = -1 if claim.probe else 1
             values = sign * (table[claim.arm] - table[other])
             folds = np.arange(len(values)) if claim.probe else result.folds
-            p = clustered_p(values, folds)
+            groups = None if claim.probe else result.groups
+            p = clustered_p(values, folds, groups)
             if not claim.probe:
-                p = max(p, sign_flip_p(values.mean(1), 0))
+                p = max(p, sign_flip_p(mean_of_groups(values, groups), 0))
             p = p if values.mean() > 0 else 1.0
             worst = max(worst, p)
-            differences[other] = {**_interval(interval_over_groups(values, folds, 0)), "p": p}
+            interval = interval_over_groups(values, folds, 0, groups=groups)
+            differences[other] = {**_interval(interval), "p": p}
         missing = [other for other in claim.over if other not in differences]
         found.append(
             {
@@ -298,7 +302,7 @@ def _note(claim: Claim, result: SettingResult, missing: Sequence[str]) -> str:
     if claim.probe:
         for other in claim.over:
             values = result.scores[claim.arm] - result.scores[other]
-            interval = interval_over_groups(values, result.folds, 0)
+            interval = interval_over_groups(values, result.folds, 0, groups=result.groups)
             if not (interval.low >= -EQUIVALENT and interval.high <= EQUIVALENT):
                 return f"not claimed, as the accuracy is not equivalent to that of {other}"
     return ""

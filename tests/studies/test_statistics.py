@@ -15,6 +15,7 @@ from antigram.studies.statistics import (
     holm,
     interval_over_groups,
     least_p,
+    mean_of_groups,
     resampled_t,
     sign_flip_p,
     t_interval,
@@ -102,6 +103,55 @@ def test_the_variance_is_clustered_as_statsmodels_does_it(rng):
     got, freedom = two_way(values, fold)
     assert freedom == 11
     assert got == pytest.approx(max(parts[0] + parts[1] - by[2], *parts), rel=1e-9)
+
+
+def test_groups_that_are_tested_in_several_folds_are_clustered_as_statsmodels_does_it(rng):
+    """Two networks of a group are two networks, and not one mean of both."""
+    linear = pytest.importorskip("statsmodels.api", reason="needs statsmodels")
+    groups, folds, seeds = 12, 2, 3
+    group, fold = (each.ravel() for each in np.indices((groups, folds)))
+    values = rng.standard_normal((groups, 1, 1)) + rng.standard_normal((groups, folds, seeds))
+    values = values.reshape(-1, seeds)
+    of_group = np.repeat(group, seeds)
+    network = (fold[:, None] * seeds + np.arange(seeds)).ravel()
+    fit = linear.OLS(values.ravel(), np.ones(values.size)).fit()
+
+    def clustered(g):
+        found = fit.get_robustcov_results("cluster", groups=g, use_correction=False)
+        return found.cov_params()[0, 0]
+
+    of_groups = clustered(of_group) * groups / (groups - 1)
+    of_networks = clustered(network) * folds * seeds / (folds * seeds - 1)
+    single = clustered(np.arange(values.size))
+    got, freedom = two_way(values, fold, group)
+    assert got == pytest.approx(max(of_groups + of_networks - single, of_groups, of_networks))
+    assert freedom == folds * seeds - 1
+    np.testing.assert_allclose(
+        mean_of_groups(values, group), values.reshape(groups, -1).mean(1), rtol=1e-12
+    )
+    shuffled = rng.permutation(len(values))
+    again = two_way(values[shuffled], fold[shuffled], group[shuffled])
+    assert again == (pytest.approx(got), freedom)
+
+
+def test_rows_that_are_groups_need_no_groups(rng):
+    values, fold = rng.standard_normal((24, 3)), np.repeat(np.arange(4), 6)
+    rows = np.arange(24)
+    assert two_way(values, fold) == two_way(values, fold, rows)
+    assert bootstrap_interval(values, fold, 1, 500) == bootstrap_interval(
+        values, fold, 1, 500, rows
+    )
+    assert clustered_p(values, fold) == clustered_p(values, fold, rows)
+
+
+def test_the_bootstrap_draws_a_group_with_all_its_folds(rng):
+    """If the two folds of a group cancel out, no draw of groups moves the mean."""
+    effect = np.repeat(rng.standard_normal(25), 2) * np.tile([1.0, -1.0], 25)
+    values = np.repeat(effect[:, None], 4, axis=1)
+    group, fold = np.repeat(np.arange(25), 2), np.tile([0, 1], 25)
+    together = bootstrap_interval(values, fold, 0, 1000, group)
+    apart = bootstrap_interval(values, fold, 0, 1000)
+    assert together.high - together.low < 1e-12 < 0.1 < apart.high - apart.low
 
 
 def test_the_interval_of_resplits_is_the_corrected_one(rng):
