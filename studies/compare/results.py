@@ -85,19 +85,24 @@ class ArmResult:
             "layer": "+".join(map(str, sorted(self.layers))) or None,
             "layers": {str(layer): count for layer, count in sorted(self.layers.items())},
             "runs": self.runs,
-            "accuracy": _interval(self.accuracy),
+            "accuracy": _interval(self.accuracy, 0.0),
             "difference": difference,
             "train_accuracy": self.train,
-            "probe": None if self.probe is None else _interval(self.probe),
+            "probe": None if self.probe is None else _interval(self.probe, 0.0),
             "primary": self.primary,
             "needs_labels": self.needs_labels,
             "seconds": round(self.seconds, 1),
         }
 
 
-def _interval(interval: Interval) -> dict[str, float | None]:
-    ends = {"low": interval.low, "high": interval.high}
-    return {"mean": interval.mean, **{k: None if np.isnan(v) else v for k, v in ends.items()}}
+def _interval(interval: Interval, least: float = -1.0) -> dict[str, float | None]:
+    """Return an interval's fields; its ends are cut off at what a difference or accuracy can be."""
+    ends = {"low": max(interval.low, least), "high": min(interval.high, 1.0)}
+    known = {"low": interval.low, "high": interval.high}
+    return {
+        "mean": interval.mean,
+        **{k: None if np.isnan(known[k]) else v for k, v in ends.items()},
+    }
 
 
 @dataclass(frozen=True, slots=True)
