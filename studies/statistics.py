@@ -120,7 +120,8 @@ def mean_of_groups(values: Floats, groups: NDArray[np.integer] | None = None) ->
     """
     group, weights = _weights(len(values), groups)
     number = int(group.max()) + 1
-    return np.bincount(group, weights * values.mean(1)) * number
+    means: Floats = np.bincount(group, weights * values.mean(1)).astype(np.float64) * number
+    return means
 
 
 def bootstrap_interval(
