@@ -109,8 +109,13 @@ def plan_cache(
         views=None if views is None else Views.for_shape(store.shape, count=views, seed=seed),
         control=teacher_control,
     )
+    if data is None and teacher.task == store.main_label:
+        on_message(
+            f"{ckpt} was trained for {teacher.task}, the main label of {store.name}: if students "
+            "learn from another store, name that store with `data`"
+        )
     made_from, default = (
-        {"store": store.name, "checkpoint": ckpt.stem},
+        {"store": store.name, "checkpoint": ckpt.stem, "task": teacher.task},
         f"{store.name}--{ckpt.stem}",
     )
     if teacher_control is not None:

@@ -71,10 +71,12 @@ def resolve(
     task = options.task or store.main_label
     store.labels(task)  # raises if there is no such label
     members: dict[str, GramSource] = {}
+    tasks = {name: teacher.task for name, teacher in teachers.items()}
     layers: tuple[int, ...] = ()
     if mode == "cached":
         named = _named_caches(workspace, store, options, on_message)
         options = _by_cache_name(options, named)
+        tasks = {name: _made_from(path).get("task", "") for name, path in named.items()}
         members = _caches(named, store, options, teachers, device)
     elif mode == "online":
         for name, teacher in teachers.items():
@@ -119,6 +121,13 @@ def resolve(
     check_combination(aggregation, tap, similarity, layers)
     if sources is not None and (note := flat_layers_note(aggregation, similarity, layers)):
         on_message(note)
+    for name in members:
+        if tasks.get(name) == task and dict(config.betas).get(name, config.beta) > 0:
+            on_message(
+                f"the teacher {name} was trained for {task}, which the student learns too: "
+                "anti-transfer then keeps the student away from what it needs. Unless this is the "
+                "control same-task, choose another `task`, `data` or teacher."
+            )
     return Job(store, sources, config, first)
 
 
@@ -157,9 +166,14 @@ def _named_caches(
     return named
 
 
+def _made_from(path: Path) -> Mapping[str, Any]:
+    made_from: Mapping[str, Any] = open_root(path).get("made_from", {})
+    return made_from
+
+
 def _by_cache_name(options: Options, named: Mapping[str, Path]) -> Options:
     """Replace a checkpoint's name, as in ``emo:5``, by the name of its cache, if there is one."""
-    ckpts = [str(open_root(path).get("made_from", {}).get("checkpoint")) for path in named.values()]
+    ckpts = [str(_made_from(path).get("checkpoint")) for path in named.values()]
     caches = {ckpt: name for ckpt, name in zip(ckpts, named, strict=True) if ckpts.count(ckpt) == 1}
 
     def renamed(texts: Sequence[str]) -> tuple[str, ...]:

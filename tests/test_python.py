@@ -84,6 +84,29 @@ def test_the_chain_from_python(audio, tmp_path):
     assert antigram.clean(workspace, dry_run=True).removed == []
 
 
+def test_a_teacher_of_what_the_student_learns_is_named(audio, tmp_path):
+    workspace, teacher, said = antigram.Workspace(tmp_path / "workspace"), tmp_path / "net.pt", []
+    tones = antigram.prepare_corpus(workspace, "folder", source=audio, workers=1).store
+
+    def train(mode, **options):
+        said.clear()
+        antigram.train_student(workspace, mode=mode, **options, **TINY, on_message=said.append)
+        return [text for text in said if "which the student learns too" in text]
+
+    assert train("baseline", save=teacher) == []
+    antigram.cache_grams(workspace, teacher, [3], device="cpu", on_message=said.append)
+    assert any(f"was trained for {tones.main_label}, the main label of" in text for text in said)
+    (cached,) = train("cached")
+    (online,) = train("online", ckpts=[teacher], layers=[3])
+    assert f"was trained for {tones.main_label}" in cached
+    assert cached.partition("was")[2] == online.partition("was")[2]
+    assert train("cached", betas=[-1]) == train("wi", ckpts=[teacher]) == []  # transfer learning
+    antigram.train_student(
+        workspace, mode="baseline", shuffle_labels=True, save=tmp_path / "shuffled.pt", **TINY
+    )
+    assert train("online", ckpts=[tmp_path / "shuffled.pt"], layers=[3]) == []
+
+
 @pytest.mark.parametrize(
     ("asked", "match"),
     [

@@ -98,12 +98,15 @@ class Teacher:
         note: says that the network is a control, and how weights were converted on reading; empty
             if neither is the case.
         scores: as in `Checkpoint`; empty for a control, which is not meant to have learned.
+        task: label that the network was trained to predict; empty if it is unknown, or if the
+            network was trained on shuffled labels or not at all.
     """
 
     arch: Arch
     state: dict[str, Tensor]
     note: str
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    task: str = ""
 
     def net(self) -> Vgg:
         """Build the convolution part with its weights, in eval mode; draws no random number."""
@@ -283,12 +286,12 @@ def open_teacher(path: Path) -> Teacher:
     if content.get("format") == FORMAT:
         checkpoint = _checkpoint(path, content, _TEACHERS)
         state, converted = _as_float32(conv_state(checkpoint.state_dict))
-        scores = checkpoint.scores
+        scores, task = checkpoint.scores, checkpoint.task
         if checkpoint.provenance.get("labels") == SHUFFLED:
-            control, scores = "a control, trained on shuffled labels", {}
+            control, scores, task = "a control, trained on shuffled labels", {}, ""
             converted = f"{control}; {converted}" if converted else control
         note = f"{path}: {converted}" if converted else ""
-        return Teacher(checkpoint.arch, state, note, scores)
+        return Teacher(checkpoint.arch, state, note, scores, task)
     state = {name: t for name, t in conv_state(content).items() if isinstance(t, Tensor)}
     arch, channels = _arch_of(path, state)
     with torch.device("meta"):

@@ -41,7 +41,7 @@ def control_teacher(teacher: Teacher, control: Control | None, seed: int = 0) ->
     if control == "permuted":
         return replace(teacher, state=_permuted(teacher.state, teacher.arch, seed))
     if control == "random":
-        return replace(teacher, state=_untrained(teacher.arch, seed), scores={})
+        return replace(teacher, state=_untrained(teacher.arch, seed), scores={}, task="")
     return teacher
 
 
