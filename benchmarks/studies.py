@@ -1,4 +1,4 @@
-"""Keep the results of studies: ``python -m benchmarks.studies WORKSPACE NAME`` saves one.
+"""Keep the results of studies: ``python -m benchmarks.studies WORKSPACE NAME [REMARK]`` saves one.
 
 ``benchmarks/results/NAME.json`` holds its tables, and ``NAME.sqlite`` every job with its result and
 the predictions of each segment, from which the study goes on, or another statistic is made.
@@ -20,16 +20,18 @@ from benchmarks.record import RESULTS, save
 
 __all__ = ["results_page"]
 
-STUDIES = ("is-it-invariance",)  # on the page, in this order
+STUDIES = ("is-it-invariance", "emotion-without-speaker")  # on the page, in this order
 _KEPT = ("title", "question", "stand_ins", "arms", "claims", "chance", "warnings", "data")
 
 
-def keep(workspace: Path, name: str) -> Path:
+def keep(workspace: Path, name: str, remark: str = "") -> Path:
     """Save the tables and the database of a study that was run.
 
     Args:
         workspace: where it was run.
         name: of the study.
+        remark: what a reader must know of this run, such as which recordings stood in for a
+            corpus.
 
     Returns:
         Path of the JSON file.
@@ -42,7 +44,8 @@ def keep(workspace: Path, name: str) -> Path:
     ):
         source.backup(target)
         target.execute("PRAGMA journal_mode=DELETE")
-    return save(name, {**{key: content[key] for key in _KEPT}, "answer": answer_of(content)})
+    kept = {key: content[key] for key in _KEPT}
+    return save(name, {**kept, "answer": answer_of(content), "remark": remark})
 
 
 def results_page() -> str:
@@ -71,11 +74,12 @@ def _study(name: str, content: Mapping[str, Any] | None) -> str:
     missing += [f"the arm {one}" for one in study.arms if one not in ran]
     if content["data"]["seeds"] < study.seeds:
         missing.append(f"{study.seeds - content['data']['seeds']} of {study.seeds} seeds")
+    remark = f" {content['remark']}" if content.get("remark") else ""
     said = f"Not run yet: {', '.join(missing)}. " if missing else ""
     parts = [
         f"## {study.title}\n\n{content['question']}\n\n**{content['answer']}**\n\n"
         f"{said}Width {study.training.width}, {study.training.epochs} epochs, "
-        f"{content['data']['seeds']} seeds.\n\n"
+        f"{content['data']['seeds']} seeds.{remark}\n\n"
     ]
     parts += [text for one, arms in settings.items() for text in _setting(one, arms)]
     for claim in content["claims"]:
@@ -123,4 +127,4 @@ def _interval(value: Mapping[str, Any], *, signed: bool = False) -> str:
 
 
 if __name__ == "__main__":
-    print(keep(Path(sys.argv[1]), sys.argv[2]))
+    print(keep(Path(sys.argv[1]), *sys.argv[2:4]))
