@@ -34,6 +34,7 @@ __all__ = [
     "interval_over_groups",
     "least_p",
     "mean_of_groups",
+    "resampled_p",
     "resampled_t",
     "sign_flip_p",
     "t_interval",
@@ -323,6 +324,18 @@ def resampled_t(values: Floats, test_share: float) -> Interval:
     variance = float(values.var(ddof=1)) * (1 / n + test_share)
     half = float(stats.t.ppf(0.5 + _LEVEL / 2, n - 1)) * math.sqrt(variance)
     return Interval(mean, mean - half, mean + half)
+
+
+def resampled_p(values: Floats, test_share: float) -> float:
+    """Return the two-sided p value that goes with `resampled_t`; 1 for a single resplit."""
+    from scipy import stats
+
+    interval, n = resampled_t(values, test_share), len(values)
+    half = (interval.high - interval.low) / 2
+    if not half > 0:
+        return 0.0 if half == 0 and interval.mean else 1.0
+    t = abs(interval.mean) / half * float(stats.t.ppf(0.5 + _LEVEL / 2, n - 1))
+    return float(2 * stats.t.sf(t, n - 1))
 
 
 def compare_arms(

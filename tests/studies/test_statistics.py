@@ -16,6 +16,7 @@ from antigram.studies.statistics import (
     interval_over_groups,
     least_p,
     mean_of_groups,
+    resampled_p,
     resampled_t,
     sign_flip_p,
     t_interval,
@@ -160,6 +161,46 @@ def test_the_interval_of_resplits_is_the_corrected_one(rng):
     got = resampled_t(values, 0.1 / 0.7)
     half = stats.t.ppf(0.975, 9) * values.std(ddof=1) * math.sqrt(1 / 10 + 1 / 7)
     assert got.high - got.mean == pytest.approx(half, rel=1e-12)
+
+
+def test_the_corrected_test_agrees_with_its_interval_and_its_formula():
+    """Nadeau and Bengio (2003), with plain numbers: 2 test segments for 8 in training."""
+    values = [0.03, -0.01, 0.02, 0.04, 0.01]
+    mean = sum(values) / 5
+    corrected = sum((v - mean) ** 2 for v in values) / 4 * (1 / 5 + 2 / 8)
+    t = mean / math.sqrt(corrected)
+    p = resampled_p(np.array(values), 2 / 8)
+    # The tail of Student's t with four degrees of freedom is known in closed form.
+    share = t / math.sqrt(4 + t * t)
+    assert p == pytest.approx(1 - share * (1 + (1 - share**2) / 2), rel=1e-9)
+    shifted = np.array(values) - resampled_t(np.array(values), 2 / 8).low
+    assert resampled_p(shifted, 2 / 8) == pytest.approx(0.05, rel=1e-9)
+
+
+def test_resplits_that_do_not_differ_have_a_p_too():
+    assert resampled_p(np.zeros(4), 0.1) == 1
+    assert resampled_p(np.full(4, 0.25), 0.1) == 0
+    assert resampled_p(np.array([0.25]), 0.1) == 1
+
+
+def test_the_corrected_test_finds_differences_of_equal_learners_less_often(rng):
+    """Two learners that are equally good, on 15 random resplits of one data set of 40 points."""
+    plain = corrected = 0
+    for _ in range(300):
+        classes = np.repeat([-1.0, 1.0], 20)
+        x = rng.standard_normal((40, 2)) + 0.5 * classes[:, None]  # a feature for each learner
+        differences = []
+        for _ in range(15):
+            order = rng.permutation(40)
+            train, test = order[:32], order[32:]
+            means = np.array([x[train][classes[train] == side].mean(0) for side in (-1, 1)])
+            right = np.sign(x[test] - means.mean(0)) == classes[test][:, None]
+            differences.append(right[:, 0].mean() - right[:, 1].mean())
+        values = np.array(differences)
+        plain += bool(values.any() and stats.ttest_1samp(values, 0).pvalue < 0.05)
+        corrected += resampled_p(values, 8 / 32) < 0.05
+    assert plain > 90  # 30 % where 5 % were promised
+    assert corrected < 45
 
 
 @pytest.mark.parametrize(
