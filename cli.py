@@ -437,7 +437,7 @@ def clean(common: Context, dry_run: bool) -> None:
 @common_options
 def demo(common: Context, **options: Any) -> None:
     """Run the complete chain on synthesised speech, on a CPU, in minutes, and write a report."""
-    from antigram.studies.compare.tables import compared_text
+    from antigram.studies.compare.texts import compared_text
     from antigram.studies.demo import run_demo
 
     with common.progress() as shown:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from antigram.studies.compare.tables import compared_text
+from antigram.studies.compare.texts import compared_text
 from benchmarks.record import save
 
 

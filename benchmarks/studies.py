@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from antigram.studies.compare.files import read_study
-from antigram.studies.compare.tables import answer_of
+from antigram.studies.compare.texts import answer_of
 from benchmarks.record import RESULTS, save
 
 __all__ = ["results_page"]

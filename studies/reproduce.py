@@ -12,7 +12,7 @@ from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.workspace import Workspace
 from antigram.studies.compare.comparison import study
-from antigram.studies.compare.tables import compared_text, estimate_text
+from antigram.studies.compare.texts import compared_text, estimate_text
 from antigram.studies.report import Figure, Page, Part, Table, draw_by_arm, write_page
 
 __all__ = ["REPRODUCED", "reproduce", "reproduced_text"]

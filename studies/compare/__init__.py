@@ -36,7 +36,7 @@ def answered(
         StoredDataError: stored data is damaged.
     """
     from antigram.studies.compare.comparison import compare, compare_runs
-    from antigram.studies.compare.tables import compared_text, estimate_text, runs_text
+    from antigram.studies.compare.texts import compared_text, estimate_text, runs_text
 
     if runs:
         content = compare_runs(workspace, runs)
@@ -66,7 +66,7 @@ def run_file(
         StoredDataError: stored data is damaged.
     """
     from antigram.studies.compare.comparison import study
-    from antigram.studies.compare.tables import compared_text, estimate_text
+    from antigram.studies.compare.texts import compared_text, estimate_text
 
     content = study(workspace, file, **asked)
     return content, (estimate_text if asked.get("dry_run") else compared_text)(content)

@@ -241,7 +241,7 @@ def run_study(
         store = stores[setting.data]
         chance = 1 / len(store.classes[setting.task])
         groups = store.labels(setting.group_label)
-        results[name] = setting_results(study, name, plan.cells, database, groups, chance)
+        results[name] = setting_results(study, name, plan, database, groups, chance)
     first = next(iter(study.settings.values()))
     content: dict[str, Any] = {
         "study": str(folder),

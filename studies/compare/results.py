@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from antigram.studies.compare.costs import Cost, cost_of
 from antigram.studies.compare.database import Database
 from antigram.studies.compare.design import BASELINE, Claim, Study
-from antigram.studies.compare.jobs import Cell
+from antigram.studies.compare.jobs import Cell, Plan
 from antigram.studies.statistics import (
     EQUIVALENT,
     Comparison,
@@ -22,6 +23,8 @@ from antigram.studies.statistics import (
     holm,
     interval_over_groups,
     mean_of_groups,
+    resampled_p,
+    resampled_t,
     sign_flip_p,
 )
 
@@ -46,11 +49,13 @@ class ArmResult:
         runs: number of trainings that count for the arm.
         accuracy: mean accuracy over groups.
         comparison: comparison with the baseline; None for the baseline itself.
+        resampled: difference from the baseline and p by Nadeau and Bengio's corrected t test; None
+            where the test is not defined.
         probe: accuracy of the probe over networks; None if no probe was run.
         train: mean accuracy on the training split; None if unknown.
         primary: whether the arm is included in Holm's correction.
         needs_labels: whether the arm needs the orthogonal label of the student's recordings.
-        seconds: time of all trainings of the arm.
+        cost: time, memory and disk space of the arm's trainings.
     """
 
     arm: str
@@ -60,15 +65,16 @@ class ArmResult:
     runs: int
     accuracy: Interval
     comparison: Comparison | None
+    resampled: tuple[Interval, float] | None
     probe: Interval | None
     train: float | None
     primary: bool
     needs_labels: bool
-    seconds: float
+    cost: Cost
 
     def to_json(self) -> dict[str, Any]:
         """Return an entry of ``arms``."""
-        difference = None
+        difference: dict[str, Any] | None = None
         if (found := self.comparison) is not None:
             difference = {
                 **_interval(found.difference),
@@ -77,7 +83,11 @@ class ArmResult:
                 "verdict": found.verdict,
                 "groups": found.groups,
                 "note": found.note,
+                "nadeau_bengio": None,
             }
+            if self.resampled is not None:
+                interval, p = self.resampled
+                difference["nadeau_bengio"] = {**_interval(interval), "p": p}
         return {
             "arm": self.arm,
             "setting": self.setting,
@@ -91,7 +101,7 @@ class ArmResult:
             "probe": None if self.probe is None else _interval(self.probe, 0.0),
             "primary": self.primary,
             "needs_labels": self.needs_labels,
-            "seconds": round(self.seconds, 1),
+            **self.cost.to_json(),
         }
 
 
@@ -127,7 +137,7 @@ class SettingResult:
 def setting_results(
     study: Study,
     name: str,
-    cells: Sequence[Cell],
+    plan: Plan,
     database: Database,
     groups: NDArray[np.int32],
     chance: float,
@@ -141,14 +151,14 @@ def setting_results(
     Args:
         study: the study, with its settings.
         name: name of the setting.
-        cells: all cells of the study, whose trainings must be done.
+        plan: all jobs and cells of the study; the trainings must be done.
         database: database with the predictions of the trainings.
         groups: ``(segment,)`` class of ``against`` in the base store, -1 if unknown.
         chance: accuracy of a guess. If the baseline's interval reaches down to it, every arm is
             ``undecided``: networks that have learned nothing are equal to each other.
     """
     arms = study.arms_of(study.settings[name])
-    own = [cell for cell in cells if cell.setting == name]
+    own = [cell for cell in plan.cells if cell.setting == name]
     chosen = _choose(own, database)
     scores: dict[str, Floats] = {}
     for arm, of_arm in chosen.items():
@@ -180,11 +190,14 @@ def setting_results(
                 runs=len(trained),
                 accuracy=interval_over_groups(scores[arm], folds, 0, groups=rows),
                 comparison=compared.get(arm),
+                resampled=None
+                if arm == BASELINE
+                else _resampled(of_arm, chosen[BASELINE], database),
                 probe=probe,
                 train=_mean(database, [c.key for c in of_arm.values()], "train"),
                 primary=arm in family,
                 needs_labels=declared.needs_labels,
-                seconds=sum(database.result(key)[1] for key in trained),
+                cost=cost_of(trained, plan.jobs, database),
             )
         )
     return SettingResult(results, scores, folds, rows, probes)
@@ -236,6 +249,29 @@ def _by_group(
     rows = sorted(correct)
     values = np.array([[correct[row][seed] for seed in range(seeds)] for row in rows])
     return values, np.array([fold for _, fold in rows]), np.array([group for group, _ in rows])
+
+
+def _resampled(
+    cells: Chosen, baseline: Chosen, database: Database
+) -> tuple[Interval, float] | None:
+    """Compare two arms by Nadeau and Bengio's test over the differences of folds and seeds.
+
+    The test is for several divisions of the same data into training and test segments: with a
+    single fold, or if the number of training segments is not known, the result is None.
+    """
+    if len({fold for fold, _ in cells}) < 2:
+        return None
+    differences, tested, trained = [], 0, 0
+    for at, cell in sorted(cells.items()):
+        own, other = (database.predictions(one.key, "test") for one in (cell, baseline[at]))
+        right = [float(np.mean(one["predicted"] == one["true"])) for one in (own, other)]
+        differences.append(right[0] - right[1])
+        scores = database.result(cell.key)[0].get("scores", {})
+        if not (segments := scores.get("train", {}).get("segments")):
+            return None
+        tested, trained = tested + len(own["row"]), trained + segments
+    values = np.array(differences)
+    return resampled_t(values, tested / trained), resampled_p(values, tested / trained)
 
 
 def _probes(cells: Chosen, database: Database) -> Floats:

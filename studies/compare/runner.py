@@ -15,6 +15,7 @@ from typing import Any
 
 from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError
+from antigram.pipeline.storage.files import size_of
 from antigram.pipeline.workspace import Workspace
 from antigram.studies.compare.database import LEASE_S, Database
 from antigram.studies.compare.jobs import Job
@@ -125,13 +126,17 @@ def _vanished(jobs: Sequence[Job], states: Mapping[str, str], workspace: Workspa
     while waiting:
         for key in waiting.pop().needs:
             job = by_key[key]
-            path = workspace.runs / job.name
-            if job.kind == "cache":
-                path = workspace.grams / f"{job.name}.zarr"
-            if states[key] == "done" and key not in gone and not path.exists():
+            if states[key] == "done" and key not in gone and not _path_of(job, workspace).exists():
                 gone.append(key)
                 waiting.append(job)
     return gone
+
+
+def _path_of(job: Job, workspace: Workspace) -> Path:
+    """Return the cache or run that a job makes."""
+    if job.kind == "cache":
+        return workspace.grams / f"{job.name}.zarr"
+    return workspace.runs / job.name
 
 
 def _renew(database: Database, ended: threading.Event) -> None:
@@ -145,13 +150,15 @@ def _do(
     database: Database,
     workspace: Workspace,
 ) -> float:
-    """Run a job, and store its result and duration."""
+    """Run a job, and store its result, duration and disk space."""
     begun = time.perf_counter()
     result = run(job)
     found = {}
     if job.kind == "training" and "run" in result:
         data = workspace.named(workspace.features, job.data, "feature store")
         found = predictions_of(Path(result["run"]), data, job.task)
+    if job.kind != "probe" and (size := size_of(_path_of(job, workspace))):
+        result = {**result, "disk_bytes": size}
     seconds = time.perf_counter() - begun
     database.finish(job.key, result, seconds, found)
     return seconds

@@ -1,5 +1,6 @@
 """A comparison: its jobs, what is noted of them, who does them, and what is made of them."""
 
+import csv
 import itertools
 import json
 import signal
@@ -9,19 +10,22 @@ import sys
 import time
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.workspace import Workspace
 from antigram.studies.compare.comparison import compare_runs
 from antigram.studies.compare.database import Database
 from antigram.studies.compare.design import ARMS, BASELINE, Setting, Study, Teacher, Training
-from antigram.studies.compare.jobs import FoldData, StoreData, plan_jobs
+from antigram.studies.compare.jobs import FoldData, Plan, StoreData, plan_jobs
 from antigram.studies.compare.results import setting_results
 from antigram.studies.compare.runner import run_jobs
-from antigram.studies.compare.tables import answer_of, compared_text, write_tables
+from antigram.studies.compare.tables import write_tables
+from antigram.studies.compare.texts import answer_of, compared_text
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTING = Setting(data="s", folds="kfold:speaker:2", task="word", against="speaker")
@@ -285,17 +289,21 @@ def finished(database, rng):
                     "predicted": np.where(right, 0, 1).astype(np.int32),
                     "probability": np.where(right, 0.9, 0.1).astype(np.float32),
                 }
-        database.finish(job.key, {}, 2.0, arrays)
-    return planned.cells, given, groups
+        result: dict[str, Any] = {"disk_bytes": 100 if job.kind == "cache" else 1000}
+        if job.kind == "training":
+            memory = 600 + (cells[job.key].variant.layer or 0)
+            result |= {"scores": {"train": {"segments": 1800}}, "peak_rss_mb": memory}
+        database.finish(job.key, result, 2.0, arrays)
+    return planned, given, groups
 
 
-def results(cells, database, study, groups, chance):
-    return setting_results(study, "", cells, database, groups, chance).arms
+def results(plan, database, study, groups, chance):
+    return setting_results(study, "", plan, database, groups, chance).arms
 
 
 def test_layers_are_picked_by_validation_and_arms_compared_by_group(finished, database):
-    listed, given, groups = finished
-    found = {arm.arm: arm for arm in results(listed, database, given, groups, 0.5)}
+    planned, given, groups = finished
+    found = {arm.arm: arm for arm in results(planned, database, given, groups, 0.5)}
     assert list(found) == ["baseline", "wi", "at", "at 5", "at 9"]
     assert found["at"].layers == {9: 6}
     assert found["at"].runs == 12
@@ -306,14 +314,14 @@ def test_layers_are_picked_by_validation_and_arms_compared_by_group(finished, da
     assert not found["at 9"].primary
     assert found["at 5"].comparison.difference.mean < -0.1
     assert found["baseline"].comparison is None
-    test = [database.predictions(job.key, "test") for job in listed if job.arm == "baseline"]
+    test = [database.predictions(c.key, "test") for c in planned.cells if c.arm == "baseline"]
     want = np.mean([np.mean(each["predicted"] == each["true"]) for each in test])
     assert found["baseline"].accuracy.mean == pytest.approx(want, abs=1e-9)
 
 
 def test_test_segments_have_no_say_in_the_choice_of_a_layer(finished, database):
     listed, given, groups = finished
-    for job in listed:
+    for job in listed.cells:
         if job.arm == "at":
             found = {s: database.predictions(job.key, s) for s in ("validation", "test")}
             found["test"]["predicted"] = found["test"]["predicted"] * 0 + (job.variant.layer == 9)
@@ -328,6 +336,59 @@ def test_a_group_that_is_tested_in_several_folds_counts_once(finished, database)
     halves = (groups // 2).astype(np.int32)  # each has rows in both folds
     found = results(listed, database, given, halves, 0.5)
     assert found[2].comparison.groups == 12
+
+
+def test_the_corrected_t_test_is_that_of_its_formula(finished, database):
+    """One difference for each fold and seed; 600 segments are tested for 1800 in training."""
+    planned, given, groups = finished
+    right = {}
+    for cell in planned.cells:
+        kept = database.predictions(cell.key, "test")
+        which = (cell.arm, cell.variant.layer, cell.fold, cell.seed)
+        right[which] = np.mean(kept["predicted"] == kept["true"])
+    at = [(k, s) for k in range(2) for s in range(3)]
+    differences = [right["at", 9, k, s] - right["baseline", None, k, s] for k, s in at]
+    mean = sum(differences) / 6
+    variance = sum((d - mean) ** 2 for d in differences) / 5 * (1 / 6 + 600 / 1800)
+    p = 2 * stats.t.sf(abs(mean) / variance**0.5, 5)
+    half = 2.570581835636314 * variance**0.5  # Student's t with five degrees of freedom
+    found = results(planned, database, given, groups, 0.5)[2].to_json()["difference"]
+    want = {"mean": mean, "low": mean - half, "high": mean + half, "p": p}
+    assert found["nadeau_bengio"] == pytest.approx(want, rel=1e-9)
+
+
+def test_a_single_fold_has_no_corrected_t_test(database, finished):
+    planned, given, groups = finished
+    one = Plan(planned.jobs, [cell for cell in planned.cells if cell.fold == 0])
+    found = [arm.to_json()["difference"] for arm in results(one, database, given, groups, 0.5)]
+    assert found[0] is None
+    assert [each["nadeau_bengio"] for each in found[1:]] == [None] * 4
+
+
+def test_the_cost_of_an_arm_is_that_of_its_trainings_and_of_what_they_need(finished, database):
+    planned, given, groups = finished
+    found = {arm.arm: arm.to_json() for arm in results(planned, database, given, groups, 0.5)}
+    costs = ("seconds", "before_seconds", "peak_rss_mb", "run_bytes", "cache_bytes")
+    assert [found["baseline"][key] for key in costs] == [12.0, 0.0, 600, 6000, 0]
+    assert [found["wi"][key] for key in costs] == [12.0, 4.0, 600, 6000, 0]
+    assert [found["at"][key] for key in costs] == [24.0, 8.0, 609, 12_000, 200]
+    assert [found["at 5"][key] for key in costs] == [12.0, 8.0, 605, 6000, 200]
+    assert found["at"]["peak_device_mb"] is None
+
+
+def test_what_an_older_database_does_not_have_is_unknown(finished, database):
+    planned, given, groups = finished
+    for job in planned.jobs:
+        kept = {}
+        if job.kind == "training":
+            kept = {split: database.predictions(job.key, split) for split in ("validation", "test")}
+        rows = {"layers": {"5": {"bytes_per_clip": 10}, "9": {"bytes_per_clip": 3}}, "clips": 7}
+        database.finish(job.key, rows if job.kind == "cache" else {}, 2.0, kept)
+    found = {arm.arm: arm.to_json() for arm in results(planned, database, given, groups, 0.5)}
+    assert (found["at"]["peak_rss_mb"], found["at"]["run_bytes"]) == (None, None)
+    assert found["at"]["cache_bytes"] == 2 * 7 * 13
+    assert found["at"]["difference"]["nadeau_bengio"] is None
+    assert found["at"]["difference"]["verdict"] == "better"
 
 
 def content_of(finished, database, tmp_path):
@@ -365,8 +426,36 @@ def test_the_answer_is_a_sentence_and_the_tables_hold_the_numbers(finished, data
     rows = (tmp_path / "results.csv").read_text().splitlines()
     assert len(rows) == 6
     assert rows[3].startswith("at,9,12,")
+    assert f",+{100 * at['mean']:.1f},+" in rows[3]
     assert (tmp_path / "results.tex").read_text().count("\\\\") == 6
     assert "better" in compared_text(content)
+
+
+def test_claims_have_tables_of_their_own(finished, database, tmp_path):
+    content = content_of(finished, database, tmp_path)
+    write_tables(tmp_path, content, [])
+    assert not list(tmp_path.glob("claims.*"))
+    one = {"mean": 0.02, "low": -0.01, "high": 0.05, "p": 0.25}
+    claim = {"name": "H1", "setting": "", "text": "5 % \\ better", "arm": "at", "p": 0.25}
+    tested = {**claim, "differences": {"baseline": one, "wi": {**one, "low": None, "high": None}}}
+    missing = {**claim, "name": "=H2", "differences": {}}
+    outcome = {"p_holm": 0.5, "holds": False}
+    content["claims"] = [{**tested, **outcome, "note": ""}, {**missing, **outcome, "note": "no"}]
+    write_tables(tmp_path, content, [])
+    with (tmp_path / "claims.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["claim"], row["over"], row["difference"]) for row in rows] == [
+        ("H1", "baseline", "+2.0"),
+        ("H1", "wi", "+2.0"),
+        ("'=H2", "-", "-"),
+    ]
+    assert [row["95 %"] for row in rows] == ["-1.0 to +5.0", "-", "-"]
+    assert {row["holds"] for row in rows} == {"no"}
+    latex = (tmp_path / "claims.tex").read_text()
+    assert r"5 \% \textbackslash{} better & at & baseline & +2.0" in latex
+    content["claims"] = []
+    write_tables(tmp_path, content, [])
+    assert not list(tmp_path.glob("claims.*"))
 
 
 @pytest.mark.parametrize(

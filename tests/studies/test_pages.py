@@ -125,6 +125,8 @@ def study_page(tmp_path):
         {
             **{"arm": name, "setting": LONG, "about": LONG, "layer": "5+9", "runs": 12},
             **{"accuracy": interval, "needs_labels": True, "seconds": 3.0, "probe": interval},
+            **{"before_seconds": 2.5, "peak_rss_mb": 890.4, "peak_device_mb": None},
+            **{"run_bytes": 123_456_789, "cache_bytes": None},
             **{"train_accuracy": 0.9, "difference": {**difference, "groups": 24} if k else None},
         }
         for k, name in enumerate(("baseline", LONG, f"{LONG} 5", f"{LONG} 9"))

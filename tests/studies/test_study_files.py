@@ -251,7 +251,7 @@ def simulated(tmp_path, rng):
                 "probability": np.full(len(rows), 0.5, np.float32),
             }
             database.finish(cell.key, {}, 1.0, {"validation": kept, "test": kept})
-        result = setting_results(study, "natural", plan.cells, database, groups, 0.1)
+        result = setting_results(study, "natural", plan, database, groups, 0.1)
         return claim_results(study, {"natural": result})[0]
 
     return make
