@@ -298,6 +298,9 @@ def plan(common: Context, **options: Any) -> None:
 @option("--max-steps", type=COUNT_OR_0, default=0, help="Stop after N steps; 0: no limit.")
 @flag_option("--resume", help="Continue an interrupted run.")
 @flag_option("--keep-resume", help="Keep last.pt, so that the run can get more --epochs.")
+@option(
+    "--report/--no-report", default=True, help="Write curves and report.html (default), or not."
+)
 @option("--name", help="Name of the run (default: MODE-STORE-seedN).")
 @option("--save", type=PATH, help="Copy the best weights to this file.")
 @common_options

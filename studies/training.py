@@ -15,8 +15,10 @@ from antigram.pipeline.workspace import Workspace, claimed_run, plain_name
 from antigram.studies.options import Options, check_options
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+    from antigram.model.training.config import TrainConfig
     from antigram.studies.job import Job
 
 __all__ = ["Display", "train_student"]
@@ -54,6 +56,7 @@ def train_student(
     save: Path | None = None,
     resume: bool = False,
     keep_resume: bool = False,
+    report: bool = True,
     device_memory: int | None = None,
     display: Callable[[int], AbstractContextManager[Display]] = _silence,
     on_message: OnMessage = lambda _: None,
@@ -71,6 +74,8 @@ def train_student(
         save: file for a copy of the best weights.
         resume: continue the interrupted run.
         keep_resume: keep ``last.pt`` at the end, so that the run can be resumed with more epochs.
+        report: write the curves and the report, which takes seconds. A later call with ``resume``
+            and the same arguments writes them for a finished run.
         device_memory: bytes of GPU memory for data; default: half of the free memory.
         display: called with the maximum number of epochs; returns a context manager whose value
             is a `Display`.
@@ -106,8 +111,6 @@ def train_student(
     from antigram.model.training.train import train
     from antigram.pipeline.execution.process import keep_freed_memory
     from antigram.studies.job import resolve
-    from antigram.studies.report import draw_run
-    from antigram.studies.report.segments import segment_parts
 
     torch_device = named_device(device)
     if torch_device.type == "cpu":
@@ -156,15 +159,26 @@ def train_student(
             )
             raise
     if distributed.leads:
-        draw_run(
-            folder,
-            lambda: segment_parts(
-                folder, store, config.task, workspace, against=config.against, device=torch_device
-            ),
-        )
+        if report:
+            _draw(folder, job, config, workspace, torch_device)
         if save is not None:
             copy_best(folder, save)
     return result
+
+
+def _draw(
+    folder: Path, job: Job, config: TrainConfig, workspace: Workspace, device: torch.device
+) -> None:
+    """Write the report of a finished run, with what its network makes of single segments."""
+    from antigram.studies.report import draw_run
+    from antigram.studies.report.segments import segment_parts
+
+    draw_run(
+        folder,
+        lambda: segment_parts(
+            folder, job.store, config.task, workspace, against=config.against, device=device
+        ),
+    )
 
 
 def _begin(job: Job, init: Path | None, on_message: OnMessage) -> Mapping[str, Tensor] | None:

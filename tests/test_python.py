@@ -69,6 +69,11 @@ def test_the_chain_from_python(audio, tmp_path):
     result = antigram.train_student(workspace, mode="cached", layers=["net:3"], betas=[0.5], **TINY)
     assert (result["layers"], result["beta"]) == ([3], 0.5)
     assert (Path(result["run"]) / "report.html").is_file()
+    for resume in (False, True):  # a report that was left out is written later
+        named: dict[str, Any] = {"mode": "baseline", "name": "plain", "resume": resume}
+        plain = antigram.train_student(workspace, report=resume, **named, **TINY)
+        run = Path(plain["run"])
+        assert (run / "report.html").is_file() == (run / "curves.png").is_file() == resume
     scores = antigram.evaluate_file(workspace, teacher, device="cpu")
     assert scores.segments.accuracy == first["accuracy"]["test"]
     table = tmp_path / "table.csv"
@@ -78,9 +83,9 @@ def test_the_chain_from_python(audio, tmp_path):
     again = antigram.import_(workspace, exported.file, name="again")
     assert antigram.FeatureStore(again.path).fingerprint == store.fingerprint
     done = antigram.verify_named(workspace, recompute=4, ckpt=teacher, data="tones", device="cpu")
-    assert [each.problems for each in done] == [[]] * 5
+    assert [each.problems for each in done] == [[]] * 6
     there = antigram.status(workspace)
-    assert [len(there[kind]) for kind in ("stores", "caches", "runs")] == [2, 1, 2]
+    assert [len(there[kind]) for kind in ("stores", "caches", "runs")] == [2, 1, 3]
     assert antigram.clean(workspace, dry_run=True).removed == []
 
 

@@ -321,6 +321,8 @@ class _Planner:
         words = ["cache-grams" if kind == "cache" else "train", "--data", data.name, "--name", own]
         for option, value in _flat(options):
             words += [f"--{option}"] if value is True else [f"--{option}", f"{value}"]
+        if kind != "cache":
+            words.append("--no-report")  # which decides no result; the study has a report
         job = Job(
             key=key,
             kind=kind,

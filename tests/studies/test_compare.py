@@ -94,6 +94,7 @@ def test_commands_are_those_that_a_user_would_type():
         command = cli.app.commands[job.command[0]]
         context = command.make_context(job.command[0], list(job.command[1:]), parent=None)
         assert context.params["name"] == job.name
+        assert context.params.get("report") == (None if job.kind == "cache" else False)
         assert context.params["data"] == job.data
 
 
