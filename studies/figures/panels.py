@@ -26,6 +26,7 @@ __all__ = [
     "Panels",
     "Picture",
     "draw_panels",
+    "draw_picture",
     "panels_file",
     "set_labels",
     "set_title",
@@ -99,8 +100,7 @@ def draw_panels(
 
     with _drawn(grid, finish) as figure:
         canvas = FigureCanvasAgg(figure)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+        png = _png(figure)
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     rows: list[list[Picture]] = [[] for _ in grid]
     for row, panels in enumerate(grid):
@@ -111,7 +111,19 @@ def draw_panels(
                 one = io.BytesIO()
                 imsave(one, part, format="png", metadata={"Software": None})  # type: ignore[dict-item]
                 rows[row].append(Picture(png=one.getvalue(), alt=panel.alt))
-    return Panels(png=file.getvalue(), rows=rows)
+    return Panels(png=png, rows=rows)
+
+
+def draw_picture(panel: Panel, *, width: int = _WIDTH, height: int = _HEIGHT) -> Picture:
+    """Draw one panel as a picture of its own size; equal panels give equal bytes.
+
+    Args:
+        panel: the panel.
+        width: width in pixels.
+        height: height in pixels.
+    """
+    with _drawn([[panel]], size=(width, height)) as figure:
+        return Picture(png=_png(figure), alt=panel.alt)
 
 
 def panels_file(grid: Sequence[Sequence[Panel | None]], form: Literal["png", "svg"]) -> bytes:
@@ -124,12 +136,19 @@ def panels_file(grid: Sequence[Sequence[Panel | None]], form: Literal["png", "sv
     return file.getvalue()
 
 
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    return file.getvalue()
+
+
 @contextmanager
 def _drawn(
     grid: Sequence[Sequence[Panel | None]],
     finish: Callable[[Sequence[Axes]], None] = lambda _: None,
+    size: tuple[int, int] = (_WIDTH, _HEIGHT),
 ) -> Iterator[Figure]:
-    """Yield a figure with all panels, within the settings that it must be saved with."""
+    """Yield a figure with all panels of a size, within the settings that it must be saved with."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -139,8 +158,8 @@ def _drawn(
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", "Glyph .* missing")  # names may be in any script
-        size = (_WIDTH / _DPI * columns, _HEIGHT / _DPI * len(grid))
-        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+        inches = (size[0] / _DPI * columns, size[1] / _DPI * len(grid))
+        figure = Figure(figsize=inches, dpi=_DPI, layout="constrained")
         # Each panel has its own subfigure, so that no panel extends beyond its part of the image.
         places = figure.subfigures(len(grid), columns, squeeze=False)
         drawn = []

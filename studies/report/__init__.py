@@ -1,12 +1,12 @@
 """HTML reports and curves of runs.
 
 ``page`` writes a report with the template ``page.html``, ``curves`` draws the curves of runs,
-``differences`` draws the differences between arms, ``run`` makes the report of one run, and
-``segments`` makes the parts of that report which show single segments.
+``differences`` draws accuracies of arms and differences between them, ``run`` makes the report of
+one run, and ``segments`` makes the parts of that report which show single segments.
 """
 
 from antigram.studies.report.curves import Curves, draw_curves
-from antigram.studies.report.differences import draw_by_arm, draw_by_number
+from antigram.studies.report.differences import draw_by_arm, draw_by_number, draw_probes
 from antigram.studies.report.page import (
     Confusion,
     Figure,
@@ -36,6 +36,7 @@ __all__ = [
     "draw_by_arm",
     "draw_by_number",
     "draw_curves",
+    "draw_probes",
     "draw_run",
     "page_html",
     "read_metrics",

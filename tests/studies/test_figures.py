@@ -12,7 +12,7 @@ from antigram.studies.figures.embeddings import (
     embedding_panels,
     principal_components,
 )
-from antigram.studies.figures.panels import draw_panels, panels_file
+from antigram.studies.figures.panels import Panel, draw_panels, draw_picture, panels_file
 from antigram.studies.figures.spectrograms import (
     HeatMap,
     Spectrogram,
@@ -21,6 +21,7 @@ from antigram.studies.figures.spectrograms import (
     heat_panel,
     panel_of,
 )
+from antigram.studies.report import draw_by_arm, draw_by_number, draw_probes
 
 HOSTILE = ["$x_^$", "_hidden", "<b>", "猫"]
 
@@ -143,3 +144,32 @@ def test_equal_arrays_give_equal_bytes_and_pictures_of_one_size(rng):
     panel = panel_of("x", steps[0][1])
     assert panels_file([[panel]], "png") == draw_panels([[panel]]).png
     assert panels_file([[panel]], "svg") == panels_file([[panel]], "svg")
+
+
+def size_of(picture):
+    return Image.open(io.BytesIO(picture.png)).size
+
+
+def test_a_picture_has_its_own_size_and_equal_ones_equal_bytes():
+    def draw(axis):
+        axis.plot([1, 2])
+
+    panel = Panel(draw=draw, alt="a line")
+    first, again = (draw_picture(panel, width=300, height=200) for _ in range(2))
+    assert size_of(first) == (300, 200)
+    assert (first.png, first.alt) == (again.png, "a line")
+    assert size_of(draw_picture(panel)) == size_of(draw_panels([[panel]]).rows[0][0])
+
+
+def test_arms_are_drawn_with_and_without_intervals_and_any_names():
+    arms = [
+        (name, 1.5 * n, None if n else -1.0, None if n else 2.0) for n, name in enumerate(HOSTILE)
+    ]
+    difference, probe = draw_by_arm(arms), draw_probes(arms, HOSTILE[0])
+    assert size_of(difference) == size_of(probe) == (600, 108 + 4 * 38)
+    assert difference.alt.startswith(
+        "Difference of each arm from the baseline in points: $x_^$ +0.0"
+    )
+    assert probe.alt.startswith("Accuracy of a probe of $x_^$ by arm in per cent: $x_^$ 0.0; _hid")
+    lines = {name: [(5.0, 1.0, None, None), (9.0, -2.0, -3.0, 0.0)] for name in HOSTILE}
+    assert draw_by_number(lines, "layer").alt.endswith("猫: 5 +1.0, 9 -2.0")
