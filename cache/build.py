@@ -123,9 +123,11 @@ def build_cache(
                 store, teacher, missing, target, batch_clips, device, on_progress, distributed
             )
             if distributed.leads:
-                publish_layers(target, partial, root, missing, replace_cache=replaces)
+                publish_layers(
+                    target, partial, root, missing, store.clip_ids, replace_cache=replaces
+                )
         if distributed.leads:
-            write_root(target, root, partial)
+            write_root(target, root, partial, store.clip_ids)
             drop_finished(partial, plans)
         distributed.wait()
     opened = {n: CacheLayer(target, n) for n in plans}

@@ -1,23 +1,29 @@
-"""Read a cache as a `GramSource`, through memory maps."""
+"""Read a cache, through memory maps: by the ids of segments, or as a `GramSource`."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from antigram.cache.ids import read_ids
 from antigram.cache.layer import CacheLayer, layers_of, open_root
 from antigram.model.loss.codecs import Rows
 from antigram.model.loss.sources import TapSpec
 from antigram.model.training.resident import bytes_of, on_device
-from antigram.pipeline.errors import DamagedError, InputError, StaleError
+from antigram.pipeline.errors import DamagedError, InputError, StaleError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.mapped import MappedArray
+from antigram.pipeline.storage.opening import open_backend
 
 __all__ = ["GramCache", "LayerRows"]
 
@@ -136,17 +142,28 @@ class _Read(Mapping[int, Rows]):
 
 
 class GramCache:
-    """A `GramSource` that reads a cache.
+    """A cache of a teacher's rows, opened for reading: by segment ids, or as a `GramSource`.
+
+    It can be pickled, so that another process reads the same files.
 
     Args:
         path: path of the cache.
-        store: store of the run; the cache must have been built from exactly this store.
+        store: feature store that the cache must have been built from. Without it, rows are found
+            by the ids that the cache holds. A cache that holds none, as earlier versions wrote it,
+            needs its store: the one given here, or one in the folder ``features`` beside the
+            cache's folder.
         layers: layers to read; by default all layers of the cache.
         wanted: field of the key (``tap``, ``aggregation``, ...) -> value that the run needs.
         device: device that the rows are used on; for a GPU they are read into pinned memory.
 
+    Attributes:
+        path: path of the cache.
+        layers: number of a layer -> the layer on disk.
+        spec: where and how the teacher is compared.
+
     Raises:
-        InputError: there is no such cache or layer.
+        InputError: there is no such cache or layer, or the cache holds no ids and its store is
+            neither given nor beside it.
         StaleError: a field of the cache's key has another value; the message names the field.
         DamagedError: the cache is damaged.
     """
@@ -154,7 +171,7 @@ class GramCache:
     def __init__(
         self,
         path: str | Path,
-        store: FeatureStore,
+        store: FeatureStore | None = None,
         layers: Sequence[int] | None = None,
         wanted: Mapping[str, object] | None = None,
         *,
@@ -165,17 +182,24 @@ class GramCache:
         numbers = layers_of(path) if layers is None else sorted(set(layers))
         if not numbers:
             raise InputError(f"{path}: holds no layer; build one with `antigram cache-grams`")
+        ids = read_ids(open_backend(path), path) if store is None else None
+        if store is None and ids is None:
+            store = _store_beside(path, root["features"])
+        self._ids, self._store = ids, store
+        features = root["features"] if store is None else store.fingerprint
         self.layers = {number: CacheLayer(path, number) for number in numbers}
         keys = [layer.key for layer in self.layers.values()]
         for number, layer in self.layers.items():
             if layer.key.layer != number:
                 raise DamagedError(f"{layer.folder}: holds layer {layer.key.layer}, not {number}")
             layer.touch()
-            layer.key.require(str(path), {"features": store.fingerprint, **(wanted or {})})
+            layer.key.require(str(path), {"features": features, **(wanted or {})})
             shared = ("tap", "aggregation", "arch", "views")  # fields that all layers have alike
             layer.key.require(str(path), {name: getattr(keys[0], name) for name in shared})
-            layer.check_clips(len(store))
-        if root["features"] != store.fingerprint:
+            layer.check_ids(ids)
+            if store is not None:
+                layer.check_clips(len(store))
+        if root["features"] != features:
             raise StaleError(
                 f"{path}: its root names other features than its layers; rebuild the cache"
             )
@@ -186,13 +210,79 @@ class GramCache:
             aggregation=keys[0].aggregation,
             grids={key.layer: key.grid for key in keys if key.grid is not None},
         )
-        self.identity: Mapping[str, str] = {
-            str(n): layer.fingerprint for n, layer in self.layers.items()
-        }
         self.views = keys[0].views
         self._rows = {n: LayerRows(layer) for n, layer in self.layers.items()}
-        self.stored_bytes = sum(bytes_of(layer.values) for layer in self.layers.values())
+        self.stored_bytes = self._bytes()
         self._pin = device is not None and device.type == "cuda"
+
+    def _bytes(self) -> int:
+        return sum(bytes_of(layer.values) for layer in self.layers.values())
+
+    def __len__(self) -> int:
+        """Number of segments."""
+        return len(next(iter(self.layers.values())).values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the index of ids, which is made again when it is first used."""
+        return {name: value for name, value in vars(self).items() if name != "_row_of"}
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Fingerprint of each layer: see `GramSource`."""
+        return {str(n): layer.fingerprint for n, layer in self.layers.items()}
+
+    @property
+    def clip_ids(self) -> list[str]:
+        """Ids of the segments, in the order of the rows."""
+        return self._ids if self._ids is not None else self._opened_store.clip_ids
+
+    @property
+    def _opened_store(self) -> FeatureStore:
+        if self._store is None:
+            raise RuntimeError("a cache without ids was opened without its store")
+        return self._store
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {clip_id: row for row, clip_id in enumerate(self.clip_ids)}
+
+    def indices(self, clip_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the row of each of some segments.
+
+        Args:
+            clip_ids: ids of segments, in any order, each any number of times.
+
+        Returns:
+            ``(segment,)`` int64.
+
+        Raises:
+            InputError: the cache has no segment with one of the ids.
+        """
+        rows = [self._row_of.get(clip_id, -1) for clip_id in clip_ids]
+        if -1 in rows:
+            ids = self.clip_ids
+            raise InputError(
+                f"{self.path}: no segment {clip_ids[rows.index(-1)]!r} among its {len(ids)} "
+                f"segments; wanted ids as it was built with, such as {ids[0]!r}"
+            )
+        return np.array(rows, np.int64)
+
+    def with_layers(self, layers: Sequence[int]) -> GramCache:
+        """Return this cache with some of its layers alone; nothing is opened again.
+
+        Raises:
+            InputError: the cache was not opened with one of the layers.
+        """
+        if missing := sorted(set(layers) - set(self.layers)):
+            opened = ", ".join(map(str, self.layers))
+            raise InputError(f"{self.path}: no layer {missing[0]}; it has {opened}")
+        chosen = copy.copy(self)
+        chosen.layers = {n: layer for n, layer in self.layers.items() if n in layers}
+        chosen._rows = {n: rows for n, rows in self._rows.items() if n in layers}
+        grids = {n: grid for n, grid in self.spec.grids.items() if n in layers}
+        chosen.spec = replace(self.spec, layers=tuple(chosen.layers), grids=grids)
+        chosen.stored_bytes = chosen._bytes()
+        return chosen
 
     @property
     def arrays(self) -> tuple[MappedArray, ...]:
@@ -222,9 +312,36 @@ class GramCache:
         indices = next(iter(self._rows.values())).row_indices(clips, view)
         return _Read(self._rows, indices.pin_memory() if self._pin else indices, values)
 
-    def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
-        """Return rows on the device of ``x``: see `GramSource`."""
-        if not isinstance(read, _Read):
+    @overload
+    def rows(self, read: int, x: Sequence[str]) -> Rows: ...
+
+    @overload
+    def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]: ...
+
+    def rows(
+        self, read: int | Mapping[int, Rows], x: Sequence[str] | Tensor
+    ) -> Rows | Mapping[int, Rows]:
+        """Return the rows of segments: ``rows(layer, clip_ids)``.
+
+        ``rows(read, x)`` is that of `GramSource`.
+
+        Args:
+            read: number of a layer; or the result of `read`.
+            x: ids of segments, in any order; or the features of the batch that was read.
+
+        Returns:
+            Rows of the layer in host memory, of the first view if the segments were augmented; or
+            the rows of each layer, on the device of the features.
+
+        Raises:
+            InputError: the cache has no such layer, or no segment with one of the ids.
+        """
+        if isinstance(read, int):
+            if isinstance(x, Tensor):
+                raise TypeError("rows: wanted the ids of segments")
+            of_layer = self.with_layers([read])
+            return of_layer._rows[read].read(self.indices(x))
+        if not isinstance(read, _Read) or not isinstance(x, Tensor):
             raise TypeError(f"rows: wanted the result of read(), got {type(read)}")
         indices = read.indices.to(x.device, non_blocking=True)
         return {
@@ -236,3 +353,19 @@ class GramCache:
             )
             for n, data in read.values_of.items()
         }
+
+
+def _store_beside(path: Path, fingerprint: str) -> FeatureStore:
+    """Open the store of a cache without ids, in the folder ``features`` beside the cache's folder.
+
+    Raises:
+        InputError: no store there has the fingerprint.
+    """
+    for candidate in sorted((path.absolute().parent.parent / "features").glob("[!.]*.zarr")):
+        with suppress(InputError, StoredDataError):  # a damaged one is none that can be used
+            if (store := FeatureStore(candidate)).fingerprint == fingerprint:
+                return store
+    raise InputError(
+        f"{path}: was built without the ids of its segments, and its feature store is not in the "
+        "folder features beside it. Give the store that it was built from, or build it again"
+    )

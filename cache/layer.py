@@ -29,6 +29,7 @@ from antigram.pipeline.storage.root import read_root
 
 __all__ = [
     "ARRAY_OF",
+    "BATCHES",
     "FORMAT",
     "VERSION",
     "CacheLayer",
@@ -40,6 +41,7 @@ __all__ = [
 
 FORMAT = "antigram/grams"
 VERSION = 1
+BATCHES = "batches"  # `source` in the root of a cache that was built from batches, without a store
 # Name of the array that has the rows, by codec.
 ARRAY_OF = {"packed": "gram", "factor": "factor", "lowrank": "vectors", "map": "map"}
 
@@ -208,6 +210,21 @@ class CacheLayer:
         if len(self.values) != count:
             raise DamagedError(
                 f"{self.folder}: {len(self.values)} rows, the store has {count} clips. "
+                f"{self._repair}"
+            )
+
+    def check_ids(self, ids: Sequence[str] | None) -> None:
+        """Raise if the cache has ids, but not one for each row of the layer.
+
+        Args:
+            ids: ids of the cache's segments; None if the cache has none.
+
+        Raises:
+            DamagedError: there are more or fewer ids.
+        """
+        if ids is not None and len(ids) != len(self.values):
+            raise DamagedError(
+                f"{self.folder}: {len(self.values)} rows, the cache has {len(ids)} ids. "
                 f"{self._repair}"
             )
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from antigram.cache.ids import NAME as IDS
+from antigram.cache.ids import are_damaged, write_ids
 from antigram.cache.key import layer_name
 from antigram.cache.layer import CacheLayer, layers_of, open_root
 from antigram.cache.plan import LayerPlan
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.storage.files import remove
 from antigram.pipeline.storage.folder import Folder
-from antigram.pipeline.storage.manifest import FOLDER, create_group, write_manifest
+from antigram.pipeline.storage.manifest import DOCUMENT, FOLDER, create_group, write_manifest
 from antigram.pipeline.storage.publish import discard, publish, put_files
 
 __all__ = [
@@ -39,6 +41,7 @@ def publish_layers(
     partial: Path,
     root: Mapping[str, Any],
     layers: Iterable[int],
+    ids: Sequence[str],
     *,
     replace_cache: bool,
 ) -> None:
@@ -49,30 +52,38 @@ def publish_layers(
         partial: folder beside the cache that has the layers.
         root: metadata of the cache.
         layers: numbers of the layers.
+        ids: ids of the segments, in the order of the rows.
         replace_cache: whether to replace the cache by one of these layers, atomically.
     """
     if replace_cache:
         fresh = _fresh_root(partial)
         for layer in layers:
             (partial / layer_name(layer)).rename(fresh / layer_name(layer))
-        _make_root(fresh, root)
+        _make_root(fresh, root, ids)
         publish(fresh, target)
     else:
         for layer in layers:
             publish(partial / layer_name(layer), target / layer_name(layer))
 
 
-def write_root(target: Path, root: Mapping[str, Any], partial: Path) -> None:
-    """Write the metadata of the cache's root atomically, unless it is up to date."""
+def write_root(target: Path, root: Mapping[str, Any], partial: Path, ids: Sequence[str]) -> None:
+    """Write the metadata and the ids of the cache's root, unless they are up to date.
+
+    A complete cache of an earlier version, which has no ids, is left as it is.
+    Each file is replaced atomically, the manifest last: if this is interrupted, the next build of
+    the cache repairs it.
+    """
     with suppress(InputError, StoredDataError):
         stored = open_root(target)
         layers = _layer_fingerprints(target)
-        if (stored["features"], stored.get("layers")) == (root["features"], layers):
+        listed = stored["features"], stored.get("layers")
+        if listed == (root["features"], layers) and not are_damaged(Folder(target), target):
             os.utime(target / "zarr.json")  # so that `choose_cache` finds it as the latest
             return
     fresh = _fresh_root(partial)
-    _make_root(fresh, root, target)
-    put_files(fresh, target, ("zarr.json", f"{FOLDER}/zarr.json"))
+    _make_root(fresh, root, ids, target)
+    of_ids = [entry.key for entry in Folder(fresh).list() if entry.key.startswith(f"{IDS}/")]
+    put_files(fresh, target, (*sorted(of_ids), DOCUMENT, f"{FOLDER}/{DOCUMENT}"))
 
 
 def _fresh_root(partial: Path) -> Path:
@@ -82,12 +93,15 @@ def _fresh_root(partial: Path) -> Path:
     return fresh
 
 
-def _make_root(folder: Path, root: Mapping[str, Any], layers: Path | None = None) -> None:
-    """Write metadata that lists the layers of a cache, so that a deleted layer is noticed."""
+def _make_root(
+    folder: Path, root: Mapping[str, Any], ids: Sequence[str], layers: Path | None = None
+) -> None:
+    """Write ids, and metadata that lists the layers of a cache, so that a deleted one is missed."""
+    written = write_ids(Folder(folder), ids)
     create_group(
         Folder(folder), {"antigram": {**root, "layers": _layer_fingerprints(layers or folder)}}
     )
-    write_manifest(Folder(folder), {})
+    write_manifest(Folder(folder), written)
 
 
 def _layer_fingerprints(target: Path) -> dict[str, str]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from antigram.cache.ids import read_ids
 from antigram.cache.key import layer_name
-from antigram.cache.layer import CacheLayer, layers_of, open_root
+from antigram.cache.layer import BATCHES, CacheLayer, layers_of, open_root
 from antigram.model.training.run_files import has_manifest, run_state, verify_files
 from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError, StoredDataError
@@ -237,7 +238,8 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
         path: path of the cache.
         stores: feature stores that it may have been made from.
     """
-    yield from verify_group(open_backend(path))
+    problems_of_root = list(verify_group(open_backend(path)))
+    yield from problems_of_root
     try:
         root = open_root(path)
     except (InputError, StoredDataError) as error:
@@ -248,6 +250,13 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
         yield Problem(path, "holds no layer")
     listed = root.get("layers", {})
     clips = dict(_clips(stores))
+    fits = root["features"] in clips or root.get("source") == BATCHES
+    try:
+        ids = read_ids(open_backend(path), path)
+    except StoredDataError as error:
+        ids = None
+        if not problems_of_root:
+            yield _problem(path, error)
     for number in listed:
         if int(number) not in numbers:
             yield Problem(path / layer_name(int(number)), "missing")
@@ -259,6 +268,7 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
             try:
                 layer = CacheLayer(path, number)
                 layer.check_clips(clips.get(layer.key.features, len(layer.values)))
+                layer.check_ids(ids)
             except (InputError, StoredDataError) as error:
                 yield _problem(folder, error)
                 continue
@@ -266,7 +276,7 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
                 yield Problem(folder, "stale: made from other features than the rest of the cache")
             elif listed.get(str(number)) != layer.fingerprint:
                 yield Problem(folder, "another version of this layer than the cache names")
-    if stores and root["features"] not in clips:
+    if stores and not fits:
         yield Problem(path, "stale: no store of this workspace has the features it was made from")
 
 

@@ -126,7 +126,7 @@ def publish(new: Path, goal: Path) -> None:
 def put_files(source: Path, goal: Path, names: tuple[str, ...]) -> None:
     """Move finished files into a published folder; existing files are replaced."""
     for name in names:
-        (goal / name).parent.mkdir(exist_ok=True)
+        (goal / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).replace(goal / name)
         fsync_folder((goal / name).parent)
 

@@ -51,6 +51,7 @@ def rewrite(build):
         root = json.loads((path / "zarr.json").read_text())["attributes"]["antigram"]
         root["layers"] = {"5": attributes["fingerprint"]}
         create_group(Folder(path), {"antigram": root})
+        shutil.rmtree(path / "clip_id")  # caches of earlier versions have no ids
         write_manifest(Folder(path), {})
         return path
 
