@@ -18,7 +18,7 @@ import click
 from click import Choice, FloatRange, IntRange, argument, option
 
 from antigram.model import choices
-from antigram.pipeline.choices import LastWindow, Noise, SnrMode, Split
+from antigram.pipeline.choices import Features, LastWindow, Noise, SnrMode, Split
 from antigram.studies import commands, console
 from antigram.studies.click_options import (
     ABOVE_0,
@@ -109,6 +109,15 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
     type=COUNT_OR_0,
     help="Number of recordings in total (librispeech: words), drawn by the seed; 0: all.",
 )
+@option(
+    "--features",
+    type=Choice(get_args(Features)),
+    help="magnitude of the STFT (default), power in mel bands, or either in dB.",
+)
+@option("--n-mels", type=COUNT, help="Mel bands; default: 40.")
+@option("--sample-rate", type=COUNT, help="In Hz; default: 16000.")
+@option("--n-fft", type=COUNT, help="Samples in a window of the STFT; default: 256.")
+@option("--hop", type=COUNT, help="Samples between two frames; default: 128.")
 @flag_option("--balance", default=None, help="Balance classes to the size of the smallest.")
 @option("--seed", type=SEED, help="Default: 0.")
 @option("--dtype", type=Choice(choices.DTYPES), help="Stored dtype; default: float32.")

@@ -75,7 +75,7 @@ def recompute(
         view = secrets.randbelow(layer.views)
         x = clean.copy()
         if layer.params is not None:
-            apply_views(x, layer.params[rows, view], store.silence)
+            apply_views(x, layer.params[rows, view], store.levels)
         plan = LayerPlan(key, layer.channels, layer.positions)
         net = teacher_net(teacher, key, device)
         run_taps(net, x, [plan], 16, device, collect)

@@ -132,7 +132,7 @@ def _views_of(
     x = np.repeat(x, distinct, axis=0)
     params_of_rows = np.zeros((len(x), params.shape[2]), np.float32)
     params_of_rows[view_rows] = params
-    apply_views(x, params_of_rows, store.silence)
+    apply_views(x, params_of_rows, store.levels)
     return x, params, view_rows
 
 

@@ -13,6 +13,7 @@ from antigram.pipeline.errors import InputError
 
 __all__ = [
     "Dtype",
+    "Features",
     "LastWindow",
     "Longer",
     "Noise",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 Dtype = Literal["float32", "float16"]
+Features = Literal["magnitude", "log-magnitude", "mel", "log-mel"]
 Longer = Literal["cut", "segment"]
 Noise = Literal["none", "low", "high"]
 SnrMode = Literal["exact", "released"]

@@ -16,7 +16,7 @@ from antigram.model.loss.sources import TapSpec
 from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.device import named_device
 from antigram.model.training.distributed import distributed_context
-from antigram.model.training.guards import load_teacher
+from antigram.model.training.guards import load_teacher, spectrum_note
 from antigram.model.training.teacher_controls import control_teacher
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.callbacks import OnMessage, OnProgress
@@ -93,6 +93,8 @@ def plan_cache(
     """
     teacher = control_teacher(load_teacher(ckpt, on_message), teacher_control, control_seed)
     store = FeatureStore(workspace.store(data, on_message))
+    if note := spectrum_note(ckpt, teacher, store):
+        on_message(note)
     numbers = layer_numbers(layers, teacher.arch)
     check_combination(aggregation, tap, "cos2", numbers)
     if aggregation == "compmul" and dtype == "float16":

@@ -144,7 +144,7 @@ def explanation_panels(found: Mapping[str, Explanation]) -> list[Panel]:
                     title=title,
                     spectrogram=shown[name],
                     heat=explanation.heat,
-                    peak=explanation.peak,
+                    peak=explanation.peak and (explanation.peak.seconds, explanation.peak.band),
                 )
             )
         )
@@ -197,7 +197,11 @@ def explanation_page(audio: Path, found: Mapping[str, Explanation]) -> Page:
     columns = ["network", "layer", "predicted", "class explained", "probability"]
     cells: list[list[Cell]] = []
     for name, each in found.items():
-        peak = "-" if each.peak is None else f"{each.peak[0]:.2f} s, {each.peak[1] / 1000:.2f} kHz"
+        peak = (
+            "-"
+            if each.peak is None
+            else f"{each.peak.seconds:.2f} s, {each.peak.hz / 1000:.2f} kHz"
+        )
         texts = [each.prediction.label, each.label, f"{each.probability:.1%}"]
         cells.append([name, each.layer, *texts, f"{each.maximum:.3g}", peak])
     caption = (
@@ -227,5 +231,5 @@ def _text(explanation: Explanation) -> str:
         text += f", predicted {explanation.prediction.label}"
     if explanation.peak is None:
         return f"{text}, for which nothing speaks at layer {explanation.layer}"
-    seconds, hz = explanation.peak
+    seconds, hz, _ = explanation.peak
     return f"{text}, most at {seconds:.2f} s and {hz / 1000:.2f} kHz of layer {explanation.layer}"

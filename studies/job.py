@@ -20,7 +20,7 @@ from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.config import TrainConfig
-from antigram.model.training.guards import load_teacher
+from antigram.model.training.guards import load_teacher, spectrum_note
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError, StoredDataError
@@ -68,6 +68,9 @@ def resolve(
         raise InputError("`ckpts`: two files have the same name; rename one")
     first = next(iter(teachers.values()), None)
     store = FeatureStore(store_for(workspace, options.data, options.caches, on_message))
+    for path, teacher in zip(options.ckpts, teachers.values(), strict=True):
+        if note := spectrum_note(path, teacher, store):
+            on_message(note)
     task = options.task or store.main_label
     store.labels(task)  # raises if there is no such label
     members: dict[str, GramSource] = {}

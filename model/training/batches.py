@@ -140,7 +140,7 @@ class Batches:
             scale, shift = self.rescale
             x.mul_(scale).add_(shift)
         if (params := self._params(clips, epoch)) is not None:
-            apply_views(x.numpy()[:, 0], params, self.store.silence)
+            apply_views(x.numpy()[:, 0], params, self.store.levels)
         return _Loaded(clips, x, y, self._read(clips, epoch), weight, domains)
 
     def _read(self, clips: NDArray[np.int64], epoch: int) -> Any:  # noqa: ANN401 - differs by source

@@ -100,6 +100,7 @@ class Teacher:
         scores: as in `Checkpoint`; empty for a control, which is not meant to have learned.
         task: label that the network was trained to predict; empty if it is unknown, or if the
             network was trained on shuffled labels or not at all.
+        recipe: preprocessing of the audio that it was trained on; None if it is unknown.
     """
 
     arch: Arch
@@ -107,6 +108,7 @@ class Teacher:
     note: str
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     task: str = ""
+    recipe: Recipe | None = None
 
     def net(self) -> Vgg:
         """Build the convolution part with its weights, in eval mode; draws no random number."""
@@ -291,7 +293,7 @@ def open_teacher(path: Path) -> Teacher:
             control, scores, task = "a control, trained on shuffled labels", {}, ""
             converted = f"{control}; {converted}" if converted else control
         note = f"{path}: {converted}" if converted else ""
-        return Teacher(checkpoint.arch, state, note, scores, task)
+        return Teacher(checkpoint.arch, state, note, scores, task, checkpoint.recipe)
     state = {name: t for name, t in conv_state(content).items() if isinstance(t, Tensor)}
     arch, channels = _arch_of(path, state)
     with torch.device("meta"):

@@ -214,13 +214,12 @@ def evaluate_checkpoint(
             finite.
         StoredDataError: stored features are not finite, or damaged.
     """
-    for field in ("sample_rate", "n_fft", "hop", "window"):
+    if field := checkpoint.recipe.spectrum_differs(store.recipe):
         wanted, actual = getattr(checkpoint.recipe, field), getattr(store.recipe, field)
-        if wanted != actual:
-            raise InputError(
-                f"{store.path}: {field} is {actual}, the checkpoint was trained with {wanted}. "
-                "Prepare the store with the checkpoint's settings."
-            )
+        raise InputError(
+            f"{store.path}: {field} is {actual}, the checkpoint was trained with {wanted}. "
+            "Prepare the store with the checkpoint's settings."
+        )
     task = task or checkpoint.task
     store.read_index(task)
     labels = store.labels(task)

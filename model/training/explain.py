@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,12 +23,27 @@ from antigram.model.training.precision import set_precision
 from antigram.model.training.predict import Prediction, network_input
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.spectra import amplitudes, band_hz
 from antigram.pipeline.table import plain_text
 
 __all__ = ["MAX_S", "Explanation", "explain"]
 
 MAX_S = 120.0  # of a recording: a longer one would not be legible in one picture
 _GRADIENTS = 8  # segments at once, relative to a prediction: here all maps are kept
+
+
+class Peak(NamedTuple):
+    """Where a map is largest: the centre of the receptive field of that position.
+
+    Attributes:
+        seconds: from the start of the recording.
+        hz: frequency in Hz.
+        band: index of the frequency bin or mel band; it may lie between two.
+    """
+
+    seconds: float
+    hz: float
+    band: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,15 +54,14 @@ class Explanation:
         prediction: what the network predicts for the recording.
         label: the class that is explained.
         layer: the convolution layer.
-        magnitudes: ``(frame, freq)`` float32 STFT magnitudes that the network was given; where
-            segments overlap, their mean.
+        magnitudes: ``(frame, freq)`` float32 magnitudes of the STFT or of the mel bands that the
+            network was given; where segments overlap, their mean.
         heat: ``(frame, freq)`` float32, not negative: how much each place speaks for ``label``; of
             overlapping segments, the mean.
         maximum: largest value of the layer's maps, over all segments.
-        peak: where it is: seconds and Hz of the centre of its receptive field; None if the maps are
-            zero everywhere.
+        peak: where it is; None if the maps are zero everywhere.
         frame_s: seconds between two frames.
-        bin_hz: Hz between two frequency bins.
+        bin_hz: Hz between two frequency bins; None for mel bands.
     """
 
     prediction: Prediction
@@ -56,9 +70,9 @@ class Explanation:
     magnitudes: NDArray[np.float32]
     heat: NDArray[np.float32]
     maximum: float
-    peak: tuple[float, float] | None
+    peak: Peak | None
     frame_s: float
-    bin_hz: float
+    bin_hz: float | None
 
     @property
     def probability(self) -> float:
@@ -67,7 +81,7 @@ class Explanation:
 
     def to_json(self) -> dict[str, Any]:
         """Return fields of ``explain --json``."""
-        peak_s, peak_hz = self.peak or (None, None)
+        peak_s, peak_hz, _ = self.peak or (None, None, None)
         return {
             "layer": self.layer,
             "predicted": self.prediction.label,
@@ -125,30 +139,30 @@ def explain(
     maps = torch.cat([grad_cam(net, x, number, target)[0] for x in parts])
     heat = on_input(maps, recipe.shape, stride).cpu().numpy()
     firsts = [round(start_s * recipe.sample_rate / recipe.hop) for start_s in starts_s]
-    magnitudes = rows * np.float32(checkpoint.std) + np.float32(checkpoint.mean)
+    values = rows * np.float32(checkpoint.std) + np.float32(checkpoint.mean)
     return Explanation(
         prediction,
         label,
         number,
-        _joined(magnitudes, firsts).clip(0),
+        _joined(amplitudes(values, recipe), firsts).clip(0),
         _joined(heat, firsts),
         float(maps.max()),
         _peak(maps.cpu().numpy(), stride, starts_s, recipe),
         recipe.hop / recipe.sample_rate,
-        recipe.sample_rate / recipe.n_fft,
+        None if recipe.is_mel else recipe.sample_rate / recipe.n_fft,
     )
 
 
 def _peak(
     maps: NDArray[np.float32], stride: int, starts_s: list[float], recipe: Recipe
-) -> tuple[float, float] | None:
-    """Return seconds and Hz of the largest value of a layer's maps; None if all are zero."""
+) -> Peak | None:
+    """Return where a layer's maps are largest; None if all are zero."""
     if not maps.any():
         return None
     segment, *position = np.unravel_index(int(maps.argmax()), maps.shape)
     frame, freq = ((float(index) + 0.5) * stride - 0.5 for index in position)
     seconds = starts_s[int(segment)] + frame * recipe.hop / recipe.sample_rate
-    return seconds, freq * recipe.sample_rate / recipe.n_fft
+    return Peak(seconds, band_hz(recipe, freq), freq)
 
 
 def _parts(rows: NDArray[np.float32], at_once: int, device: torch.device) -> list[Tensor]:

@@ -16,7 +16,7 @@ from antigram.model.training.worth import teacher_note
 from antigram.pipeline.errors import DamagedError, InputError
 from antigram.pipeline.features.store import FeatureStore
 
-__all__ = ["UNTRAINED", "LossGuard", "check_classes", "load_teacher"]
+__all__ = ["UNTRAINED", "LossGuard", "check_classes", "load_teacher", "spectrum_note"]
 
 _MOST_SEGMENTS, _MOST_CLASSES = 20, 5  # numbers of segments and of classes that a message names
 _DIVERGED = (
@@ -44,6 +44,21 @@ def load_teacher(path: Path, on_message: Callable[[str], None]) -> Teacher:
         if note:
             on_message(note)
     return teacher
+
+
+def spectrum_note(path: Path, teacher: Teacher, store: FeatureStore) -> str:
+    """Return a line if a teacher was trained on other features than a store has, else nothing.
+
+    Its feature maps can be computed, but mean less: the teacher never saw such input.
+    """
+    field = teacher.recipe.spectrum_differs(store.recipe) if teacher.recipe else ""
+    if not field:
+        return ""
+    return (
+        f"{path}: was trained with {field} {getattr(teacher.recipe, field)}, {store.name} has "
+        f"{getattr(store.recipe, field)}: the teacher never saw such input. Prepare both with the "
+        "same settings."
+    )
 
 
 def check_classes(

@@ -18,10 +18,10 @@ from antigram.model.training.decide import average, finite_rows, log_probabiliti
 from antigram.model.training.precision import set_precision
 from antigram.model.training.worth import CONTROL, accuracies_text
 from antigram.pipeline.audio.decoding import AudioError, probe, read
-from antigram.pipeline.audio.stft import stft
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.listing import segments_of
 from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.spectra import spectra
 from antigram.pipeline.table import plain_text
 
 __all__ = [
@@ -350,7 +350,7 @@ def _segments(
 
 
 def _features(path: Path, start: int, samples: int, recipe: Recipe) -> NDArray[np.float32]:
-    """Return magnitudes ``(frame, freq)`` of a segment, as `prepare` computes them without noise.
+    """Return features ``(frame, freq)`` of a segment, as `prepare` computes them without noise.
 
     Raises:
         AudioError: the segment cannot be decoded, or its spectrum is not finite.
@@ -360,7 +360,7 @@ def _features(path: Path, start: int, samples: int, recipe: Recipe) -> NDArray[n
     if not audio.size:
         raise AudioError(f"no audio at {start / recipe.sample_rate:g} s")
     y[: audio.size] = audio
-    x = stft(y, n_fft=recipe.n_fft, hop=recipe.hop, window=recipe.window)
+    x = spectra(y, recipe)
     if not np.isfinite(x).all():
         raise AudioError("samples so large that its spectrum is not finite")
     return x

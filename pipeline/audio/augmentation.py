@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,25 @@ from numpy.typing import NDArray
 from antigram.pipeline.draw import draw
 from antigram.pipeline.errors import InputError
 
-__all__ = ["COLUMNS", "Views", "apply_views"]
+__all__ = ["COLUMNS", "Levels", "Views", "apply_views"]
 
 # Parameters of a view, in frames, dB, frames, frames, bins and bins. Zeros change nothing.
 COLUMNS = ("shift", "gain_db", "time_first", "time_frames", "freq_first", "freq_bins")
+
+
+class Levels(NamedTuple):
+    """What normalised values say about loudness.
+
+    Attributes:
+        silence: value of silence.
+        per_db: change of a value when the sound gets one dB louder, if the values are in dB; 0 if
+            they are amplitudes or powers.
+        exponent: 1 for amplitudes, 2 for powers.
+    """
+
+    silence: float
+    per_db: float = 0.0
+    exponent: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,16 +128,16 @@ class Views:
         return cls(**stored)
 
 
-def apply_views(x: NDArray[np.float32], params: NDArray[np.float32], silence: float) -> None:
+def apply_views(x: NDArray[np.float32], params: NDArray[np.float32], levels: Levels) -> None:
     """Apply the parameters of a view in place: shift, then gain, then masks of silence.
 
     Args:
-        x: ``(clip, frame, freq)`` normalised magnitudes; overwritten.
+        x: ``(clip, frame, freq)`` normalised features; overwritten.
         params: ``(clip, 6)``, from `Views.params`.
-        silence: normalised value of a magnitude of zero: ``-mean / std`` of the store. The gain
-            scales distances from this value, as it is a gain of the magnitudes.
+        levels: of the store. The gain scales distances from silence, as it is a gain of the
+            magnitudes; values in dB are raised by it, and not lowered below silence.
     """
-    quiet = np.float32(silence)
+    quiet = np.float32(levels.silence)
     for clip, values in zip(x, params.tolist(), strict=True):
         shift, t_first, t_count, f_first, f_count = (int(values[i]) for i in (0, 2, 3, 4, 5))
         if shift > 0:
@@ -131,8 +146,11 @@ def apply_views(x: NDArray[np.float32], params: NDArray[np.float32], silence: fl
         elif shift < 0:
             clip[:shift] = clip[-shift:].copy()
             clip[shift:] = quiet
-        if values[1] != 0:
-            gain = np.float32(10 ** (values[1] / 20))
+        if values[1] != 0 and levels.per_db:
+            np.add(clip, np.float32(values[1] * levels.per_db), out=clip, where=clip > quiet)
+            np.maximum(clip, quiet, out=clip)
+        elif values[1] != 0:
+            gain = np.float32(10 ** (levels.exponent * values[1] / 20))
             np.multiply(clip, gain, out=clip)
             np.add(clip, (1 - gain) * quiet, out=clip)
         clip[t_first : t_first + t_count] = quiet

@@ -78,6 +78,12 @@ def store_name(corpus: Corpus, recipe: Recipe) -> str:
         parts.append(f"limit{recipe.limit}")
     if recipe.balance:
         parts.append("balanced")
+    if recipe.features != "magnitude":
+        parts.append(recipe.features + (str(recipe.n_mels) if recipe.n_mels else ""))
+    usual = Recipe(corpus=recipe.corpus)
+    for field, mark in (("sample_rate", "hz"), ("n_fft", "fft"), ("hop", "hop")):
+        if (value := getattr(recipe, field)) != getattr(usual, field):
+            parts.append(f"{mark}{value}")
     if recipe.seed:
         parts.append(f"seed{recipe.seed}")
     if recipe.dtype != "float32":

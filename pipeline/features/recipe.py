@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from antigram.pipeline.audio.augmentation import Levels
 from antigram.pipeline.choices import (
     Dtype,
+    Features,
     LastWindow,
     Longer,
     Noise,
@@ -24,7 +26,7 @@ from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.designs import DESIGNS, Design, is_design
 from antigram.pipeline.storage.hashing import digest
 
-__all__ = ["VERSION", "Recipe"]
+__all__ = ["LEAST_DB", "VERSION", "Recipe"]
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "str": str,
@@ -34,6 +36,11 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "Mapping[str, str]": Mapping,
 }
 _MOST_BYTES = 1 << 32  # largest size of a segment; an hour at 48 kHz takes a third of it
+LEAST_DB = -100.0  # of an amplitude of 1, in features in dB; what is less counts as silence
+_N_MELS = 40  # as usual in speech recognition; the default window has bins for up to 57
+_LATER = {"within": "", "features": "magnitude", "n_mels": 0}
+# Fields that decide what a number of the features means.
+_SPECTRUM = ("sample_rate", "n_fft", "hop", "window", "features", "bands")
 # Change this when the code computes other values from the same fields.
 VERSION = "prepare/1"
 
@@ -64,6 +71,9 @@ class Recipe:
         n_fft: length of window and transform, in samples.
         hop: samples between frames.
         window: name of a periodic window in scipy.signal.
+        features: ``magnitude`` (of the STFT), ``mel`` (power in mel bands), or either in dB:
+            ``log-magnitude``, ``log-mel``.
+        n_mels: number of mel bands; 0: 40, or none without mel bands.
         resampler: name and quality of the resampler.
         version: version of the code that computes the features.
         within: fingerprint of a store, of which only the training recordings are taken; empty: all
@@ -92,6 +102,8 @@ class Recipe:
     resampler: str = "soxr-HQ"
     version: str = VERSION
     within: str = ""
+    features: Features = "magnitude"
+    n_mels: int = 0
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -107,6 +119,10 @@ class Recipe:
             )
         if not 0 <= self.overlap < 1:
             raise InputError(f"`overlap` is {self.overlap}; wanted: at least 0, under 1")
+        if self.n_fft % 2:
+            raise InputError(f"`n_fft` is {self.n_fft}; wanted: an even number of samples")
+        if self.n_mels and not self.is_mel:
+            raise InputError(f"`n_mels` is {self.n_mels}: goes with `features=mel` or `log-mel`")
         for number in (self.limit_per_class, self.limit):
             if number < 0:
                 raise InputError(f"a limit is {number}; wanted: 0 (all recordings) or more")
@@ -117,6 +133,10 @@ class Recipe:
                 f"split is {self.split!r}; wanted: random, official, by:LABEL, {DESIGNS}"
             )
         self._check_size()
+        if self.is_mel:
+            from antigram.pipeline.features.spectra import mel_filters  # loads scipy
+
+            mel_filters(self.n_fft, self.sample_rate, self.bands)
 
     def _check_types(self) -> None:
         """Raise if a field has the wrong type, or a value with which a library would crash."""
@@ -132,9 +152,10 @@ class Recipe:
             ("sample_rate", 1_000, 768_000),
             ("n_fft", 2, 1 << 16),
             ("hop", 1, self.n_fft),
+            ("n_mels", 0, 1 << 12),
         ):
             if not least <= getattr(self, name) <= most:
-                raise InputError(f"{name} is {getattr(self, name)}; wanted {least} to {most}")
+                raise InputError(f"`{name}` is {getattr(self, name)}; wanted {least} to {most}")
 
     def _check_size(self) -> None:
         """Raise if a segment does not fit into memory."""
@@ -157,8 +178,27 @@ class Recipe:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(frame, freq) of a segment: (``ceil(samples / hop) + 1``, ``n_fft / 2 + 1``)."""
-        return -(-self.samples // self.hop) + 1, self.n_fft // 2 + 1
+        """(frame, freq) of a segment.
+
+        ``frame`` is ``ceil(samples / hop) + 1``; ``freq`` is ``n_fft / 2 + 1``, or the number of
+        mel bands.
+        """
+        return -(-self.samples // self.hop) + 1, self.bands
+
+    @property
+    def is_mel(self) -> bool:
+        """Whether the features are mel bands."""
+        return self.features in ("mel", "log-mel")
+
+    @property
+    def is_log(self) -> bool:
+        """Whether the features are in dB."""
+        return self.features in ("log-magnitude", "log-mel")
+
+    @property
+    def bands(self) -> int:
+        """Number of frequencies in a frame."""
+        return (self.n_mels or _N_MELS) if self.is_mel else self.n_fft // 2 + 1
 
     def segment_id(self, recording: str, index: int) -> str:
         """Return the id of a segment, ``RECORDING#00001``; a cut recording keeps its own id."""
@@ -185,11 +225,30 @@ class Recipe:
         return digest(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain types, without ``within`` if it is empty."""
+        """Return the fields as plain types; fields that came later are left out if not used.
+
+        So the fingerprint of a recipe does not change when antigram learns another field.
+        """
         plain = {**asdict(self), "options": dict(self.options)}
-        if not self.within:
-            del plain["within"]
+        for name, unused in _LATER.items():
+            if plain[name] == unused:
+                del plain[name]
         return plain
+
+    def levels(self, mean: float, std: float) -> Levels:
+        """Return what features say about loudness when they are normalised.
+
+        Args:
+            mean: mean that was subtracted.
+            std: standard deviation by which they were divided.
+        """
+        if self.is_log:
+            return Levels((LEAST_DB - mean) / std, per_db=1 / std)
+        return Levels(-mean / std, exponent=2 if self.is_mel else 1)
+
+    def spectrum_differs(self, other: Recipe) -> str:
+        """Return the first field in which the features of two recipes differ, or nothing."""
+        return next((f for f in _SPECTRUM if getattr(self, f) != getattr(other, f)), "")
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Recipe:

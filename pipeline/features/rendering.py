@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from antigram.pipeline.audio.decoding import AudioError, read
 from antigram.pipeline.audio.noise import NoiseBank, mix, mix_noise
-from antigram.pipeline.audio.stft import stft
 from antigram.pipeline.corpus import Mixture
 from antigram.pipeline.features.listing import Row
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.scale import normalised
 from antigram.pipeline.features.sources import Reading, Source
+from antigram.pipeline.features.spectra import spectra
 from antigram.pipeline.storage.chunks import (
     CRC_BYTES,
     ArraySpec,
@@ -197,7 +197,7 @@ def _render(
         except AudioError as error:
             y[position] = 0
             partial_results.append(RowResult(reason=str(error)))
-    stft(y, n_fft=recipe.n_fft, hop=recipe.hop, window=recipe.window, out=out)
+    spectra(y, recipe, out=out)
     results = []
     for magnitudes, result in zip(out, partial_results, strict=True):
         values = magnitudes.reshape(-1).astype(np.float64)

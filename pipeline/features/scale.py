@@ -56,7 +56,7 @@ def mean_std(
         raise InputError(f"{home}: no segment is in the training split; see `split`")
     mean = sum(result.total for result in train) / count
     std = math.sqrt(max(0.0, sum(result.squares for result in train) / count - mean**2))
-    if std == 0:
+    if max(result.high for result in train) == min(result.low for result in train):
         raise InputError(f"{home}: all {len(train)} training segments are silent: nothing to learn")
     if std < _LEAST_STD:
         raise InputError(

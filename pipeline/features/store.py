@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from antigram.pipeline.audio.augmentation import Levels
 from antigram.pipeline.choices import check_choice
 from antigram.pipeline.errors import DamagedError, InputError, StaleError, StoredDataError
 from antigram.pipeline.features.designs import UNUSED, is_design
@@ -237,9 +238,9 @@ class FeatureStore:
         return self.features.shape[1], self.features.shape[2]
 
     @property
-    def silence(self) -> float:
-        """Normalised value of a magnitude of zero."""
-        return -self.mean / self.std
+    def levels(self) -> Levels:
+        """What normalised values say about loudness, for augmentation."""
+        return self.recipe.levels(self.mean, self.std)
 
     def labels(self, label: str) -> NDArray[np.int32]:
         """Return the class of each segment, as an index into ``classes[label]``.

@@ -1,4 +1,4 @@
-"""Panels of spectrograms, and of heat maps over them; axes in seconds and kHz."""
+"""Panels of spectrograms, and of heat maps over them; axes in seconds, and kHz or mel bands."""
 
 from __future__ import annotations
 
@@ -29,22 +29,30 @@ class Spectrogram:
         values: ``(frame, freq)``.
         unit: what the values are, for the scale beside the panel.
         frame_s: seconds between two frames.
-        bin_hz: Hz between two frequency bins.
+        bin_hz: Hz between two frequency bins; None for mel bands, whose axis counts from 0.
         most: value from which on all are drawn black; default: the largest.
     """
 
     values: NDArray[np.float32]
     unit: str
     frame_s: float
-    bin_hz: float
+    bin_hz: float | None
     most: float | None = None
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
-        """Edges in seconds and kHz: left, right, bottom, top; bins are centred on their values."""
+        """Left, right, bottom and top edge, in seconds and the unit of the frequency axis.
+
+        Bins are centred on their values.
+        """
         frames, bins = self.values.shape
-        right, top = (frames - 0.5) * self.frame_s, (bins - 0.5) * self.bin_hz / 1000
-        return -0.5 * self.frame_s, right, -0.5 * self.bin_hz / 1000, top
+        right, top = (frames - 0.5) * self.frame_s, (bins - 0.5) * self.bin_height
+        return -0.5 * self.frame_s, right, -0.5 * self.bin_height, top
+
+    @property
+    def bin_height(self) -> float:
+        """Height of a bin on the frequency axis: in kHz, or 1 for mel bands."""
+        return 1.0 if self.bin_hz is None else self.bin_hz / 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,7 +63,7 @@ class HeatMap:
         title: title of the panel.
         spectrogram: drawn in grey below the heat map.
         heat: ``(frame, freq)``, not negative; it is drawn as shares of its maximum.
-        peak: seconds and Hz of the maximum, which is marked; None if there is none.
+        peak: seconds and bin of the maximum, which is marked; None if there is none.
     """
 
     title: str
@@ -116,7 +124,7 @@ def _draw_spectrogram(axis: Axes, *, title: str, spectrogram: Spectrogram) -> No
     image = _show(axis, spectrogram, spectrogram.values, cmap="Greys", vmax=most)
     extend = "neither" if most is None or most >= spectrogram.values.max() else "max"
     axis.figure.colorbar(image, ax=axis, label=spectrogram.unit, extend=extend)
-    _label(axis, title)
+    _label(axis, title, spectrogram)
 
 
 def _draw_heat(axis: Axes, *, heat_map: HeatMap) -> None:
@@ -130,18 +138,19 @@ def _draw_heat(axis: Axes, *, heat_map: HeatMap) -> None:
     bar = axis.figure.colorbar(image, ax=axis, label="share of the maximum")
     if heat_map.peak is not None:
         frames, bins = shares.shape
-        at = np.arange(frames) * spectrogram.frame_s, np.arange(bins) * spectrogram.bin_hz / 1000
+        at = np.arange(frames) * spectrogram.frame_s, np.arange(bins) * spectrogram.bin_height
         widths = (0.6, 1.1, 1.8)
         lines = axis.contour(*at, shares.T, levels=_LEVELS, colors="black", linewidths=widths)
         bar.add_lines(lines)
-        seconds, hz = heat_map.peak
-        axis.plot(seconds, hz / 1000, "X", color="white", markeredgecolor="black", markersize=9)
+        seconds, index = heat_map.peak
+        height = index * spectrogram.bin_height
+        axis.plot(seconds, height, "X", color="white", markeredgecolor="black", markersize=9)
     axis.set_xlim(spectrogram.extent[:2])
     axis.set_ylim(spectrogram.extent[2:])
-    _label(axis, heat_map.title)
+    _label(axis, heat_map.title, spectrogram)
 
 
-def _label(axis: Axes, title: str) -> None:
+def _label(axis: Axes, title: str, spectrogram: Spectrogram) -> None:
     set_title(axis, title)
     axis.set_xlabel("seconds")
-    axis.set_ylabel("kHz")
+    axis.set_ylabel("mel band" if spectrogram.bin_hz is None else "kHz")

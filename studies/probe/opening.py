@@ -61,13 +61,12 @@ def open_network(path: Path, store: FeatureStore) -> Checkpoint:
         checkpoint = load_checkpoint(path / _BEST)
     else:
         checkpoint = load_checkpoint(path)
-    for field in ("sample_rate", "n_fft", "hop", "window"):
+    if field := checkpoint.recipe.spectrum_differs(store.recipe):
         wanted, actual = getattr(checkpoint.recipe, field), getattr(store.recipe, field)
-        if wanted != actual:
-            raise InputError(
-                f"{store.path}: {field} is {actual}, {path} was trained with {wanted}. "
-                "Name a store that was prepared with the same settings."
-            )
+        raise InputError(
+            f"{store.path}: {field} is {actual}, {path} was trained with {wanted}. "
+            "Name a store that was prepared with the same settings."
+        )
     return checkpoint
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from antigram.model.training.batches import Batches
 from antigram.model.training.checkpoint import load_checkpoint
 from antigram.model.training.decide import log_probabilities, segments_at_once
 from antigram.model.training.precision import set_precision
-from antigram.pipeline.audio.stft import stft
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.spectra import amplitudes, spectra
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.workspace import Workspace
 from antigram.studies.figures.embeddings import draw_embeddings
@@ -169,9 +169,9 @@ def _sounds(
 def _preparation(store: FeatureStore, row: int, samples: NDArray[np.float32] | None) -> Figure:
     """Return the spectrogram of a segment before and after preparation."""
     recipe = store.recipe
-    scale = {
+    scale: dict[str, Any] = {
         "frame_s": recipe.hop / recipe.sample_rate,
-        "bin_hz": recipe.sample_rate / recipe.n_fft,
+        "bin_hz": None if recipe.is_mel else recipe.sample_rate / recipe.n_fft,
     }
     stored = store.features.take([row])[0].astype(np.float32)
     most = float(np.percentile(stored, 98))  # else a few loud bins leave the others white
@@ -181,11 +181,11 @@ def _preparation(store: FeatureStore, row: int, samples: NDArray[np.float32] | N
     after = Spectrogram(values=stored, unit="standard deviations from the mean", **scale, most=most)
     steps = [(f"as stored: normalised{noise}", after)]
     if samples is not None:
-        magnitudes = stft(
-            _padded(samples, recipe), n_fft=recipe.n_fft, hop=recipe.hop, window=recipe.window
-        )
+        magnitudes = amplitudes(spectra(_padded(samples, recipe), recipe), recipe)
         before = Spectrogram(values=decibels(magnitudes), unit="dB below the maximum", **scale)
-        steps.insert(0, ("as recorded: STFT magnitude", before))
+        steps.insert(
+            0, (f"as recorded: {'mel bands' if recipe.is_mel else 'STFT magnitude'}", before)
+        )
     return Figure(
         caption=f"A segment before and after preparation: {store.clip_ids[row]}."
         if samples is not None

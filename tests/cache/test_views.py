@@ -79,7 +79,7 @@ def test_a_row_is_the_gram_of_the_view_whose_numbers_stand_beside_it(
             drawn[store.split[clips] != 0] = 0
             np.testing.assert_array_equal(params, drawn)
             x = store.features.read()[clips].astype(np.float32)
-            apply_views(x, drawn, store.silence)
+            apply_views(x, drawn, store.levels)
             want = live_rows(teacher, x, layer)
             found = cache.read(clips, epoch)[layer]
             allowed = 1e-5

@@ -117,7 +117,7 @@ def test_an_explanation_has_what_predict_says_and_the_spectrogram_of_the_segment
     assert found.maximum == pytest.approx(float(maps.max()), rel=1e-4)
     frame, freq = np.unravel_index(int(maps[0].argmax()), maps.shape[1:])
     centre = [float(16 * frame + 7.5) * 0.008, float(16 * freq + 7.5) * 62.5]
-    np.testing.assert_allclose(found.peak or (), centre)
+    np.testing.assert_allclose((found.peak or ())[:2], centre)
 
 
 def test_segments_of_a_long_recording_are_joined_at_their_times(store, tmp_path, rng):

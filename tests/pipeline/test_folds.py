@@ -94,7 +94,7 @@ def test_all_but_split_and_scale_is_the_stores(made):
     np.testing.assert_array_equal(fold.labels("word"), store.labels("word"))
     every = [store, *map(FeatureStore, made.folds)]
     assert len({each.fingerprint for each in every}) == 5
-    assert fold.silence == pytest.approx(-fold.mean / fold.std)
+    assert fold.levels.silence == pytest.approx(-fold.mean / fold.std)
     assert list(verify_group(Folder(fold.path))) == []
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchaudio import functional as reference
 
-from antigram.pipeline.audio.augmentation import COLUMNS, apply_views
+from antigram.pipeline.audio.augmentation import COLUMNS, Levels, apply_views
 from antigram.pipeline.audio.noise import mix
 from antigram.pipeline.audio.stft import stft
 from tests.support.corpus_trees import sound
@@ -62,7 +62,7 @@ def test_masks_drawn_by_torchaudio_are_laid_alike(shape, seed, rng):
     if bins.size:
         numbers |= {"freq_first": bins[0], "freq_bins": bins.size}
     views = x[None].copy()
-    apply_views(views, np.array([list(numbers.values())], np.float32), silence)
+    apply_views(views, np.array([list(numbers.values())], np.float32), Levels(silence))
     np.testing.assert_array_equal(views[0], want.T.numpy())
 
 
@@ -72,7 +72,7 @@ def test_the_gain_of_a_view_is_that_of_the_recording(gain_db):
     mean, std = 0.01, 0.02
     louder = spectrogram(reference.gain(torch.from_numpy(y), gain_db).numpy())
     views = ((stft(y)[None] - np.float32(mean)) / np.float32(std)).astype(np.float32)
-    apply_views(views, np.array([[0, gain_db, 0, 0, 0, 0]], np.float32), -mean / std)
+    apply_views(views, np.array([[0, gain_db, 0, 0, 0, 0]], np.float32), Levels(-mean / std))
     want = (louder - mean) / std
     np.testing.assert_allclose(
         views[0], want, rtol=0, atol=4 * EPS * np.abs(want).max()

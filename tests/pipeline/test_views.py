@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from antigram.pipeline.audio.augmentation import COLUMNS, Views, apply_views
+from antigram.pipeline.audio.augmentation import COLUMNS, Levels, Views, apply_views
 from antigram.pipeline.errors import InputError
 
 SHAPE = (126, 129)
@@ -90,7 +90,7 @@ def test_a_view_is_that_of_the_magnitudes_normalised(shape, seed, view, mean, st
     numbers = views.params(["one", "two"], view, shape)
     magnitudes = np.random.default_rng(seed).random((2, *shape)) * 3
     x = ((magnitudes - mean) / std).astype(np.float32)
-    apply_views(x, numbers, -mean / std)
+    apply_views(x, numbers, Levels(-mean / std))
     for found, clip, row in zip(x, magnitudes, numbers.astype(float), strict=True):
         want = (by_hand(clip, row) - mean) / std
         np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * (1 + 10 / std + mean / std))
@@ -99,11 +99,11 @@ def test_a_view_is_that_of_the_magnitudes_normalised(shape, seed, view, mean, st
 def test_a_view_of_all_zeros_is_the_clip_itself_to_the_bit():
     x = np.random.default_rng(0).standard_normal((3, *SHAPE)).astype(np.float32)
     same = x.copy()
-    apply_views(same, np.zeros((3, len(COLUMNS)), np.float32), -1.5)
+    apply_views(same, np.zeros((3, len(COLUMNS)), np.float32), Levels(-1.5))
     np.testing.assert_array_equal(same, x)
 
 
 def test_silence_stays_silence():
     x = np.full((1, *SHAPE), -0.7, np.float32)
-    apply_views(x, np.array([[5, 6, 10, 20, 30, 20]], np.float32), -0.7)
+    apply_views(x, np.array([[5, 6, 10, 20, 30, 20]], np.float32), Levels(-0.7))
     np.testing.assert_allclose(x, -0.7, rtol=1e-6)

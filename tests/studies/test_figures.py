@@ -63,14 +63,14 @@ def test_values_above_a_given_one_are_drawn_alike():
 def test_a_heat_map_is_a_share_of_its_maximum_and_is_read_without_colour(rng):
     heat = rng.random((20, 30)).astype(np.float32) * 7
     frame, freq = np.unravel_index(heat.argmax(), heat.shape)
-    peak = float(frame) * 0.008, float(freq) * 62.5
+    peak = float(frame) * 0.008, float(freq)
     below = spectrogram(rng.random((20, 30)))
     axis = axes_of(heat_panel(HeatMap(title="x", spectrogram=below, heat=heat, peak=peak)))
     grey, shares = axis.images
     np.testing.assert_allclose(shares.get_array(), heat.T / heat.max(), rtol=1e-6)
     assert grey.get_cmap().name == "Greys"
     (cross,) = axis.lines
-    np.testing.assert_allclose(cross.get_xydata(), [[peak[0], peak[1] / 1000]])
+    np.testing.assert_allclose(cross.get_xydata(), [[peak[0], peak[1] * 0.0625]])
     (contours,) = axis.collections
     np.testing.assert_allclose(contours.levels, (0.25, 0.5, 0.75))
     assert len(set(contours.get_linewidth())) == 3

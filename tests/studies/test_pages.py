@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from antigram.model.training.explain import Explanation
+from antigram.model.training.explain import Explanation, Peak
 from antigram.model.training.predict import Prediction
 from antigram.studies.compare.tables import write_tables
 from antigram.studies.explaining import explanation_page
@@ -109,7 +109,7 @@ def page_of_explain(rng):
         magnitudes=rng.random((126, 129)),
         heat=rng.random((126, 129)),
         maximum=1.0,
-        peak=(0.5, 4000.0),
+        peak=Peak(0.5, 4000.0, 64.0),
         frame_s=0.008,
         bin_hz=62.5,
     )
