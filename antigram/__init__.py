@@ -11,6 +11,9 @@ the workspace: `prepare_corpus`, `describe_corpora`, `download_corpus`, `cache_g
 These functions call others that take paths and objects: `prepare`, `build_cache`, `train`,
 `evaluate`, `predict`, `probe_run` and `verify`.
 `make_folds` and `make_teacher_view` make views of a store for cross-validation.
+
+To add the loss to a training loop of one's own: `AntiTransferLoss` reads a `GramCache`, and
+`SegmentDataset` gives the segments of a `FeatureStore` to a DataLoader.
 """
 
 from __future__ import annotations
@@ -21,10 +24,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from antigram.cache.build import build_cache
     from antigram.cache.grams import GramCache
+    from antigram.model.loss.anti_transfer import AntiTransferLoss
     from antigram.model.loss.at_loss import at_loss
     from antigram.model.training.checkpoint import load_checkpoint
     from antigram.model.training.evaluate import evaluate_checkpoint as evaluate
     from antigram.model.training.predict import predict
+    from antigram.model.training.segments import SegmentDataset
     from antigram.model.training.train import train
     from antigram.pipeline.errors import (
         DamagedError,
@@ -57,11 +62,13 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AntiTransferLoss",
     "DamagedError",
     "DistributedError",
     "FeatureStore",
     "GramCache",
     "InputError",
+    "SegmentDataset",
     "StaleError",
     "StoredDataError",
     "Workspace",
@@ -101,11 +108,13 @@ __all__ = [
 
 # Name -> module, and the name there if it is another.
 _HOME = {
+    "AntiTransferLoss": ".model.loss.anti_transfer",
     "DamagedError": ".pipeline.errors",
     "DistributedError": ".pipeline.errors",
     "FeatureStore": ".pipeline.features.store",
     "GramCache": ".cache.grams",
     "InputError": ".pipeline.errors",
+    "SegmentDataset": ".model.training.segments",
     "StaleError": ".pipeline.errors",
     "StoredDataError": ".pipeline.errors",
     "Workspace": ".pipeline.workspace",

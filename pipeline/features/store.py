@@ -232,6 +232,24 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self.features)
 
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Return a segment, so that a store can be used as a map-style Dataset of PyTorch.
+
+        Args:
+            row: index of the segment; negative ones count from the end.
+
+        Returns:
+            ``x``, ``(1, frame, freq)`` float32 features as a network takes them; ``labels``, the
+            index of the class of each label, -1 where it is not known; and ``clip_id``.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        index = range(len(self))[row]
+        labels = {label: int(self.labels(label)[index]) for label in self.classes}
+        x = self.features.take([index]).astype(np.float32, copy=False)
+        return {"x": x, "labels": labels, "clip_id": self.clip_ids[index]}
+
     @property
     def shape(self) -> tuple[int, int]:
         """(frame, freq) of a segment."""
