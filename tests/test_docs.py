@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import subprocess
@@ -10,9 +11,17 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 import yaml
+from torch.utils.data import DataLoader
 
 import antigram
+from antigram.cache.plan import plan_layers
+from antigram.model.loss.sources import TapSpec
+from antigram.model.nets.arch import Arch
+from antigram.model.nets.vgg import Vgg
+from antigram.model.training.checkpoint import Teacher
 from tests.support import corpus_trees
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +52,8 @@ def test_every_page_of_docs_is_in_the_sites_table_of_contents():
 
 
 def test_nothing_points_to_notes_that_are_not_in_the_repository():
-    folders = "antigram pipeline model cache studies tests benchmarks docs changes .github".split()
+    named = "antigram pipeline model cache studies tests benchmarks docs changes examples .github"
+    folders = named.split()
     files = [p for folder in folders for p in (ROOT / folder).rglob("*")] + [*ROOT.glob("*.*")]
     kinds = (".py", ".md", ".toml", ".yml", ".html", ".cff")
     texts = [p for p in files if p.suffix in kinds and "_build" not in p.parts]
@@ -69,6 +79,35 @@ def test_the_examples_of_the_reference_run_as_they_stand(tmp_path, monkeypatch, 
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(compile(code, "docs/api.md", "exec"), {})  # noqa: S102 - our own page
         assert 0 <= float(capsys.readouterr().out) <= 1
+
+
+def test_the_code_of_the_page_for_ones_own_model_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    recordings = corpus_trees.demo(tmp_path / "recordings")
+    workspace = antigram.Workspace(tmp_path / "workspace")
+    store = antigram.prepare_corpus(
+        workspace, "demo", source=recordings, name="words", workers=1
+    ).store
+    arch = Arch("vgg16", 64)  # 256 channels at layer 5, as layer3 of a ResNet has
+    teacher = Teacher(arch, Vgg(arch, 0).state_dict(), "")
+    plans = plan_layers(store, teacher, TapSpec(arch=arch, layers=(5,)))
+    cache = tmp_path / "workspace" / "grams" / "words--speaker.zarr"
+    antigram.build_cache(store, teacher, plans, cache, made_from={}, device=torch.device("cpu"))
+    net = torchvision.models.resnet18(num_classes=2)
+    net.conv1 = torch.nn.Conv2d(1, 64, 7, stride=2, padding=3)
+    before, weights = list(net.state_dict()), net.fc.weight.clone()
+    names = {
+        "net": net,
+        "optimiser": torch.optim.SGD(net.parameters(), 0.01),
+        "loader": DataLoader(antigram.SegmentDataset(store), 4),
+    }
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "library.md").read_text()
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "docs/library.md", "exec"), names)  # noqa: S102 - our own page
+    assert list(net.state_dict()) == before
+    assert not torch.equal(net.fc.weight, weights)
+    similarities = ast.literal_eval(capsys.readouterr().out)
+    assert similarities["a"] == similarities["b"] > 0
 
 
 def test_the_citation_has_what_a_citation_needs():

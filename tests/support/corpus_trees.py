@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -177,4 +178,13 @@ def good_sounds(home: Path) -> Path:
     link.execute("INSERT INTO takes VALUES (99, 'akg', 'sound_files/x.wav', NULL)")
     link.commit()
     link.close()
+    return home
+
+
+def demo(home: Path) -> Path:
+    """As `antigram prepare demo` synthesises it: 2 words, 4 voices, 2 emotions, a take of each."""
+    spoken = product(("one", "two"), ("f1", "f2", "m1", "m2"), ("angry", "sad"))
+    for seed, (word, voice, emotion) in enumerate(spoken):
+        wav(home / "speech" / f"{word}_{voice}_{emotion}_0.wav", sound(seed))
+    wav(home / "noise_train" / "Babble_1.wav", sound(99))
     return home
