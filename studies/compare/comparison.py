@@ -269,7 +269,10 @@ def run_study(
         "seconds": round(time.perf_counter() - begun, 1),
     }
     took = [(f"antigram {' '.join(job.command)}", database.result(job.key)[1]) for job in plan.jobs]
-    write_tables(folder, content, took, _curves_of(plan, workspace))
+    from antigram.studies.compare.networks import network_parts  # imports torch
+
+    more = network_parts(study, results, plan, database, workspace)
+    write_tables(folder, content, took, _curves_of(plan, workspace), more)
     return content
 
 

@@ -24,6 +24,7 @@ from antigram.studies.report import (
     draw_by_arm,
     draw_by_number,
     draw_curves,
+    draw_probes,
 )
 
 __all__ = ["study_page"]
@@ -42,11 +43,12 @@ def study_page(
     content: Fields,
     commands: Sequence[tuple[str, float]],
     curves: Mapping[str, Sequence[Fields]],
+    more: Mapping[str, Sequence[Part]],
 ) -> Page:
-    """Return the report."""
+    """Return the report; arguments are those of `write_tables`."""
     parts: list[Part] = []
     for name, arms in by_setting(content):
-        parts += _setting_parts(name, arms, content)
+        parts += [*_setting_parts(name, arms, content), *more.get(name, ())]
     if content["claims"]:
         table = Table(
             caption="Claims, declared before the study was run",
@@ -117,6 +119,13 @@ def _setting_parts(name: str, arms: Sequence[Fields], content: Fields) -> list[P
     caption = f"{where}accuracy and difference from the baseline, in points, by group{beside}"
     parts: list[Part] = [Table(caption=caption, columns=columns, rows=rows)]
     parts += _figures(where, main, single)
+    if probed := [(arm["arm"], *_drawn(arm["probe"])) for arm in main if arm["probe"]]:
+        label = content["settings"]["probe"]
+        caption = (
+            f"{where}accuracy of a linear probe of {label} at the deepest convolution, with its "
+            "95 % interval; line: the first arm"
+        )
+        parts.append(Figure(caption=caption, rows=[[draw_probes(probed, label)]]))
     about = [
         [
             arm["arm"],
@@ -175,12 +184,12 @@ def _figures(where: str, main: Sequence[Fields], single: Sequence[Fields]) -> li
     """Return the differences of all arms as a figure, and those by layer and by weight."""
     pictures = []
     if compared := [arm for arm in main if arm["difference"]]:
-        pictures.append(draw_by_arm([(arm["arm"], *_drawn(arm)) for arm in compared]))
+        pictures.append(draw_by_arm([(arm["arm"], *_drawn(arm["difference"])) for arm in compared]))
     for what, pattern in (("layer", r"(\S+) (\d+)"), ("beta", r"(\S+) \d*b(\S+)")):
         lines: dict[str, list[tuple[float, float, float | None, float | None]]] = {}
         for arm in single:
             if arm["difference"] and (match := re.fullmatch(pattern, arm["arm"])):
-                lines.setdefault(match[1], []).append((float(match[2]), *_drawn(arm)))
+                lines.setdefault(match[1], []).append((float(match[2]), *_drawn(arm["difference"])))
         if lines:
             pictures.append(draw_by_number(lines, what))
     if not pictures:
@@ -191,7 +200,7 @@ def _figures(where: str, main: Sequence[Fields], single: Sequence[Fields]) -> li
     return [Figure(caption=caption, rows=[[picture] for picture in pictures])]
 
 
-def _drawn(arm: Fields) -> tuple[float, float | None, float | None]:
-    """Return the difference and the ends of its interval, in points."""
-    low, mean, high = (arm["difference"][key] for key in ("low", "mean", "high"))
+def _drawn(interval: Fields) -> tuple[float, float | None, float | None]:
+    """Return a mean and the ends of its interval, in points."""
+    low, mean, high = (interval[key] for key in ("low", "mean", "high"))
     return 100 * mean, None if low is None else 100 * low, None if high is None else 100 * high

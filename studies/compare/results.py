@@ -28,7 +28,14 @@ from antigram.studies.statistics import (
     sign_flip_p,
 )
 
-__all__ = ["AT_CHANCE", "ArmResult", "SettingResult", "claim_results", "setting_results"]
+__all__ = [
+    "AT_CHANCE",
+    "ArmResult",
+    "SettingResult",
+    "claim_results",
+    "setting_results",
+    "validation_of",
+]
 
 AT_CHANCE = "cannot be judged, as the baseline is not above chance"
 
@@ -125,6 +132,7 @@ class SettingResult:
         folds: ``(row,)``, the fold of each row.
         groups: ``(row,)``, the group of each row.
         probes: arm -> ``(fold, seed)`` accuracy of the probe; empty without probes.
+        chosen: arm -> (fold, seed) -> the training that was selected by validation.
     """
 
     arms: list[ArmResult]
@@ -132,6 +140,7 @@ class SettingResult:
     folds: NDArray[np.int64]
     groups: NDArray[np.int64]
     probes: Mapping[str, Floats]
+    chosen: Mapping[str, Chosen]
 
 
 def setting_results(
@@ -200,7 +209,7 @@ def setting_results(
                 cost=cost_of(trained, plan.jobs, database),
             )
         )
-    return SettingResult(results, scores, folds, rows, probes)
+    return SettingResult(results, scores, folds, rows, probes, chosen)
 
 
 def _choose(cells: Sequence[Cell], database: Database) -> dict[str, Chosen]:
@@ -211,13 +220,13 @@ def _choose(cells: Sequence[Cell], database: Database) -> dict[str, Chosen]:
     chosen: dict[str, Chosen] = defaultdict(dict)
     single: dict[str, Chosen] = defaultdict(dict)
     for (arm, fold, seed), variants in by_place.items():
-        chosen[arm][fold, seed] = max(variants, key=lambda cell: _validation(cell, database))
+        chosen[arm][fold, seed] = max(variants, key=lambda cell: validation_of(cell, database))
         for cell in variants if len(variants) > 1 and not variants[-1].variant.trial else ():
             single[f"{arm} {cell.variant}"][fold, seed] = cell
     return {**chosen, **single}
 
 
-def _validation(cell: Cell, database: Database) -> tuple[float, float]:
+def validation_of(cell: Cell, database: Database) -> tuple[float, float]:
     """Return the accuracy on validation, and the mean log-probability of the true classes."""
     kept = database.predictions(cell.key, "validation")
     accuracy = float(np.mean(kept["predicted"] == kept["true"]))

@@ -13,7 +13,7 @@ from antigram.pipeline.storage.durable import write_text
 from antigram.pipeline.table import plain_cell
 from antigram.studies.compare.page import study_page
 from antigram.studies.compare.texts import COLUMNS, Fields, arm_row, ends, points
-from antigram.studies.report import write_page
+from antigram.studies.report import Part, write_page
 
 __all__ = ["write_tables"]
 
@@ -36,6 +36,7 @@ def write_tables(
     content: Fields,
     commands: Sequence[tuple[str, float]],
     curves: Mapping[str, Sequence[Fields]] | None = None,
+    more: Mapping[str, Sequence[Part]] | None = None,
 ) -> None:
     """Write results.json, results.csv, results.tex and report.html; with claims claims.csv, too.
 
@@ -44,6 +45,7 @@ def write_tables(
         content: answer of the study.
         commands: command line of each job, and the seconds that it took.
         curves: name of a training -> the entries of its metrics.jsonl.
+        more: setting -> further parts of the report; see `networks.network_parts`.
     """
     write_text(folder / "results.json", json.dumps(content, indent=1) + "\n")
     rows = [[arm["setting"], *arm_row(arm)] for arm in content["arms"]]
@@ -57,7 +59,7 @@ def write_tables(
     else:  # of an earlier declaration of the study
         for kind in ("csv", "tex"):
             (folder / f"claims.{kind}").unlink(missing_ok=True)
-    write_page(folder / "report.html", study_page(content, commands, curves or {}))
+    write_page(folder / "report.html", study_page(content, commands, curves or {}, more or {}))
 
 
 def _claim_rows(claim: Fields) -> list[list[str]]:

@@ -28,7 +28,15 @@ from antigram.studies.figures.spectrograms import Spectrogram, decibels, draw_pr
 from antigram.studies.report.page import Figure, Part, Sound, Sounds
 from antigram.studies.report.recordings import Recordings, wav_bytes
 
-__all__ = ["segment_parts"]
+__all__ = [
+    "Predicted",
+    "class_names",
+    "predict_segments",
+    "recordings_text",
+    "segment_parts",
+    "source_text",
+    "wav_of",
+]
 
 _LOOKED_AT = 256  # segments
 _HEARD = 5  # errors
@@ -36,7 +44,7 @@ _LONGEST_S = 6.0  # of an error that is embedded
 _ERRORS = "Errors to listen to"
 
 
-class _Predicted(NamedTuple):
+class Predicted(NamedTuple):
     """Predictions for some segments.
 
     Attributes:
@@ -52,6 +60,11 @@ class _Predicted(NamedTuple):
     true: NDArray[np.int32]
     shares: NDArray[np.float64]
     embeddings: NDArray[np.float32]
+
+    @property
+    def is_drawable(self) -> bool:
+        """Whether principal components can be drawn: of three segments, without overflow."""
+        return len(self.rows) > 2 and bool(np.isfinite(self.embeddings).all())
 
 
 def segment_parts(
@@ -79,7 +92,7 @@ def segment_parts(
         by ``against``.
     """
     try:
-        predicted = _predict(run / "best.pt", store, task, device)
+        predicted = predict_segments(run / "best.pt", store, task, device)
         if not len(predicted.rows):
             return []
         recordings = Recordings(store, workspace)
@@ -94,11 +107,25 @@ def segment_parts(
 
 
 @torch.no_grad()
-def _predict(ckpt: Path, store: FeatureStore, task: str, device: torch.device) -> _Predicted:
+def predict_segments(
+    ckpt: Path, store: FeatureStore, task: str, device: torch.device, most: int = _LOOKED_AT
+) -> Predicted:
+    """Predict segments of the test split, or of validation if the store has no test split.
+
+    Args:
+        ckpt: checkpoint of the network.
+        store: the store.
+        task: label that the network learned.
+        device: device that the network runs on.
+        most: number of segments; if there are more, they are taken at equal distances.
+
+    Raises:
+        InputError, StoredDataError: the checkpoint is missing, damaged or no checkpoint.
+    """
     split = "test" if len(store.rows("test", task)) else "validation"
     rows = store.rows(split, task)
-    if len(rows) > _LOOKED_AT:
-        rows = rows[np.linspace(0, len(rows) - 1, _LOOKED_AT).round().astype(np.int64)]
+    if len(rows) > most:
+        rows = rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
     set_precision("32")
     net = load_checkpoint(ckpt).net().to(device)
     shares: list[NDArray[np.float64]] = []
@@ -112,7 +139,7 @@ def _predict(ckpt: Path, store: FeatureStore, task: str, device: torch.device) -
             lambda _layer, maps: embeddings.append(maps.mean((2, 3)).cpu().numpy()),
         )
         shares.append(np.exp(log_probabilities(logits)))
-    return _Predicted(
+    return Predicted(
         split,
         rows,
         store.labels(task)[rows],
@@ -121,7 +148,7 @@ def _predict(ckpt: Path, store: FeatureStore, task: str, device: torch.device) -
     )
 
 
-def _errors(predicted: _Predicted) -> list[int]:
+def _errors(predicted: Predicted) -> list[int]:
     """Return the positions of wrong predictions, those of which the network is surest first."""
     wrong = np.flatnonzero(predicted.shares.argmax(1) != predicted.true)
     surest = np.argsort(-predicted.shares[wrong].max(1), kind="stable")
@@ -131,7 +158,7 @@ def _errors(predicted: _Predicted) -> list[int]:
 def _sounds(
     store: FeatureStore,
     task: str,
-    predicted: _Predicted,
+    predicted: Predicted,
     errors: Sequence[int],
     recordings: Recordings,
 ) -> Sounds:
@@ -139,31 +166,48 @@ def _sounds(
     looked_at = f"{len(predicted.rows)} segments of the {predicted.split} split"
     if not errors:
         return Sounds(caption=_ERRORS, text=f"None of {looked_at} is predicted wrongly.")
-    sounds, names, rate = [], store.classes[task], store.recipe.sample_rate
+    sounds, names = [], store.classes[task]
     for position in errors[:_HEARD]:
         row, shares = int(predicted.rows[position]), predicted.shares[position]
-        path, _, start_s = store.sources[row].rpartition("#")
         text = (
             f"{task} {names[predicted.true[position]]}, predicted as {names[int(shares.argmax())]} "
-            f"({shares.max():.1%}): {path} from {start_s} s"
+            f"({shares.max():.1%}): {source_text(store, row)}"
         )
-        samples = recordings.samples(row)
-        wav = b"" if samples is None else wav_bytes(samples[: round(_LONGEST_S * rate)], rate)
-        sounds.append(Sound(text=text, wav=wav))
-    heard = sum(bool(sound.wav) for sound in sounds)
+        sounds.append(Sound(text=text, wav=wav_of(store, row, recordings, _LONGEST_S)))
     texts = [
         f"{len(errors)} of {looked_at} are predicted wrongly; of these, the network is surest of "
         f"the {len(sounds)} below."
         if len(errors) > 1
         else f"1 of {looked_at} is predicted wrongly."
     ]
+    texts += recordings_text(store, recordings, sounds)
+    return Sounds(caption=_ERRORS, text=" ".join(texts), sounds=sounds)
+
+
+def source_text(store: FeatureStore, row: int) -> str:
+    """Return the recording of a segment, and where the segment begins in it."""
+    path, _, start_s = store.sources[row].rpartition("#")
+    return f"{path} from {start_s} s"
+
+
+def wav_of(store: FeatureStore, row: int, recordings: Recordings, longest_s: float) -> bytes:
+    """Return the first seconds of a segment as a WAV file; empty if they cannot be heard."""
+    rate, samples = store.recipe.sample_rate, recordings.samples(row)
+    return b"" if samples is None else wav_bytes(samples[: round(longest_s * rate)], rate)
+
+
+def recordings_text(
+    store: FeatureStore, recordings: Recordings, sounds: Sequence[Sound]
+) -> list[str]:
+    """Return sentences about recordings that are not heard, or not heard as they are stored."""
+    heard, texts = sum(bool(sound.wav) for sound in sounds), []
     if recordings.home is None:
         texts.append("Their recordings are no longer where the store was made from.")
     elif heard < len(sounds):
         texts.append("Recordings that are missing or were edited since cannot be played.")
     if heard and store.recipe.noise != "none":
         texts.append("They are heard as recorded, without the noise that the store has.")
-    return Sounds(caption=_ERRORS, text=" ".join(texts), sounds=sounds)
+    return texts
 
 
 def _preparation(store: FeatureStore, row: int, samples: NDArray[np.float32] | None) -> Figure:
@@ -205,16 +249,21 @@ def _labels(store: FeatureStore, task: str, against: str | None) -> list[str]:
     return [task, *([against] if against in others else others[:1])]
 
 
-def _components(store: FeatureStore, predicted: _Predicted, labels: Sequence[str]) -> list[Part]:
+def _components(store: FeatureStore, predicted: Predicted, labels: Sequence[str]) -> list[Part]:
     """Return the principal components of the deepest layer; nothing for under three segments."""
-    if len(predicted.rows) < 3:
+    if not predicted.is_drawable:
         return []
-    marked = {}
-    for label in labels:
-        names = [*store.classes[label], ""]  # -1 is the last
-        marked[label] = [names[index] for index in store.labels(label)[predicted.rows]]
+    marked = class_names(store, predicted.rows, labels)
     caption = (
         f"Maps of the deepest layer, averaged over positions, of {len(predicted.rows)} segments of "
         f"the {predicted.split} split: first two principal components."
     )
     return [Figure(caption=caption, rows=draw_embeddings(predicted.embeddings, marked).rows)]
+
+
+def class_names(
+    store: FeatureStore, rows: NDArray[np.int64], labels: Sequence[str]
+) -> dict[str, list[str]]:
+    """Return for each label the class of each segment; an empty name where it is not known."""
+    names = {label: [*store.classes[label], ""] for label in labels}  # -1 is the last
+    return {label: [names[label][i] for i in store.labels(label)[rows]] for label in labels}

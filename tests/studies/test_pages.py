@@ -133,7 +133,12 @@ def study_page(tmp_path):
     ]
     content = {
         **{"study": str(tmp_path), "title": LONG, "question": LONG, "notes": [LONG]},
-        **{"report": "r", "stand_ins": {"gsc": LONG}, "warnings": [LONG], "settings": {"a": LONG}},
+        **{
+            "report": "r",
+            "stand_ins": {"gsc": LONG},
+            "warnings": [LONG],
+            "settings": {"probe": LONG},
+        },
         **{"arms": arms, "published": {LONG: {LONG: 50.0}}, "chance": 0.1},
         "claims": [
             {

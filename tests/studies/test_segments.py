@@ -179,9 +179,9 @@ def test_with_noise_the_recording_is_heard_and_the_page_says_so(workspace, tmp_p
 
 
 def test_a_network_without_errors_has_none_to_hear(run, store, workspace, monkeypatch):
-    predicted = segments._predict(run / "best.pt", store, "label", CPU)
+    predicted = segments.predict_segments(run / "best.pt", store, "label", CPU)
     right = predicted._replace(true=predicted.shares.argmax(1).astype(np.int32))
-    monkeypatch.setattr(segments, "_predict", lambda *_: right)
+    monkeypatch.setattr(segments, "predict_segments", lambda *_: right)
     sounds, *_ = parts_of(run, store, workspace)
     count = len(store.rows("test", "label"))
     assert sounds.text == f"None of {count} segments of the test split is predicted wrongly."
