@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from antigram.pipeline.features.recipe import Recipe
-from antigram.pipeline.features.rendering import RawBlock, RowResult
+from antigram.pipeline.features.rendering import RawBlock
+from antigram.pipeline.features.row_audio import RowResult
 from antigram.pipeline.features.sources import Source, compare
 from antigram.pipeline.storage.chunks import Written, is_intact
 from antigram.pipeline.storage.folder import Folder

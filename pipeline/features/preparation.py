@@ -33,7 +33,8 @@ from antigram.pipeline.features.listing import Listing, Reject, list_rows, split
 from antigram.pipeline.features.normalisation import normalise_all
 from antigram.pipeline.features.raw_blocks import render_all
 from antigram.pipeline.features.recipe import Recipe
-from antigram.pipeline.features.rendering import Context, set_up
+from antigram.pipeline.features.rendering import set_up
+from antigram.pipeline.features.row_audio import Context
 from antigram.pipeline.features.scale import check_range, mean_std
 from antigram.pipeline.features.source_record import (
     Checked,

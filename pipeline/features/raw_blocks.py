@@ -25,14 +25,13 @@ from antigram.pipeline.features.journal import (
 from antigram.pipeline.features.listing import Listing, Reject, Row
 from antigram.pipeline.features.rendering import (
     CRASHES,
-    Context,
     RawBlock,
     Rendering,
-    RowResult,
     block_is_intact,
     render_block,
     render_row,
 )
+from antigram.pipeline.features.row_audio import Context, RowResult
 from antigram.pipeline.features.sources import paths_of, shared_paths
 from antigram.pipeline.storage.chunks import rows_per_chunk
 from antigram.pipeline.storage.files import remove

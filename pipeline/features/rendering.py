@@ -14,19 +14,15 @@ import math
 from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from antigram.pipeline.audio.decoding import AudioError, read
-from antigram.pipeline.audio.noise import NoiseBank, mix, mix_noise
-from antigram.pipeline.corpus import Mixture
+from antigram.pipeline.audio.decoding import AudioError
 from antigram.pipeline.features.listing import Row
-from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.row_audio import Context, RowResult, render_audio
 from antigram.pipeline.features.scale import normalised
 from antigram.pipeline.features.sources import Reading, Source
 from antigram.pipeline.features.spectra import spectra
@@ -44,10 +40,8 @@ from antigram.pipeline.storage.folder import Folder
 
 __all__ = [
     "CRASHES",
-    "Context",
     "RawBlock",
     "Rendering",
-    "RowResult",
     "block_is_intact",
     "normalise_chunk",
     "render_block",
@@ -55,40 +49,6 @@ __all__ = [
     "set_up",
     "write_chunks",
 ]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Context:
-    """Data shared by all tasks of a run."""
-
-    recipe: Recipe
-    home: Path
-    raw: Path  # folder of the raw blocks
-    bank: NoiseBank | None
-
-
-class RowResult(NamedTuple):
-    """Result of rendering one row.
-
-    Attributes:
-        reason: why the row was rejected; empty if it was not.
-        total: sum of the row's magnitudes, in float64.
-        squares: sum of the squared magnitudes, in float64.
-        silent: whether all samples of the recording are zero.
-        noise: index of the noise class, -1 for none.
-        snr_db: nominal SNR; None without noise (JSON has no NaN).
-        low: lowest magnitude.
-        high: highest magnitude.
-    """
-
-    reason: str = ""
-    total: float = 0.0
-    squares: float = 0.0
-    silent: bool = False
-    noise: int = -1
-    snr_db: float | None = None
-    low: float = 0.0
-    high: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +77,12 @@ _AT_ONCE = 8  # segments in one transform: more do not fit into the CPU cache
 _PART = 1 << 17  # values normalised at once, for the same reason
 
 _context: Context | None = None
-_noise: NDArray[np.float32] | None = None
 
 
 def set_up(context: Context) -> None:
     """Initialise a worker process."""
-    global _context, _noise  # noqa: PLW0603 - a process pool shares state through globals only
+    global _context  # noqa: PLW0603 - a process pool shares state through globals only
     _context = context
-    _noise = context.bank.samples() if context.bank else None
 
 
 def render_row(row: Row) -> None:
@@ -132,7 +90,7 @@ def render_row(row: Row) -> None:
     context = _shared()
     with suppress(AudioError):
         y = np.zeros(context.recipe.samples, np.float32)
-        _sound(context, row, y, Reading(context.home, [row.path]))
+        render_audio(context, row, y, Reading(context.home, [row.path]))
 
 
 def render_block(
@@ -193,7 +151,7 @@ def _render(
         try:
             if position in crashing:
                 raise AudioError(CRASHES)
-            partial_results.append(_sound(context, row, y[position], reading))
+            partial_results.append(render_audio(context, row, y[position], reading))
         except AudioError as error:
             y[position] = 0
             partial_results.append(RowResult(reason=str(error)))
@@ -212,73 +170,6 @@ def _render(
                 result._replace(total=total, squares=squares, low=float(low), high=float(high))
             )
     return results
-
-
-def _sound(context: Context, row: Row, y: NDArray[np.float32], reading: Reading) -> RowResult:
-    """Write a row's samples, with noise if wanted, to ``y`` (zeros); return the noise mixed in."""
-    recipe = context.recipe
-    if row.mixture is not None:
-        samples, mixture_reading = _mixed(context, row.mixture)
-        reading.add(mixture_reading)
-        y[: row.samples] = samples[row.offset : row.offset + row.samples]
-        return RowResult(snr_db=row.mixture.snr_db)
-    heard = _listed(context, row.path, row.start, row.samples, reading)
-    y[: heard.size] = heard
-    if context.bank is None or _noise is None:
-        return RowResult(silent=not heard.any())
-    mixed = mix_noise(
-        y,
-        context.bank,
-        _noise,
-        level=recipe.noise,
-        snr_mode=recipe.snr_mode,
-        seed=recipe.seed,
-        clip_id=row.clip_id,
-    )
-    if mixed.noise < 0:
-        return RowResult(silent=True)
-    y[:] = mixed.y
-    return RowResult(noise=mixed.noise, snr_db=mixed.snr_db)
-
-
-def _listed(
-    context: Context, path: str, start: int, count: int, reading: Reading
-) -> NDArray[np.float32]:
-    """Read the samples of a listed row.
-
-    If a file has fewer samples than its header stated when it was listed, the header is wrong or
-    the file has changed. One sample less is accepted, as the resampler rounds.
-
-    Raises:
-        AudioError: the file is unreadable or too short.
-    """
-    rate = context.recipe.sample_rate
-    name, look = f"{context.home}/{path}", reading.look(path)
-    samples = read(name, start=start, count=count, sample_rate=rate, look=look)
-    if samples.size < max(1, count - 1):
-        raise AudioError(f"truncated: {samples.size} of {count} samples are at {start / rate:g} s")
-    return samples
-
-
-@lru_cache(maxsize=2)
-def _mixed(context: Context, mixture: Mixture) -> tuple[NDArray[np.float32], Reading]:
-    """Return a complete mixture, cached because its segments are rendered one after the other."""
-    reading = Reading(context.home)
-    if context.bank is None or _noise is None:
-        raise RuntimeError("a mixture needs noise")
-    speech = np.zeros(mixture.samples, np.float32)
-    offset = 0
-    for path, count in mixture.clean:
-        samples = _listed(context, path, 0, count, reading)
-        speech[offset : offset + samples.size] = samples
-        offset += count
-    if not speech.any():
-        raise AudioError("clean speech is silent from end to end")
-    noise = context.bank.take(
-        _noise, mixture.noise, mixture.recording, mixture.offset, mixture.samples
-    )
-    released = context.recipe.snr_mode == "released"
-    return mix(speech, noise, mixture.snr_db, released=released), reading
 
 
 def block_is_intact(block: RawBlock, folder: Path, row_bytes: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.listing import Row
 from antigram.pipeline.features.recipe import Recipe
-
-if TYPE_CHECKING:
-    from antigram.pipeline.features.rendering import RowResult
+from antigram.pipeline.features.row_audio import RowResult
 
 __all__ = ["check_range", "mean_std", "normalised"]
 

@@ -9,7 +9,7 @@ import soundfile
 from antigram.pipeline.audio.noise import SNR_LEVELS, NoiseBank, noise_class, noise_files
 from antigram.pipeline.corpora.ms_snsd import MS_SNSD
 from antigram.pipeline.corpus import CorpusError
-from antigram.pipeline.features import rendering as render
+from antigram.pipeline.features import row_audio
 from antigram.pipeline.features.naming import recipe_for
 from antigram.pipeline.features.preparation import prepare
 from tests.support import corpus_trees
@@ -67,9 +67,8 @@ def test_a_mixture_has_its_snr_over_its_whole_length(mixed, tmp_path):
     noise = noise_files([mixed])[1]
     bank = NoiseBank.build(noise, RATE, tmp_path / "noise.f32")
     _, recipe = recipe_for(MS_SNSD, {})
-    context = render.Context(recipe, mixed / "clean_train", tmp_path, bank)
-    render.set_up(context)
-    whole = render._mixed(context, row.mixture)[0].astype(np.float64)
+    context = row_audio.Context(recipe, mixed / "clean_train", tmp_path, bank)
+    whole = row_audio._mixed(context, row.mixture)[0].astype(np.float64)
     clean = np.concatenate(
         [
             soundfile.read(mixed / "clean_train" / path)[0][:count]

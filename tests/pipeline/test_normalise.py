@@ -9,6 +9,7 @@ import pytest
 from antigram.pipeline.corpora.gsc import GSC
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features import rendering as render
+from antigram.pipeline.features import row_audio
 from antigram.pipeline.features.listing import list_rows
 from antigram.pipeline.storage.chunks import ArraySpec, chunk_path
 from tests.support import corpus_trees
@@ -77,7 +78,7 @@ def test_a_task_may_be_run_twice(gsc_home, tmp_path):
     recipe = gsc_recipe()
     rows = list_rows(GSC, gsc_home, recipe, None).rows[:4]
     (tmp_path / "raw").mkdir()
-    render.set_up(render.Context(recipe, gsc_home, tmp_path / "raw", None))
+    render.set_up(row_audio.Context(recipe, gsc_home, tmp_path / "raw", None))
     block, results, sources = render.render_block(0, rows)
     before = bytes_of(tmp_path / "raw")
     assert render.render_block(0, rows)[:2] == (block, results)

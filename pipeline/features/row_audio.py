@@ -1,0 +1,149 @@
+"""The audio of one row of a store: decoded, cut, and mixed with noise or from a mixture.
+
+`prepare` makes features of it; the reader of a store's audio renders it again. This module imports
+neither torch nor zarr, as workers load it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from antigram.pipeline.audio.decoding import AudioError, read
+from antigram.pipeline.audio.noise import NoiseBank, mix, mix_noise
+from antigram.pipeline.corpus import Mixture
+from antigram.pipeline.features.listing import Row
+from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.sources import Reading
+
+__all__ = ["Context", "RowResult", "render_audio"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Context:
+    """Data shared by all tasks of a run."""
+
+    recipe: Recipe
+    home: Path
+    raw: Path  # folder of the raw blocks
+    bank: NoiseBank | None
+    noise: NDArray[np.float32] | None = None  # samples of the bank, if they are mapped already
+
+
+class RowResult(NamedTuple):
+    """Result of rendering one row.
+
+    Attributes:
+        reason: why the row was rejected; empty if it was not.
+        total: sum of the row's magnitudes, in float64.
+        squares: sum of the squared magnitudes, in float64.
+        silent: whether all samples of the recording are zero.
+        noise: index of the noise class, -1 for none.
+        snr_db: nominal SNR; None without noise (JSON has no NaN).
+        low: lowest magnitude.
+        high: highest magnitude.
+    """
+
+    reason: str = ""
+    total: float = 0.0
+    squares: float = 0.0
+    silent: bool = False
+    noise: int = -1
+    snr_db: float | None = None
+    low: float = 0.0
+    high: float = 0.0
+
+
+def render_audio(context: Context, row: Row, y: NDArray[np.float32], reading: Reading) -> RowResult:
+    """Write the audio of a row, with noise if wanted, to an array.
+
+    Args:
+        context: recipe, corpus and noise.
+        row: the row.
+        y: ``(sample,)`` zeros, a segment long; what the recording does not fill stays zero.
+        reading: notes the recordings that are read.
+
+    Returns:
+        The noise that was mixed in; without magnitudes.
+
+    Raises:
+        AudioError: a recording is unreadable or too short.
+    """
+    recipe, bank = context.recipe, context.bank
+    if row.mixture is not None:
+        samples, mixture_reading = _mixed(context, row.mixture)
+        reading.add(mixture_reading)
+        y[: row.samples] = samples[row.offset : row.offset + row.samples]
+        return RowResult(snr_db=row.mixture.snr_db)
+    heard = _listed(context, row.path, row.start, row.samples, reading)
+    y[: heard.size] = heard
+    if bank is None:
+        return RowResult(silent=not heard.any())
+    mixed = mix_noise(
+        y,
+        bank,
+        _noise_of(context, bank),
+        level=recipe.noise,
+        snr_mode=recipe.snr_mode,
+        seed=recipe.seed,
+        clip_id=row.clip_id,
+    )
+    if mixed.noise < 0:
+        return RowResult(silent=True)
+    y[:] = mixed.y
+    return RowResult(noise=mixed.noise, snr_db=mixed.snr_db)
+
+
+def _listed(
+    context: Context, path: str, start: int, count: int, reading: Reading
+) -> NDArray[np.float32]:
+    """Read the samples of a listed row.
+
+    If a file has fewer samples than its header stated when it was listed, the header is wrong or
+    the file has changed. One sample less is accepted, as the resampler rounds.
+
+    Raises:
+        AudioError: the file is unreadable or too short.
+    """
+    rate = context.recipe.sample_rate
+    name, look = f"{context.home}/{path}", reading.look(path)
+    samples = read(name, start=start, count=count, sample_rate=rate, look=look)
+    if samples.size < max(1, count - 1):
+        raise AudioError(f"truncated: {samples.size} of {count} samples are at {start / rate:g} s")
+    return samples
+
+
+@lru_cache(maxsize=1)
+def _noise_of(context: Context, bank: NoiseBank) -> NDArray[np.float32]:
+    """Map the noise of a context once: another context may have another file at the same path."""
+    return bank.samples() if context.noise is None else context.noise
+
+
+@lru_cache(maxsize=2)
+def _mixed(context: Context, mixture: Mixture) -> tuple[NDArray[np.float32], Reading]:
+    """Return a complete mixture, cached because its segments are rendered one after the other."""
+    reading = Reading(context.home)
+    if context.bank is None:
+        raise RuntimeError("a mixture needs noise")
+    speech = np.zeros(mixture.samples, np.float32)
+    offset = 0
+    for path, count in mixture.clean:
+        samples = _listed(context, path, 0, count, reading)
+        speech[offset : offset + samples.size] = samples
+        offset += count
+    if not speech.any():
+        raise AudioError("clean speech is silent from end to end")
+    noise = context.bank.take(
+        _noise_of(context, context.bank),
+        mixture.noise,
+        mixture.recording,
+        mixture.offset,
+        mixture.samples,
+    )
+    released = context.recipe.snr_mode == "released"
+    return mix(speech, noise, mixture.snr_db, released=released), reading
