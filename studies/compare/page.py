@@ -84,7 +84,7 @@ def study_page(
         rows=[[key, str(value)] for key, value in content["settings"].items()],
     )
     parts.append(Fold(summary="How it was run", parts=[ran, settings]))
-    text = [f"Warning: {line}." for line in content["warnings"]]
+    text = [f"Warning: {line.rstrip('.')}." for line in content["warnings"]]
     text += [
         f"The recordings are those of {used}, which stands in for {corpus}."
         for corpus, used in content["stand_ins"].items()
