@@ -68,7 +68,8 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 
 @app.command()
 @argument("corpus")
-@option("--source", type=PATH, help="Folder of the corpus, or the folder above it.")
+@option("--source", type=PATH, help="Folder of the corpus, or above it; manifest: its file, too.")
+@option("--audio-root", type=PATH, help="manifest: folder of the recordings (default: its own).")
 @option("--preset", help="paper: the paper's settings; other options override them.")
 @option(
     "--noise",
@@ -133,8 +134,8 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
     help="Read all recordings of an existing store, to find edits that kept size and time.",
 )
 @option("--name", help="Name of the store (default: corpus plus non-default options).")
-@option("--labels", help="folder: label columns of metadata.csv, like mood,singer.")
-@option("--main-label", help="folder: main label; default: the column label, else the first label.")
+@option("--labels", help="folder, manifest: label columns or fields, like mood,singer.")
+@option("--main-label", help="folder, manifest: main label; default: label, else the first label.")
 @option("--words", help="gsc: digits (default), all, or a list; librispeech: number of words.")
 @option("--unit", help="librispeech: word (default) or utterance.")
 @option("--subset", help="librispeech: all (default), or train-clean-100 and so on.")

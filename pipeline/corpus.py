@@ -78,6 +78,10 @@ class Clip:
         end_s: end of the part, in seconds; None: the end of the file.
         mixture: the recordings to mix, for a corpus that is mixed by antigram; ``path`` is then the
             first clean recording.
+        frames: start and end of the part in frames of the file, for a corpus that counts these;
+            ``start_s`` and ``end_s`` are then unused. An end of None is the end of the file.
+        where: line of the user's file that names the part, for messages; if it is given, a part
+            that ends after its recording is rejected instead of being shortened.
     """
 
     id: str
@@ -88,6 +92,8 @@ class Clip:
     start_s: float = 0.0
     end_s: float | None = None
     mixture: Mixture | None = None
+    frames: tuple[int, int | None] | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +197,10 @@ class Corpus:
         noise: default noise level.
         has_noise: whether the corpus's folder also holds ``noise_train``, in MS-SNSD's layout.
         list_mixtures: replaces ``list_clips`` for a corpus that is mixed from speech and noise.
+        open_source: for a corpus whose source may be a file, and whose recordings may be elsewhere:
+            take the candidates for its source and the folder that the user names for its
+            recordings, or None; return the corpus that lists this source, and the folder that its
+            paths are relative to. It replaces `locate`.
         synthesise: make the corpus in a folder, for a corpus that is not published; takes the
             folder, ``workers`` and ``on_progress``.
     """
@@ -215,6 +225,7 @@ class Corpus:
     noise: Noise = "none"
     has_noise: bool = False
     list_mixtures: Callable[[MixtureRequest], Iterable[Entry]] | None = None
+    open_source: Callable[[Iterable[Path], Path | None], tuple[Corpus, Path]] | None = None
     synthesise: Callable[..., None] | None = None
 
     def preset(self, name: str | None) -> Mapping[str, Any]:

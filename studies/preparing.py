@@ -60,6 +60,7 @@ def prepare_corpus(
     preset: str | None = None,
     noise_source: Path | None = None,
     clean_source: Path | None = None,
+    audio_root: Path | None = None,
     within: str | None = None,
     name: str | None = None,
     workers: int | None = None,
@@ -74,11 +75,14 @@ def prepare_corpus(
     Args:
         workspace: the store is written to it, and corpora are looked up in it.
         corpus: name of the corpus; ``demo`` is synthesised if it does not exist yet.
-        source: folder of the corpus, or the folder above it; default: the usual folders.
+        source: folder of the corpus, or the folder above it; for ``manifest``, a file or its
+            folder; default: the usual folders.
         preset: ``paper``: the settings of the paper; other arguments override them.
         noise_source: folder of MS-SNSD or its ``noise_train``, if noise is mixed in; default: the
             usual folders.
         clean_source: folder of clean speech, for a corpus that is mixed from it.
+        audio_root: for ``manifest``, folder of the recordings, in which relative paths begin;
+            default: the folder of the manifest.
         within: name of a store; only the recordings of its training split are used.
         name: name of the store; default: corpus plus non-default options.
         workers: number of processes; default: the number of cores.
@@ -100,7 +104,13 @@ def prepare_corpus(
         only = training_of(FeatureStore(workspace.store(within, on_message)))
         recipe = replace(recipe, within=only.fingerprint)
     cores = workers or len(os.sched_getaffinity(0))
-    home = _locate(workspace, adapter, source, cores, on_progress)
+    if adapter.open_source is not None:
+        candidates = workspace.corpus_candidates(adapter.name, source)
+        adapter, home = adapter.open_source(candidates, audio_root)
+    elif audio_root is not None:
+        raise CorpusError(f"`audio_root`: the recordings of {corpus} are in its own folder")
+    else:
+        home = _locate(workspace, adapter, source, cores, on_progress)
     on_message(f"{corpus}: {home}")
     recordings: Mapping[str, list[Path]] | None = None
     if recipe.noise != "none":

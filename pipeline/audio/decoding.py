@@ -18,7 +18,7 @@ import soxr
 from numpy.typing import NDArray
 
 from antigram.pipeline.audio.containers import AudioError, examine
-from antigram.pipeline.storage.regular import regular
+from antigram.pipeline.storage.members import is_member, open_recording
 
 __all__ = ["SUFFIXES", "AudioError", "AudioInfo", "probe", "read"]
 
@@ -61,19 +61,19 @@ def probe(path: Path | str) -> AudioInfo:
             rate, number of channels or length is zero or implausible.
     """
     try:
-        handle, status = regular(path)
+        handle, status = open_recording(path)
         try:
             if status.st_size == 0:
                 raise AudioError("empty file")
             head = os.read(handle, _HEAD)
             wav = examine(handle, head, status.st_size)
+            if wav is not None:
+                info = AudioInfo(wav.frames, wav.sample_rate, wav.channels, status.st_size)
+            else:
+                with _decoder(path, handle) as file:
+                    info = AudioInfo(file.frames, file.samplerate, file.channels, status.st_size)
         finally:
             os.close(handle)
-        if wav is not None:
-            info = AudioInfo(wav.frames, wav.sample_rate, wav.channels, status.st_size)
-        else:
-            header = soundfile.info(path)
-            info = AudioInfo(header.frames, header.samplerate, header.channels, status.st_size)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"unreadable: {error.error_string}") from error
     except OSError as error:
@@ -126,7 +126,7 @@ def _decode(
 ) -> tuple[NDArray[np.float32], int, int]:
     """Return the frames around a part (frame, channel), their rate, and the first frame's index."""
     try:
-        handle, status = regular(path)
+        handle, status = open_recording(path)
         try:
             head = os.read(handle, _SMALL)
             if look is not None:
@@ -145,7 +145,7 @@ def _decode(
                 data = data[: data.size // wav.channels * wav.channels].reshape(-1, wav.channels)
                 rate = wav.sample_rate
             else:
-                with soundfile.SoundFile(os.fspath(path)) as file:
+                with _decoder(path, handle) as file:
                     if wav is not None and wav.frames != file.frames:
                         raise AudioError(
                             f"damaged header: {wav.frames} frames by its chunks, {file.frames} "
@@ -169,6 +169,14 @@ def _decode(
     if len(data) != wanted:
         raise AudioError(f"truncated: {len(data)} of {wanted} frames could be decoded")
     return data, rate, first
+
+
+def _decoder(path: Path | str, handle: int) -> soundfile.SoundFile:
+    """Open a file with soundfile; a part of a file has no name, so by its descriptor."""
+    if not is_member(path):
+        return soundfile.SoundFile(os.fspath(path))
+    os.lseek(handle, 0, os.SEEK_SET)
+    return soundfile.SoundFile(handle, closefd=False)
 
 
 def _check_level(data: NDArray[np.float32]) -> None:

@@ -10,6 +10,7 @@ from antigram.pipeline.corpora.good_sounds import GOOD_SOUNDS
 from antigram.pipeline.corpora.gsc import GSC
 from antigram.pipeline.corpora.iemocap import IEMOCAP
 from antigram.pipeline.corpora.librispeech import LIBRISPEECH
+from antigram.pipeline.corpora.manifest import MANIFEST
 from antigram.pipeline.corpora.ms_snsd import MS_SNSD
 from antigram.pipeline.corpora.nsynth import NSYNTH
 from antigram.pipeline.corpus import Corpus, CorpusError
@@ -28,6 +29,7 @@ CORPORA: dict[str, Corpus] = {
         FSDD,
         ASC,
         FOLDER,
+        MANIFEST,
         DEMO,
     )
 }

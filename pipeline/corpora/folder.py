@@ -20,8 +20,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from antigram.pipeline.audio.decoding import SUFFIXES
-from antigram.pipeline.corpora.label_columns import Spellings, choose_labels
-from antigram.pipeline.corpora.strict_csv import BadCellError, Row, Table, read_table, split_line
+from antigram.pipeline.corpora.label_columns import (
+    Spellings,
+    check_options,
+    choose_labels,
+    column_names,
+    resolve_option,
+)
+from antigram.pipeline.corpora.split_names import SPLIT_NAMES
+from antigram.pipeline.corpora.strict_csv import Row, Table, read_table
 from antigram.pipeline.corpus import (
     Clip,
     Corpus,
@@ -37,29 +44,6 @@ from antigram.pipeline.storage.regular import is_named
 __all__ = ["FOLDER"]
 
 _FILE = ("file_name", "file")  # accepted names of the column of paths
-_SPLITS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
-
-
-def _names(option: str, value: str) -> tuple[str, ...]:
-    """Parse names of columns from a line of CSV, where a name with a comma is in quotes."""
-    try:
-        names = tuple(name.strip() for _, name in split_line(value)) if value else ()
-    except BadCellError as error:
-        raise CorpusError(f"`{option}` {value!r}: {error}") from None
-    if "" in names or len(set(names)) < len(names):
-        raise CorpusError(
-            f"`{option}` {value!r}: wanted names of columns, each once, like mood,singer"
-        )
-    return names
 
 
 def _from_metadata(home: Path, options: Mapping[str, str]) -> Iterator[Entry]:
@@ -74,7 +58,7 @@ def _from_metadata(home: Path, options: Mapping[str, str]) -> Iterator[Entry]:
             for name, values in columns.items()
             if name not in (column, "split")
         },
-        _names("labels", options.get("labels", "")),
+        column_names("labels", options.get("labels", "")),
         options.get("main_label", ""),
         f"folder: {table.path}",
     )
@@ -149,12 +133,12 @@ def _split(table: Table, row: Row) -> Split | None:
         return None
     index = table.names.index("split")
     split = row.cells[index].strip().lower()
-    if split and split not in _SPLITS:
+    if split and split not in SPLIT_NAMES:
         raise CorpusError(
             f"folder: {table.where(row, index)}: split is {split!r}; wanted train, validation or "
             "test"
         )
-    return _SPLITS.get(split)
+    return SPLIT_NAMES.get(split)
 
 
 def _notes(table: Table, labels: tuple[str, ...], left_out: Mapping[str, str]) -> Iterator[Note]:
@@ -182,8 +166,8 @@ def _is_audio(name: str) -> bool:
 
 def _from_directories(home: Path) -> Iterator[Entry]:
     tops = sorted(p for p in home.iterdir() if p.is_dir() and not p.name.startswith("."))
-    is_split = bool(tops) and all(p.name.lower() in _SPLITS for p in tops)
-    homes = [(p, _SPLITS[p.name.lower()]) for p in tops] if is_split else [(home, None)]
+    is_split = bool(tops) and all(p.name.lower() in SPLIT_NAMES for p in tops)
+    homes = [(p, SPLIT_NAMES[p.name.lower()]) for p in tops] if is_split else [(home, None)]
     spellings = Spellings()
     for folder in dict.fromkeys((home, *(folder for folder, _ in homes))):
         if loose := sum(p.is_file() and _is_audio(p.name) for p in folder.iterdir()):
@@ -220,25 +204,6 @@ def _clips(home: Path, options: Mapping[str, str]) -> Iterator[Entry]:
     yield from _from_directories(home)
 
 
-def _resolve(option: str, value: str) -> str:
-    """Return the canonical form of an option: no surrounding blanks, quotes only if needed."""
-    if option == "main_label":
-        return value.strip()
-    quoted = (
-        '"' + n.replace('"', '""') + '"' if set(n) & set(',"') else n for n in _names(option, value)
-    )
-    return ",".join(quoted)
-
-
-def _adapt(corpus: Corpus, options: Mapping[str, str]) -> Corpus:
-    picked, main = _names("labels", options["labels"]), options["main_label"]
-    if picked and main and main not in picked:
-        raise CorpusError(
-            f"`main_label` {main!r}: is not among `labels={options['labels']}`; name it there, too"
-        )
-    return corpus
-
-
 FOLDER = Corpus(
     name="folder",
     labels=(),
@@ -256,6 +221,6 @@ FOLDER = Corpus(
     ),
     list_clips=_clips,
     options={"labels": "", "main_label": ""},
-    resolve=_resolve,
-    adapt=_adapt,
+    resolve=resolve_option,
+    adapt=check_options,
 )

@@ -11,9 +11,18 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from antigram.pipeline.corpus import CorpusError
+from antigram.pipeline.corpora.strict_csv import BadCellError, split_line
+from antigram.pipeline.corpus import Corpus, CorpusError
 
-__all__ = ["Chosen", "Spellings", "choose_labels"]
+__all__ = [
+    "Chosen",
+    "Spellings",
+    "check_options",
+    "choose_labels",
+    "column_names",
+    "resolve_option",
+    "why_no_label",
+]
 
 _FEW = 5  # least number of known values; fewer may all differ by chance
 _WORDS = 3  # a value of this many words counts as a sentence
@@ -54,8 +63,55 @@ class Spellings:
             )
 
 
+def column_names(option: str, value: str) -> tuple[str, ...]:
+    """Parse names of columns from a line of CSV, where a name with a comma is in quotes.
+
+    Raises:
+        CorpusError: the line is malformed, or a name is empty or occurs twice.
+    """
+    try:
+        names = tuple(name.strip() for _, name in split_line(value)) if value else ()
+    except BadCellError as error:
+        raise CorpusError(f"`{option}` {value!r}: {error}") from None
+    if "" in names or len(set(names)) < len(names):
+        raise CorpusError(
+            f"`{option}` {value!r}: wanted names of columns, each once, like mood,singer"
+        )
+    return names
+
+
+def resolve_option(option: str, value: str) -> str:
+    """Return the canonical form of `labels` or `main_label`: no blanks around names, few quotes."""
+    if option == "main_label":
+        return value.strip()
+    quoted = (
+        '"' + n.replace('"', '""') + '"' if set(n) & set(',"') else n
+        for n in column_names(option, value)
+    )
+    return ",".join(quoted)
+
+
+def check_options(corpus: Corpus, options: Mapping[str, str]) -> Corpus:
+    """Return the corpus as it is.
+
+    Raises:
+        CorpusError: `main_label` is not among `labels`.
+    """
+    picked, main = column_names("labels", options["labels"]), options["main_label"]
+    if picked and main and main not in picked:
+        raise CorpusError(
+            f"`main_label` {main!r}: is not among `labels={options['labels']}`; name it there, too"
+        )
+    return corpus
+
+
 def choose_labels(
-    columns: Mapping[str, Sequence[str]], picked: Sequence[str], main: str, where: str
+    columns: Mapping[str, Sequence[str]],
+    picked: Sequence[str],
+    main: str,
+    where: str,
+    *,
+    refused: Mapping[str, str] | None = None,
 ) -> Chosen:
     """Choose the label columns of a table.
 
@@ -65,6 +121,7 @@ def choose_labels(
         main: name of the main label; empty: ``label``, else the first label with two classes or
             more.
         where: file of the table, with which each message begins.
+        refused: names of further columns, not among the picked ones, and why each is no label.
 
     Raises:
         CorpusError: a named column does not exist, or no column can be a label.
@@ -74,10 +131,11 @@ def choose_labels(
         for name in names:
             if name not in columns:
                 raise CorpusError(f"{where}: `{option}` {name!r}: no such column; there is {known}")
-    reasons = {name: _why_not(values) for name, values in columns.items()}
+    reasons = {name: why_no_label(values) for name, values in columns.items()}
     wanted = set(picked) or {"label", main}
     taken = [name for name in picked or columns if name in wanted or not (picked or reasons[name])]
     left_out = {name: reasons[name] or "not picked" for name in columns if name not in taken}
+    left_out |= refused or {}
     if not taken:
         listed = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "none"
         raise CorpusError(
@@ -90,8 +148,12 @@ def choose_labels(
     return Chosen((main, *(name for name in taken if name != main)), left_out)
 
 
-def _why_not(values: Sequence[str]) -> str:
-    """Return the reason why a column's values are not classes; empty if they may be classes."""
+def why_no_label(values: Sequence[str]) -> str:
+    """Return the reason why a column's values are not classes; empty if they may be classes.
+
+    Args:
+        values: the value of each file; '' where it is unknown.
+    """
     known = [value for value in values if value]
     different = len(set(known))
     if not known:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from antigram.pipeline.corpora.text import read_text
 from antigram.pipeline.corpus import CorpusError
 
-__all__ = ["BadCellError", "Row", "Table", "read_table", "split_line"]
+__all__ = ["BadCellError", "Row", "Table", "read_rows", "read_table", "split_line"]
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _CELL = re.compile(r'"((?:[^"]|"")*+)"(?=,|\Z)|([^",]*+)(?=,|\Z)')
@@ -50,8 +50,11 @@ class Table:
     def where(self, row: Row | int, index: int) -> str:
         """Return ``PATH:LINE:COLUMN`` of a cell; columns count characters, as in editors."""
         number = row if isinstance(row, int) else row.number
-        starts = [start for start, _ in split_line(self.lines[number - 1])]
-        return f"{self.path}:{number}:{starts[index]}"
+        return _where(self.path, number, self.lines[number - 1], index)
+
+
+def _where(path: Path, number: int, line: str, index: int) -> str:
+    return f"{path}:{number}:{split_line(line)[index][0]}"
 
 
 def split_line(line: str) -> list[tuple[int, str]]:
@@ -89,37 +92,51 @@ def read_table(path: Path) -> Table:
         CorpusError: the file is not UTF-8 text, or the table is malformed or ambiguous.
     """
     lines = tuple(_LINE_END.split(read_text(path)))
-    rows = []
-    for number, line in enumerate(lines, 1):
+    header, *rows = read_rows(path, enumerate(lines, 1))
+    return Table(path, header.cells, tuple(rows), lines)
+
+
+def read_rows(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Row]:
+    """Yield the names of a table's columns as a row, then its rows; blank lines are left out.
+
+    Args:
+        path: file of the table, for messages.
+        lines: number, from 1, and text of each line.
+
+    Raises:
+        CorpusError: the table is malformed or ambiguous.
+    """
+    names: tuple[str, ...] = ()
+    for number, line in lines:
         if not line.strip():
             continue
         if "\0" in line:
             at = line.index("\0") + 1
             raise CorpusError(f"{path}:{number}:{at}: a NUL; wanted UTF-8 text: save it as such")
         try:
-            rows.append(Row(number, tuple(text for _, text in split_line(line))))
+            cells = tuple(text for _, text in split_line(line))
         except BadCellError as error:
             raise CorpusError(f"{path}:{number}:{error.column}: {error}") from None
-    if not rows:
+        if not names:
+            cells = names = tuple(name.strip() for name in cells)
+            _check_names(path, number, line, names)
+        elif len(cells) != len(names):
+            raise _count_error(path, number, line, names)
+        yield Row(number, cells)
+    if not names:
         raise CorpusError(f"{path}:1:1: the table is empty; wanted a line of column names")
-    header, body = rows[0], tuple(rows[1:])
-    table = Table(path, tuple(name.strip() for name in header.cells), body, lines)
-    _check_names(table, header)
-    for row in body:
-        _check_count(table, row)
-    return table
 
 
-def _check_names(table: Table, header: Row) -> None:
-    if len(table.names) == 1 and (separator := re.search(r"[;\t|]", table.names[0])):
-        at = f"{table.path}:{header.number}:{separator.start() + 1}"
+def _check_names(path: Path, number: int, line: str, names: tuple[str, ...]) -> None:
+    if len(names) == 1 and (separator := re.search(r"[;\t|]", names[0])):
+        at = f"{path}:{number}:{separator.start() + 1}"
         raise CorpusError(f"{at}: columns are separated by {separator[0]!r}; wanted commas")
     seen: dict[str, int] = {}
-    for index, name in enumerate(table.names):
-        where = table.where(header, index)
+    for index, name in enumerate(names):
+        where = _where(path, number, line, index)
         if not name:
             raise CorpusError(
-                f"{where}: column {index + 1} of {len(table.names)} has no name; give it one, or "
+                f"{where}: column {index + 1} of {len(names)} has no name; give it one, or "
                 "remove it (pandas: to_csv(..., index=False))"
             )
         if not name.isprintable():
@@ -129,24 +146,21 @@ def _check_names(table: Table, header: Row) -> None:
         if first != index:
             raise CorpusError(
                 f"{where}: column {index + 1} is called {name!r}, as is column {first + 1} "
-                f"({table.names[first]!r}); wanted each name once: rename one, or remove it"
+                f"({names[first]!r}); wanted each name once: rename one, or remove it"
             )
 
 
-def _check_count(table: Table, row: Row) -> None:
-    wanted = len(table.names)
-    if len(row.cells) == wanted:
-        return
-    surplus = len(row.cells) > wanted
+def _count_error(path: Path, number: int, line: str, names: tuple[str, ...]) -> CorpusError:
+    wanted, count = len(names), len(split_line(line))
+    surplus = count > wanted
     advice = (
         'a value with a comma is written in quotes: "Smith, John"'
         if surplus
         else "an empty cell needs its comma, too"
     )
-    where = table.where(row, wanted if surplus else len(row.cells) - 1)
-    raise CorpusError(
-        f"{where}: the line has {len(row.cells)} cells, the header {wanted} "
-        f"({_shown(table.names)}): {advice}"
+    where = _where(path, number, line, wanted if surplus else count - 1)
+    return CorpusError(
+        f"{where}: the line has {count} cells, the header {wanted} ({_shown(names)}): {advice}"
     )
 
 

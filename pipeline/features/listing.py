@@ -5,22 +5,18 @@ Nothing is decoded here, so listing 100,000 files takes seconds and errors are r
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 from antigram.pipeline.audio.decoding import AudioInfo
-from antigram.pipeline.audio.windows import window_starts
 from antigram.pipeline.corpus import (
     Clip,
     Corpus,
     CorpusError,
     Entry,
-    Mixture,
     MixtureRequest,
     Note,
     Rejected,
@@ -31,46 +27,14 @@ from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.designs import Design, Segments, is_design
 from antigram.pipeline.features.headers import probe_all
 from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.rows import Labels, Reject, Row, labels_of, rows_of, segments_of
 from antigram.pipeline.features.split import SPLITS, assign
 from antigram.pipeline.features.within import Training
-from antigram.pipeline.storage.hashing import digest
+from antigram.pipeline.storage.hashing import digest_of_list
 
 __all__ = ["Listing", "Reject", "Row", "list_rows", "segments_of", "split_rows"]
 
 _UNSAFE = frozenset("/\\") | {chr(code) for code in range(32)}
-SHORT_PIECE = "piece shorter than half a window"
-
-
-class Row(NamedTuple):
-    """One row of a store: the position of its audio, and its labels.
-
-    It is a tuple because all rows are sent to workers, and a dataclass takes ten times as long to
-    pickle.
-    """
-
-    clip_id: str
-    path: str  # relative to the corpus's folder, with /
-    start: int  # first sample, at the recipe's rate
-    samples: int  # length of the audio; the rest of the row is zeros
-    labels: tuple[tuple[str, str], ...]
-    group: str
-    official: str | None
-    mixture: Mixture | None = None  # `path` and `start` then belong to its recording at `offset`
-    offset: int = 0  # first sample within the mixture
-    length: int = 0  # samples of the complete recording
-
-    def source(self, sample_rate: int) -> str:
-        """Return the row's source, ``PATH#START_S``."""
-        seconds = f"{self.start / sample_rate:.6f}".rstrip("0").rstrip(".")
-        return f"{self.path}#{seconds}"
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """A recording or segment that is missing or cannot be used, and the reason."""
-
-    source: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +53,6 @@ class Listing:
     def main(self) -> str:
         """The main label."""
         return self.label_names[0]
-
-
-def segments_of(count: int, recipe: Recipe) -> tuple[list[tuple[int, int]], bool]:
-    """Divide a recording into segments, for `prepare` and `predict` alike.
-
-    Args:
-        count: samples of the recording, at the recipe's rate.
-        recipe: defines length and overlap of segments, and whether recordings are cut.
-
-    Returns:
-        First sample and number of samples of each segment (the rest of a segment is zeros); and
-        whether a last piece was left out.
-    """
-    starts, short = [0], False
-    if recipe.longer == "segment":
-        starts, short = window_starts(count, recipe.samples, recipe.window_hop, recipe.last_window)
-    return [(start, min(recipe.samples, count - start)) for start in starts], short
 
 
 def list_rows(
@@ -166,9 +113,10 @@ def list_rows(
         home, sorted({clip.path for clip in clips if clip.mixture is None}), workers, on_progress
     )
     rows: list[Row] = []
+    shared: dict[Labels, Labels] = {}
     for clip in clips:
         info = None if clip.mixture is not None else infos[clip.path][0]
-        for row in _rows_of(clip, info, recipe):
+        for row in rows_of(clip, info, recipe, labels_of(clip, shared)):
             if isinstance(row, Skipped):
                 skipped[row.reason] += row.count
             elif isinstance(row, Reject):
@@ -176,14 +124,7 @@ def list_rows(
             else:
                 rows.append(row)
     rows.sort(key=lambda row: row.clip_id)
-    identity = digest(
-        [
-            [row.clip_id, row.path, row.start, row.samples, row.labels, row.group, row.official]
-            + ([asdict(row.mixture)] if row.mixture else [])
-            for row in rows
-        ]
-        + [[path, size] for path, (_, size) in infos.items()]
-    )
+    identity = digest_of_list(_identities(rows, infos))
     left_out = dict(sorted(skipped.items()))
     return Listing(
         tuple(rows),
@@ -194,6 +135,17 @@ def list_rows(
         tuple(notes),
         {path: size for path, (_, size) in infos.items()},
     )
+
+
+def _identities(
+    rows: Iterable[Row], infos: Mapping[str, tuple[AudioInfo | str, int]]
+) -> Iterator[list[object]]:
+    """Yield what decides a listing: its rows, and the sizes of their files."""
+    for row in rows:
+        own = [row.clip_id, row.path, row.start, row.samples, row.labels, row.group, row.official]
+        yield own + ([asdict(row.mixture)] if row.mixture else [])
+    for path, (_, size) in infos.items():
+        yield [path, size]
 
 
 def _entries(
@@ -239,7 +191,8 @@ def _check_label_names(corpus: Corpus, home: Path, names: Sequence[str], recipe:
 def _check_clips(corpus: Corpus, home: Path, clips: list[Clip]) -> None:
     for one, two in pairwise(clips):
         if one.id == two.id:
-            raise CorpusError(f"{corpus.name}: {one.path} and {two.path} both have the id {one.id}")
+            first, second = one.where or one.path, two.where or two.path
+            raise CorpusError(f"{corpus.name}: {first} and {second} both have the id {one.id}")
     for clip in clips:
         try:
             f"{clip.path}{clip.id}{clip.labels}".encode()
@@ -264,72 +217,6 @@ def _limit(clips: list[Clip], recipe: Recipe, main: str) -> list[Clip]:
     if recipe.limit:
         chosen = sorted(chosen, key=lambda clip: (numbers[clip.id], clip.id))[: recipe.limit]
     return sorted(chosen, key=lambda clip: clip.id)
-
-
-def _rows_of(
-    clip: Clip, info: AudioInfo | str | None, recipe: Recipe
-) -> Iterator[Row | Skipped | Reject]:
-    """Yield the rows of a clip, and a reason for each part that gives no row.
-
-    Args:
-        clip: a recording, a part of a recording, or a mixture.
-        info: header of the recording, or the reason why it has none; None for a mixture.
-        recipe: defines how the clip is divided.
-    """
-    if clip.mixture is not None:
-        return _rows_of_mixture(clip, clip.mixture, recipe)
-    if isinstance(info, AudioInfo):
-        return _rows_of_recording(clip, info, recipe)
-    return iter([Reject(clip.path, info or "its header was not read")])
-
-
-def _rows_of_recording(
-    clip: Clip, info: AudioInfo, recipe: Recipe
-) -> Iterator[Row | Skipped | Reject]:
-    total = info.samples_at(recipe.sample_rate)
-    first = round(clip.start_s * recipe.sample_rate)
-    last = total if clip.end_s is None else min(total, round(clip.end_s * recipe.sample_rate))
-    path = clip.path
-    if first >= last:
-        reason = f"the part from {clip.start_s:g} s begins after its end ({total} samples)"
-        yield Reject(path, reason)
-        return
-    segments, short = segments_of(last - first, recipe)
-    if short:
-        yield Skipped(SHORT_PIECE)
-    for index, (start, samples) in enumerate(segments):
-        yield Row(
-            clip_id=recipe.segment_id(clip.id, index),
-            path=path,
-            start=first + start,
-            samples=samples,
-            labels=tuple(sorted((k, v) for k, v in clip.labels.items() if v)),
-            group=clip.group or clip.id,
-            official=clip.split,
-            length=last - first,
-        )
-
-
-def _rows_of_mixture(clip: Clip, mixture: Mixture, recipe: Recipe) -> Iterator[Row | Skipped]:
-    """Yield the segments of a mixture; the source of each is the recording in which it begins."""
-    segments, short = segments_of(mixture.samples, recipe)
-    if short:
-        yield Skipped(SHORT_PIECE)
-    ends = list(accumulate(count for _, count in mixture.clean))
-    for index, (start, samples) in enumerate(segments):
-        part = bisect_right(ends, start)
-        yield Row(
-            clip_id=recipe.segment_id(clip.id, index),
-            path=mixture.clean[part][0],
-            start=start - (ends[part - 1] if part else 0),
-            samples=samples,
-            labels=tuple(sorted((k, v) for k, v in clip.labels.items() if v)),
-            group=clip.id,
-            official=clip.split,
-            mixture=mixture,
-            offset=start,
-            length=mixture.samples,
-        )
 
 
 def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -> list[int]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.listing import Row
 from antigram.pipeline.storage.chunks import crc32c
-from antigram.pipeline.storage.regular import regular
+from antigram.pipeline.storage.members import open_recording, stat_recording
 
 __all__ = [
     "Compared",
@@ -139,7 +139,7 @@ def _now(home: Path, path: str) -> Source:
     """Return the present state of a recording, after reading the complete file."""
     reading = Reading(home)
     try:
-        handle, status = regular(f"{home}/{path}")
+        handle, status = open_recording(f"{home}/{path}")
         try:
             reading.look(path)(handle, status, b"")
         finally:
@@ -206,10 +206,9 @@ def compare(
 
 def _version_now(home: Path, path: str) -> tuple[str, int, int] | None:
     try:
-        status = os.stat(f"{home}/{path}")  # noqa: PTH116 - as text: see `corpus.Clip.path`
+        return path, *stat_recording(f"{home}/{path}")
     except OSError:
         return None
-    return path, status.st_size, status.st_mtime_ns
 
 
 def joined(parts: Iterable[Iterable[Source]], home: Path) -> list[Source]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 
-__all__ = ["canonical_json", "digest"]
+__all__ = ["canonical_json", "digest", "digest_of_list"]
 
 
 def canonical_json(value: object) -> str:
@@ -16,3 +17,12 @@ def canonical_json(value: object) -> str:
 def digest(value: object) -> str:
     """Return the SHA-256 (hex) of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def digest_of_list(values: Iterable[object]) -> str:
+    """Return the `digest` of a list of values, without holding the list in memory."""
+    sha = hashlib.sha256(b"[")
+    for index, value in enumerate(values):
+        sha.update((canonical_json(value) if index == 0 else f",{canonical_json(value)}").encode())
+    sha.update(b"]")
+    return sha.hexdigest()

@@ -10,8 +10,9 @@ from antigram.pipeline.corpora.folder import FOLDER
 from antigram.pipeline.corpora.gsc import GSC
 from antigram.pipeline.corpus import Clip, Corpus, CorpusError, Skipped
 from antigram.pipeline.errors import InputError
-from antigram.pipeline.features.listing import SHORT_PIECE, list_rows, split_rows
+from antigram.pipeline.features.listing import list_rows, split_rows
 from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.rows import SHORT_PIECE
 from tests.reference.cover import cover
 from tests.support.corpus_trees import RATE, sound, wav
 from tests.support.stores import gsc_recipe

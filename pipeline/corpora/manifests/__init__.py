@@ -1,0 +1,1 @@
+"""The formats of manifests that `corpora.manifest` reads, a module for each."""
