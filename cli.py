@@ -35,6 +35,7 @@ from antigram.studies.click_options import (
     device_option,
     flag_option,
     layers_option,
+    optimiser_options,
     precision_option,
     rows_options,
     seed_option,
@@ -294,6 +295,7 @@ def plan(common: Context, **options: Any) -> None:
 @shown_option(
     "--weight-decay", type=FloatRange(0, 100), default=0.0, help="Weight decay as in AdamW."
 )
+@optimiser_options
 @seed_option()
 @flag_option("--shuffle-labels", help="A control: permute the labels of training and validation.")
 @flag_option("--augment", help="Masks, shifts and gains; with a cache made with --views.")

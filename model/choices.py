@@ -14,6 +14,7 @@ from antigram.pipeline.errors import InputError
 __all__ = [
     "AGGREGATIONS",
     "ARCHS",
+    "CLASS_WEIGHTS",
     "CODECS",
     "CONTROLS",
     "DTYPES",
@@ -21,16 +22,19 @@ __all__ = [
     "MODES",
     "NEED_LABELS",
     "PRECISIONS",
+    "SCHEDULES",
     "SIMILARITIES",
     "TAPS",
     "Aggregation",
     "ArchName",
+    "ClassWeights",
     "Codec",
     "Control",
     "Dtype",
     "Loss",
     "Mode",
     "Precision",
+    "Schedule",
     "Similarity",
     "Tap",
     "matrix_side",
@@ -45,6 +49,8 @@ Aggregation = Literal["gram", "mean", "sum", "max", "compmul", "pairwise"]
 Similarity = Literal["cos2", "mse-sigmoid", "cka"]
 Loss = Literal["paper", "released"]
 Precision = Literal["32", "tf32", "bf16"]
+Schedule = Literal["constant", "cosine", "plateau"]
+ClassWeights = Literal["balanced"]
 Codec = Literal["packed", "factor", "lowrank", "map"]
 Control = Literal["permuted", "random", "mean-gram"]
 
@@ -57,6 +63,8 @@ AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+CLASS_WEIGHTS: tuple[ClassWeights, ...] = get_args(ClassWeights)
 CODECS: tuple[Codec, ...] = get_args(Codec)
 CONTROLS: tuple[Control, ...] = get_args(Control)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)

@@ -29,6 +29,7 @@ __all__ = [
     "device_option",
     "flag_option",
     "layers_option",
+    "optimiser_options",
     "precision_option",
     "rows_options",
     "seed_option",
@@ -75,3 +76,26 @@ def rows_options(command: Callable[..., Any]) -> Callable[..., Any]:
         command
     )
     return shown_option("--tap", type=Choice(choices.TAPS), default="relu")(command)
+
+
+def optimiser_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that decide the optimisation beside its learning rate."""
+    command = option("--clip-norm", type=ABOVE_0, help="Greatest norm of the gradient.")(command)
+    command = shown_option(
+        "--warmup",
+        type=FloatRange(0, math.inf, max_open=True),
+        default=0.0,
+        help="Epochs in which the learning rate rises linearly, such as 0.5.",
+    )(command)
+    command = shown_option(
+        "--schedule",
+        type=Choice(choices.SCHEDULES),
+        default="constant",
+        help="Learning rate: a half cosine to 0 over --epochs, or halved after two epochs without "
+        "a lower validation loss.",
+    )(command)
+    return option(
+        "--class-weights",
+        type=Choice(choices.CLASS_WEIGHTS),
+        help="balanced: each class has the same share of the loss; default: each segment has.",
+    )(command)

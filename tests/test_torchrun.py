@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 # 42 clips: the last batch of 29 train clips is not full, and has an odd number of clips.
 TRAIN = ["train", "--layer", "3", "--epochs", "2", "--dropout", "0", "--batch-size", "6", "--json"]
+OPTIMISATION = ["--class-weights", "balanced", "--schedule", "cosine"]
+OPTIMISATION += ["--warmup", "0.5", "--clip-norm", "1"]
 
 
 def command(workspace, *words, processes):
@@ -82,7 +84,8 @@ def test_two_processes_train_to_the_losses_of_one(mode, cached, tmp_path):
     net = ("--ckpt", cached / "net.pt") if mode == "online" else ()
     runs = []
     for processes in (1, 2):
-        words = (*TRAIN, "--mode", mode, *net, "--name", f"{mode}-{processes}")
+        more = OPTIMISATION if mode == "cached" else ()
+        words = (*TRAIN, *more, "--mode", mode, *net, "--name", f"{mode}-{processes}")
         done = antigram(cached / "workspace", *words, processes=processes)
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout)
@@ -90,6 +93,8 @@ def test_two_processes_train_to_the_losses_of_one(mode, cached, tmp_path):
     (one, alone), (two, distributed) = runs
     assert [e["epoch"] for e in one] == [e["epoch"] for e in two] == [1, 2]
     for a, b in zip(one, two, strict=True):
+        assert a.get("lr") == b.get("lr")
+        assert ("lr" in a) == (mode == "cached")
         for split in ("train", "validation"):
             assert a[split].keys() == b[split].keys()
             for key, value in a[split].items():

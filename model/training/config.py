@@ -9,9 +9,11 @@ from typing import Any
 from antigram.model.choices import (
     NEED_LABELS,
     Aggregation,
+    ClassWeights,
     Loss,
     Mode,
     Precision,
+    Schedule,
     Similarity,
     Tap,
     similarity_of,
@@ -23,6 +25,9 @@ from antigram.pipeline.draw import check_seed
 from antigram.pipeline.errors import InputError
 
 __all__ = ["TrainConfig"]
+
+
+_LATER = {"class_weights": None, "schedule": "constant", "warmup": 0.0, "clip_norm": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,14 @@ class TrainConfig:
         lr: learning rate of Adam.
         dropout: dropout probability of the hidden linear layers.
         weight_decay: decoupled from the gradient, as in AdamW; 0 for none, as in the paper.
+        class_weights: ``balanced`` weights each class in the cross-entropy of training and
+            validation: see `balanced_weights`; None for equal weights.
+        schedule: learning rate over the training, as in `Schedule`: ``constant``, ``cosine`` or
+            ``plateau``.
+        warmup: number of epochs, which may be a fraction, in which the learning rate rises
+            linearly, step by step.
+        clip_norm: greatest norm of the gradient of all trained parameters together; a longer
+            gradient is scaled down to it. None for no limit.
         seed: seed of initial weights, batch orders, dropout and augmentation.
         precision: ``32``, ``tf32`` or ``bf16``.
         max_steps: greatest number of steps; 0 for no limit.
@@ -82,6 +95,10 @@ class TrainConfig:
     lr: float = 5e-4
     dropout: float = 0.5
     weight_decay: float = 0.0
+    class_weights: ClassWeights | None = None
+    schedule: Schedule = "constant"
+    warmup: float = 0.0
+    clip_norm: float | None = None
     seed: int = 0
     precision: Precision = "32"
     max_steps: int = 0
@@ -109,6 +126,10 @@ class TrainConfig:
             raise InputError(f"`dropout` {self.dropout}: wanted at least 0, under 1")
         if not 0 <= self.weight_decay < float("inf"):
             raise InputError(f"`weight_decay` {self.weight_decay}: wanted at least 0")
+        if not 0 <= self.warmup < float("inf"):
+            raise InputError(f"`warmup` {self.warmup}: wanted a number of epochs, at least 0")
+        if self.clip_norm is not None and not 0 < self.clip_norm < float("inf"):
+            raise InputError(f"`clip_norm` {self.clip_norm}: wanted a number above 0")
         if self.mode == "frozen" and not self.layers:
             raise InputError("`mode=frozen` needs a layer: `layers` 1 to 13")
         if self.shuffle_labels and self.mode != "baseline":
@@ -161,4 +182,7 @@ class TrainConfig:
             del plain["against"]
         if not self.weight_decay:  # runs of earlier versions lack the field and may be resumed
             del plain["weight_decay"]
+        for name, unused in _LATER.items():  # likewise
+            if plain[name] == unused:
+                del plain[name]
         return plain

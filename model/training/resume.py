@@ -37,6 +37,7 @@ class State:
         done: steps taken in an unfinished epoch; 0 between epochs.
         sums: result of `Sums.to_plain` for an unfinished epoch.
         effect: result of `Effect.to_plain`; empty in files of earlier versions.
+        schedule: result of `Schedule.to_plain`; empty in files of earlier versions.
     """
 
     epoch: int = 0
@@ -46,6 +47,7 @@ class State:
     done: int = 0
     sums: dict[str, Any] = field(default_factory=dict)
     effect: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
 
     def over(self, config: TrainConfig) -> bool:
         """Return whether training ends: by ``epochs``, ``max_steps`` or ``patience``."""
@@ -220,7 +222,7 @@ def _end_moved(files: RunFiles, settings: Mapping[str, Any]) -> bool:
     stored = dict(_leaves({key: files.settings.get(key) for key in keys}))
     given = dict(_leaves(json.loads(json.dumps({key: settings[key] for key in keys}))))
     names = [name for name in {**stored, **given} if stored.get(name) != given.get(name)]
-    ends = _ends(given["mode"])
+    ends = _ends(given["mode"], given.get("schedule"))
     for name in ends:
         if name in names and isinstance(stored.get(name), int) and given[name] > stored[name]:
             names.remove(name)
@@ -235,9 +237,10 @@ def _end_moved(files: RunFiles, settings: Mapping[str, Any]) -> bool:
     return stored != given
 
 
-def _ends(mode: str) -> tuple[str, ...]:
+def _ends(mode: str, schedule: str | None) -> tuple[str, ...]:
     """Return the settings that have no effect on the numbers of earlier epochs."""
-    return ("patience",) if mode == "dann" else ENDS  # dann's schedule runs over `epochs`
+    over_epochs = mode == "dann" or schedule == "cosine"  # a schedule of theirs runs over `epochs`
+    return ("patience",) if over_epochs else ENDS
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -280,7 +283,11 @@ def _load(
         if isinstance(number := last["format_version"], int) and number > 1:
             raise StoredDataError(f"written by version {number}, this reads up to 1")
         initial = asdict(State())
-        fields = {"effect": {}, **{name: last[name] for name in initial if name in last}}
+        later: dict[str, Any] = {
+            "effect": {},
+            "schedule": {},
+        }  # files of earlier versions lack them
+        fields = {**later, **{name: last[name] for name in initial if name in last}}
         for name, value in initial.items():
             if type(fields[name]) is not type(value):
                 raise TypeError(f"{name} is {fields[name]!r}")

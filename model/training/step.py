@@ -119,6 +119,7 @@ class Step:
         device: device of student, teachers and batches.
         forward: the student as `DistributedContext.wrap` returns it; by default ``net``.
         domain_loss: loss between the domains of a batch; None in modes without a second label.
+        class_weights: ``(class,)`` float32 weights in the cross-entropy; None for equal weights.
     """
 
     def __init__(
@@ -129,7 +130,9 @@ class Step:
         device: torch.device,
         forward: nn.Module | None = None,
         domain_loss: DomainLoss | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
+        self._class_weights = class_weights
         self.domain_loss = domain_loss
         self.measures = domain_loss.measures if domain_loss is not None else ()
         self.net, self.sources, self.config, self.device = net, sources, config, device
@@ -197,7 +200,7 @@ class Step:
         with autocast(self.device, config.precision):
             forward = self.forward if self.net.training else self.net
             logits = forward(batch.x, self.layers, config.tap, on_tap, features.append)
-        ce = functional.cross_entropy(logits.float(), batch.y)
+        ce = self._cross_entropy(logits.float(), batch.y)
         correct = (logits.argmax(1) == batch.y).sum()
         if self.domain_loss is not None:
             self.domain_loss.train(self.net.training)
@@ -210,6 +213,17 @@ class Step:
             probe.end(ce, len(batch.y) if batch.weight else 0)
         loss = sum(losses, start=ce)
         return loss if batch.weight == 1 else loss * batch.weight
+
+    def _cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the mean over segments of the weighted cross-entropy.
+
+        torch's own weighted mean divides by the weights of a batch, so that a segment would count
+        more or less by the company it is in, and two processes would not do what one does.
+        """
+        if self._class_weights is None:
+            return functional.cross_entropy(logits, y)
+        weights = self._class_weights
+        return functional.cross_entropy(logits, y, weight=weights, reduction="none").mean()
 
     def _of(self, members: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return the indices of some teachers, as a tensor on the device, and their weights."""

@@ -30,7 +30,7 @@ class TensorBoardLogger:
                 return
             writer: Any = tensorboard.SummaryWriter  # untyped if tensorboard is installed
             self._writer = writer(str(self._run), purge_step=step)
-        scalars = {"data_wait_seconds": entry.get("data_wait_seconds")}
+        scalars = {name: entry.get(name) for name in ("data_wait_seconds", "lr")}
         for split in ("train", "validation"):
             scalars |= {f"{key}/{split}": value for key, value in _leaves(entry.get(split, {}))}
         for tag, value in scalars.items():

@@ -18,6 +18,7 @@ from antigram.model.nets.vgg import Vgg
 from antigram.model.training.at_effect import Effect, Table, effect_note
 from antigram.model.training.batches import Batches
 from antigram.model.training.checkpoint import Checkpoint, load_tensors, write_tensors
+from antigram.model.training.class_weights import balanced_weights, weights_note
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.distributed import DistributedContext
 from antigram.model.training.domains import prepare_domains
@@ -34,6 +35,7 @@ from antigram.model.training.result import (
 )
 from antigram.model.training.resume import BEST, LAST, RESULT, start
 from antigram.model.training.run_files import RunFiles
+from antigram.model.training.schedule import Schedule
 from antigram.model.training.shuffled import shuffled_labels, shuffled_note
 from antigram.model.training.step import Step, Sums
 from antigram.model.training.step_limiter import StepLimiter
@@ -106,6 +108,12 @@ def train(
     classes = store.classes[config.task]
     shuffled = config.shuffle_labels
     labels = shuffled_labels(store, config.task, rows, config.seed) if shuffled else None
+    class_weights = None
+    if config.class_weights is not None:
+        given = store.labels(config.task) if labels is None else labels
+        balanced = balanced_weights(given[rows["train"]], len(classes))
+        class_weights = torch.from_numpy(balanced).to(device)
+        on_message(weights_note(balanced, classes))
     set_precision(config.precision)
     sources = grams if isinstance(grams, Sources) or grams is None else Sources({"": grams})
     held = Held((store.features, *(sources.arrays if sources else ())), on_message)
@@ -122,6 +130,8 @@ def train(
         decoupled_weight_decay=config.weight_decay > 0,
         fused=True,
     )
+    steps_in_epoch = -(-len(rows["train"]) // config.batch_clips)
+    schedule = Schedule(config, steps_in_epoch, adam)
     batches = Batches(
         store,
         config.task,
@@ -163,8 +173,8 @@ def train(
         for note in started.result.get("notes", ()):
             on_message(note)
         return started.result
-    step = Step(net, sources, config, device, distributed.wrap(net), domain_loss)
-    steps_in_epoch = -(-len(rows["train"]) // config.batch_clips)
+    step = Step(net, sources, config, device, distributed.wrap(net), domain_loss, class_weights)
+    schedule.restore(state.schedule)
     limiter = StepLimiter(device)
     guard = LossGuard(store, sources, config.lr, held.look)
     times: list[float] = []
@@ -198,6 +208,9 @@ def train(
             loss = step(batch, sums, effect.gradients(first=not state.done, last=last))
             guard.add(batch.clips)
             loss.backward()  # type: ignore[no-untyped-call]
+            if config.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(trainable, config.clip_norm)
+            schedule.begin_step(state.step)
             adam.step()
             adam.zero_grad(set_to_none=True)  # frees gradients before the next batch's activations
             limiter.wait()
@@ -249,9 +262,10 @@ def train(
             "validation": losses,
             "seconds": time.perf_counter() - epoch_start,
             "data_wait_seconds": wait_s,
+            **schedule.end_epoch(state.step, losses["loss"]),
             **effect.end_epoch(similarity, best=best),
         }
-        state.effect = effect.to_plain()
+        state.effect, state.schedule = effect.to_plain(), schedule.to_plain()
         if distributed.leads:
             started.log(entry)
             board.epoch(entry)
