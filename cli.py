@@ -36,6 +36,7 @@ from antigram.studies.click_options import (
     flag_option,
     layers_option,
     optimiser_options,
+    own_option,
     precision_option,
     rows_options,
     seed_option,
@@ -190,8 +191,9 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 
 @app.command("cache-grams")
 @ckpt_option(required=True, help="The teacher.")
-@layers_option(required=True, type=console.Layer(), help="1 to 13, or all.")
+@layers_option(required=True, type=console.Layer(), help="Number, name of a module, or all.")
 @data_option
+@own_option
 @rows_options
 @option("--dtype", type=Choice(choices.DTYPES), help="Default: float16; with compmul float32.")
 @option(
@@ -233,7 +235,7 @@ def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
 
 
 @app.command()
-@layers_option(required=True, type=console.Layer(), help="1 to 13, or all.")
+@layers_option(required=True, type=console.Layer(), help="Number, name of a module, or all.")
 @data_option
 @task_option
 @ckpt_option(help="The teacher, for its architecture and width.")
@@ -264,8 +266,8 @@ def plan(common: Context, **options: Any) -> None:
 @option("--against", help="With dann and coral: label that the student's maps should not reveal.")
 @layers_option(
     type=console.Layer(of_source=True),
-    help="Layer(s) compared with the teacher, e.g. 5 or emo:5; with --mode frozen, the last "
-    "frozen layer.",
+    help="Layer(s) compared with the teacher, e.g. 5, layer3.1 or emo:5, or STUDENT=TEACHER where "
+    "the two differ; with --mode frozen, the last frozen layer.",
 )
 @option("--tap", type=Choice(choices.TAPS), help="Default: the cache's, or relu.")
 @option(
@@ -291,7 +293,7 @@ def plan(common: Context, **options: Any) -> None:
 @option("--patience", type=COUNT, help="Default: 5; with --resume, as in the run.")
 @batch_option(default=13, help="Segments in a step.")
 @shown_option("--lr", type=ABOVE_0, default=5e-4)
-@shown_option("--dropout", type=SHARE, default=0.5)
+@option("--dropout", type=SHARE, help="Before linear layers; default: 0.5.")
 @shown_option(
     "--weight-decay", type=FloatRange(0, 100), default=0.0, help="Weight decay as in AdamW."
 )
@@ -336,6 +338,7 @@ def train(common: Context, device_memory: float | None, **options: Any) -> None:
 @data_option
 @shown_option("--split", type=Choice(get_args(Split)), default="test")
 @option("--task", help="The store's label to score; default: the checkpoint's task.")
+@own_option
 @device_option
 @common_options
 def evaluate(common: Context, split: Split, **options: Any) -> None:
@@ -354,6 +357,7 @@ def evaluate(common: Context, split: Split, **options: Any) -> None:
 @ckpt_option(required=True, help="The checkpoint.")
 @option("--csv", "table", type=PATH, help="Also write the predictions for segments to this file.")
 @flag_option("--skip-unreadable", help="Leave out files that cannot be used, and list them.")
+@own_option
 @device_option
 @argument("audio", nargs=-1, required=True, type=PATH)
 @common_options
@@ -375,6 +379,7 @@ def predict(common: Context, **options: Any) -> None:
 @option("--recompute", type=COUNT, help="Recompute this many segments with the teacher.")
 @ckpt_option(help="The teacher, for --recompute.")
 @option("--data", help="The store, for --recompute; default: the cache's.")
+@own_option
 @device_option
 @common_options
 def verify(common: Context, **options: Any) -> int:

@@ -32,6 +32,7 @@ import zarr
 
 from antigram.cache.build import build_cache
 from antigram.cache.grams import LayerRows
+from antigram.cache.key import layer_name
 from antigram.cache.layer import ARRAY_OF, CacheLayer, layer_fingerprint
 from antigram.cache.plan import LayerPlan, plan_layers, teacher_net
 from antigram.model.choices import Codec
@@ -86,9 +87,9 @@ def teacher() -> Teacher:
 def made_layer(path: Path, plan: LayerPlan, clips: int) -> CacheLayer:
     """Return a layer of ``clips`` segments with random values, on which reading does not depend."""
     cache = Folder(path)
-    group = cache.below(f"layer{plan.key.layer:02d}")
+    group = cache.below(layer_name(plan.key.layer))
     specs = plan.specs(clips)
-    rng = np.random.default_rng(plan.key.layer)
+    rng = np.random.default_rng(plan.channels)
     values = rng.standard_normal((specs[0].rows, *specs[0].shape[1:]), np.float32)
     written = {
         spec.name: [

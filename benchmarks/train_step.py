@@ -44,6 +44,7 @@ from antigram.cache.plan import plan_layers
 from antigram.model.choices import PRECISIONS, Mode
 from antigram.model.loss.sources import LiveGrams, Sources, TapSpec
 from antigram.model.nets.arch import Arch
+from antigram.model.nets.backbone import Backbone
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.batches import Batch, Batches
 from antigram.model.training.checkpoint import Teacher
@@ -74,7 +75,7 @@ class Arm:
         sources: Sources | None,
         device: torch.device,
         device_memory: int,
-        step: Callable[[Vgg], Any] | None = None,
+        step: Callable[[Backbone], Any] | None = None,
     ) -> None:
         self.device = device
         first = _student(config.arch, len(store.classes[config.task]))
@@ -135,7 +136,7 @@ class Arm:
 
 
 @cache
-def _student(arch: Arch, classes: int) -> Vgg:
+def _student(arch: Arch, classes: int) -> Backbone:
     """Return the student, cached, as drawing 134 million weights takes longer than the steps."""
     return build_student(TrainConfig(mode="baseline", task="label", arch=arch), classes, None)
 

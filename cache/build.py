@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 
-from antigram.cache.layer import FORMAT, VERSION, CacheLayer, layers_of
+from antigram.cache.layer import FORMAT, CacheLayer, layers_of, version_of
 from antigram.cache.layer_writer import open_writers
 from antigram.cache.pilot import find_rank
 from antigram.cache.plan import LayerPlan
 from antigram.cache.teacher_pass import compute_chunks
 from antigram.cache.work import drop_finished, noted, publish_layers, write_root
-from antigram.model.nets.vgg import Vgg, extractor_digest
+from antigram.model.choices import Layer, layer_order
+from antigram.model.nets.networks import extractor_digest
 from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.distributed import DistributedContext
 from antigram.pipeline.callbacks import OnProgress
@@ -53,8 +54,11 @@ class Built:
     path: Path
     clips: int
     computed: int
-    layers: Mapping[int, CacheLayer]
+    layers: Mapping[Layer, CacheLayer]
     seconds: float
+
+    def _sorted(self) -> list[tuple[Layer, CacheLayer]]:
+        return sorted(self.layers.items(), key=lambda pair: layer_order(pair[0]))
 
     def to_json(self) -> dict[str, Any]:
         """Return fields of ``cache-grams --json``."""
@@ -63,7 +67,7 @@ class Built:
             "name": self.path.name.removesuffix(".zarr"),
             "clips": self.clips,
             "computed": self.computed,
-            "layers": {str(n): layer.describe() for n, layer in sorted(self.layers.items())},
+            "layers": {str(n): layer.describe() for n, layer in self._sorted()},
             "seconds": round(self.seconds, 3),
         }
 
@@ -71,7 +75,7 @@ class Built:
 def build_cache(
     store: FeatureStore,
     teacher: Teacher,
-    plans: Mapping[int, LayerPlan],
+    plans: Mapping[Layer, LayerPlan],
     target: Path,
     *,
     made_from: Mapping[str, str],
@@ -105,7 +109,7 @@ def build_cache(
     distributed = distributed or DistributedContext()
     root = {
         "format": FORMAT,
-        "format_version": VERSION,
+        "format_version": version_of(plans),
         "features": store.fingerprint,
         "made_from": dict(made_from),
         "versions": versions(("antigram", "numpy", "torch", "zarr")),
@@ -135,8 +139,8 @@ def build_cache(
 
 
 def _missing(
-    plans: Mapping[int, LayerPlan], existing: Mapping[int, CacheLayer]
-) -> dict[int, LayerPlan]:
+    plans: Mapping[Layer, LayerPlan], existing: Mapping[Layer, CacheLayer]
+) -> dict[Layer, LayerPlan]:
     """Return the plans of layers that are missing or damaged; a damaged layer keeps its rank."""
     missing = {}
     for number, plan in plans.items():
@@ -151,7 +155,7 @@ def _missing(
 def _make_layers(
     store: FeatureStore,
     teacher: Teacher,
-    plans: Mapping[int, LayerPlan],
+    plans: Mapping[Layer, LayerPlan],
     target: Path,
     batch_clips: int,
     device: torch.device,
@@ -190,15 +194,14 @@ def _make_layers(
 
 def _existing_layers(
     target: Path, store: FeatureStore, teacher: Teacher
-) -> tuple[dict[int, CacheLayer], bool]:
+) -> tuple[dict[Layer, CacheLayer], bool]:
     """Open the layers of a cache that were built from this store and teacher.
 
     Returns:
         Layers by number; and whether the cache is to be replaced, because it has no layer, or a
         layer that was built from another store or teacher.
     """
-    with torch.device("meta"):
-        net = Vgg(teacher.arch, 0)
+    net = teacher.empty()
     existing = {}
     for number in layers_of(target):
         try:
@@ -220,7 +223,7 @@ def _rank(layer: CacheLayer) -> int | None:
     return int(layer.values.shape[-1]) if layer.key.codec == "lowrank" else None
 
 
-def _check_free(target: Path, missing: Mapping[int, LayerPlan], clips: int) -> None:
+def _check_free(target: Path, missing: Mapping[Layer, LayerPlan], clips: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     wanted = clips * sum(plan.bytes_per_clip for plan in missing.values())
     free = shutil.disk_usage(target.parent).free

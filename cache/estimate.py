@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from antigram.cache.plan import LayerPlan, teacher_net
+from antigram.model.choices import Layer
 from antigram.model.training.checkpoint import Teacher
 from antigram.pipeline.features.split import SPLITS
 from antigram.pipeline.features.store import FeatureStore
@@ -19,7 +20,7 @@ _BATCHES = 3  # number of timed batches, after one to warm up
 
 
 def estimate(
-    plans: Mapping[int, LayerPlan],
+    plans: Mapping[Layer, LayerPlan],
     store: FeatureStore,
     teacher: Teacher,
     *,
@@ -62,8 +63,8 @@ def estimate(
     return {
         "clips": len(store),
         "bytes": sum(known),
-        "seconds": seconds[max(plans)] * rows,
-        "online_seconds_per_epoch": seconds[max(plans)] * per_epoch,
+        "seconds": max(seconds.values()) * rows,
+        "online_seconds_per_epoch": max(seconds.values()) * per_epoch,
         "layers": layers,
     }
 
@@ -83,12 +84,12 @@ def _rows(store: FeatureStore, plan: LayerPlan) -> tuple[int, int]:
 
 @torch.no_grad()
 def _seconds_per_clip(
-    plans: Mapping[int, LayerPlan],
+    plans: Mapping[Layer, LayerPlan],
     shape: tuple[int, int],
     teacher: Teacher,
     batch_clips: int,
     device: torch.device,
-) -> dict[int, float]:
+) -> dict[Layer, float]:
     """Return the teacher's seconds for a segment up to each layer, from the fastest batch."""
     key = next(iter(plans.values())).key
     net = teacher_net(teacher, key, device)
@@ -96,7 +97,7 @@ def _seconds_per_clip(
     best = dict.fromkeys(plans, float("inf"))
     start = 0.0
 
-    def on_tap(layer: int, maps: torch.Tensor) -> None:
+    def on_tap(layer: Layer, maps: torch.Tensor) -> None:
         del maps
         if device.type == "cuda":
             torch.cuda.synchronize(device)

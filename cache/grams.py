@@ -17,6 +17,7 @@ from torch import Tensor
 
 from antigram.cache.ids import read_ids
 from antigram.cache.layer import CacheLayer, layers_of, open_root
+from antigram.model.choices import Layer, layer_order
 from antigram.model.loss.codecs import Rows
 from antigram.model.loss.sources import TapSpec
 from antigram.model.training.resident import bytes_of, on_device
@@ -111,7 +112,7 @@ class LayerRows:
         return norms
 
 
-class _Read(Mapping[int, Rows]):
+class _Read(Mapping[Layer, Rows]):
     """Rows of a batch in host memory, by layer, as `GramCache.read` returns them.
 
     Args:
@@ -122,19 +123,19 @@ class _Read(Mapping[int, Rows]):
 
     def __init__(
         self,
-        layers: Mapping[int, LayerRows],
+        layers: Mapping[Layer, LayerRows],
         indices: Tensor,
-        values: Mapping[int, Tensor | None],
+        values: Mapping[Layer, Tensor | None],
     ) -> None:
         self.layers, self.indices, self.values_of = layers, indices, values
 
-    def __getitem__(self, layer: int) -> Rows:
+    def __getitem__(self, layer: Layer) -> Rows:
         values, of_layer = self.values_of[layer], self.layers[layer]
         if values is None:
             values = of_layer.kept_rows(self.indices)
         return of_layer.with_energy(values.cpu(), self.indices)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Layer]:
         return iter(self.values_of)
 
     def __len__(self) -> int:
@@ -172,14 +173,14 @@ class GramCache:
         self,
         path: str | Path,
         store: FeatureStore | None = None,
-        layers: Sequence[int] | None = None,
+        layers: Sequence[Layer] | None = None,
         wanted: Mapping[str, object] | None = None,
         *,
         device: torch.device | None = None,
     ) -> None:
         self.path = path = Path(path)
         root = open_root(path)
-        numbers = layers_of(path) if layers is None else sorted(set(layers))
+        numbers = layers_of(path) if layers is None else sorted(set(layers), key=layer_order)
         if not numbers:
             raise InputError(f"{path}: holds no layer; build one with `antigram cache-grams`")
         ids = read_ids(open_backend(path), path) if store is None else None
@@ -267,13 +268,13 @@ class GramCache:
             )
         return np.array(rows, np.int64)
 
-    def with_layers(self, layers: Sequence[int]) -> GramCache:
+    def with_layers(self, layers: Sequence[Layer]) -> GramCache:
         """Return this cache with some of its layers alone; nothing is opened again.
 
         Raises:
             InputError: the cache was not opened with one of the layers.
         """
-        if missing := sorted(set(layers) - set(self.layers)):
+        if missing := [layer for layer in layers if layer not in self.layers]:
             opened = ", ".join(map(str, self.layers))
             raise InputError(f"{self.path}: no layer {missing[0]}; it has {opened}")
         chosen = copy.copy(self)
@@ -302,7 +303,7 @@ class GramCache:
     def _view(self, epoch: int) -> int:
         return self.views.of_epoch(max(epoch, 1)) if self.views else 0
 
-    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
+    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[Layer, Rows]:
         """Read values from disk: see `GramSource`."""
         view = self._view(epoch)
         values = {
@@ -313,20 +314,20 @@ class GramCache:
         return _Read(self._rows, indices.pin_memory() if self._pin else indices, values)
 
     @overload
-    def rows(self, read: int, x: Sequence[str]) -> Rows: ...
+    def rows(self, read: Layer, x: Sequence[str]) -> Rows: ...
 
     @overload
-    def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]: ...
+    def rows(self, read: Mapping[Layer, Rows], x: Tensor) -> Mapping[Layer, Rows]: ...
 
     def rows(
-        self, read: int | Mapping[int, Rows], x: Sequence[str] | Tensor
-    ) -> Rows | Mapping[int, Rows]:
+        self, read: Layer | Mapping[Layer, Rows], x: Sequence[str] | Tensor
+    ) -> Rows | Mapping[Layer, Rows]:
         """Return the rows of segments: ``rows(layer, clip_ids)``.
 
         ``rows(read, x)`` is that of `GramSource`.
 
         Args:
-            read: number of a layer; or the result of `read`.
+            read: number or name of a layer; or the result of `read`.
             x: ids of segments, in any order; or the features of the batch that was read.
 
         Returns:
@@ -336,7 +337,7 @@ class GramCache:
         Raises:
             InputError: the cache has no such layer, or no segment with one of the ids.
         """
-        if isinstance(read, int):
+        if isinstance(read, int | str):
             if isinstance(x, Tensor):
                 raise TypeError("rows: wanted the ids of segments")
             of_layer = self.with_layers([read])

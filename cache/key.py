@@ -9,23 +9,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+from urllib.parse import quote, unquote
 
-from antigram.model.choices import Aggregation, Codec, Dtype, Precision, Tap
+from antigram.model.choices import Aggregation, Codec, Dtype, Layer, Precision, Tap
 from antigram.model.nets.arch import Arch
 from antigram.pipeline.audio.augmentation import Views
-from antigram.pipeline.errors import DamagedError, StaleError
+from antigram.pipeline.errors import DamagedError, InputError, StaleError
 
-__all__ = ["CacheKey", "layer_name"]
+__all__ = ["CacheKey", "layer_name", "layer_of"]
 
 # Bump this when the code computes other numbers from the same fields.
 VERSION = "grams/1"
 _OPTIONAL = ("views", "control", "grid")  # fields that are stored only if they are not None
+_MODULE = "module-"  # before the name of a module, in the name of its group
+_MOST_LETTERS = 200  # of a group's name; file systems allow 255 with suffixes of work in progress
 _STORED_32 = "float32"  # the format's name of the precision that is called 32 elsewhere
 
 
-def layer_name(layer: int) -> str:
-    """Return the name of a layer's group in a cache, such as ``layer05``."""
-    return f"layer{layer:02d}"
+def layer_name(layer: Layer) -> str:
+    """Return the name of a layer's group in a cache.
+
+    Returns:
+        ``layer05`` for a number. For a module's name ``module-`` and the name, with ``-`` for each
+        dot, and any character but letters, digits, ``_`` and ``~`` as in a URL:
+        ``module-layer3-1-conv2`` for ``layer3.1.conv2``.
+
+    Raises:
+        InputError: the name is too long for a folder.
+    """
+    if isinstance(layer, int):
+        return f"layer{layer:02d}"
+    parts = (quote(part, safe="").replace("-", "%2D") for part in layer.split("."))
+    if len(name := f"{_MODULE}{'-'.join(parts)}") > _MOST_LETTERS:
+        raise InputError(f"`layers` {layer:.60}...: the name is too long for a folder of a cache")
+    return name
+
+
+def layer_of(name: str) -> Layer:
+    """Return the layer of a group's name: see `layer_name`."""
+    if name.startswith(_MODULE):
+        return ".".join(unquote(part) for part in name.removeprefix(_MODULE).split("-"))
+    return int(name.removeprefix("layer"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +60,7 @@ class CacheKey:
         extractor: SHA-256 of the teacher's tensors up to the tap.
         arch: name and width of the teacher.
         features: fingerprint of the feature store.
-        layer: convolution layer, counted from 1.
+        layer: number of a VGG's convolution layer, counted from 1, or name of a module.
         tap: ``relu``, ``conv`` or ``released``.
         aggregation: ``gram``, ``mean``, ``sum``, ``max``, ``compmul`` or ``pairwise``.
         codec: ``packed``, ``factor``, ``lowrank`` or ``map``.
@@ -55,7 +79,7 @@ class CacheKey:
     extractor: str
     arch: Arch
     features: str
-    layer: int
+    layer: Layer
     tap: Tap
     aggregation: Aggregation
     codec: Codec
@@ -70,7 +94,7 @@ class CacheKey:
 
     def to_json(self) -> dict[str, Any]:
         """Return the key as plain types, to store; without the optional fields that are None."""
-        plain = asdict(self)
+        plain = {**asdict(self), "arch": self.arch.to_json()}
         if self.precision == "32":
             plain["precision"] = _STORED_32
         for name in _OPTIONAL:
@@ -135,5 +159,5 @@ def _grid(stored: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _short(value: object) -> str:
-    text = f"{value.name} of width {value.width}" if isinstance(value, Arch) else str(value)
+    text = str(value)
     return f"{text[:12]}..." if len(text) == 64 else text

@@ -7,7 +7,7 @@ layers into tensors.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antigram.cache.key import CacheKey, layer_name
-from antigram.model.choices import matrix_side
+from antigram.cache.key import CacheKey, layer_name, layer_of
+from antigram.model.choices import Layer, layer_order, matrix_side
 from antigram.pipeline.audio.augmentation import COLUMNS
 from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
@@ -37,10 +37,11 @@ __all__ = [
     "layer_fingerprint",
     "layers_of",
     "open_root",
+    "version_of",
 ]
 
 FORMAT = "antigram/grams"
-VERSION = 1
+VERSION = 2  # the first with layers that have names; caches of numbered layers are version 1
 BATCHES = "batches"  # `source` in the root of a cache that was built from batches, without a store
 # Name of the array that has the rows, by codec.
 ARRAY_OF = {"packed": "gram", "factor": "factor", "lowrank": "vectors", "map": "map"}
@@ -61,13 +62,18 @@ def open_root(path: Path) -> dict[str, Any]:
     return root
 
 
-def layers_of(path: Path) -> list[int]:
-    """Return the numbers of a cache's layers, sorted."""
-    return _numbers(open_backend(path))
+def layers_of(path: Path) -> list[Layer]:
+    """Return the layers of a cache, sorted."""
+    return _layers(open_backend(path))
 
 
-def _numbers(cache: Backend) -> list[int]:
-    return [int(name.removeprefix("layer")) for name in inner_groups(cache)]
+def _layers(cache: Backend) -> list[Layer]:
+    return sorted((layer_of(name) for name in inner_groups(cache)), key=layer_order)
+
+
+def version_of(layers: Iterable[Layer]) -> int:
+    """Return the ``format_version`` of a cache with some layers."""
+    return 2 if any(isinstance(layer, str) for layer in layers) else 1
 
 
 def choose_cache(caches: Sequence[Path], store: FeatureStore) -> Path:
@@ -119,7 +125,7 @@ class CacheLayer:
 
     Args:
         path: path of the cache.
-        layer: number of the convolution layer.
+        layer: number of a convolution layer, or name of a module.
         backend: storage of the cache; by default the folder or file at ``path``.
 
     Raises:
@@ -127,13 +133,13 @@ class CacheLayer:
         StoredDataError: the layer is damaged or incomplete.
     """
 
-    def __init__(self, path: Path, layer: int, backend: Backend | None = None) -> None:
+    def __init__(self, path: Path, layer: Layer, backend: Backend | None = None) -> None:
         self.path = path
         self._backend = backend
         self.folder = path / layer_name(layer)
         cache = open_backend(path) if backend is None else backend
         if self.folder.name not in inner_groups(cache):
-            cached = ", ".join(str(n) for n in _numbers(cache)) or "none"
+            cached = ", ".join(str(n) for n in _layers(cache)) or "none"
             raise InputError(
                 f"{path}: layer {layer} is not cached (cached layers: {cached}). "
                 f"Add it with `antigram cache-grams` and `layers={layer}`."
@@ -256,13 +262,13 @@ class CacheLayer:
         return self.key.views.count if self.key.views else 1
 
     @classmethod
-    def touched(cls, path: Path, layer: int, backend: Backend | None = None) -> CacheLayer:
+    def touched(cls, path: Path, layer: Layer, backend: Backend | None = None) -> CacheLayer:
         """Open a layer and `touch` it."""
         opened = cls(path, layer, backend)
         opened.touch()
         return opened
 
-    def __reduce__(self) -> tuple[Callable[..., CacheLayer], tuple[Path, int, Backend | None]]:
+    def __reduce__(self) -> tuple[Callable[..., CacheLayer], tuple[Path, Layer, Backend | None]]:
         """Pickle the path instead of the content; another process opens the layer again."""
         return CacheLayer.touched, (self.path, self.key.layer, self._backend)
 

@@ -20,6 +20,7 @@ from antigram.cache.key import layer_name
 from antigram.cache.layer import CacheLayer, layer_fingerprint
 from antigram.cache.plan import LayerPlan
 from antigram.cache.work import journals_of, note_of, note_path, noted
+from antigram.model.choices import Layer
 from antigram.model.training.distributed import DistributedContext
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.storage.chunks import (
@@ -175,12 +176,12 @@ class LayerWriter:
 
 
 def open_writers(
-    plans: Mapping[int, LayerPlan],
+    plans: Mapping[Layer, LayerPlan],
     partial: Path,
     target: Path,
     clips: int,
     distributed: DistributedContext,
-) -> dict[int, LayerWriter]:
+) -> dict[Layer, LayerWriter]:
     """Open a writer for each layer; rank 0 prepares the folder before other ranks use it.
 
     Args:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from antigram.cache.plan import LayerPlan, run_taps, teacher_net
+from antigram.model.choices import Layer
 from antigram.model.loss.codecs import encode_rows
 from antigram.model.loss.gram import exact_norm
 from antigram.model.training.checkpoint import Teacher
@@ -26,7 +27,7 @@ def mean_rows(
     plans: Sequence[LayerPlan],
     batch_clips: int,
     device: torch.device,
-) -> Mapping[int, tuple[Tensor, Tensor, Tensor]]:
+) -> Mapping[Layer, tuple[Tensor, Tensor, Tensor]]:
     """Compute the mean row of the training split at each layer.
 
     Each row is divided by its norm before the mean is taken, so that loud segments do not dominate.
@@ -42,7 +43,7 @@ def mean_rows(
         By layer, a single row: ``(1, ...)`` values, ``(1,)`` norm and ``(1,)`` row norm.
     """
     net = teacher_net(teacher, plans[0].key, device)
-    sums: dict[int, Tensor] = {}
+    sums: dict[Layer, Tensor] = {}
 
     def add(plan: LayerPlan, maps: Tensor) -> None:
         key = plan.key

@@ -19,12 +19,14 @@ from antigram.model.choices import (
     Codec,
     Control,
     Dtype,
+    Layer,
     matrix_side,
     precision_of,
 )
 from antigram.model.loss.codecs import exact_codec, row_shape
 from antigram.model.loss.sources import TapSpec
-from antigram.model.nets.vgg import Vgg, extractor_digest, map_shape
+from antigram.model.nets.backbone import Backbone
+from antigram.model.nets.networks import extractor_digest, map_shape
 from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.precision import autocast, set_precision
 from antigram.pipeline.audio.augmentation import COLUMNS, Views
@@ -111,7 +113,7 @@ def plan_layers(
     precision: str = "32",
     views: Views | None = None,
     control: Control | None = None,
-) -> dict[int, LayerPlan]:
+) -> dict[Layer, LayerPlan]:
     """Plan the layers of a cache, without computing their rows.
 
     Args:
@@ -129,7 +131,7 @@ def plan_layers(
             one row for all segments.
 
     Returns:
-        Plans by layer number.
+        Plans by layer.
 
     Raises:
         InputError: a value is invalid, the codec cannot hold the aggregation, ``energy`` or
@@ -164,8 +166,7 @@ def plan_layers(
         raise InputError("`energy` and `rank` belong to `codec=lowrank`")
     if energy is not None and not 0 < energy <= 1:
         raise InputError(f"`energy` {energy}: wanted a share of ||G||^2, above 0, at most 1")
-    with torch.device("meta"):
-        net = Vgg(teacher.arch, 0)
+    net = teacher.empty()
     plans = {}
     for layer in spec.layers:
         channels, *size = map_shape(teacher.arch, layer, spec.tap, store.shape)
@@ -195,7 +196,7 @@ def plan_layers(
     return plans
 
 
-def teacher_net(teacher: Teacher, key: CacheKey, device: torch.device) -> Vgg:
+def teacher_net(teacher: Teacher, key: CacheKey, device: torch.device) -> Backbone:
     """Build a frozen teacher on a device, and set torch to the precision of a key."""
     net = teacher.net().to(device).to(memory_format=torch.channels_last)
     net.eval().requires_grad_(requires_grad=False)
@@ -207,7 +208,7 @@ def teacher_net(teacher: Teacher, key: CacheKey, device: torch.device) -> Vgg:
 
 @torch.no_grad()
 def run_taps(
-    net: Vgg,
+    net: Backbone,
     x: NDArray[np.float32],
     plans: Sequence[LayerPlan],
     batch_clips: int,

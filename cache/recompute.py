@@ -16,7 +16,7 @@ from antigram.cache.mean_gram import mean_rows
 from antigram.cache.plan import LayerPlan, run_taps, teacher_net
 from antigram.model.loss.codecs import Rows
 from antigram.model.loss.pairwise import compared
-from antigram.model.nets.vgg import Vgg, extractor_digest
+from antigram.model.nets.networks import extractor_digest
 from antigram.model.training.checkpoint import Teacher
 from antigram.pipeline.audio.augmentation import apply_views
 from antigram.pipeline.errors import InputError
@@ -52,12 +52,11 @@ def recompute(
     rows = np.array(sorted(drawn))
     clean = np.empty((len(rows), *store.shape), np.float32)
     store.features.gather(rows, clean)
-    with torch.device("meta"):
-        meta_net = Vgg(teacher.arch, 0)
+    empty = teacher.empty()
     for number in layers_of(path):
         layer = CacheLayer(path, number)
         key = layer.key
-        digest = extractor_digest(teacher.state, meta_net, number, key.tap)
+        digest = extractor_digest(teacher.state, empty, number, key.tap)
         if key.features != store.fingerprint or key.extractor != digest:
             other = "store" if key.features != store.fingerprint else "teacher"
             raise InputError(

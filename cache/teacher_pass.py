@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from antigram.cache.layer_writer import LayerWriter
 from antigram.cache.mean_gram import mean_rows
 from antigram.cache.plan import LayerPlan, run_taps, teacher_net
+from antigram.model.choices import Layer
 from antigram.model.loss.codecs import encode_rows
-from antigram.model.nets.vgg import Vgg
+from antigram.model.nets.backbone import Backbone
 from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.distributed import DistributedContext
 from antigram.pipeline.audio.augmentation import Views, apply_views
@@ -35,7 +36,7 @@ _NO_LIMIT = 1 << 20  # segments, more than in any batch
 def compute_chunks(
     store: FeatureStore,
     teacher: Teacher,
-    writers: Mapping[int, LayerWriter],
+    writers: Mapping[Layer, LayerWriter],
     batch_clips: int,
     device: torch.device,
     on_progress: OnProgress,
@@ -67,7 +68,7 @@ def compute_chunks(
         if key.control is not None and any(len(w.done) < first.chunks for w in writers.values())
         else None
     )
-    memories: list[dict[int, tuple[torch.Tensor, ...]]] = [{} for _ in range(_IN_FLIGHT + 1)]
+    memories: list[dict[Layer, tuple[torch.Tensor, ...]]] = [{} for _ in range(_IN_FLIGHT + 1)]
     slot = 0
     with ThreadPoolExecutor(1) as disk:
         for index in range(distributed.rank, first.chunks, distributed.size):
@@ -137,20 +138,20 @@ def _views_of(
 
 
 def _write_all(
-    writers: Mapping[int, LayerWriter], index: int, rows: Mapping[int, tuple[NDArray[Any], ...]]
+    writers: Mapping[Layer, LayerWriter], index: int, rows: Mapping[Layer, tuple[NDArray[Any], ...]]
 ) -> None:
     for layer, arrays in rows.items():
         writers[layer].write(index, arrays)
 
 
 def _run_net(
-    net: Vgg,
+    net: Backbone,
     x: NDArray[np.float32],
     plans: Sequence[LayerPlan],
     batch_clips: int,
     device: torch.device,
-    memory: dict[int, tuple[torch.Tensor, ...]],
-) -> dict[int, tuple[NDArray[Any], ...]]:
+    memory: dict[Layer, tuple[torch.Tensor, ...]],
+) -> dict[Layer, tuple[NDArray[Any], ...]]:
     """Compute the rows of a chunk.
 
     Args:

@@ -1,7 +1,7 @@
 """The folder beside a cache in which layers are built before they are moved into the cache.
 
-For each layer the folder has ``layerNN`` (the group), ``layerNN.json`` (a note: the key and rank of
-the layer) and journals of the layer's chunks, one for each rank of the job.
+For each layer the folder has the group, such as ``layer05``, ``layer05.json`` (a note: the key and
+rank of the layer) and journals of the layer's chunks, one for each rank of the job.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 from antigram.cache.ids import NAME as IDS
 from antigram.cache.ids import are_damaged, write_ids
 from antigram.cache.key import layer_name
-from antigram.cache.layer import CacheLayer, layers_of, open_root
+from antigram.cache.layer import CacheLayer, layers_of, open_root, version_of
 from antigram.cache.plan import LayerPlan
+from antigram.model.choices import Layer
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.storage.files import remove
 from antigram.pipeline.storage.folder import Folder
@@ -40,7 +41,7 @@ def publish_layers(
     target: Path,
     partial: Path,
     root: Mapping[str, Any],
-    layers: Iterable[int],
+    layers: Iterable[Layer],
     ids: Sequence[str],
     *,
     replace_cache: bool,
@@ -98,9 +99,10 @@ def _make_root(
 ) -> None:
     """Write ids, and metadata that lists the layers of a cache, so that a deleted one is missed."""
     written = write_ids(Folder(folder), ids)
-    create_group(
-        Folder(folder), {"antigram": {**root, "layers": _layer_fingerprints(layers or folder)}}
-    )
+    held = layers or folder
+    version = {"format_version": version_of(layers_of(held))}
+    listed = {"layers": _layer_fingerprints(held)}
+    create_group(Folder(folder), {"antigram": {**root, **version, **listed}})
     write_manifest(Folder(folder), written)
 
 
@@ -113,7 +115,7 @@ def _layer_fingerprints(target: Path) -> dict[str, str]:
     return fingerprints
 
 
-def drop_finished(partial: Path, plans: Mapping[int, LayerPlan]) -> None:
+def drop_finished(partial: Path, plans: Mapping[Layer, LayerPlan]) -> None:
     """Delete the leftovers of published layers; interrupted work on other layers is kept."""
     for number, plan in plans.items():
         note = note_path(partial, number)
@@ -121,16 +123,17 @@ def drop_finished(partial: Path, plans: Mapping[int, LayerPlan]) -> None:
             group = note.with_suffix("")
             for path in (group, *journals_of(group), note):
                 remove(path)
-    if not any(partial.glob("layer[0-9][0-9].json")):
+    if not any(partial.glob("*.json")):
         discard(partial)
 
 
 def journals_of(folder: Path) -> list[Path]:
     """Return the journals of an unfinished layer, one for each rank."""
-    return sorted(folder.parent.glob(f"{folder.name}*.jsonl"))
+    names = (f"{folder.name}.jsonl", f"{folder.name}.*.jsonl")
+    return sorted(path for name in names for path in folder.parent.glob(name))
 
 
-def note_path(partial: Path, layer: int) -> Path:
+def note_path(partial: Path, layer: Layer) -> Path:
     """Return the path of the note on an unfinished layer."""
     return partial / f"{layer_name(layer)}.json"
 

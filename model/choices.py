@@ -6,6 +6,7 @@ torch.
 
 from __future__ import annotations
 
+import re
 from typing import Literal, cast, get_args
 
 from antigram.pipeline.choices import Dtype, check_choice
@@ -31,19 +32,25 @@ __all__ = [
     "Codec",
     "Control",
     "Dtype",
+    "Layer",
     "Loss",
     "Mode",
     "Precision",
     "Schedule",
     "Similarity",
     "Tap",
+    "layer_order",
     "matrix_side",
     "precision_of",
     "similarity_of",
 ]
 
 Mode = Literal["baseline", "wi", "frozen", "online", "cached", "dann", "coral"]
-ArchName = Literal["vgg11", "vgg13", "vgg16", "vgg19"]
+Layer = int | str  # number of a VGG's convolution layer, or name of a module
+ArchName = Literal[
+    "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet18",
+    "resnet34", "resnet50", "convnext_tiny", "efficientnet_b0", "cnn14", "crnn", "ast",
+]  # fmt: skip
 Tap = Literal["relu", "conv", "released"]
 Aggregation = Literal["gram", "mean", "sum", "max", "compmul", "pairwise"]
 Similarity = Literal["cos2", "mse-sigmoid", "cka"]
@@ -68,6 +75,14 @@ CLASS_WEIGHTS: tuple[ClassWeights, ...] = get_args(ClassWeights)
 CODECS: tuple[Codec, ...] = get_args(Codec)
 CONTROLS: tuple[Control, ...] = get_args(Control)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+
+
+def layer_order(layer: Layer) -> tuple[object, ...]:
+    """Return a key by which layers are sorted: numbers first, then names in their natural order."""
+    if isinstance(layer, int):
+        return (0, layer)
+    parts = re.split(r"([0-9]+)", layer)
+    return (1, *(int(part) if part.isdecimal() else part for part in parts))
 
 
 def precision_of(name: str) -> Precision:

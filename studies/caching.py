@@ -10,9 +10,10 @@ from typing import Any, Literal
 from antigram.cache.build import Built, build_cache
 from antigram.cache.estimate import estimate
 from antigram.cache.plan import LayerPlan, plan_layers
-from antigram.model.choices import Aggregation, Codec, Control, Dtype, Precision, Tap
+from antigram.model.choices import Aggregation, Codec, Control, Dtype, Layer, Precision, Tap
 from antigram.model.loss.at_loss import check_combination
 from antigram.model.loss.sources import TapSpec
+from antigram.model.nets.own import import_own
 from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.device import named_device
 from antigram.model.training.distributed import distributed_context
@@ -41,7 +42,7 @@ class CacheJob:
 
     store: FeatureStore
     teacher: Teacher
-    plans: Mapping[int, LayerPlan]
+    plans: Mapping[Layer, LayerPlan]
     target: Path
     made_from: Mapping[str, str]
 
@@ -64,6 +65,7 @@ def plan_cache(
     control_seed: int = 0,
     seed: int = 0,
     name: str | None = None,
+    arch: str | None = None,
     on_message: OnMessage = lambda _: None,
 ) -> CacheJob:
     """Open the store and the teacher, and validate the arguments against them.
@@ -71,7 +73,7 @@ def plan_cache(
     Args:
         workspace: holds the store; the cache is written to it.
         ckpt: checkpoint of the teacher.
-        layers: numbers of convolution layers, or ``all``.
+        layers: numbers of a VGG's convolution layers, names of modules, or ``all``.
         data: name of the store; default: the only one, or the one prepared last.
         tap: ``relu``, ``conv`` or ``released``.
         aggregation: what is computed from the feature maps, such as ``gram``.
@@ -85,17 +87,19 @@ def plan_cache(
         control_seed: seed of the permutation or of the untrained weights.
         seed: seed of the views.
         name: name of the cache; default: STORE--CKPT, plus the control.
+        arch: ``FILE.py:function`` of a teacher that is a user's own network.
         on_message: called with a line of text for each default that was chosen.
 
     Raises:
         InputError: an argument is missing, unknown or does not fit.
         StoredDataError: the store or the checkpoint is damaged.
     """
+    import_own(arch)
     teacher = control_teacher(load_teacher(ckpt, on_message), teacher_control, control_seed)
     store = FeatureStore(workspace.store(data, on_message))
     if note := spectrum_note(ckpt, teacher, store):
         on_message(note)
-    numbers = layer_numbers(layers, teacher.arch)
+    numbers = layer_numbers(layers, teacher.arch, store.shape)
     check_combination(aggregation, tap, "cos2", numbers)
     if aggregation == "compmul" and dtype == "float16":
         on_message("compmul: its values differ so little that float16 costs 1 % of the gradient")
@@ -143,7 +147,7 @@ def cache_grams(
     Args:
         workspace: holds the store; the cache is written to it.
         ckpt: checkpoint of the teacher.
-        layers: numbers of convolution layers, or ``all``.
+        layers: numbers of a VGG's convolution layers, names of modules, or ``all``.
         batch_clips: segments in a batch.
         device: device of the teacher, such as ``cpu`` or ``auto``.
         on_progress: called with the name of a stage, the amount done, and the total.

@@ -18,6 +18,7 @@ __all__ = [
     "ABOVE_0",
     "COUNT",
     "COUNT_OR_0",
+    "NETWORKS",
     "PATH",
     "SECONDS",
     "SEED",
@@ -30,6 +31,7 @@ __all__ = [
     "flag_option",
     "layers_option",
     "optimiser_options",
+    "own_option",
     "precision_option",
     "rows_options",
     "seed_option",
@@ -54,11 +56,13 @@ ckpt_option = partial(option, "--ckpt", type=PATH)
 layers_option = partial(option, "--layer", "layers", multiple=True)
 data_option = option("--data", help="The store; default: the only one, or the one prepared last.")
 task_option = option("--task", help="The label to learn; default: the store's main one.")
-arch_option = option("--arch", type=Choice(choices.ARCHS), help="Default: the teacher's, or vgg16.")
+NETWORKS = f"{', '.join(choices.ARCHS)}; or FILE.py:function, a network of your own"
+arch_option = option("--arch", help=f"{NETWORKS}. Default: the teacher's, or vgg16.")
+own_option = option("--arch", help="FILE.py:function, if the checkpoint's network is your own.")
 width_option = option(
     "--width",
     type=IntRange(1, 1024),
-    help="Channels of the first block; 64 is the real VGG; default: the teacher's, or 64.",
+    help="64 is the standard network; others scale all channels; default: the teacher's, or 64.",
 )
 device_option = shown_option("--device", type=console.Device(), default="auto")
 precision_option = shown_option("--precision", type=Choice(choices.PRECISIONS), default="32")

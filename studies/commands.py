@@ -8,19 +8,23 @@ from typing import Any
 import click
 from click import Choice, IntRange, argument, option
 
-from antigram.model import choices
 from antigram.studies import console
 from antigram.studies.click_options import (
     ABOVE_0,
     COUNT,
+    NETWORKS,
     PATH,
+    arch_option,
+    ckpt_option,
     data_option,
     device_option,
     flag_option,
     layers_option,
+    own_option,
     seed_option,
     shown_option,
     task_option,
+    width_option,
 )
 from antigram.studies.console import Context, common_options
 
@@ -46,7 +50,7 @@ _dry_run = flag_option("--dry-run", help="List the jobs and estimate hours and b
 @option(
     "--layers",
     "at_layers",
-    type=console.Numbers(),
+    type=console.Layers(),
     help="Layers at which anti-transfer is tried; default: 5,9,13.",
 )
 @option("--seeds", type=COUNT, help="Number of trainings of each arm in each fold; default: 5.")
@@ -57,8 +61,8 @@ _dry_run = flag_option("--dry-run", help="List the jobs and estimate hours and b
     help="wi,at (default); also pairwise, dann, coral, augment, and the controls permuted, random, "
     "mean-gram, shuffled-labels, same-task, dropout, weight-decay, baseline-best.",
 )
-@option("--arch", type=Choice(choices.ARCHS), help="Default: vgg16.")
-@option("--width", type=IntRange(1, 1024), help="64 (default) is the real VGG.")
+@option("--arch", help=f"{NETWORKS}. Default: vgg16.")
+@option("--width", type=IntRange(1, 1024), help="64 (default) is the standard network.")
 @option("--epochs", type=COUNT, help="Default: 50.")
 @option("--patience", type=COUNT, help="Default: 10.")
 @option("--batch-size", "batch_clips", type=COUNT, help="Default: 13.")
@@ -123,7 +127,7 @@ def reproduce(common: Context, names: tuple[str, ...], dry_run: bool, **options:
 @click.command()
 @argument("run")
 @option("--task", required=True, help="The label to look for.")
-@layers_option(type=console.Layer(), help="1 to 13, or all (default).")
+@layers_option(type=console.Layer(), help="Number, name of a module, or all (default).")
 @option("--data", help="The store; default: the one that the run was trained on.")
 @option("--groups", help="Label whose classes are tested unheard; default: the run's task.")
 @option(
@@ -134,6 +138,7 @@ def reproduce(common: Context, names: tuple[str, ...], dry_run: bool, **options:
 @shown_option("--parts", type=IntRange(2, 1000), default=5, help="Each is tested once.")
 @option("--compare", help="Another run or checkpoint: CKA of the two by layer.")
 @seed_option(help="Seed of parts, untrained network and shuffled labels.")
+@own_option
 @device_option
 @common_options
 def probe(common: Context, run: str, **options: Any) -> None:
@@ -152,7 +157,7 @@ def probe(common: Context, run: str, **options: Any) -> None:
 @click.command()
 @argument("audio", type=PATH)
 @option("--ckpt", "ckpts", type=PATH, multiple=True, required=True, help="Checkpoint(s).")
-@option("--layer", type=COUNT, help="Convolution layer; default: the deepest of each network.")
+@option("--layer", type=console.Layer(), help="Number or name; default: each network's deepest.")
 @option("--class", "class_name", help="The class to explain; default: the predicted one.")
 @shown_option(
     "--to",
@@ -160,6 +165,7 @@ def probe(common: Context, run: str, **options: Any) -> None:
     default=Path("grad-cam.png"),
     help="File to write: FILE.png, FILE.svg or a page FILE.html.",
 )
+@own_option
 @device_option
 @common_options
 def explain(common: Context, **options: Any) -> None:
@@ -173,4 +179,18 @@ def explain(common: Context, **options: Any) -> None:
     common.answer(done.to_json(), "\n".join(done.lines()))
 
 
-COMMANDS = (compare, study, reproduce, explain, probe)
+@click.command("layers")
+@arch_option
+@width_option
+@ckpt_option(help="Checkpoint whose network is listed.")
+@option("--data", help="The store whose segments it takes; default: segments of one second.")
+@common_options
+def layers(common: Context, **options: Any) -> None:
+    """List the layers of a network that can be compared: channels, positions and input size."""
+    from antigram.studies.layers import layers_text, list_layers
+
+    content = list_layers(common.workspace, **options)
+    common.answer(content, layers_text(content))
+
+
+COMMANDS = (compare, study, reproduce, explain, probe, layers)

@@ -32,7 +32,7 @@ __all__ = [
     "Context",
     "Device",
     "Layer",
-    "Numbers",
+    "Layers",
     "Pairs",
     "common_options",
     "expected_failure",
@@ -68,13 +68,18 @@ class _Pattern(click.ParamType[str]):
 
 
 class Layer(_Pattern):
-    """A parameter type for a layer: ``5`` or ``all``; with ``of_source`` also ``NAME:5``."""
+    """A parameter type for a layer: ``5``, ``layer3.1``, or ``all``.
+
+    With ``of_source`` also ``STUDENT=TEACHER``, and either with ``NAME:`` before it.
+    """
 
     name = "layer"
-    wanted = "the number of a convolution layer, or all"
+    wanted = "the number of a convolution layer, the name of a module, or all"
 
     def __init__(self, *, of_source: bool = False) -> None:
-        self.pattern = rf"{'(.+:)?' if of_source else ''}(\d{{1,3}}|all)"
+        self.pattern = r"(\d{1,3}(\.[^\s:=]+)?|[A-Za-z_][^\s:=]*)"
+        if of_source:
+            self.pattern = rf"(.+:)?{self.pattern}(={self.pattern})?"
 
 
 class Beta(_Pattern):
@@ -85,23 +90,25 @@ class Beta(_Pattern):
     wanted = "a number, or NAME:NUMBER"
 
 
-class Numbers(click.ParamType[tuple[int, ...]]):
-    """A parameter type for numbers with commas between them, such as ``5,9,13``."""
+class Layers(click.ParamType[tuple[int | str, ...]]):
+    """A parameter type for layers with commas between them, such as ``5,9,13``."""
 
-    name = "numbers"
+    name = "layers"
 
     def convert(
         self,
         value: Any,  # noqa: ANN401 - as click declares it
         param: click.Parameter | None,
         ctx: click.Context | None,
-    ) -> tuple[int, ...]:
-        """Return the numbers, sorted and without duplicates."""
+    ) -> tuple[int | str, ...]:
+        """Return the layers without duplicates: sorted numbers, then names in their order."""
         if isinstance(value, tuple):
             return value
-        if re.fullmatch(r"[0-9]{1,3}(,[0-9]{1,3})*", value, re.ASCII) is None:
-            self.fail(f"{value!r} is no list of numbers such as 5,9,13.", param, ctx)
-        return tuple(sorted(set(map(int, value.split(",")))))
+        if re.fullmatch(r"[A-Za-z0-9_][^\s:=,]*(,[A-Za-z0-9_][^\s:=,]*)*", value) is None:
+            self.fail(f"{value!r} is no list of layers such as 5,9,13.", param, ctx)
+        texts = dict.fromkeys(value.split(","))
+        numbers = sorted({int(text) for text in texts if text.isdecimal()})
+        return (*numbers, *(text for text in texts if not text.isdecimal()))
 
 
 class Pairs(click.ParamType[dict[str, str]]):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from antigram.model.choices import Layer
 from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.durable import write_durably
@@ -60,10 +61,11 @@ def explain_file(
     ckpts: Sequence[Path],
     audio: Path,
     *,
-    layer: int | None = None,
+    layer: Layer | None = None,
     class_name: str | None = None,
     to: Path = Path("grad-cam.png"),
     device: str = "auto",
+    arch: str | None = None,
     on_message: OnMessage = lambda _: None,
 ) -> Explanations:
     """Show which parts of a recording's spectrogram speak for the class that is predicted.
@@ -74,11 +76,13 @@ def explain_file(
     Args:
         ckpts: checkpoints, such as those of teacher, baseline and student.
         audio: the recording, of at most two minutes.
-        layer: convolution layer, counted from 1; default: the deepest of each network.
+        layer: number of a VGG's convolution layer, or name of a module; default: the deepest of
+            each network.
         class_name: class to explain; default: the predicted one. Networks that do not know the
             class are explained for the class that they predict.
         to: file to write: ``.png``, ``.svg`` or a page ``.html``; an existing file is replaced.
         device: device of the networks, such as ``cpu`` or ``auto``.
+        arch: ``FILE.py:function`` of a network of the user's own.
         on_message: called with lines of text, such as for a network that does not know the class.
 
     Raises:
@@ -92,14 +96,17 @@ def explain_file(
         raise InputError("`ckpts`: no checkpoint is named; wanted at least one")
 
     # Imported only now, so that a wrong name is refused at once.
+    from antigram.model.nets.own import import_own
     from antigram.model.training.checkpoint import load_checkpoint
     from antigram.model.training.device import named_device
     from antigram.model.training.explain import explain
+    from antigram.studies.job import layer_numbers
 
+    import_own(arch)
     checkpoints = {path: load_checkpoint(path) for path in ckpts}
     if layer is not None:
         for checkpoint in checkpoints.values():
-            checkpoint.arch.check_layers([layer])
+            layer_numbers([layer], checkpoint.arch, checkpoint.recipe.shape)
     knowing = {path for path, c in checkpoints.items() if class_name in c.classes}
     if class_name is not None and not knowing:
         known = dict.fromkeys(name for c in checkpoints.values() for name in c.classes)

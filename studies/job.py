@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +10,16 @@ from typing import Any
 import torch
 
 from antigram.cache.grams import GramCache
-from antigram.cache.layer import choose_cache, open_root
+from antigram.cache.layer import choose_cache, layers_of, open_root
 from antigram.cache.plan import plan_layers
-from antigram.model.choices import similarity_of
+from antigram.model.choices import Layer, layer_order, similarity_of
 from antigram.model.loss.at_loss import check_combination, flat_layers_note
+from antigram.model.loss.renamed import Renamed
 from antigram.model.loss.shapes import check_grids, check_shapes
 from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec
-from antigram.model.nets.arch import Arch
+from antigram.model.nets.arch import OWN, Arch
+from antigram.model.nets.networks import check_network, main_layers, map_shape
+from antigram.model.nets.own import named_arch, own_arch, takes
 from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.guards import load_teacher, spectrum_note
@@ -28,7 +30,7 @@ from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.workspace import Workspace
 from antigram.studies.options import Options, check_options
 
-__all__ = ["Job", "layer_numbers", "resolve", "store_for"]
+__all__ = ["Job", "layer_numbers", "layer_pairs", "resolve", "store_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ def resolve(
     """
     mode = options.mode
     check_options(options, settings)
+    if OWN in (options.arch or ""):
+        own_arch(str(options.arch))  # so that a teacher with this network can be opened
     teachers = {path.stem: load_teacher(path, on_message) for path in options.ckpts}
     if len(teachers) < len(options.ckpts):
         raise InputError("`ckpts`: two files have the same name; rename one")
@@ -74,38 +78,44 @@ def resolve(
     task = options.task or store.main_label
     store.labels(task)  # raises if there is no such label
     members: dict[str, GramSource] = {}
+    pairs: dict[str, dict[Layer, str]] = {}  # teacher -> its layer -> that of the student
     tasks = {name: teacher.task for name, teacher in teachers.items()}
-    layers: tuple[int, ...] = ()
     if mode == "cached":
         named = _named_caches(workspace, store, options, on_message)
         options = _by_cache_name(options, named)
         tasks = {name: _made_from(path).get("task", "") for name, path in named.items()}
-        members = _caches(named, store, options, teachers, device)
+        pairs = {
+            name: _cached_pairs(path, _layers_for(options, name, named))
+            for name, path in named.items()
+        }
+        members = _caches(named, store, options, pairs, teachers, device)
     elif mode == "online":
         for name, teacher in teachers.items():
+            pairs[name] = layer_pairs(
+                _layers_for(options, name, teachers), teacher.arch, store.shape
+            )
             spec = TapSpec(
                 arch=teacher.arch,
-                layers=layer_numbers(
-                    _of_source(options.layers, name, teachers, "layers"), teacher.arch
-                ),
+                layers=tuple(sorted(pairs[name], key=layer_order)),
                 tap=options.tap or "relu",
                 aggregation=options.aggregation or "gram",
             )
-            if not spec.layers:
-                raise InputError(f"`layers`: no layer is given for {name}; add `layers={name}:N`")
             members[name] = LiveGrams(teacher.net().to(device), spec)
-    elif options.layers and first is not None:
-        layers = layer_numbers(options.layers, first.arch)
+    origin = next(iter(members.values())).spec.arch if members else first.arch if first else None
+    arch = named_arch(options.arch, options.width, origin)
+    check_network(arch, store.shape)
+    settings = _with_dropout(settings, arch)
+    layers: tuple[Layer, ...] = ()
+    if mode == "frozen":
+        layers = layer_numbers(options.layers, arch, store.shape)
+    members = {
+        name: _for_student(source, pairs[name], arch, store.shape)
+        for name, source in members.items()
+    }
     sources = Sources(members) if members else None
-    origin = sources.spec.arch if sources else first.arch if first else Arch()
-    arch = Arch(
-        options.arch or origin.name, origin.width if options.width is None else options.width
-    )
     tap, aggregation = options.tap or "relu", options.aggregation or "gram"
     if sources is not None:
         layers, tap, aggregation = sources.layers, sources.spec.tap, sources.spec.aggregation
-        for source in members.values():
-            check_shapes(arch, source.spec, store.shape)
         check_grids({name: source.spec for name, source in members.items()}, store.shape)
     if settings.get("loss") == "released" and len(members) > 1:
         raise InputError("`loss=released` compares with one teacher: give one of `ckpts`")
@@ -191,10 +201,63 @@ def _by_cache_name(options: Options, named: Mapping[str, Path]) -> Options:
     return replace(options, layers=renamed(options.layers), betas=renamed(options.betas))
 
 
+def _layers_for(options: Options, name: str, known: Mapping[str, object]) -> list[str]:
+    """Return the layers asked for of one source; empty if none are for any source."""
+    texts = _of_source(options.layers, name, known, "layers")
+    if options.layers and not texts:
+        raise InputError(f"`layers`: no layer is given for {name}; add `layers={name}:N`")
+    return texts
+
+
+def _cached_pairs(path: Path, texts: Sequence[str]) -> dict[Layer, str]:
+    """Return the cached layers that are asked for, or all, each with the student's layer."""
+    cached = {str(layer): layer for layer in layers_of(path)}
+    if not texts or "all" in texts:
+        return {layer: text for text, layer in cached.items()}
+    return {cached.get(of_teacher, of_teacher): own for own, of_teacher in _split(texts)}
+
+
+def _split(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the student's and the teacher's layer of texts such as ``5`` or ``layer3=10``.
+
+    Raises:
+        InputError: a layer of the teacher is given twice, with two of the student.
+    """
+    pairs = [(own, other or own) for own, _, other in (text.partition("=") for text in texts)]
+    known: dict[str, str] = {}
+    for own, other in pairs:
+        if known.setdefault(other, own) != own:
+            raise InputError(
+                f"`layers` {own}={other}: the teacher's layer {other} is compared with "
+                f"{known[other]} already; compare each with one layer of the student"
+            )
+    return pairs
+
+
+def _for_student(
+    source: GramSource, pairs: Mapping[Layer, str], arch: Arch, shape: tuple[int, int]
+) -> GramSource:
+    """Return a source whose layers have the student's names, after checking the maps' shapes."""
+    names = {layer: arch.check_layers([own])[0] for layer, own in pairs.items()}
+    check_shapes(arch, source.spec, shape, names)
+    same = all(layer == own for layer, own in names.items())
+    return source if same else Renamed(source, names)
+
+
+def _with_dropout(settings: Mapping[str, Any], arch: Arch) -> Mapping[str, Any]:
+    """Return the settings without dropout for a user's own network that does not take it."""
+    if takes(arch, "dropout"):
+        return settings
+    if "dropout" in settings:
+        raise InputError(f"`dropout`: {arch.name} takes none; leave it out")
+    return {**settings, "dropout": 0.0}
+
+
 def _caches(
     named: Mapping[str, Path],
     store: FeatureStore,
     options: Options,
+    pairs: Mapping[str, Mapping[Layer, str]],
     teachers: Mapping[str, Teacher],
     device: torch.device,
 ) -> dict[str, GramSource]:
@@ -210,11 +273,7 @@ def _caches(
         )
     sources: dict[str, GramSource] = {}
     for number, (name, path) in enumerate(named.items()):
-        texts = _of_source(options.layers, name, named, "layers")
-        if options.layers and not texts:
-            raise InputError(f"`layers`: no layer is given for {name}; add `layers={name}:N`")
-        layers = None if not texts or "all" in texts else [_number(text) for text in texts]
-        grams = GramCache(path, store, layers, wanted, device=device)
+        grams = GramCache(path, store, list(pairs[name]) or None, wanted, device=device)
         if teachers:
             _check_teacher(path, store, grams, list(teachers.values())[number])
         sources[name] = grams
@@ -295,18 +354,39 @@ def _real(text: str) -> float:
         raise InputError(f"`betas` {text!r}: wanted a number") from None
 
 
-def _number(text: str) -> int:
-    if re.fullmatch(r"[0-9]{1,3}", text) is None:
-        raise InputError(f"`layers` {text!r}: wanted the number of a convolution layer, or all")
-    return int(text)
+def layer_pairs(texts: Sequence[str], teacher: Arch, shape: tuple[int, int]) -> dict[Layer, str]:
+    """Return the teacher's layers, each with the student's layer that is compared with it.
 
-
-def layer_numbers(layers: Sequence[str | int], arch: Arch) -> tuple[int, ...]:
-    """Return the numbers of convolution layers, sorted; ``all`` stands for all layers.
+    Args:
+        texts: layers, such as ``5``, ``layer3.1``, ``layer3=10`` (STUDENT=TEACHER) or ``all``.
+        teacher: architecture of the teacher.
+        shape: ``(frame, freq)`` of a segment.
 
     Raises:
-        InputError: the network has no convolution layer with one of the numbers.
+        InputError: the teacher has no such layer.
+    """
+    if "all" in texts:
+        return {layer: str(layer) for layer in main_layers(teacher, shape)}
+    return {layer_numbers([other], teacher, shape)[0]: own for own, other in _split(texts)}
+
+
+def layer_numbers(
+    layers: Sequence[str | int], arch: Arch, shape: tuple[int, int]
+) -> tuple[Layer, ...]:
+    """Return layers, sorted; ``all`` stands for `main_layers`.
+
+    Args:
+        layers: numbers of a VGG's convolution layers, or names of modules.
+        arch: architecture of the network.
+        shape: ``(frame, freq)`` of a segment.
+
+    Raises:
+        InputError: the network has no such layer.
     """
     if "all" in layers:
-        return tuple(range(1, arch.layers + 1))
-    return arch.check_layers([_number(str(layer)) for layer in layers])
+        return main_layers(arch, shape)
+    checked = arch.check_layers(layers)
+    for layer in checked:
+        if isinstance(layer, str):
+            map_shape(arch, layer, "relu", shape)  # raises if there is none
+    return checked

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from antigram.model.choices import NEED_LABELS, Aggregation, ArchName, Mode, Tap
-from antigram.model.nets.arch import Arch
+from antigram.model.choices import NEED_LABELS, Aggregation, Mode, Tap
+from antigram.model.nets.arch import OWN, Arch
 from antigram.model.training.config import TrainConfig
 from antigram.pipeline.choices import check_choices
 from antigram.pipeline.errors import InputError
@@ -22,7 +22,8 @@ class Options:
 
     Values of ``layers`` and ``betas`` may have the prefix ``SOURCE:``, as in ``emo:5``. SOURCE is
     the name of a cache, or the file name of a checkpoint without its suffix. A checkpoint's name
-    also stands for the cache made with that checkpoint.
+    also stands for the cache made with that checkpoint. A layer ``STUDENT=TEACHER`` compares a
+    layer of the student with another one of the teacher, as in ``layer3=10``.
     """
 
     mode: Mode
@@ -34,7 +35,7 @@ class Options:
     betas: Sequence[str] = ()
     tap: Tap | None = None
     aggregation: Aggregation | None = None
-    arch: ArchName | None = None
+    arch: str | None = None
     width: int | None = None
     augment: bool = False
     views: int | None = None
@@ -51,7 +52,10 @@ def check_options(options: Options, settings: Mapping[str, Any]) -> None:
         InputError: options contradict each other; the message names the argument.
     """
     check_choices(options)
-    arch = Arch(options.arch or "vgg16", 64 if options.width is None else options.width)
+    own = OWN in (options.arch or "")
+    arch = Arch(
+        "vgg16" if own else options.arch or "vgg16", 64 if options.width is None else options.width
+    )
     # The numbers are checked later, as the checkpoint limits them and is not read here.
     layers = (1,) if options.layers else ()
     mode, task = options.mode, options.task or ""

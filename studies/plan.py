@@ -25,11 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from antigram.cache.estimate import break_even_epochs
 from antigram.cache.plan import LayerPlan, plan_layers
-from antigram.model.choices import Aggregation, ArchName, Codec, Dtype, Precision, Tap
+from antigram.model.choices import Aggregation, Codec, Dtype, Layer, Precision, Tap, layer_order
 from antigram.model.loss.codecs import Rows, forget_tables
 from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec
-from antigram.model.nets.arch import Arch
-from antigram.model.nets.vgg import Vgg, channels_last, tap_shape
+from antigram.model.nets.arch import OWN, Arch
+from antigram.model.nets.backbone import Backbone, channels_last
+from antigram.model.nets.networks import build_net, empty_net, tap_shape
+from antigram.model.nets.own import named_arch, own_arch
 from antigram.model.training.batches import Batch
 from antigram.model.training.checkpoint import Teacher, open_teacher
 from antigram.model.training.config import TrainConfig
@@ -50,6 +52,7 @@ ARMS: tuple[Arm, ...] = get_args(Arm)
 _CPU = torch.device("cpu")  # autocast knows no fake device; sizes are the same on every device
 _BLOCK = 512  # bytes: torch's GPU allocator gives out multiples
 _ADAM_STATES = 2
+_CLASSES = 2  # of a teacher, which are not computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def step_cost(
     arm: Arm,
     arch: Arch,
-    plans: Mapping[int, LayerPlan],
+    plans: Mapping[Layer, LayerPlan],
     shape: tuple[int, int],
     *,
     classes: int,
@@ -131,7 +134,7 @@ def step_cost(
     """
     spec = _spec(arch, plans)
     with _fake_tensors(), _Alive() as alive:
-        net = channels_last(Vgg(arch, classes))
+        net = channels_last(build_net(arch, classes, shape))
         config = TrainConfig(
             mode="baseline" if arm == "released" else arm,
             task="",
@@ -144,11 +147,12 @@ def step_cost(
         step: Step | ReleasedStep
         sources = None
         if arm == "released":
-            teacher = channels_last(Vgg(arch, 0))
+            teacher = channels_last(_bare(arch, shape))
             step = ReleasedStep(net, teacher, spec.layers[-1], precision)
         else:
             if arm == "online":
-                sources = Sources({str(n): LiveGrams(Vgg(arch, 0), spec) for n in range(nets)})
+                live = [LiveGrams(_bare(arch, shape), spec) for _ in range(nets)]
+                sources = Sources({str(n): source for n, source in enumerate(live)})
             elif arm == "cached":
                 rows = {str(n): _Shapes(spec, plans, batch_clips) for n in range(nets)}
                 sources = Sources(dict[str, GramSource](rows))
@@ -157,7 +161,7 @@ def step_cost(
         def made_batch() -> Batch:
             x = torch.empty(batch_clips, 1, *shape)
             y = torch.zeros(batch_clips, dtype=torch.int64)
-            read: dict[str, Mapping[int, Rows]] = {str(n): {} for n in range(nets)}
+            read: dict[str, Mapping[Layer, Rows]] = {str(n): {} for n in range(nets)}
             rows = sources.batch_rows(read, x) if sources is not None and arm == "cached" else None
             return Batch(np.zeros(batch_clips, np.int64), x, y, read, rows=rows)
 
@@ -180,16 +184,28 @@ def _fake_tensors() -> Iterator[None]:
         forget_tables()
 
 
-def bare_net(arch: Arch) -> Teacher:
-    """Return a teacher with random weights, on which a plan does not depend."""
-    return Teacher(arch, dict(Vgg(arch, 0).state_dict()), "")
+def bare_net(arch: Arch, shape: tuple[int, int] = (0, 0)) -> Teacher:
+    """Return a teacher with random weights, on which a plan does not depend.
+
+    Args:
+        arch: name and width.
+        shape: ``(frame, freq)`` of a segment.
+    """
+    classes = 0 if arch.numbered else _CLASSES
+    with torch.random.fork_rng(devices=[]):
+        state = dict(build_net(arch, classes, shape).state_dict())
+    return Teacher(arch, state, "", classes=classes, shape=shape)
 
 
-def _spec(arch: Arch, plans: Mapping[int, LayerPlan]) -> TapSpec:
+def _bare(arch: Arch, shape: tuple[int, int]) -> Backbone:
+    return build_net(arch, 0 if arch.numbered else _CLASSES, shape)
+
+
+def _spec(arch: Arch, plans: Mapping[Layer, LayerPlan]) -> TapSpec:
     key = next(iter(plans.values())).key
     return TapSpec(
         arch=arch,
-        layers=tuple(sorted(plans)),
+        layers=tuple(sorted(plans, key=layer_order)),
         tap=key.tap,
         aggregation=key.aggregation,
         grids={n: plan.key.grid for n, plan in plans.items() if plan.key.grid is not None},
@@ -203,7 +219,7 @@ class _Shapes:
     stored_bytes = 0
     arrays: Sequence[MappedArray] = ()
 
-    def __init__(self, spec: TapSpec, plans: Mapping[int, LayerPlan], clips: int) -> None:
+    def __init__(self, spec: TapSpec, plans: Mapping[Layer, LayerPlan], clips: int) -> None:
         self.spec = spec
         self.identity: Mapping[str, str] = {}
         self.plans, self.clips = plans, clips
@@ -216,12 +232,12 @@ class _Shapes:
         del clips, epoch
         return None
 
-    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
+    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[Layer, Rows]:
         """Return nothing, as nothing is stored."""
         del clips, epoch
         return {}
 
-    def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
+    def rows(self, read: Mapping[Layer, Rows], x: Tensor) -> Mapping[Layer, Rows]:
         """Return rows of the form that a cache has."""
         del read
         rows = {}
@@ -240,7 +256,7 @@ def plan(
     data: str | None = None,
     task: str | None = None,
     ckpt: Path | None = None,
-    arch: ArchName | None = None,
+    arch: str | None = None,
     width: int | None = None,
     tap: Tap = "relu",
     aggregation: Aggregation = "gram",
@@ -256,11 +272,11 @@ def plan(
 
     Args:
         workspace: holds the store.
-        layers: numbers of convolution layers, or ``all``.
+        layers: numbers of a VGG's convolution layers, names of modules, or ``all``.
         data: name of the store; default: the only one, or the one prepared last.
         task: label to learn; default: the main label of the store.
         ckpt: checkpoint of the teacher, for its architecture and width.
-        arch: architecture of teacher and student; default: architecture of ``ckpt``, or vgg16.
+        arch: network of teacher and student; default: that of ``ckpt``, or vgg16.
         width: width of teacher and student; default: width of ``ckpt``, or 64.
         tap: ``relu``, ``conv`` or ``released``.
         aggregation: what is computed from the feature maps, such as ``gram``.
@@ -282,18 +298,23 @@ def plan(
         raise InputError(
             "`codec=lowrank`: its rank is known only after running the teacher; give a `rank`"
         )
-    shape = open_teacher(ckpt).arch if ckpt is not None else Arch()
-    shape = Arch(arch or shape.name, shape.width if width is None else width)
+    if OWN in (arch or ""):
+        own_arch(str(arch))  # so that a teacher with this network can be opened
+    network = named_arch(arch, width, open_teacher(ckpt).arch if ckpt is not None else None)
     store = FeatureStore(workspace.store(data, on_message))
     task = task or store.main_label
     store.labels(task)  # raises if there is no such label
     spec = TapSpec(
-        arch=shape, layers=layer_numbers(layers, shape), tap=tap, aggregation=aggregation
+        arch=network,
+        layers=layer_numbers(layers, network, store.shape),
+        tap=tap,
+        aggregation=aggregation,
     )
+    bare = bare_net(network, store.shape)
     return budget(
         store,
-        shape,
-        plan_layers(store, bare_net(shape), spec, codec=codec, dtype=dtype, rank=rank),
+        network,
+        plan_layers(store, bare, spec, codec=codec, dtype=dtype, rank=rank),
         classes=len(store.classes[task]),
         batch_clips=batch_clips,
         nets=nets,
@@ -304,7 +325,7 @@ def plan(
 def budget(
     store: FeatureStore,
     arch: Arch,
-    plans: Mapping[int, LayerPlan],
+    plans: Mapping[Layer, LayerPlan],
     *,
     classes: int,
     batch_clips: int = 13,
@@ -328,7 +349,7 @@ def budget(
         bytes_per_clip, bytes, break_even_epochs}. Memory in bytes.
     """
 
-    def cost(arm: Arm, chosen: Mapping[int, LayerPlan]) -> StepCost:
+    def cost(arm: Arm, chosen: Mapping[Layer, LayerPlan]) -> StepCost:
         return step_cost(
             arm,
             arch,
@@ -342,7 +363,8 @@ def budget(
 
     base = cost("baseline", plans)
     layers: dict[str, Any] = {}
-    for number, plan in sorted(plans.items()):
+    for number in sorted(plans, key=layer_order):
+        plan = plans[number]
         arms = {}
         for arm in ARMS[1:]:
             step = cost(arm, {number: plan})
@@ -375,8 +397,8 @@ def budget(
 
 def _paper_eq4(arch: Arch, plan: LayerPlan, shape: tuple[int, int], batch_clips: int) -> int:
     """Return the bytes that AT takes by the paper's equation 4: E + 2 (#G + #F) float32 numbers."""
-    with torch.device("meta"):
-        teacher = sum(p.numel() for p in Vgg(arch, 0).parameters())
+    empty = empty_net(arch, 0 if arch.numbered else _CLASSES, shape)
+    teacher = sum(p.numel() for p in empty.parameters())
     channels, positions = tap_shape(arch, plan.key.layer, plan.key.tap, shape)
     gram = batch_clips * channels**2
     maps = batch_clips * channels * positions

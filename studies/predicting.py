@@ -56,6 +56,7 @@ def predict_files(
     table: Path | None = None,
     skip_unreadable: bool = False,
     device: str = "auto",
+    arch: str | None = None,
     on_progress: OnProgress = lambda *_: None,
     on_message: OnMessage = lambda _: None,
 ) -> Predictions:
@@ -67,6 +68,7 @@ def predict_files(
         table: CSV file to write the segments to; default: none.
         skip_unreadable: skip files that cannot be used, and list them.
         device: device of the network, such as ``cpu`` or ``auto``.
+        arch: ``FILE.py:function`` of a network of the user's own.
         on_progress: called with the name of a stage, files done, and number of files.
         on_message: called with lines of text: the checkpoint, and each skipped file.
 
@@ -79,10 +81,12 @@ def predict_files(
     files = audio_files(audio)
 
     # Imported only now, so that a wrong name is refused at once.
+    from antigram.model.nets.own import import_own
     from antigram.model.training.checkpoint import load_checkpoint
     from antigram.model.training.device import named_device
     from antigram.model.training.predict import Unreadable, about_text, columns, predict
 
+    import_own(arch)
     checkpoint = load_checkpoint(ckpt)
     on_message(f"{ckpt}: {about_text(checkpoint)}")
     recordings: list[Recording] = []

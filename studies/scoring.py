@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from antigram.model.nets.own import import_own
 from antigram.model.training.checkpoint import load_checkpoint
 from antigram.model.training.device import named_device
 from antigram.model.training.evaluate import Scores, evaluate_checkpoint
@@ -24,6 +25,7 @@ def evaluate_file(
     split: Split = "test",
     task: str | None = None,
     device: str = "auto",
+    arch: str | None = None,
     on_message: OnMessage = lambda _: None,
 ) -> Scores:
     """Score a checkpoint on a split of a store.
@@ -35,6 +37,7 @@ def evaluate_file(
         split: ``train``, ``validation`` or ``test``.
         task: label of the store to score; default: the task of the checkpoint.
         device: device of the network, such as ``cpu`` or ``auto``.
+        arch: ``FILE.py:function`` of a network of the user's own.
         on_message: called with a line of text for each default that was chosen.
 
     Returns:
@@ -44,6 +47,7 @@ def evaluate_file(
         InputError: an argument is missing or does not fit, or the split is empty.
         StoredDataError: the store or the checkpoint is damaged.
     """
+    import_own(arch)
     checkpoint = load_checkpoint(ckpt)
     store = FeatureStore(workspace.store(data, on_message))
     scores = evaluate_checkpoint(

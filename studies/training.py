@@ -121,7 +121,7 @@ def train_student(
         job = resolve(workspace, options, settings, torch_device, on_message)
         config, store = job.config, job.store
         begin = _begin(job, init, on_message)
-        net = build_student(config, len(store.classes[config.task]), begin)
+        net = build_student(config, len(store.classes[config.task]), begin, store.shape)
         control = "-shuffled" if config.shuffle_labels else ""
         default = f"{config.mode}{control}-{store.name}-seed{config.seed}"
         named = None if name is None else plain_name(name)
@@ -182,12 +182,12 @@ def _draw(
 
 
 def _begin(job: Job, init: Path | None, on_message: OnMessage) -> Mapping[str, Tensor] | None:
-    """Return the weights that initialise the student's convolutions; None for random weights."""
+    """Return the initial weights of all but the classifier; None for random weights."""
     from antigram.model.training.guards import load_teacher
 
     mode = job.config.mode
     if mode in ("wi", "frozen") and job.teacher is not None:
         if init is not None:
             raise InputError(f"`init`: `mode={mode}` begins with `ckpts`; use one of the two")
-        return job.teacher.state
-    return load_teacher(init, on_message).state if init is not None else None
+        return job.teacher.body()
+    return load_teacher(init, on_message).body() if init is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore, is_fold
 from antigram.pipeline.storage.archive import SUFFIXES, verify_archive
 from antigram.pipeline.storage.exchange import verify_export
-from antigram.pipeline.storage.manifest import DOCUMENT, Problem, verify_group
+from antigram.pipeline.storage.manifest import DOCUMENT, LAYER_GROUP, Problem, verify_group
 from antigram.pipeline.storage.opening import is_exported, open_backend
 from antigram.pipeline.storage.root import has_parts
 from antigram.pipeline.workspace import Workspace
@@ -60,7 +61,10 @@ def kind_of(path: Path) -> str:
         return "export" if is_exported(path) else "checkpoint"
     if (path / "config.json").is_file() or path.parent.name == "runs":
         return "run"
-    if any(path.glob("layer[0-9][0-9]")) or path.parent.name == "grams":
+    if (
+        any(re.fullmatch(LAYER_GROUP, inner.name) for inner in path.glob("*"))
+        or path.parent.name == "grams"
+    ):
         return "cache"
     return "store"
 
@@ -120,6 +124,7 @@ def verify_named(
     ckpt: Path | None = None,
     data: str | None = None,
     device: str = "auto",
+    arch: str | None = None,
     on_verified: Callable[[Verified], None] = lambda _: None,
     on_message: OnMessage = lambda _: None,
 ) -> list[Verified]:
@@ -133,6 +138,7 @@ def verify_named(
         ckpt: checkpoint of the teacher, for ``recompute``.
         data: name of the store, for ``recompute``; default: the cache's store.
         device: device of the teacher.
+        arch: ``FILE.py:function`` of a teacher that is a user's own network.
         on_verified: called with each result once it is known.
         on_message: called with a line of text for each default that was chosen.
 
@@ -144,6 +150,10 @@ def verify_named(
     """
     if recompute and ckpt is None:
         raise InputError("`recompute` runs the teacher again: name it with `ckpt`")
+    if arch is not None:
+        from antigram.model.nets.own import import_own  # imports torch
+
+        import_own(arch)
     stores = workspace.members(workspace.features)
     results: list[Verified] = []
     for path in _with_stores(_chosen(workspace, names)):
@@ -257,11 +267,12 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
         ids = None
         if not problems_of_root:
             yield _problem(path, error)
-    for number in listed:
-        if int(number) not in numbers:
-            yield Problem(path / layer_name(int(number)), "missing")
+    for text in listed:
+        if text not in {str(layer) for layer in numbers}:
+            layer = int(text) if text.isdecimal() else text
+            yield Problem(path / layer_name(layer), "missing")
     for number in numbers:
-        folder = path / f"layer{number:02d}"
+        folder = path / layer_name(number)
         problems = list(verify_group(open_backend(folder)))
         yield from problems
         if not problems:

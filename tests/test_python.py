@@ -22,6 +22,7 @@ FUNCTIONS = {
     "explain": "explain_file",
     "export": "export",
     "import": "import_",
+    "layers": "list_layers",
     "plan": "plan",
     "predict": "predict_files",
     "prepare": "prepare_corpus",

@@ -167,8 +167,8 @@ def test_a_full_disk_names_the_file_that_did_not_fit(tmp_path, monkeypatch):
 
 def test_patterns_of_options_take_what_they_should():
     for kind, good, bad in (
-        (Layer(), ["5", "13", "all"], ["", "emo:5", "5.0", "\u0665", "five"]),
-        (Layer(of_source=True), ["5", "emo:5", "a:b:all"], [":", "emo:", ":5x"]),
+        (Layer(), ["5", "all", "layer3.1", "5.0"], ["", "emo:5", "5=6", "\u0665", ".5"]),
+        (Layer(of_source=True), ["5", "emo:a.b=5", "a:b:all"], [":", "emo:", ":5x", "a=", "a=b=c"]),
         (Beta(), ["1", "-0.5", "1e-3", ".5", "emo:2"], ["nan", "inf", "one", "emo:"]),
         (Device(), ["auto", "cpu", "cuda", "cuda:1"], ["cuda:", "gpu", "cuda:-1"]),
     ):

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from antigram.model.choices import Aggregation, Similarity, similarity_of
+from antigram.model.choices import Aggregation, Layer, Similarity, similarity_of
 from antigram.model.loss.at_loss import compare
 from antigram.model.loss.sources import GramSource, Group, Sources, TeacherRows
 from antigram.model.nets.hooks import watch
@@ -39,13 +39,13 @@ class StoredGrams(GramSource, Protocol):
     path: Path
 
     @property
-    def layers(self) -> Mapping[int, _Layer]:
-        """Number of a layer -> the layer."""
+    def layers(self) -> Mapping[Layer, _Layer]:
+        """Number or name of a layer -> the layer."""
 
     def indices(self, clip_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the row of each segment."""
 
-    def with_layers(self, layers: Sequence[int]) -> StoredGrams:
+    def with_layers(self, layers: Sequence[Layer]) -> StoredGrams:
         """Return this cache with some of its layers alone."""
 
 
@@ -90,7 +90,7 @@ class AntiTransferLoss(nn.Module):
     def __init__(
         self,
         grams: StoredGrams | Sequence[StoredGrams] | Mapping[str, StoredGrams],
-        layers: Mapping[str, int],
+        layers: Mapping[str, Layer],
         *,
         beta: float | Mapping[str, float] = 1.0,
         similarity: Similarity | None = None,
@@ -234,7 +234,7 @@ class _Pass:
     """
 
     def __init__(
-        self, at: AntiTransferLoss, ids: Sequence[str], read: Mapping[str, Mapping[int, Any]]
+        self, at: AntiTransferLoss, ids: Sequence[str], read: Mapping[str, Mapping[Layer, Any]]
     ) -> None:
         self._at, self._clips, self._read = at, len(ids), read
         self._rows: TeacherRows | None = None
@@ -303,7 +303,7 @@ def _free(name: str, taken: Mapping[str, object]) -> str:
     return next(each for each in numbered if each not in taken)
 
 
-def _checked(caches: Mapping[str, StoredGrams], layers: Mapping[str, int]) -> dict[str, int]:
+def _checked(caches: Mapping[str, StoredGrams], layers: Mapping[str, Layer]) -> dict[str, Layer]:
     """Return the layer that each module is compared with.
 
     Raises:

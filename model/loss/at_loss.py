@@ -10,7 +10,14 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from antigram.model.choices import SIMILARITIES, Aggregation, Similarity, Tap, similarity_of
+from antigram.model.choices import (
+    SIMILARITIES,
+    Aggregation,
+    Layer,
+    Similarity,
+    Tap,
+    similarity_of,
+)
 from antigram.model.loss.codecs import Rows, Stack, packed_size
 from antigram.model.loss.gram import Context, flat
 from antigram.model.loss.pairwise import Grid, compared
@@ -38,7 +45,7 @@ _FLAT_FROM = {"sum": (7, "no"), "gram": (5, "hardly any"), "mean": (1, "hardly a
 
 
 def check_combination(
-    aggregation: Aggregation, tap: Tap, similarity: Similarity, layers: Collection[int] = ()
+    aggregation: Aggregation, tap: Tap, similarity: Similarity, layers: Collection[Layer] = ()
 ) -> None:
     """Raise if an aggregation cannot be used at a tap, or cannot have a similarity.
 
@@ -47,6 +54,12 @@ def check_combination(
             similarity, or the aggregation cannot have it.
     """
     similarity_of(aggregation, similarity)
+    named = [layer for layer in layers if isinstance(layer, str)]
+    if aggregation == "compmul" and named:
+        raise InputError(
+            f"`aggregation=compmul` needs values >= 0, which the output of {named[0]} may not be: "
+            "use another one"
+        )
     # The input of layer 1 is the normalised spectrogram, which has negative values.
     if aggregation == "compmul" and (tap == "conv" or (tap == "released" and 1 in layers)):
         raise InputError(
@@ -56,11 +69,12 @@ def check_combination(
 
 
 def flat_layers_note(
-    aggregation: Aggregation, similarity: Similarity, layers: Collection[int]
+    aggregation: Aggregation, similarity: Similarity, layers: Collection[Layer]
 ) -> str:
     """Return a warning if the loss has next to no gradient at some layers, else an empty text."""
     first, size = _FLAT_FROM.get(aggregation, (0, ""))
-    flat_layers = [n for n in sorted(layers) if n >= first]
+    numbers = [layer for layer in layers if isinstance(layer, int)]  # of a VGG, measured
+    flat_layers = [n for n in sorted(numbers) if n >= first]
     if similarity != "mse-sigmoid" or not size or not flat_layers:
         return ""
     return (

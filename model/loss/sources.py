@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from antigram.model.choices import Aggregation, Tap
+from antigram.model.choices import Aggregation, Layer, Tap, layer_order
 from antigram.model.loss.codecs import Rows, Stack, encode_rows, exact_codec
 from antigram.model.loss.pairwise import Grid, default_grid
 from antigram.model.nets.arch import Arch
-from antigram.model.nets.vgg import Vgg, channels_last, extractor_digest
+from antigram.model.nets.backbone import Backbone, channels_last
+from antigram.model.nets.networks import extractor_digest
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.choices import check_choices
 from antigram.pipeline.errors import InputError
@@ -32,35 +33,42 @@ class TapSpec:
 
     Attributes:
         arch: architecture of the teacher.
-        layers: convolution layers, counted from 1.
-        tap: point of the layer: ``relu``, ``conv`` or ``released``, as in `Vgg.run_features`.
+        layers: numbers of a VGG's convolution layers, counted from 1, or names of modules.
+        tap: point of the layer: ``relu``, ``conv`` or ``released``, as in `Backbone.run_features`.
         aggregation: ``gram``, ``mean``, ``sum``, ``max``, ``compmul`` or ``pairwise``.
         grids: for ``pairwise``, frames and frequencies that maps are averaged to, by layer; layers
             without one have the `default_grid` of the teacher's maps.
 
     Raises:
-        InputError: there is no such tap or aggregation, or a grid is invalid.
+        InputError: there is no such tap or aggregation, named layers cannot have it, or a grid is
+            invalid.
     """
 
     arch: Arch
-    layers: tuple[int, ...]
+    layers: tuple[Layer, ...]
     tap: Tap = "relu"
     aggregation: Aggregation = "gram"
-    grids: Mapping[int, Grid] = field(default_factory=dict)
+    grids: Mapping[Layer, Grid] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_choices(self)
+        named = [layer for layer in self.layers if isinstance(layer, str)]
+        if named and self.tap != "relu":
+            raise InputError(
+                f"`tap={self.tap}`: is for the numbered layers of a VGG; {named[0]} is tapped at "
+                "its output: leave `tap` out, and name the module whose output you want"
+            )
         if self.grids and self.aggregation != "pairwise":
             raise InputError(f"grids: go with `aggregation=pairwise`, not {self.aggregation}")
         for layer, grid in self.grids.items():
             if min(grid) < 1:
                 raise InputError(f"grids: that of layer {layer} is {grid}; wanted at least 1 x 1")
 
-    def grid(self, layer: int, size: Grid) -> Grid | None:
+    def grid(self, layer: Layer, size: Grid) -> Grid | None:
         """Return the grid of a layer, None unless the aggregation is ``pairwise``.
 
         Args:
-            layer: counted from 1.
+            layer: one of ``layers``.
             size: frames and frequencies of the teacher's maps.
 
         Raises:
@@ -91,15 +99,15 @@ class TeacherRows:
         layers: groups of teachers by layer.
     """
 
-    def __init__(self, layers: Mapping[int, Sequence[Group]]) -> None:
+    def __init__(self, layers: Mapping[Layer, Sequence[Group]]) -> None:
         self._layers = dict(layers)
 
     @property
-    def layers(self) -> tuple[int, ...]:
+    def layers(self) -> tuple[Layer, ...]:
         """Layers whose rows were not yet taken."""
         return tuple(self._layers)
 
-    def take(self, layer: int) -> Sequence[Group]:
+    def take(self, layer: Layer) -> Sequence[Group]:
         """Return the rows of a layer and drop the reference to them.
 
         Raises:
@@ -156,7 +164,7 @@ class GramSource(Protocol):
             ``(segment, parameter)``; None if the stored rows are of segments without augmentation.
         """
 
-    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
+    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[Layer, Rows]:
         """Read the stored rows of segments; called ahead of the step, in a thread.
 
         Args:
@@ -167,7 +175,7 @@ class GramSource(Protocol):
             Rows in host memory, by layer; empty if the source stores nothing.
         """
 
-    def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
+    def rows(self, read: Mapping[Layer, Rows], x: Tensor) -> Mapping[Layer, Rows]:
         """Return the rows of a batch for each layer of ``spec``, on the device of its features.
 
         Args:
@@ -190,7 +198,7 @@ class LiveGrams:
     stored_bytes = 0
     arrays: Sequence[MappedArray] = ()
 
-    def __init__(self, net: Vgg, spec: TapSpec) -> None:
+    def __init__(self, net: Backbone, spec: TapSpec) -> None:
         self.spec = spec
         # Channels last, like the student, so that the layout of a batch suits both.
         self.net = channels_last(net.eval().requires_grad_(requires_grad=False))
@@ -212,18 +220,18 @@ class LiveGrams:
         del clips, epoch
         return None
 
-    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[int, Rows]:
+    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> Mapping[Layer, Rows]:
         """Return nothing, as nothing is stored: see `GramSource`."""
         del clips, epoch
         return {}
 
-    def rows(self, read: Mapping[int, Rows], x: Tensor) -> Mapping[int, Rows]:
+    def rows(self, read: Mapping[Layer, Rows], x: Tensor) -> Mapping[Layer, Rows]:
         """Run the teacher up to the deepest layer: see `GramSource`."""
         del read
-        rows: dict[int, Rows] = {}
+        rows: dict[Layer, Rows] = {}
         aggregation = self.spec.aggregation
 
-        def on_tap(layer: int, maps: Tensor) -> None:
+        def on_tap(layer: Layer, maps: Tensor) -> None:
             size = maps.shape[2], maps.shape[3]
             grid = self.spec.grid(layer, size)
             codec = exact_codec(aggregation, maps.shape[1], math.prod(grid or size))
@@ -257,7 +265,8 @@ class Sources:
                     f"{self.names[0]} with {self.spec.tap} and {self.spec.aggregation}; all the "
                     "sources of a run need the same"
                 )
-        self.layers = tuple(sorted({n for spec in specs.values() for n in spec.layers}))
+        every = {layer for spec in specs.values() for layer in spec.layers}
+        self.layers = tuple(sorted(every, key=layer_order))
         self.views = self.members[self.names[0]].views
         for name, source in self.members.items():
             if source.views != self.views:
@@ -290,13 +299,13 @@ class Sources:
         """See `GramSource`; the same for all sources."""
         return self.members[self.names[0]].params(clips, epoch)
 
-    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> dict[str, Mapping[int, Rows]]:
+    def read(self, clips: NDArray[np.int64], epoch: int = 0) -> dict[str, Mapping[Layer, Rows]]:
         """Read the rows of every teacher: its name -> the result of `GramSource.read`."""
         return {name: source.read(clips, epoch) for name, source in self.members.items()}
 
     def rows(
-        self, read: Mapping[str, Mapping[int, Rows]], x: Tensor
-    ) -> dict[str, Mapping[int, Rows]]:
+        self, read: Mapping[str, Mapping[Layer, Rows]], x: Tensor
+    ) -> dict[str, Mapping[Layer, Rows]]:
         """Return the rows of every teacher: its name -> the result of `GramSource.rows`."""
         return {name: source.rows(read[name], x) for name, source in self.members.items()}
 
@@ -305,7 +314,7 @@ class Sources:
         """Whether the rows of all sources are stored, so that `rows` needs no features."""
         return all(source.stored_bytes for source in self.members.values())
 
-    def batch_rows(self, read: Mapping[str, Mapping[int, Rows]], x: Tensor) -> TeacherRows:
+    def batch_rows(self, read: Mapping[str, Mapping[Layer, Rows]], x: Tensor) -> TeacherRows:
         """Return the rows of a batch; rows of the same form are stacked.
 
         Args:
@@ -313,7 +322,7 @@ class Sources:
             x: features of the batch, ``(batch, 1, frame, freq)``; rows are returned on the same
                 device.
         """
-        by_form: dict[int, dict[object, list[tuple[int, Rows]]]] = {}
+        by_form: dict[Layer, dict[object, list[tuple[int, Rows]]]] = {}
         for number, rows_of in enumerate(self.rows(read, x).values()):
             for layer, rows in rows_of.items():
                 form = rows.codec, rows.data.dtype, rows.data.shape, rows.grid

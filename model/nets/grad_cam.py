@@ -1,4 +1,4 @@
-"""Grad-CAM: which parts of a spectrogram speak for a class, at one convolution layer of a VGG."""
+"""Grad-CAM: which parts of a spectrogram speak for a class, at one layer of a network."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from antigram.model.nets.vgg import Vgg
+from antigram.model.choices import Layer
+from antigram.model.nets.backbone import Backbone
 
 __all__ = ["grad_cam", "on_input"]
 
 
-def grad_cam(net: Vgg, x: Tensor, layer: int, target: int) -> tuple[Tensor, Tensor]:
+def grad_cam(net: Backbone, x: Tensor, layer: Layer, target: int) -> tuple[Tensor, Tensor]:
     """Return where the maps of a layer speak for a class, and the network's outputs.
 
     Each channel of the layer's maps (after its ReLU) is weighted with the mean gradient of the
@@ -21,7 +22,7 @@ def grad_cam(net: Vgg, x: Tensor, layer: int, target: int) -> tuple[Tensor, Tens
     Args:
         net: network in eval mode; its weights get no gradient.
         x: ``(segment, 1, frame, freq)`` features, normalised.
-        layer: convolution layer, counted from 1.
+        layer: number of a VGG's convolution layer, or name of a module.
         target: index of the class.
 
     Returns:
@@ -43,7 +44,7 @@ def grad_cam(net: Vgg, x: Tensor, layer: int, target: int) -> tuple[Tensor, Tens
     return (weights * maps).sum(1).relu(), logits.detach()
 
 
-def on_input(maps: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+def on_input(maps: Tensor, size: tuple[int, int], stride: int | tuple[int, int]) -> Tensor:
     """Enlarge maps of a layer to the size of its input.
 
     Position ``i`` of a layer is drawn where its receptive field is centred, ``stride`` bins after
@@ -54,15 +55,15 @@ def on_input(maps: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     Args:
         maps: ``(segment, height, width)``.
         size: ``(frame, freq)`` of the input.
-        stride: bins of the input between two positions of the maps.
+        stride: bins of the input between two positions of the maps; one number, or those of frames
+            and frequencies.
 
     Returns:
         ``(segment, frame, freq)``.
     """
-    height, width = maps.shape[1:]
-    large = F.interpolate(
-        maps[:, None], (height * stride, width * stride), mode="bilinear", align_corners=False
-    )
+    frames, freqs = (stride, stride) if isinstance(stride, int) else stride
+    enlarged = maps.shape[1] * frames, maps.shape[2] * freqs
+    large = F.interpolate(maps[:, None], enlarged, mode="bilinear", align_corners=False)
     missing = [max(0, wanted - n) for wanted, n in zip(size, large.shape[2:], strict=True)]
     padded = F.pad(large, (0, missing[1], 0, missing[0]), mode="replicate")
     return padded[:, 0, : size[0], : size[1]]

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+import difflib
+import re
+from collections.abc import Callable, Collection, Mapping
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from antigram.model.choices import TAPS, Tap
+from antigram.model.choices import TAPS, Layer, Tap
 from antigram.model.nets.arch import FULL_WIDTH, Arch
+from antigram.model.nets.backbone import Backbone, OnTap
 from antigram.pipeline.choices import check_choice
+from antigram.pipeline.errors import InputError
 
-__all__ = [
-    "Vgg",
-    "channels_last",
-    "conv_state",
-    "extractor_digest",
-    "map_shape",
-    "tap_shape",
-]
-
-# Called with a layer's number and its feature maps (batch, channel, frame, freq).
-OnTap = Callable[[int, Tensor], None]
+__all__ = ["Vgg", "conv_state"]
 
 
-class Vgg(nn.Module):
-    """A VGG without batch norm, with one input channel and torchvision's module names.
+class Vgg(Backbone):
+    """A VGG with or without batch norm, with one input channel and torchvision's module names.
 
-    Weights are initialised as in torchvision, from torch's global random generator.
+    Weights are initialised as in torchvision, from torch's global random generator. The network is
+    run in slices between the taps, which needs no hooks.
 
     Args:
         arch: name and width.
@@ -41,7 +32,7 @@ class Vgg(nn.Module):
     def __init__(self, arch: Arch, classes: int, dropout: float = 0.5) -> None:
         super().__init__()
         self.arch = arch
-        self.features = _features(arch.blocks)
+        self.features = _features(arch)
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         channels = next(size for size in reversed(arch.blocks) if isinstance(size, int))
         hidden = max(1, 4096 * arch.width // FULL_WIDTH)
@@ -71,14 +62,34 @@ class Vgg(nn.Module):
         """Index in ``features`` of convolution layer 1, 2, ..."""
         return [i for i, module in enumerate(self.features) if isinstance(module, nn.Conv2d)]
 
-    def _tap_end(self, layer: int, tap: Tap) -> int:
+    def _tap_end(self, layer: Layer, tap: Tap) -> int:
         """Return how many modules of ``features`` run before the tap of a layer."""
-        return self.conv_indices[layer - 1] + {"relu": 2, "conv": 1, "released": 0}[tap]
+        if isinstance(layer, str):
+            name = re.fullmatch(r"features\.([0-9]+)", layer)
+            if name is None or int(name[1]) >= len(self.features):
+                known = [f"features.{index}" for index in range(len(self.features))]
+                close = difflib.get_close_matches(layer, known, n=3)
+                raise InputError(
+                    f"`layers` {layer!r}: a VGG is tapped at the number of a convolution layer, 1 "
+                    f"to {self.arch.layers}, or at {', '.join(close or (known[0], known[-1]))}"
+                )
+            return int(name[1]) + 1
+        normed = int(self.arch.normed)
+        after = {"relu": 2 + normed, "conv": 1 + normed, "released": 0}
+        return self.conv_indices[layer - 1] + after[tap]
 
-    def stride(self, layer: int) -> int:
-        """Return how many bins of the input lie between two positions of a layer's maps."""
+    def names_below(self, layer: Layer, tap: Tap) -> list[str]:
+        """Return the names of the tensors that the maps of a tap depend on, in their order."""
+        kinds = ("weight", "bias", "running_mean", "running_var")
+        modules = range(self._tap_end(layer, tap))
+        return [f"features.{index}.{kind}" for index in modules for kind in kinds]
+
+    def strides(self, layer: Layer, shape: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+        """See `Backbone`; the same in both directions, for segments of any shape."""
+        del shape
         before = self.features[: self._tap_end(layer, "relu")]
-        return int(2 ** sum(isinstance(module, nn.MaxPool2d) for module in before))
+        stride = int(2 ** sum(isinstance(module, nn.MaxPool2d) for module in before))
+        return stride, stride
 
     def set_tap(self, tap: Tap) -> None:
         """Keep the next module from overwriting the maps of a tap.
@@ -92,37 +103,40 @@ class Vgg(nn.Module):
                 module.inplace = tap != "conv"
 
     def run_features(
-        self, x: Tensor, layers: Collection[int], tap: Tap, on_tap: OnTap, *, stop: bool = False
+        self, x: Tensor, layers: Collection[Layer], tap: Tap, on_tap: OnTap, *, stop: bool = False
     ) -> Tensor:
         """Run the convolution part in slices and call ``on_tap`` at each of ``layers``.
 
         Args:
             x: ``(batch, 1, frame, freq)``.
-            layers: convolution layers, 1 to 13 for VGG16.
-            tap: ``relu`` (the output of the layer's ReLU), ``conv`` (the input of that ReLU) or
-                ``released`` (the input of the layer, as in the paper's code).
-            on_tap: called during the forward pass with the layer and its maps. The backward pass
-                then frees the part of the graph that it adds before it reaches the layers below.
+            layers: convolution layers, 1 to 13 for VGG16; or names of modules of ``features``.
+            tap: as in `Backbone.run_features`.
+            on_tap: as in `Backbone.run_features`.
             stop: whether to stop at the deepest tap.
 
         Returns:
             Output of the last module that ran.
         """
         start = 0
-        for layer in sorted(layers):
-            end = self._tap_end(layer, tap)
+        ends = {layer: self._tap_end(layer, tap) for layer in layers}
+        for layer in sorted(ends, key=ends.__getitem__):
+            end = ends[layer]
             x = self.features[start:end](x)
             start = end
             on_tap(layer, x)
+            if isinstance(layer, str) and end < len(self.features):
+                following = self.features[end]
+                if isinstance(following, nn.ReLU) and following.inplace:
+                    x = x.clone()  # the ReLU would overwrite the maps
         return x if stop else self.features[start:](x)
 
     def forward(
         self,
         x: Tensor,
-        layers: Collection[int] = (),
+        layers: Collection[Layer] = (),
         tap: Tap = "relu",
         on_tap: OnTap = lambda _layer, _maps: None,
-        on_features: Callable[[Tensor], None] = lambda _: None,
+        on_features: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Return logits ``(batch, class)`` of ``(batch, 1, frame, freq)``.
 
@@ -134,33 +148,29 @@ class Vgg(nn.Module):
             on_features: called with the input of the classifier, ``(batch, feature)``.
         """
         x = self.avgpool(self.run_features(x, layers, tap, on_tap)).flatten(1)
-        on_features(x)
+        if on_features is not None:
+            on_features(x)
         logits: Tensor = self.classifier(x)
         return logits
 
-    def freeze_up_to(self, layer: int) -> None:
-        """Switch off the gradients of the weights of convolution layers 1 to ``layer``."""
-        for module in self.features[: self._tap_end(layer, "conv")]:
-            module.requires_grad_(requires_grad=False)
+    def frozen_below(self, layer: Layer) -> tuple[list[nn.Parameter], list[nn.Module]]:
+        """See `Backbone`."""
+        modules = list(self.features[: self._tap_end(layer, "conv")])
+        norms: list[nn.Module] = [m for m in modules if isinstance(m, nn.BatchNorm2d)]
+        return [p for module in modules for p in module.parameters()], norms
+
+    @property
+    def head_sizes(self) -> tuple[int, int]:
+        """See `Backbone`."""
+        first, *_, last = [m for m in self.classifier if isinstance(m, nn.Linear)]
+        return first.in_features, last.in_features
+
+    def body(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `conv_state`."""
+        return conv_state(state)
 
 
-def channels_last(net: Vgg) -> Vgg:
-    """Change the memory format of a network's convolution weights to channels last.
-
-    The weights are replaced by new parameters, as tensors on the meta device cannot change their
-    format. So create an optimiser after this call.
-
-    Returns:
-        The same network.
-    """
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            weight = module.weight.detach().to(memory_format=torch.channels_last)
-            module.weight = nn.Parameter(weight, requires_grad=module.weight.requires_grad)
-    return net
-
-
-def _features(blocks: Sequence[int | str]) -> nn.Sequential:
+def _features(arch: Arch) -> nn.Sequential:
     """Build the convolution part in torchvision's order, so that weights have torchvision's names.
 
     A first layer of three input channels is drawn and then replaced, as when torchvision built
@@ -168,43 +178,17 @@ def _features(blocks: Sequence[int | str]) -> nn.Sequential:
     """
     modules: list[nn.Module] = []
     channels = 3
-    for size in blocks:
+    for size in arch.blocks:
         if isinstance(size, str):
             modules.append(nn.MaxPool2d(kernel_size=2, stride=2))
         else:
-            modules += [nn.Conv2d(channels, size, kernel_size=3, padding=1), nn.ReLU(inplace=True)]
+            modules.append(nn.Conv2d(channels, size, kernel_size=3, padding=1))
+            modules += [nn.BatchNorm2d(size)] if arch.normed else []
+            modules.append(nn.ReLU(inplace=True))
             channels = size
     first = modules[0].out_channels
     modules[0] = nn.Conv2d(1, first, kernel_size=3, padding=1)  # type: ignore[arg-type]
     return nn.Sequential(*modules)
-
-
-def map_shape(arch: Arch, layer: int, tap: Tap, shape: tuple[int, int]) -> tuple[int, int, int]:
-    """Return the number of channels, frames and frequencies of a layer's maps at a tap.
-
-    Args:
-        arch: architecture of the network.
-        layer: convolution layer, counted from 1.
-        tap: as in `Vgg.run_features`.
-        shape: ``(frame, freq)`` of a segment.
-    """
-    with torch.device("meta"):
-        net = Vgg(arch, 0)
-        shapes: list[tuple[int, int, int]] = []
-        net.run_features(
-            torch.empty(1, 1, *shape),
-            [layer],
-            tap,
-            lambda _layer, maps: shapes.append((maps.shape[1], maps.shape[2], maps.shape[3])),
-            stop=True,
-        )
-    return shapes[0]
-
-
-def tap_shape(arch: Arch, layer: int, tap: Tap, shape: tuple[int, int]) -> tuple[int, int]:
-    """Return the number of channels and positions of a layer's maps at a tap: see `map_shape`."""
-    channels, frames, freqs = map_shape(arch, layer, tap, shape)
-    return channels, frames * freqs
 
 
 def conv_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -214,17 +198,3 @@ def conv_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in state.items()
         if isinstance(name, str) and name.startswith("features.")
     }
-
-
-def extractor_digest(state: Mapping[str, Tensor], net: Vgg, layer: int, tap: Tap) -> str:
-    """Return the SHA-256 over name, dtype, shape and little-endian bytes of tensors up to a tap."""
-    total = hashlib.sha256()
-    for index in range(net._tap_end(layer, tap)):
-        for kind in ("weight", "bias"):
-            if (tensor := state.get(name := f"features.{index}.{kind}")) is None:
-                continue
-            array: np.ndarray[Any, Any] = tensor.detach().cpu().contiguous().numpy()
-            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            total.update(f"{name}\0{array.dtype.name}\0{array.shape}\0".encode())
-            total.update(little.tobytes())
-    return total.hexdigest()

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from antigram.model.choices import Layer
 from antigram.model.loss.sources import Sources
 from antigram.model.training.distributed import DistributedContext
 
@@ -29,12 +30,12 @@ class Probe(Protocol):
     """Observes the forward pass of a step."""
 
     def tap(
-        self, layer: int, maps: Tensor, members: Sequence[int], means: Tensor, loss_of: LossOf
+        self, layer: Layer, maps: Tensor, members: Sequence[int], means: Tensor, loss_of: LossOf
     ) -> None:
         """Receive maps and similarities at a tap; called for each layer that is compared.
 
         Args:
-            layer: counted from 1.
+            layer: layer of the student.
             maps: maps of the student at the tap, ``(batch, channel, frame, freq)``.
             members: teachers that are compared at this layer, as indices into `Sources.names`.
             means: ``(teacher,)`` similarities, averaged over the batch.
@@ -51,13 +52,13 @@ class Probe(Protocol):
         """
 
 
-def _pairs(sources: Sources) -> list[tuple[int, int]]:
+def _pairs(sources: Sources) -> list[tuple[Layer, int]]:
     """Return pairs of a layer and a teacher's index, for all teachers compared at that layer."""
     specs = [source.spec for source in sources.members.values()]
     return [(n, i) for n in sources.layers for i, spec in enumerate(specs) if n in spec.layers]
 
 
-def _table(sources: Sources, values: Mapping[tuple[int, int], Any]) -> Table:
+def _table(sources: Sources, values: Mapping[tuple[Layer, int], Any]) -> Table:
     table: Table = {}
     for (layer, teacher), value in values.items():
         table.setdefault(str(layer), {})[sources.names[teacher]] = value
@@ -76,10 +77,10 @@ class Similarities:
         self._sources = sources
         self._pairs = _pairs(sources)
         self._sums = torch.zeros(len(self._pairs) + 1, dtype=torch.float64, device=device)
-        self._of_batch: dict[tuple[int, int], Tensor] = {}
+        self._of_batch: dict[tuple[Layer, int], Tensor] = {}
 
     def tap(
-        self, layer: int, maps: Tensor, members: Sequence[int], means: Tensor, loss_of: LossOf
+        self, layer: Layer, maps: Tensor, members: Sequence[int], means: Tensor, loss_of: LossOf
     ) -> None:
         """See `Probe`."""
         del maps, loss_of
@@ -120,11 +121,11 @@ class Gradients:
 
     def __init__(self, sources: Sources, on_ratios: Callable[[Table], None]) -> None:
         self._sources, self._on_ratios = sources, on_ratios
-        self._at: dict[tuple[int, int], Tensor] = {}
-        self._maps: dict[int, Tensor] = {}
+        self._at: dict[tuple[Layer, int], Tensor] = {}
+        self._maps: dict[Layer, Tensor] = {}
 
     def tap(
-        self, layer: int, maps: Tensor, members: Sequence[int], means: Tensor, loss_of: LossOf
+        self, layer: Layer, maps: Tensor, members: Sequence[int], means: Tensor, loss_of: LossOf
     ) -> None:
         """See `Probe`."""
         del means
@@ -151,7 +152,7 @@ class Gradients:
         slopes = torch.autograd.grad(ce, list(self._maps.values()), retain_graph=True)
         norms = {layer: _norm(slope).item() for layer, slope in zip(layers, slopes, strict=True)}
         self._maps = {}
-        ratios: dict[tuple[int, int], float | None] = dict.fromkeys(_pairs(self._sources), 0.0)
+        ratios: dict[tuple[Layer, int], float | None] = dict.fromkeys(_pairs(self._sources), 0.0)
         for (layer, teacher), at in self._at.items():
             ratios[layer, teacher] = at.item() / norms[layer] if norms[layer] else None
         self._on_ratios(_table(self._sources, ratios))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from antigram.model.nets.arch import Arch, archs_by_layers
-from antigram.model.nets.vgg import Vgg, conv_state
+from antigram.model.nets.backbone import Backbone
+from antigram.model.nets.networks import body_state, build_net, empty_net
+from antigram.model.nets.vgg import conv_state
 from antigram.model.training.tensors import FORMAT, load_tensors, save_tensors, write_tensors
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.recipe import VERSION as RECIPE_VERSION
@@ -70,7 +72,7 @@ class Checkpoint:
         return {
             "format": FORMAT,
             "format_version": VERSION,
-            "arch": asdict(self.arch),
+            "arch": self.arch.to_json(),
             "task": self.task,
             "classes": self.classes,
             "state_dict": self.state_dict,
@@ -81,26 +83,48 @@ class Checkpoint:
             "scores": self.scores,
         }
 
-    def net(self) -> Vgg:
+    def net(self) -> Backbone:
         """Build the network with its weights, in eval mode."""
-        net = Vgg(self.arch, len(self.classes))
+        with torch.random.fork_rng(devices=[]):
+            net = build_net(self.arch, len(self.classes), self.recipe.shape)
         net.load_state_dict(self.state_dict)
         return net.eval()
+
+    def teacher(self, note: str = "") -> Teacher:
+        """Return the network as a `Teacher`.
+
+        Args:
+            note: see `Teacher`.
+        """
+        numbered = self.arch.numbered
+        return Teacher(
+            self.arch,
+            conv_state(self.state_dict) if numbered else dict(self.state_dict),
+            note,
+            self.scores,
+            self.task,
+            self.recipe,
+            classes=0 if numbered else len(self.classes),
+            shape=self.recipe.shape,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """The convolution part of a trained network.
+    """A trained network whose maps others are compared with.
 
     Attributes:
         arch: name and width of the network.
-        state: weights of ``features``, by torchvision's names, in float32.
+        state: weights by torchvision's names, floats in float32: of a VGG those of ``features``, of
+            other networks all.
         note: says that the network is a control, and how weights were converted on reading; empty
             if neither is the case.
         scores: as in `Checkpoint`; empty for a control, which is not meant to have learned.
         task: label that the network was trained to predict; empty if it is unknown, or if the
             network was trained on shuffled labels or not at all.
         recipe: preprocessing of the audio that it was trained on; None if it is unknown.
+        classes: number of outputs; 0 for a VGG, which is built without its classifier.
+        shape: ``(frame, freq)`` of the segments that it was built for; ``(0, 0)`` if it is unknown.
     """
 
     arch: Arch
@@ -109,13 +133,32 @@ class Teacher:
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     task: str = ""
     recipe: Recipe | None = None
+    classes: int = 0
+    shape: tuple[int, int] = (0, 0)
 
-    def net(self) -> Vgg:
-        """Build the convolution part with its weights, in eval mode; draws no random number."""
-        with torch.device("meta"):
-            net = Vgg(self.arch, 0)
-        net.load_state_dict(self.state, assign=True)
+    def net(self) -> Backbone:
+        """Build the network with its weights, in eval mode; a VGG without its classifier.
+
+        The state of torch's global random generator is neither used nor changed.
+        """
+        if self.arch.numbered:
+            net = self.empty()
+            net.load_state_dict(self.state, assign=True)
+        else:  # has buffers that are in no state dict
+            with torch.random.fork_rng(devices=[]):
+                net = build_net(self.arch, self.classes, self.shape)
+            net.load_state_dict(self.state)
         return net.to(memory_format=torch.channels_last).eval()
+
+    def empty(self) -> Backbone:
+        """Build the network without weights."""
+        return empty_net(self.arch, self.classes, self.shape)
+
+    def body(self) -> dict[str, Tensor]:
+        """Return the weights of all but the classifier."""
+        if self.arch.numbered:
+            return self.state
+        return body_state(self.arch, self.state, self.classes, self.shape)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -147,8 +190,10 @@ def _checkpoint(
         )
     try:
         checkpoint = _fields(content)
-        with torch.device("meta"):
-            wanted = Vgg(checkpoint.arch, len(checkpoint.classes)).state_dict()
+        net = empty_net(checkpoint.arch, len(checkpoint.classes), checkpoint.recipe.shape)
+        wanted = net.state_dict()
+    except InputError as error:  # a network that does not exist, or that was not named
+        raise InputError(f"{path}: {error}") from None
     except StoredDataError as error:
         recipe = content["recipe"]
         if isinstance(recipe, Mapping) and recipe.get("version") == RECIPE_VERSION:
@@ -183,7 +228,7 @@ def _fields(content: Mapping[str, Any]) -> Checkpoint:
     )
     if isinstance(checkpoint.arch.width, bool):
         raise TypeError(f"width is {checkpoint.arch.width}, wanted a number")
-    least = 2 ** checkpoint.arch.blocks.count("M")
+    least = 2 ** checkpoint.arch.blocks.count("M") if checkpoint.arch.numbered else 1
     if min(checkpoint.recipe.shape) < least:
         frames, bins = checkpoint.recipe.shape
         raise ValueError(
@@ -252,7 +297,9 @@ def _check_tensors(
             actual = "missing" if tensor is None else f"a {type(tensor).__name__}"
             raise InputError(f"{path}: {name} is {actual}, wanted {shape}")
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
-        if not plain or tensor.is_neg() or tensor.is_quantized or tensor.dtype not in dtypes:
+        counts = tensor.dtype == like.dtype == torch.int64  # of batches that a batch norm saw
+        kind = counts or tensor.dtype in dtypes
+        if not plain or tensor.is_neg() or tensor.is_quantized or not kind:
             kinds = ", ".join(map(_kind, dtypes))
             raise InputError(
                 f"{path}: {name} is {_kind(tensor.dtype)} ({tensor.layout}, {tensor.device}), "
@@ -260,6 +307,8 @@ def _check_tensors(
             )
         if tuple(tensor.shape) != shape:
             raise InputError(f"{path}: {name} is {tuple(tensor.shape)}, wanted {shape}")
+        if counts or not tensor.numel():
+            continue
         least, most = tensor.aminmax()  # both are NaN if any value is NaN
         if not (least >= -_MOST_FLOAT and most <= _MOST_FLOAT):
             raise InputError(
@@ -267,7 +316,7 @@ def _check_tensors(
                 "train it again"
             )
     if unknown := sorted(map(str, set(state) - set(wanted))):
-        raise InputError(f"{path}: unknown tensor {unknown[0]}; wanted a VGG without batch norm")
+        raise InputError(f"{path}: unknown tensor {unknown[0]}; it is none of the network's")
 
 
 def _kind(dtype: torch.dtype) -> str:
@@ -275,7 +324,7 @@ def _kind(dtype: torch.dtype) -> str:
 
 
 def open_teacher(path: Path) -> Teacher:
-    """Read the convolution part of a checkpoint, or of a plain VGG state dict.
+    """Read the network of a checkpoint, or the convolution part of a plain VGG state dict.
 
     Weights of another precision are converted to float32. The three input channels of a state dict
     (torchvision's ImageNet weights) are summed to one. `Teacher.note` reports either.
@@ -287,17 +336,16 @@ def open_teacher(path: Path) -> Teacher:
     content = load_tensors(path)
     if content.get("format") == FORMAT:
         checkpoint = _checkpoint(path, content, _TEACHERS)
-        state, converted = _as_float32(conv_state(checkpoint.state_dict))
+        state, converted = _as_float32(checkpoint.state_dict)
         scores, task = checkpoint.scores, checkpoint.task
         if checkpoint.provenance.get("labels") == SHUFFLED:
             control, scores, task = "a control, trained on shuffled labels", {}, ""
             converted = f"{control}; {converted}" if converted else control
         note = f"{path}: {converted}" if converted else ""
-        return Teacher(checkpoint.arch, state, note, scores, task, checkpoint.recipe)
+        return replace(checkpoint, state_dict=state, scores=scores, task=task).teacher(note)
     state = {name: t for name, t in conv_state(content).items() if isinstance(t, Tensor)}
     arch, channels = _arch_of(path, state)
-    with torch.device("meta"):
-        wanted = Vgg(arch, 0).state_dict()
+    wanted = dict(empty_net(arch, 0).state_dict())
     wanted["features.0.weight"] = torch.empty(arch.width, channels, 3, 3, device="meta")
     _check_tensors(path, state, wanted, _TEACHERS)
     state, converted = _as_float32({name: state[name] for name in wanted})
@@ -312,16 +360,15 @@ def open_teacher(path: Path) -> Teacher:
 def _arch_of(path: Path, state: Mapping[str, Tensor]) -> tuple[Arch, int]:
     """Return the VGG that a state dict belongs to, and its number of input channels."""
     first = state.get("features.0.weight")
-    convs = sum(name.endswith(".weight") for name in state)
+    convs = sum(tensor.ndim == 4 for tensor in state.values())
+    normed = any(name.endswith("running_mean") for name in state)
     if first is None or first.ndim != 4 or first.shape[1] not in (1, 3):
         raise InputError(
             f"{path}: neither a checkpoint of antigram nor a VGG state dict "
             "(features.0.weight of shape (channels, 1 or 3, 3, 3))"
         )
-    if convs not in (names := archs_by_layers()):
-        raise InputError(
-            f"{path}: {convs} convolution layers; a VGG without batch norm has {sorted(names)}"
-        )
+    if convs not in (names := archs_by_layers(normed=normed)):
+        raise InputError(f"{path}: {convs} convolution layers; a VGG has {sorted(names)}")
     try:
         return Arch(names[convs], first.shape[0]), first.shape[1]
     except InputError:
@@ -332,6 +379,7 @@ def _arch_of(path: Path, state: Mapping[str, Tensor]) -> tuple[Arch, int]:
 
 def _as_float32(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Convert weights to float32; return them with a note that names the dtypes converted."""
-    dtypes = sorted({_kind(t.dtype) for t in state.values() if t.dtype != torch.float32})
+    floats = {name: t for name, t in state.items() if t.is_floating_point()}
+    dtypes = sorted({_kind(t.dtype) for t in floats.values() if t.dtype != torch.float32})
     note = f"its {', '.join(dtypes)} weights were converted to float32" if dtypes else ""
-    return {name: tensor.float() for name, tensor in state.items()}, note
+    return {**state, **{name: tensor.float() for name, tensor in floats.items()}}, note

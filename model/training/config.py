@@ -10,6 +10,7 @@ from antigram.model.choices import (
     NEED_LABELS,
     Aggregation,
     ClassWeights,
+    Layer,
     Loss,
     Mode,
     Precision,
@@ -42,7 +43,7 @@ class TrainConfig:
         task: label to predict.
         arch: name and width of the student.
         layers: layers that are compared with the teachers; with mode ``frozen``, layers up to the
-            highest of these are frozen.
+            highest of these are frozen. Numbers of a VGG's convolution layers, or names of modules.
         against: with modes ``dann`` and ``coral``, the label that the student's features should
             not reveal; the student's own segments need this label.
         shuffle_labels: with mode ``baseline``, whether the labels of training and validation are
@@ -80,7 +81,7 @@ class TrainConfig:
     mode: Mode
     task: str
     arch: Arch
-    layers: tuple[int, ...] = ()
+    layers: tuple[Layer, ...] = ()
     against: str | None = None
     shuffle_labels: bool = False
     beta: float = 1.0
@@ -173,7 +174,12 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain types; without ``views`` if there is no augmentation."""
-        plain = {**asdict(self), "layers": list(self.layers), "betas": dict(self.betas)}
+        plain = {
+            **asdict(self),
+            "arch": self.arch.to_json(),
+            "layers": list(self.layers),
+            "betas": dict(self.betas),
+        }
         if self.views is None:
             del plain["views"]
         if not self.shuffle_labels:

@@ -11,7 +11,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed, nn
 
-from antigram.model.nets.vgg import Vgg
+from antigram.model.nets.backbone import Backbone
 from antigram.pipeline.errors import DistributedError, InputError
 
 __all__ = ["DistributedContext", "distributed_context"]
@@ -57,7 +57,7 @@ class DistributedContext:
             torch.cuda.set_device(device)
         return device
 
-    def wrap(self, net: Vgg) -> nn.Module:
+    def wrap(self, net: Backbone) -> nn.Module:
         """Return a network whose gradients are averaged over all ranks."""
         if self.size == 1:
             return net

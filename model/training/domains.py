@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from antigram.model.loss.domains import Adversary, Coral, DomainLoss
-from antigram.model.nets.vgg import Vgg
+from antigram.model.nets.backbone import Backbone
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.distributed import DistributedContext
 from antigram.pipeline.errors import InputError
@@ -39,7 +39,7 @@ def prepare_domains(
     store: FeatureStore,
     config: TrainConfig,
     rows: Mapping[str, NDArray[np.int64]],
-    net: Vgg,
+    net: Backbone,
     device: torch.device,
     distributed: DistributedContext,
     on_message: Callable[[str], None],
@@ -90,10 +90,10 @@ def prepare_domains(
     labels = number[stored]
     if config.mode == "coral":
         return Domains(labels, Coral(config.beta))
-    first, *_, last = [m for m in net.classifier if isinstance(m, torch.nn.Linear)]
+    features, hidden = net.head_sizes
     loss = Adversary(
-        first.in_features,
-        max(1, last.in_features // _SHARE),
+        features,
+        max(1, hidden // _SHARE),
         len(seen),
         dropout=config.dropout,
         beta=config.beta,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from antigram.model.nets.vgg import Vgg
+from antigram.model.nets.backbone import Backbone
 from antigram.model.training.batches import Batches
 from antigram.model.training.chance import chance, majority
 from antigram.model.training.checkpoint import Checkpoint
@@ -107,7 +107,9 @@ class Scores:
 
 
 @torch.no_grad()
-def evaluate(net: Vgg, batches: Batches, rows: NDArray[np.int64], classes: Sequence[str]) -> Scores:
+def evaluate(
+    net: Backbone, batches: Batches, rows: NDArray[np.int64], classes: Sequence[str]
+) -> Scores:
     """Predict segments and recordings in full float32; return their confusion matrices.
 
     All segments of a file that have the same class count as one recording: the class of mixed-in

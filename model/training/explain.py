@@ -11,7 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from antigram.model.choices import Layer
+from antigram.model.nets.arch import Arch
 from antigram.model.nets.grad_cam import grad_cam, on_input
+from antigram.model.nets.networks import layer_shapes, main_layers
 from antigram.model.training.checkpoint import Checkpoint
 from antigram.model.training.decide import (
     average,
@@ -53,7 +56,7 @@ class Explanation:
     Attributes:
         prediction: what the network predicts for the recording.
         label: the class that is explained.
-        layer: the convolution layer.
+        layer: the layer whose maps are explained.
         magnitudes: ``(frame, freq)`` float32 magnitudes of the STFT or of the mel bands that the
             network was given; where segments overlap, their mean.
         heat: ``(frame, freq)`` float32, not negative: how much each place speaks for ``label``; of
@@ -66,7 +69,7 @@ class Explanation:
 
     prediction: Prediction
     label: str
-    layer: int
+    layer: Layer
     magnitudes: NDArray[np.float32]
     heat: NDArray[np.float32]
     maximum: float
@@ -96,7 +99,7 @@ def explain(
     checkpoint: Checkpoint,
     path: Path,
     *,
-    layer: int | None = None,
+    layer: Layer | None = None,
     label: str | None = None,
     device: torch.device,
 ) -> Explanation:
@@ -108,7 +111,8 @@ def explain(
     Args:
         checkpoint: the network, with its classes and preprocessing.
         path: audio file, of at most `MAX_S` seconds.
-        layer: convolution layer, counted from 1; default: the deepest.
+        layer: number of a VGG's convolution layer, or name of a module; default: the deepest whose
+            maps have frames and frequencies.
         label: class to explain; default: the one predicted for the recording.
         device: device that the network runs on.
 
@@ -119,8 +123,8 @@ def explain(
     References:
         Selvaraju and others (2017); figure 5 of Guizzo, Weyde and Tarroni (2021).
     """
-    deepest = checkpoint.arch.layers
-    number = deepest if layer is None else checkpoint.arch.check_layers([layer])[0]
+    arch, shape = checkpoint.arch, checkpoint.recipe.shape
+    number = _deepest(arch, shape) if layer is None else arch.check_layers([layer])[0]
     if label is not None and label not in checkpoint.classes:
         raise InputError(
             f"class {label!r} is not known: the checkpoint tells {checkpoint.task} apart, "
@@ -133,8 +137,8 @@ def explain(
     with torch.no_grad():
         prediction = _prediction(checkpoint, path, [net(x) for x in _parts(rows, at_once, device)])
     label = label or prediction.label
-    target, stride = checkpoint.classes.index(label), net.stride(number)
     recipe = checkpoint.recipe
+    target, stride = checkpoint.classes.index(label), net.strides(number, recipe.shape)
     parts = _parts(rows, max(1, at_once // _GRADIENTS), device)
     maps = torch.cat([grad_cam(net, x, number, target)[0] for x in parts])
     heat = on_input(maps, recipe.shape, stride).cpu().numpy()
@@ -153,14 +157,27 @@ def explain(
     )
 
 
+def _deepest(arch: Arch, shape: tuple[int, int]) -> Layer:
+    """Return the last main layer whose maps have frames and frequencies."""
+    planar = {each.layer for each in layer_shapes(arch, shape) if each.size[1] > 1}
+    layers = [layer for layer in main_layers(arch, shape) if layer in planar]
+    if not layers:
+        raise InputError(
+            f"`arch` {arch.name}: no layer has maps of frames and frequencies: nothing can be drawn"
+        )
+    return layers[-1]
+
+
 def _peak(
-    maps: NDArray[np.float32], stride: int, starts_s: list[float], recipe: Recipe
+    maps: NDArray[np.float32], stride: tuple[int, int], starts_s: list[float], recipe: Recipe
 ) -> Peak | None:
     """Return where a layer's maps are largest; None if all are zero."""
     if not maps.any():
         return None
     segment, *position = np.unravel_index(int(maps.argmax()), maps.shape)
-    frame, freq = ((float(index) + 0.5) * stride - 0.5 for index in position)
+    frame, freq = (
+        (float(index) + 0.5) * step - 0.5 for index, step in zip(position, stride, strict=True)
+    )
     seconds = starts_s[int(segment)] + frame * recipe.hop / recipe.sample_rate
     return Peak(seconds, band_hz(recipe, freq), freq)
 

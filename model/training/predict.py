@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from antigram.model.nets.vgg import Vgg
+from antigram.model.nets.backbone import Backbone
 from antigram.model.training.chance import chance
 from antigram.model.training.checkpoint import SHUFFLED, Checkpoint
 from antigram.model.training.decide import average, finite_rows, log_probabilities, segments_at_once
@@ -272,7 +272,7 @@ def _unusable(unreadable: Unreadable, before: str = "", *, skippable: bool = Tru
 
 def _predict(
     checkpoint: Checkpoint,
-    net: Vgg,
+    net: Backbone,
     items: Iterable[_Segment | Unreadable],
     device: torch.device,
 ) -> Iterator[Recording | Unreadable]:
@@ -311,7 +311,7 @@ def _groups(
 
 @torch.no_grad()
 def _predict_batch(
-    net: Vgg, segments: Sequence[_Segment], device: torch.device
+    net: Backbone, segments: Sequence[_Segment], device: torch.device
 ) -> NDArray[np.float64]:
     """Return log-probabilities ``(segment, class)``."""
     if not segments:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from antigram.model.choices import Precision
+from antigram.model.choices import Layer, Precision
 from antigram.model.loss.at_loss import released_loss
-from antigram.model.nets.vgg import Vgg
+from antigram.model.nets.backbone import Backbone
 from antigram.model.training.batches import Batch
 from antigram.model.training.precision import autocast
 
@@ -28,7 +28,9 @@ class ReleasedStep:
         precision: precision of the forward passes of both, as in `Step`.
     """
 
-    def __init__(self, net: Vgg, teacher: Vgg, layer: int, precision: Precision = "32") -> None:
+    def __init__(
+        self, net: Backbone, teacher: Backbone, layer: Layer, precision: Precision = "32"
+    ) -> None:
         self.net, self.teacher, self.layer = net, teacher, layer
         self.precision: Precision = precision
 

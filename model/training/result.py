@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from antigram.model.nets.vgg import Vgg
+from antigram.model.nets.backbone import Backbone
 from antigram.model.training.checkpoint import SHUFFLED, Checkpoint
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.evaluate import Scores
@@ -38,7 +38,7 @@ def result_of(
     store: FeatureStore,
     config: TrainConfig,
     state: State,
-    net: Vgg,
+    net: Backbone,
     scores: Mapping[str, Scores],
     times: list[float],
     waited: float,
@@ -108,7 +108,7 @@ def baselines_of(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def checkpoint_of(
-    net: Vgg,
+    net: Backbone,
     store: FeatureStore,
     config: TrainConfig,
     run: Path,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from antigram.model.loss.domains import DomainLoss
-from antigram.model.nets.vgg import Vgg
+from antigram.model.nets.backbone import Backbone
 from antigram.model.training.checkpoint import load_tensors, write_tensors
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.distributed import DistributedContext
@@ -75,7 +75,7 @@ class State:
     def save(
         self,
         files: RunFiles,
-        net: Vgg,
+        net: Backbone,
         adam: torch.optim.Adam,
         domain_loss: DomainLoss | None = None,
     ) -> None:
@@ -128,7 +128,7 @@ def start(
     run: Path,
     settings: Mapping[str, Any],
     config: TrainConfig,
-    net: Vgg,
+    net: Backbone,
     adam: torch.optim.Adam,
     domain_loss: DomainLoss | None = None,
     *,
@@ -271,7 +271,7 @@ def _finished(files: RunFiles) -> tuple[State, dict[str, Any]]:
 
 
 def _load(
-    files: RunFiles, net: Vgg, adam: torch.optim.Adam, domain_loss: DomainLoss | None
+    files: RunFiles, net: Backbone, adam: torch.optim.Adam, domain_loss: DomainLoss | None
 ) -> State:
     """Load last.pt into network, optimiser and random generators; return the progress."""
     path = files.folder / LAST

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from antigram.model.choices import Layer
 from antigram.model.loss.at_loss import compare, released_loss
 from antigram.model.loss.domains import DomainLoss
 from antigram.model.loss.sources import LiveGrams, Sources, TeacherRows
-from antigram.model.nets.vgg import Vgg
+from antigram.model.nets.backbone import Backbone
 from antigram.model.training.at_effect import Probe
 from antigram.model.training.batches import Batch
 from antigram.model.training.config import TrainConfig
@@ -124,7 +125,7 @@ class Step:
 
     def __init__(
         self,
-        net: Vgg,
+        net: Backbone,
         sources: Sources | None,
         config: TrainConfig,
         device: torch.device,
@@ -156,7 +157,7 @@ class Step:
         config, sources = self.config, self.sources
         at = torch.zeros(len(self.names), device=self.device)  # AT loss by teacher, before beta
         losses: list[Tensor] = []
-        teacher: dict[int, Tensor] = {}
+        teacher: dict[Layer, Tensor] = {}
         rows: TeacherRows | None = None
         # A live teacher runs in the same precision as when a cache is built.
         with autocast(self.device, config.precision):
@@ -167,7 +168,7 @@ class Step:
                 if rows is None:
                     rows = sources.batch_rows(batch.read, batch.x)
 
-        def on_tap(layer: int, maps: Tensor) -> None:
+        def on_tap(layer: Layer, maps: Tensor) -> None:
             nonlocal at
             if teacher:
                 loss = released_loss(maps, teacher[layer])
@@ -199,7 +200,8 @@ class Step:
         features: list[Tensor] = []
         with autocast(self.device, config.precision):
             forward = self.forward if self.net.training else self.net
-            logits = forward(batch.x, self.layers, config.tap, on_tap, features.append)
+            on_features = None if self.domain_loss is None else features.append
+            logits = forward(batch.x, self.layers, config.tap, on_tap, on_features)
         ce = self._cross_entropy(logits.float(), batch.y)
         correct = (logits.argmax(1) == batch.y).sum()
         if self.domain_loss is not None:
@@ -232,11 +234,11 @@ class Step:
             self._some[members] = indices, self._weights[indices]
         return self._some[members]
 
-    def _released_maps(self, batch: Batch) -> dict[int, Tensor]:
+    def _released_maps(self, batch: Batch) -> dict[Layer, Tensor]:
         sources = list(self.sources.members.values()) if self.sources is not None else []
         if len(sources) != 1 or not isinstance(sources[0], LiveGrams):
             raise InputError("`loss=released` needs one teacher itself: `mode=online`")
-        maps: dict[int, Tensor] = {}
+        maps: dict[Layer, Tensor] = {}
         with torch.no_grad():
             sources[0].net.run_features(
                 batch.x, self.layers, self.config.tap, maps.__setitem__, stop=True

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from antigram.model.nets.vgg import Vgg
+from antigram.model.choices import layer_order
+from antigram.model.nets.backbone import Backbone
+from antigram.model.nets.networks import build_net
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.streams import weights_seed
 from antigram.pipeline.errors import InputError
@@ -15,7 +17,12 @@ from antigram.pipeline.errors import InputError
 __all__ = ["build_student"]
 
 
-def build_student(config: TrainConfig, classes: int, init: Mapping[str, Tensor] | None) -> Vgg:
+def build_student(
+    config: TrainConfig,
+    classes: int,
+    init: Mapping[str, Tensor] | None,
+    shape: tuple[int, int] = (0, 0),
+) -> Backbone:
     """Build the student with its initial weights, which depend on the seed only.
 
     The state of torch's global random generator is neither used nor changed.
@@ -23,23 +30,26 @@ def build_student(config: TrainConfig, classes: int, init: Mapping[str, Tensor] 
     Args:
         config: settings of the training.
         classes: number of outputs.
-        init: convolution weights to start from, by torchvision's names; None to draw them.
+        init: weights to start from, of all but the classifier, by torchvision's names; None to
+            draw them.
+        shape: ``(frame, freq)`` of a segment.
 
     Raises:
         InputError: ``init`` has weights of other names or shapes than the student.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights_seed(config.seed))
-        net = Vgg(config.arch, classes, config.dropout)
+        net = build_net(config.arch, classes, shape, config.dropout)
     if init is not None:
         _load_convolutions(net, init)
     if config.mode == "frozen":
-        net.freeze_up_to(max(config.layers))
+        for layer in sorted(config.layers, key=layer_order):
+            net.freeze_up_to(layer)
     net.set_tap(config.tap)
     return net
 
 
-def _load_convolutions(net: Vgg, init: Mapping[str, Tensor]) -> None:
+def _load_convolutions(net: Backbone, init: Mapping[str, Tensor]) -> None:
     state = net.state_dict()
     for name, tensor in init.items():
         if name not in state or state[name].shape != tensor.shape:

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from antigram.model.choices import CONTROLS, Control
 from antigram.model.nets.arch import Arch
+from antigram.model.nets.networks import build_net
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.checkpoint import Teacher
 from antigram.pipeline.choices import check_choice
 from antigram.pipeline.draw import check_seed, draw
+from antigram.pipeline.errors import InputError
 
 __all__ = ["control_teacher"]
 
@@ -34,14 +36,20 @@ def control_teacher(teacher: Teacher, control: Control | None, seed: int = 0) ->
         seed: seed of the permutations or the weights.
 
     Raises:
-        InputError: there is no such control, or the seed is out of range.
+        InputError: there is no such control, the network cannot have it, or the seed is out of
+            range.
     """
     check_choice("teacher_control", control, (None, *CONTROLS))
     check_seed(seed)
     if control == "permuted":
+        if not teacher.arch.numbered:
+            raise InputError(
+                f"`teacher_control=permuted`: is for VGGs, whose layers follow each other; "
+                f"{teacher.arch.name} can have random or mean-gram"
+            )
         return replace(teacher, state=_permuted(teacher.state, teacher.arch, seed))
     if control == "random":
-        return replace(teacher, state=_untrained(teacher.arch, seed), scores={}, task="")
+        return replace(teacher, state=_untrained(teacher, seed), scores={}, task="")
     return teacher
 
 
@@ -55,12 +63,16 @@ def _permuted(state: Mapping[str, Tensor], arch: Arch, seed: int) -> dict[str, T
         order = torch.tensor(sorted(range(len(bias)), key=keys.__getitem__))
         changed[f"features.{index}.weight"] = weight[order][:, before]
         changed[f"features.{index}.bias"] = bias[order]
+        if arch.normed:
+            for kind in ("weight", "bias", "running_mean", "running_var"):
+                name = f"features.{index + 1}.{kind}"
+                changed[name] = state[name][order]
         before = order
     return changed
 
 
-def _untrained(arch: Arch, seed: int) -> dict[str, Tensor]:
+def _untrained(teacher: Teacher, seed: int) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw(seed, "random teacher", "weights")[0])
-        net = Vgg(arch, 0)
+        net = build_net(teacher.arch, teacher.classes, teacher.shape)
     return {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}

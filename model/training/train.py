@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from antigram.model.loss.sources import GramSource, Sources
-from antigram.model.nets.vgg import Vgg
+from antigram.model.nets.backbone import Backbone
 from antigram.model.training.at_effect import Effect, Table, effect_note
 from antigram.model.training.batches import Batches
 from antigram.model.training.checkpoint import Checkpoint, load_tensors, write_tensors
@@ -53,7 +53,7 @@ OnTrainingProgress = Callable[[int, int, int, Mapping[str, float]], None]
 
 
 def train(
-    net: Vgg,
+    net: Backbone,
     store: FeatureStore,
     grams: GramSource | Sources | None,
     config: TrainConfig,

@@ -26,6 +26,7 @@ from antigram.pipeline.storage.chunks import CRC_BYTES, ArraySpec, Written, arra
 from antigram.pipeline.storage.hashing import canonical_json, digest
 
 __all__ = [
+    "LAYER_GROUP",
     "Manifest",
     "Problem",
     "create_arrays",
@@ -40,7 +41,9 @@ __all__ = [
 DOCUMENT = "zarr.json"  # Zarr's metadata of a group or array
 FOLDER = "manifest"
 _KEY = f"{FOLDER}/{DOCUMENT}"
-_INNER = re.compile(r"layer\d\d")  # a group inside that has a manifest of its own
+# A group inside that has a manifest of its own: a layer of a cache, by its number or its name.
+LAYER_GROUP = r"(?:layer\d\d|module-[\w%~-]+)"
+_INNER = re.compile(LAYER_GROUP)
 _CHUNKS_AHEAD = 64
 FORMAT = {"format": "antigram/manifest", "format_version": 1}
 

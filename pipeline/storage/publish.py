@@ -28,7 +28,7 @@ from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.durable import PARTIAL, fsync_folder
 from antigram.pipeline.storage.files import check_replaceable, remove
 from antigram.pipeline.storage.folder import Folder
-from antigram.pipeline.storage.manifest import delete_unlisted
+from antigram.pipeline.storage.manifest import LAYER_GROUP, delete_unlisted
 
 __all__ = [
     "Leftover",
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.(?P<kind>partial|import|old|trash|lock|sources)", re.DOTALL)
-_LAYER = re.compile(r"(?P<name>.+\.zarr)\.(?P<layer>layer\d\d)", re.DOTALL)
+_LAYER = re.compile(rf"(?P<name>.+\.zarr)\.(?P<layer>{LAYER_GROUP})", re.DOTALL)
 # Replaced layers, as version 0.1.0 named them.
 _INNER = re.compile(r"\.(?P<layer>layer\d\d)\.(?P<kind>old|trash)")
 

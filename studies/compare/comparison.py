@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from antigram.model.choices import Layer
+from antigram.model.nets.arch import Arch
 from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.execution.process import versions
@@ -50,7 +52,7 @@ def compare(
     folds: str | None = None,
     groups: str | None = None,
     name: str | None = None,
-    at_layers: tuple[int, ...] | None = None,
+    at_layers: tuple[Layer, ...] | None = None,
     seeds: int | None = None,
     arms: Sequence[str] | None = None,
     workers: int | None = None,
@@ -74,7 +76,7 @@ def compare(
         groups: label whose classes are the groups of the statistics, such as the speaker where
             ``against`` is the emotion; default: ``against``.
         name: name of the study; default: STORE-TASK-against-AGAINST.
-        at_layers: convolution layers that anti-transfer is tried at; default: 5, 9 and 13.
+        at_layers: layers that anti-transfer is tried at; default: 5, 9 and 13 of a VGG.
         seeds: trainings of each arm in each fold; default: 5.
         arms: names of arms besides the baseline, of `design.ARMS`; default: wi and at.
         workers: trainings at once; default: the cores.
@@ -107,6 +109,12 @@ def compare(
         "same-task": Teacher(task=learned),
     }
     given: dict[str, Any] = {"at_layers": at_layers, "seeds": seeds}
+    arch = training.get("arch")
+    if at_layers is None and arch is not None and not Arch(arch).numbered:
+        raise InputError(
+            f"`at_layers`: name the layers of {arch} at which anti-transfer is tried; "
+            f"`antigram layers` with `arch={arch}` lists them"
+        )
     study = Study(
         name=plain_name(name or f"{store.name}-{learned}-against-{against}"),
         title=f"Does anti-transfer help? {learned} against {against}",
@@ -136,7 +144,7 @@ def compare(
     return run_study(workspace, study, workers=workers, dry_run=dry_run, on_message=on_message)
 
 
-def _arm(name: str, at_layers: tuple[int, ...] | None) -> Arm:
+def _arm(name: str, at_layers: tuple[Layer, ...] | None) -> Arm:
     """Return an arm; a baseline that selects has as many trials as the others have layers."""
     arm = ARMS[name]
     if arm.trials == 1 or at_layers is None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-from antigram.model.choices import ArchName, Control, Mode
+from antigram.model.choices import Control, Layer, Mode
+from antigram.model.nets.arch import OWN, Arch
 from antigram.pipeline.choices import check_choices
 from antigram.pipeline.errors import InputError
 
@@ -33,7 +34,7 @@ _TRIAL_SEED = 1000  # between the seeds of two trials; a study has fewer seeds t
 class Variant(NamedTuple):
     """One of the trainings among which an arm selects by validation, in each fold and seed."""
 
-    layer: int | None
+    layer: Layer | None
     beta: float | None
     trial: int
 
@@ -76,7 +77,7 @@ class Arm:
             this training begins with (dual AT); empty: none.
         layered: trained once for each layer; the layer is selected by validation in each fold and
             seed.
-        layers: convolution layers to select from; empty: the layers of the study.
+        layers: layers to select from; empty: the layers of the study.
         betas: weights of the AT loss to select from; empty: 1 alone.
         trials: trainings with different seeds to select from.
         control: control that replaces the teacher; None for the teacher itself.
@@ -90,7 +91,7 @@ class Arm:
     teacher: str = ""
     first: str = ""
     layered: bool = False
-    layers: tuple[int, ...] = ()
+    layers: tuple[Layer, ...] = ()
     betas: tuple[float, ...] = ()
     trials: int = 1
     control: Control | None = None
@@ -109,13 +110,13 @@ class Arm:
         """Whether a teacher is trained for this arm."""
         return self.mode not in _NO_TEACHER
 
-    def variants(self, at_layers: tuple[int, ...]) -> list[Variant]:
+    def variants(self, at_layers: tuple[Layer, ...]) -> list[Variant]:
         """Return the trainings to select from.
 
         Args:
             at_layers: layers of the study.
         """
-        layers: tuple[int | None, ...] = (None,)
+        layers: tuple[Layer | None, ...] = (None,)
         if self.layered or self.layers:
             layers = self.layers or at_layers
         betas: tuple[float | None, ...] = self.betas or (None,)
@@ -220,7 +221,7 @@ class Training:
     """Settings that all trainings of a study share.
 
     Attributes:
-        arch: architecture of teachers and students.
+        arch: network of teachers and students, one of antigram's own.
         width: width of teachers and students.
         epochs: largest number of epochs of a training.
         patience: epochs without a lower validation loss after which a training stops.
@@ -228,7 +229,7 @@ class Training:
         lr: learning rate.
     """
 
-    arch: ArchName = "vgg16"
+    arch: str = "vgg16"
     width: int = 64
     epochs: int = 50
     patience: int = 10
@@ -237,6 +238,9 @@ class Training:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if OWN in self.arch:
+            raise InputError(f"`arch` {self.arch}: a study takes antigram's networks only")
+        Arch(self.arch, self.width)  # raises if there is no such network
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -268,7 +272,7 @@ class Study:
         teachers: name -> teacher.
         arms: name -> arm; the first is the baseline.
         primary: arms that are included in Holm's correction; empty: all.
-        at_layers: convolution layers that layered arms select from.
+        at_layers: layers that layered arms select from.
         seeds: trainings of each arm in each fold.
         training: settings that all trainings share.
         claims: statements that are tested.
@@ -289,7 +293,7 @@ class Study:
     teachers: Mapping[str, Teacher] = field(default_factory=dict)
     arms: Mapping[str, Arm]
     primary: tuple[str, ...] = ()
-    at_layers: tuple[int, ...] = (5, 9, 13)
+    at_layers: tuple[Layer, ...] = (5, 9, 13)
     seeds: int = 5
     training: Training = field(default_factory=Training)
     claims: tuple[Claim, ...] = ()

@@ -188,11 +188,14 @@ def _bytes_per_segment(job: Job, study: Study, stores: Mapping[str, FeatureStore
     from antigram.studies.plan import bare_net
 
     words = list(job.command)
-    layers = [int(words[i + 1]) for i, word in enumerate(words) if word == "--layer"]
+    layers = [words[i + 1] for i, word in enumerate(words) if word == "--layer"]
     arch = Arch(study.training.arch, study.training.width)
     spec = TapSpec(arch=arch, layers=arch.check_layers(layers))
     store = next(iter(stores.values()))
-    return sum(plan.bytes_per_clip for plan in plan_layers(store, bare_net(arch), spec).values())
+    return sum(
+        plan.bytes_per_clip
+        for plan in plan_layers(store, bare_net(arch, store.shape), spec).values()
+    )
 
 
 def _pilot(shape: tuple[int, int], study: Study) -> float:
@@ -201,13 +204,15 @@ def _pilot(shape: tuple[int, int], study: Study) -> float:
     from torch.nn import functional
 
     from antigram.model.nets.arch import Arch
-    from antigram.model.nets.vgg import Vgg
+    from antigram.model.nets.networks import build_net
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         training = study.training
-        net = Vgg(Arch(training.arch, training.width), 10).to(memory_format=torch.channels_last)
+        net = build_net(Arch(training.arch, training.width), 10, shape).to(
+            memory_format=torch.channels_last
+        )
         adam = torch.optim.Adam(net.parameters())
         x = torch.zeros(training.batch_clips, 1, *shape)
         y = torch.zeros(training.batch_clips, dtype=torch.int64)

@@ -203,8 +203,10 @@ def _value(value: Any, hint: Any, where: str) -> Any:  # noqa: ANN401
         return value
     if is_dataclass(hint) and isinstance(hint, type):
         return _made(hint, _table(value, where), where)
-    if origin in (Union, types.UnionType):
+    if origin in (Union, types.UnionType) and type(value) not in args:
         return _value(value, next(arg for arg in args if arg is not type(None)), where)
+    if origin in (Union, types.UnionType):
+        return value
     if origin is Literal:
         if value not in args:
             raise InputError(f"{where}: is {value!r}; wanted {', '.join(args)}")

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from antigram.model.choices import Layer, layer_order
 from antigram.model.nets.arch import Arch
 from antigram.pipeline.storage.hashing import digest
 from antigram.studies.compare.design import BASELINE, FOLD, Arm, Setting, Study, Teacher, Variant
 
 __all__ = ["Cell", "FoldData", "Job", "Plan", "StoreData", "plan_jobs"]
 
+_SECOND = (126, 129)  # frames and frequencies of a segment; no name of a layer depends on them
 _NAME_DIGITS = 8  # of a job's key, in the names of runs and caches
 
 
@@ -230,7 +232,7 @@ class _Planner:
         arm: Arm,
         called: str,
         teacher: Job,
-        layer: int,
+        layer: Layer,
         fold: int,
         data: FoldData,
         place: str,
@@ -259,13 +261,13 @@ class _Planner:
             f"{place}{'-'.join(parts) or 'grams'}{at}",
             data.student,
             [teacher.key],
-            {"ckpt": self._weights(teacher), "layer": sorted(layers), **options},
+            {"ckpt": self._weights(teacher), "layer": sorted(layers, key=layer_order), **options},
         )
         rows = {"options": options, "layer": layer, "teacher": teacher.key}
         return cache, digest({**rows, "data": data.student.fingerprint})
 
     def _probe(self, run: Job) -> str:
-        deepest = Arch(self.study.training.arch, self.study.training.width).layers
+        deepest = self._deepest()
         options = {"task": self.study.probe, "layer": deepest}
         decides = {"kind": "probe", "options": options, "needs": [run.key]}
         key = digest(decides)
@@ -282,6 +284,14 @@ class _Planner:
             ),
         )
         return key
+
+    def _deepest(self) -> Layer:
+        arch = Arch(self.study.training.arch, self.study.training.width)
+        if arch.numbered:
+            return arch.layers
+        from antigram.model.nets.networks import deepest_layer  # imports torch
+
+        return deepest_layer(arch, _SECOND)
 
     def _weights(self, run: Job) -> str:
         return f"{self.runs}/{run.name}/best.pt"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from antigram.model.choices import Layer, layer_order
 from antigram.studies.compare.costs import Cost, cost_of
 from antigram.studies.compare.database import Database
 from antigram.studies.compare.design import BASELINE, Claim, Study
@@ -68,7 +69,7 @@ class ArmResult:
     arm: str
     setting: str
     about: str
-    layers: Mapping[int, int]
+    layers: Mapping[Layer, int]
     runs: int
     accuracy: Interval
     comparison: Comparison | None
@@ -99,8 +100,13 @@ class ArmResult:
             "arm": self.arm,
             "setting": self.setting,
             "about": self.about,
-            "layer": "+".join(map(str, sorted(self.layers))) or None,
-            "layers": {str(layer): count for layer, count in sorted(self.layers.items())},
+            "layer": "+".join(map(str, sorted(self.layers, key=layer_order))) or None,
+            "layers": {
+                str(layer): count
+                for layer, count in sorted(
+                    self.layers.items(), key=lambda pair: layer_order(pair[0])
+                )
+            },
             "runs": self.runs,
             "accuracy": _interval(self.accuracy, 0.0),
             "difference": difference,

@@ -25,6 +25,7 @@ def probe(
     compare: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    arch: str | None = None,
     on_progress: OnProgress = lambda *_: None,
     on_message: OnMessage = lambda _: None,
 ) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def probe(
         workspace: holds runs and stores.
         run: name of a run, or path of a run or of a checkpoint.
         task: label that is probed.
-        layers: numbers of convolution layers, or ``all``; default: all.
+        layers: numbers of a VGG's convolution layers, names of modules, or ``all`` (default).
         data: name of the store; default: the one that the run was trained on; for a checkpoint's
             file the only one, or the one prepared last.
         groups: label whose classes no two parts share: see `probe_run`.
@@ -43,6 +44,7 @@ def probe(
         compare: another run or checkpoint, for CKA by layer.
         seed: seed of the parts, of untrained networks and of shuffled labels.
         device: device of the networks, such as ``cpu`` or ``auto``.
+        arch: ``FILE.py:function`` of a network of the user's own.
         on_progress: called with the stage, what is done, and the total.
         on_message: called with a line of text for each default that was chosen.
 
@@ -57,10 +59,12 @@ def probe(
 
     check_installed()
 
+    from antigram.model.nets.own import import_own
     from antigram.model.training.device import named_device
     from antigram.studies.probe.opening import named_network, store_of
     from antigram.studies.probe.probing import probe_run
 
+    import_own(arch)
     path = named_network(workspace, run)
     other = None if compare is None else named_network(workspace, compare)
     if data is not None:

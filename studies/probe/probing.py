@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from antigram.model.choices import Layer
 from antigram.model.training.chance import chance
 from antigram.model.training.checkpoint import Checkpoint
 from antigram.pipeline.callbacks import OnMessage, OnProgress
@@ -31,8 +32,8 @@ from antigram.studies.probe.division import Sample, choose_groups, choose_sample
 from antigram.studies.probe.opening import open_network
 from antigram.studies.probe.representation import (
     Representations,
-    convolutions,
     represent,
+    trained,
     untrained,
 )
 from antigram.studies.probe.similarity import MOST_SEGMENTS, linear_cka
@@ -72,7 +73,7 @@ def probe_run(
         store: feature store, or its path. If it is not the one the network was trained on, its
             features are normalised again with the network's mean and standard deviation.
         task: label of the store that is probed.
-        layers: numbers of convolution layers, or ``all``.
+        layers: numbers of a VGG's convolution layers, names of modules, or ``all``.
         groups: label whose classes no two parts share; by default the label that the network
             was trained for, or, to probe that label itself, another label of the store.
         split: ``train``, ``validation``, ``test`` or ``all``; by default ``test`` if it has ten
@@ -100,10 +101,15 @@ def probe_run(
         raise InputError(f"measures {unknown[0]!r}: wanted any of {', '.join(MEASURES)}")
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
     network = open_network(run, opened)
-    numbers = layer_numbers(list(layers), network.arch)
+    numbers = layer_numbers(list(layers), network.arch, opened.shape)
     other = None if compare is None else open_network(compare, opened)
-    if other is not None and (wrong := max(numbers)) > other.arch.layers:
-        raise InputError(f"`layers` {wrong}: {compare} has layers 1 to {other.arch.layers}")
+    if other is not None:
+        try:
+            same = layer_numbers(numbers, other.arch, opened.shape) == numbers
+        except InputError as error:
+            raise InputError(f"{compare}: {error}") from None
+        if not same:
+            raise InputError(f"{compare}: has other layers ({other.arch}); compare two alike")
     label = choose_groups(opened, task, network.task, groups, on_message)
     sample = choose_sample(opened, task, label, split, parts, seed, on_message)
     held = _represent(network, other, numbers, opened, sample, measures, seed, device, on_progress)
@@ -133,7 +139,7 @@ def probe_run(
 def _represent(
     network: Checkpoint,
     other: Checkpoint | None,
-    layers: Collection[int],
+    layers: Collection[Layer],
     store: FeatureStore,
     sample: Sample,
     measures: Collection[str],
@@ -141,17 +147,17 @@ def _represent(
     device: torch.device | None,
     on_progress: OnProgress,
 ) -> Representations:
-    nets = {"the network": convolutions(network)}
-    trained = {"the network": network}
+    nets = {"the network": trained(network)}
+    of = {"the network": network}
     if "untrained" in measures or other is not None:
-        nets["untrained"] = untrained(network.arch, seed)
-        trained["untrained"] = network
+        nets["untrained"] = untrained(network.arch, seed, shape=store.shape)
+        of["untrained"] = network
     if other is not None:
-        nets["the other network"] = convolutions(other)
-        nets["another untrained"] = untrained(other.arch, seed, "another untrained")
-        trained |= {"the other network": other, "another untrained": other}
+        nets["the other network"] = trained(other)
+        nets["another untrained"] = untrained(other.arch, seed, "another untrained", store.shape)
+        of |= {"the other network": other, "another untrained": other}
     scales = {
-        name: (store.std / of.std, (store.mean - of.mean) / of.std) for name, of in trained.items()
+        name: (store.std / net.std, (store.mean - net.mean) / net.std) for name, net in of.items()
     }
     on = device or torch.device("cpu")
     return represent(nets, layers, store, sample.rows, on, scales, on_progress)
@@ -167,7 +173,7 @@ class _Work:
     seed: int
     _raw: float | None = None
 
-    def of_layer(self, number: int) -> dict[str, Any]:
+    def of_layer(self, number: Layer) -> dict[str, Any]:
         """Return an entry of ``layers``."""
         sample, layers = self.sample, self.held.of_layers
         x = layers["the network"][number]
@@ -202,7 +208,7 @@ class _Work:
             self._raw = run_probe("linear", x, self.sample, self.seed).accuracy
         return self._raw
 
-    def _untrained(self, number: int) -> float | None:
+    def _untrained(self, number: Layer) -> float | None:
         if "untrained" not in self.measures:
             return None
         x = self.held.of_layers["untrained"][number]
@@ -214,7 +220,7 @@ class _Work:
         y = shuffled_labels(self.sample, self.seed)
         return run_probe("linear", x, self.sample, self.seed, y).accuracy
 
-    def _cka(self, number: int) -> dict[str, float | None] | None:
+    def _cka(self, number: Layer) -> dict[str, float | None] | None:
         layers = self.held.of_layers
         if "the other network" not in layers:
             return None

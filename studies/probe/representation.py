@@ -10,10 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from antigram.model.choices import Layer
 from antigram.model.nets.arch import Arch
-from antigram.model.nets.vgg import Vgg, conv_state
+from antigram.model.nets.backbone import Backbone
+from antigram.model.nets.networks import build_net
 from antigram.model.training.batches import Batches
-from antigram.model.training.checkpoint import Checkpoint, Teacher
+from antigram.model.training.checkpoint import Checkpoint
 from antigram.model.training.decide import segments_at_once
 from antigram.model.training.precision import set_precision
 from antigram.pipeline.callbacks import OnProgress
@@ -21,7 +23,7 @@ from antigram.pipeline.draw import draw
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
 
-__all__ = ["Representations", "convolutions", "represent", "untrained"]
+__all__ = ["Representations", "represent", "trained", "untrained"]
 
 Floats = NDArray[np.float32]
 
@@ -32,22 +34,24 @@ class Representations:
 
     Attributes:
         of_layers: name of a network -> layer -> ``(segment, 2 * channel)`` means and standard
-            deviations over the positions of each channel, after the ReLU.
+            deviations over the positions of each channel; of a numbered layer after its ReLU.
         raw_input: ``(segment, 2 * freq)`` means and standard deviations over the frames of each
             frequency bin of the stored features.
     """
 
-    of_layers: dict[str, dict[int, Floats]]
+    of_layers: dict[str, dict[Layer, Floats]]
     raw_input: Floats
 
 
-def convolutions(checkpoint: Checkpoint) -> Vgg:
-    """Return the convolution part of a trained network."""
-    return Teacher(checkpoint.arch, conv_state(checkpoint.state_dict), "").net()
+def trained(checkpoint: Checkpoint) -> Backbone:
+    """Return a trained network; a VGG without its classifier."""
+    return checkpoint.teacher().net()
 
 
-def untrained(arch: Arch, seed: int, purpose: str = "untrained") -> Vgg:
-    """Return the convolution part of a network with initial weights, drawn from a seed.
+def untrained(
+    arch: Arch, seed: int, purpose: str = "untrained", shape: tuple[int, int] = (0, 0)
+) -> Backbone:
+    """Return a network with initial weights, drawn from a seed; a VGG without its classifier.
 
     The state of torch's global random generator is neither used nor changed.
 
@@ -55,17 +59,18 @@ def untrained(arch: Arch, seed: int, purpose: str = "untrained") -> Vgg:
         arch: name and width of the network.
         seed: seed of the weights.
         purpose: networks of different purposes are drawn independently.
+        shape: ``(frame, freq)`` of a segment.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw(seed, "probe", purpose)[0])
-        net = Vgg(arch, 0)
+        net = build_net(arch, 0 if arch.numbered else 2, shape)
     return net.to(memory_format=torch.channels_last).eval()
 
 
 @torch.no_grad()
 def represent(
-    nets: Mapping[str, Vgg],
-    layers: Collection[int],
+    nets: Mapping[str, Backbone],
+    layers: Collection[Layer],
     store: FeatureStore,
     rows: NDArray[np.int64],
     device: torch.device,
@@ -75,8 +80,8 @@ def represent(
     """Run each network once over the segments, in batches.
 
     Args:
-        nets: convolution parts by name.
-        layers: convolution layers, counted from 1.
+        nets: networks by name.
+        layers: numbers of a VGG's convolution layers, or names of modules.
         store: features.
         rows: ``(segment,)`` indices into the store.
         device: device of the networks.
@@ -90,7 +95,7 @@ def represent(
     """
     set_precision("32")
     moved = {name: net.to(device) for name, net in nets.items()}
-    known: dict[tuple[str, int], list[Floats]] = {}
+    known: dict[tuple[str, Layer], list[Floats]] = {}
     raw: list[Floats] = []
     batches = Batches(store, store.main_label, None, segments_at_once(store.shape[0]), device)
     done = 0
@@ -104,7 +109,7 @@ def represent(
         for name, net in moved.items():
             scale, shift = scales.get(name, (1.0, 0.0))
 
-            def keep(layer: int, maps: Tensor, name: str = name) -> None:
+            def keep(layer: Layer, maps: Tensor, name: str = name) -> None:
                 known.setdefault((name, layer), []).append(_moments(maps.flatten(2)))
 
             net.run_features(batch.x * scale + shift, layers, "relu", keep, stop=True)

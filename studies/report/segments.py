@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from antigram.model.nets.networks import deepest_layer
 from antigram.model.training.batches import Batches
 from antigram.model.training.checkpoint import load_checkpoint
 from antigram.model.training.decide import log_probabilities, segments_at_once
@@ -130,11 +131,12 @@ def predict_segments(
     net = load_checkpoint(ckpt).net().to(device)
     shares: list[NDArray[np.float64]] = []
     embeddings: list[NDArray[np.float32]] = []
+    deepest = deepest_layer(net.arch, store.shape)
     batches = Batches(store, task, None, segments_at_once(store.shape[0]), device)
     for batch in batches.passes(rows):
         logits = net(
             batch.x,
-            [net.arch.layers],
+            [deepest],
             "relu",
             lambda _layer, maps: embeddings.append(maps.mean((2, 3)).cpu().numpy()),
         )

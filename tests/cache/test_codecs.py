@@ -19,7 +19,7 @@ from antigram.model.choices import Codec, Dtype
 from antigram.model.loss.at_loss import at_loss
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
-from antigram.model.nets.vgg import tap_shape
+from antigram.model.nets.networks import tap_shape
 from antigram.pipeline.errors import InputError
 from antigram.studies.verify import verify_cache
 from tests.reference.gram_loops import gram_loops

@@ -74,7 +74,7 @@ def test_grad_cam_is_that_of_hooks_and_loops(net, rng, layer, target):
 @pytest.mark.parametrize("layer", [1, 2, 5, 8])
 def test_the_stride_of_a_layer_is_the_step_of_what_its_positions_see(net, layer):
     """Move an impulse by the stride: the maps move by one position, away from the border."""
-    stride = net.stride(layer)
+    stride, _ = net.strides(layer)
     maps = []
     for at in (224, 224 + stride):
         x = torch.zeros(1, 1, 448, 64)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from antigram.model.choices import similarity_of
+from antigram.model.choices import Layer, similarity_of
 from antigram.model.loss.at_loss import at_loss, compare
 from antigram.model.loss.codecs import Stack, encode_rows, exact_codec, packed_size, row_shape
 from antigram.model.loss.gram import ShapeError, self_product
@@ -316,7 +316,9 @@ def test_a_student_of_another_width_is_taken_and_one_of_smaller_maps_is_not():
 
 def test_grids_that_do_not_fit_are_refused():
     def spec(aggregation="pairwise", **grids):
-        given = {int(layer[1:]): grid for layer, grid in grids.items()}
+        given: dict[Layer, tuple[int, int]] = {
+            int(layer[1:]): grid for layer, grid in grids.items()
+        }
         return TapSpec(arch=Arch("vgg16", 2), layers=(5, 13), aggregation=aggregation, grids=given)
 
     with pytest.raises(InputError, match="grids: go with `aggregation=pairwise`, not gram"):
@@ -332,9 +334,10 @@ def test_grids_that_do_not_fit_are_refused():
 
 def test_a_live_teachers_identity_has_a_grid_that_is_not_the_default():
     net = Vgg(Arch("vgg16", 1), 0)
+    given: list[dict[Layer, tuple[int, int]]] = [{}, {5: (4, 4)}, {5: (4, 3)}]
     specs = [
         TapSpec(arch=net.arch, layers=(5, 9), aggregation="pairwise", grids=grids)
-        for grids in ({}, {5: (4, 4)}, {5: (4, 3)})
+        for grids in given
     ]
     found = [LiveGrams(net, spec).identity for spec in specs]
     assert len({each["5"] for each in found}) == 3

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from antigram.model.loss.sources import LiveGrams, TapSpec
-from antigram.model.nets.vgg import extractor_digest
+from antigram.model.nets.networks import extractor_digest
 from antigram.model.training.checkpoint import load_checkpoint
 from antigram.model.training.result import copy_best
 from antigram.model.training.student import build_student

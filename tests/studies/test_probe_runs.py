@@ -15,7 +15,7 @@ from antigram.model.nets.arch import Arch
 from antigram.pipeline.features.store import FeatureStore
 from antigram.studies.probe.division import choose_sample
 from antigram.studies.probe.probing import probe_run
-from antigram.studies.probe.representation import convolutions, represent, untrained
+from antigram.studies.probe.representation import represent, trained, untrained
 from tests.support.checkpoints import checkpoint_of
 from tests.support.nets import CPU, VGG11, maps_of
 from tests.support.stores import make_store
@@ -239,7 +239,7 @@ def test_classes_of_a_single_group_are_left_out_and_named(probed):
 def test_representations_are_moments_of_the_maps(tmp_path, spoken):
     store = FeatureStore(make_store(spoken, tmp_path / "own.zarr").path)
     checkpoint = checkpoint_of(VGG11, store, classes=["a", "b"])
-    net, rows = convolutions(checkpoint), np.arange(0, len(store), 3)
+    net, rows = trained(checkpoint), np.arange(0, len(store), 3)
     scales = {"scaled": (0.5, 0.25)}
     nets = {"net": net, "scaled": net}
     found = represent(nets, (1, 4, 8), store, rows, CPU, scales)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from antigram.model.nets.arch import Arch
-from antigram.model.nets.vgg import Vgg
+from antigram.model.nets.networks import build_net
 from antigram.model.training.checkpoint import Checkpoint, Teacher, open_teacher, save_tensors
 from antigram.pipeline.features.store import FeatureStore
 
@@ -18,11 +18,15 @@ def checkpoint_of(arch: Arch, store: FeatureStore, *, seed=11, classes=None) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         names = list(classes or store.classes["label"])
-        net = Vgg(arch, len(names))
+        net = build_net(arch, len(names), store.shape)
         # Biases are initialised as zeros, which would hide a bias that is left out.
         for name, tensor in net.state_dict().items():
             if name.endswith("bias"):
                 tensor.uniform_(-0.05, 0.05)
+        if any(name.endswith("running_var") for name in net.state_dict()):
+            with torch.no_grad():  # as if it was trained: else a batch norm changes nothing
+                for _ in range(8):
+                    net.train()(torch.randn(16, 1, *store.shape))
     return Checkpoint(
         arch=arch,
         task="label",
