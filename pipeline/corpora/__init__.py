@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from antigram.pipeline.corpora.asc import ASC
+from antigram.pipeline.corpora.audiomnist import AUDIOMNIST
+from antigram.pipeline.corpora.crema_d import CREMA_D
 from antigram.pipeline.corpora.demo import DEMO
+from antigram.pipeline.corpora.emodb import EMODB
+from antigram.pipeline.corpora.esc50 import ESC50
 from antigram.pipeline.corpora.folder import FOLDER
 from antigram.pipeline.corpora.fsdd import FSDD
 from antigram.pipeline.corpora.good_sounds import GOOD_SOUNDS
@@ -13,6 +17,8 @@ from antigram.pipeline.corpora.librispeech import LIBRISPEECH
 from antigram.pipeline.corpora.manifest import MANIFEST
 from antigram.pipeline.corpora.ms_snsd import MS_SNSD
 from antigram.pipeline.corpora.nsynth import NSYNTH
+from antigram.pipeline.corpora.ravdess import RAVDESS
+from antigram.pipeline.corpora.tess import TESS
 from antigram.pipeline.corpus import Corpus, CorpusError
 
 __all__ = ["CORPORA", "find_corpus"]
@@ -28,6 +34,12 @@ CORPORA: dict[str, Corpus] = {
         GOOD_SOUNDS,
         FSDD,
         ASC,
+        EMODB,
+        RAVDESS,
+        CREMA_D,
+        ESC50,
+        AUDIOMNIST,
+        TESS,
         FOLDER,
         MANIFEST,
         DEMO,
