@@ -23,7 +23,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from antigram.cache.build import build_cache
+    from antigram.cache.building import build_cache
     from antigram.cache.grams import GramCache
     from antigram.model.loss.anti_transfer import AntiTransferLoss
     from antigram.model.loss.at_loss import at_loss
@@ -122,7 +122,7 @@ _HOME = {
     "StoredDataError": ".pipeline.errors",
     "Workspace": ".pipeline.workspace",
     "at_loss": ".model.loss.at_loss",
-    "build_cache": ".cache.build",
+    "build_cache": ".cache.building",
     "cache_grams": ".studies.caching",
     "clean": ".studies.leftovers",
     "compare": ".studies.compare.comparison",

@@ -71,6 +71,13 @@ class LayerWriter:
         suffix = f".{rank}.jsonl" if rank else ".jsonl"
         self.journal = Journal(self.folder.with_suffix(suffix))
         self.done = {chunk for chunk, written in self._noted() if self._is_intact(chunk, written)}
+        # Digest of the input of a chunk, where it was noted: see `write`.
+        self.inputs: dict[int, str] = {
+            entry["chunk"]: entry["input"]
+            for path in journals_of(self.folder)
+            for entry in Journal.read(path)
+            if entry.get("chunk") in self.done and isinstance(entry.get("input"), str)
+        }
 
     def _prepare(self, partial: Path) -> None:
         """Keep the chunks of an interrupted build of the same layer; delete any other chunks."""
@@ -103,10 +110,17 @@ class LayerWriter:
                 if chunk in range(self.specs[0].chunks):
                     yield chunk, of_arrays
 
-    def adopt(self, old: CacheLayer) -> None:
-        """Take over the intact chunks of a damaged layer, as hard links if possible."""
+    def adopt(self, old: CacheLayer, inputs: Mapping[int, str] | None = None) -> None:
+        """Take over the intact chunks of an existing layer, as hard links if possible.
+
+        Args:
+            old: the layer; it has the same arrays.
+            inputs: chunks to take over, and the digests of their inputs; by default all chunks that
+                are not written yet.
+        """
         crcs = {spec.name: read_manifest(old.group).crcs(spec.name) for spec in self.specs}
-        for index in set(range(self.specs[0].chunks)) - self.done:
+        chosen = set(range(self.specs[0].chunks)) - self.done if inputs is None else set(inputs)
+        for index in sorted(chosen):
             written = {}
             for spec in self.specs:
                 key, crc = chunk_key(spec, index), crcs[spec.name][index]
@@ -123,8 +137,15 @@ class LayerWriter:
                 content = sha256(old.group.view(key)[:-CRC_BYTES].data).hexdigest()
                 written[spec.name] = asdict(Written(crc, content))
             else:
-                self.journal.append({"chunk": index, "written": written})
-                self.done.add(index)
+                self._note(index, written, (inputs or {}).get(index))
+
+    def _note(self, index: int, written: Mapping[str, Any], given: str | None) -> None:
+        """Record a chunk that is on disk, and the digest of its input if that is known."""
+        noted = {} if given is None else {"input": given}
+        self.journal.append({"chunk": index, "written": written, **noted})
+        self.done.add(index)
+        if given is not None:
+            self.inputs[index] = given
 
     def _is_intact(self, chunk: int, written: Mapping[str, Written]) -> bool:
         """Return whether a recorded chunk is intact on disk; a power cut may undo a rename."""
@@ -138,19 +159,19 @@ class LayerWriter:
             for spec in self.specs
         )
 
-    def write(self, index: int, arrays: tuple[NDArray[Any], ...]) -> None:
+    def write(self, index: int, arrays: tuple[NDArray[Any], ...], given: str | None = None) -> None:
         """Write a chunk of each array, flush them to disk, and record the chunk in the journal.
 
         Args:
             index: index of the chunk.
             arrays: rows of the chunk, in the order of ``specs``.
+            given: digest of the chunk's input, if the order of the input may change between builds.
         """
         written = {
             spec.name: asdict(write_chunk(self._group, spec, index, encode(spec, index, values)))
             for spec, values in zip(self.specs, arrays, strict=True)
         }
-        self.journal.append({"chunk": index, "written": written})
-        self.done.add(index)
+        self._note(index, written, given)
 
     def finish(self) -> None:
         """Write metadata and manifest, which makes the layer complete."""

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from antigram.cache.layer import CacheLayer, layers_of, open_root
+from antigram.cache.layer import BATCHES, CacheLayer, layers_of, open_root
 from antigram.model.training.worth import CONTROL, score_text
 from antigram.pipeline.corpora import CORPORA
 from antigram.pipeline.corpus import CorpusError, locate
@@ -97,6 +97,8 @@ def _cache(path: Path, origin: dict[Any, str]) -> dict[str, Any]:
     store = origin.get(root["features"])
     made_from = root.get("made_from", {})
     of = f"of {store}" if store else f"STALE: no store has its features ({made_from.get('store')})"
+    if root.get("source") == BATCHES:
+        of = "of batches of a loader"
     forms = ", ".join(
         f"{number} ({layer.key.codec} {layer.key.dtype})" for number, layer in layers.items()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import re
 import subprocess
@@ -22,6 +23,7 @@ from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.checkpoint import Teacher
+from antigram.studies.verify import verify
 from tests.support import corpus_trees
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,6 +99,7 @@ def test_the_code_of_the_page_for_ones_own_model_runs_as_it_stands(tmp_path, mon
     before, weights = list(net.state_dict()), net.fc.weight.clone()
     names = {
         "net": net,
+        "teacher": copy.deepcopy(net),
         "optimiser": torch.optim.SGD(net.parameters(), 0.01),
         "loader": DataLoader(antigram.SegmentDataset(store), 4),
     }
@@ -106,6 +109,7 @@ def test_the_code_of_the_page_for_ones_own_model_runs_as_it_stands(tmp_path, mon
         exec(compile(code, "docs/library.md", "exec"), names)  # noqa: S102 - our own page
     assert list(net.state_dict()) == before
     assert not torch.equal(net.fc.weight, weights)
+    assert verify(tmp_path / "workspace" / "grams" / "own.zarr") == []
     similarities = ast.literal_eval(capsys.readouterr().out)
     assert similarities["a"] == similarities["b"] > 0
 

@@ -69,8 +69,8 @@ class AntiTransferLoss(nn.Module):
     Args:
         grams: cache of a teacher; or caches of several teachers, as a sequence or by name.
         layers: name of a module of the network, as in ``net.named_modules()`` -> layer of the
-            caches that its output is compared with. A layer may be missing in some of several
-            caches.
+            caches that its output is compared with: a number, or the name of the teacher's module.
+            A layer may be missing in some of several caches.
         beta: weight of the loss, or of each teacher by name. Below 0 it rewards similarity.
         similarity: ``cos2``, ``mse-sigmoid`` or ``cka``, as for `at_loss`; by default ``cka`` for
             caches of the aggregation ``pairwise``, else ``cos2``.

@@ -39,6 +39,8 @@ _CHANNEL_SECOND = (
     nn.AdaptiveAvgPool1d,
     nn.AdaptiveMaxPool1d,
 )
+# The shape of their output is that of their input.
+_SAME_SHAPE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Dropout, nn.Dropout1d)
 # Whether an output was overwritten after the hook, by module and by its training flag.
 _OVERWRITTEN: WeakKeyDictionary[nn.Module, dict[bool, bool]] = WeakKeyDictionary()
 
@@ -223,7 +225,9 @@ def _copied(output: object) -> tuple[object, Tensor | None]:
 def _is_channel_second(module: nn.Module | None) -> bool:
     """Return whether outputs of three dimensions have their channels before their positions."""
     while isinstance(module, nn.Sequential) and len(module):
-        module = module[-1]
+        # What is behind a convolution and changes no shape does not hide it.
+        shaping = (each for each in reversed(module) if not isinstance(each, _SAME_SHAPE))
+        module = next(shaping, None)
     return isinstance(module, _CHANNEL_SECOND)
 
 

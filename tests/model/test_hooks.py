@@ -175,7 +175,7 @@ class Tokens(nn.Module):
         super().__init__()
         self.gru = nn.GRU(8, 5, batch_first=True)
         self.late = nn.LSTM(8, 6)
-        self.conv = nn.Sequential(nn.Conv1d(8, 7, 3), nn.BatchNorm1d(7))
+        self.conv = nn.Sequential(nn.Conv1d(8, 7, 3), nn.BatchNorm1d(7), nn.ReLU())
         layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
         self.head = nn.Linear(8, 3)
