@@ -31,6 +31,7 @@ from antigram.studies.click_options import (
     arch_option,
     batch_option,
     ckpt_option,
+    config_options,
     data_option,
     device_option,
     flag_option,
@@ -317,9 +318,16 @@ def plan(common: Context, **options: Any) -> None:
 )
 @option("--name", help="Name of the run (default: MODE-STORE-seedN).")
 @option("--save", type=PATH, help="Copy the best weights to this file.")
+@config_options
 @common_options
-def train(common: Context, device_memory: float | None, **options: Any) -> None:
+def train(common: Context, device_memory: float | None, print_config: bool, **options: Any) -> None:
     """Train a student on the segments of a store, with or without anti-transfer."""
+    if print_config:
+        from antigram.studies.train_file import config_answer
+
+        about = {p.name: p.help for p in train.params if isinstance(p, click.Option)}
+        common.answer(*config_answer({**options, "device_memory": device_memory}, about))
+        return
     from antigram.studies.text import trained_text
     from antigram.studies.training import train_student
 

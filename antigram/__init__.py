@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from antigram.studies.reproduce import reproduce
     from antigram.studies.scoring import evaluate_file
     from antigram.studies.status import describe_corpora, status
+    from antigram.studies.train_file import train_options
     from antigram.studies.training import train_student
     from antigram.studies.verify import verify, verify_named
 
@@ -104,6 +105,7 @@ __all__ = [
     "status",
     "study",
     "train",
+    "train_options",
     "train_student",
     "verify",
     "verify_named",
@@ -151,6 +153,7 @@ _HOME = {
     "run_demo": ".studies.demo",
     "status": ".studies.status",
     "train": ".model.training.train",
+    "train_options": ".studies.train_file",
     "train_student": ".studies.training",
     "verify": ".studies.verify",
     "verify_named": ".studies.verify",

@@ -12,6 +12,7 @@ import click
 from click import Choice, FloatRange, IntRange, option
 
 from antigram.model import choices
+from antigram.pipeline.errors import InputError
 from antigram.studies import console
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "arch_option",
     "batch_option",
     "ckpt_option",
+    "config_options",
     "data_option",
     "device_option",
     "flag_option",
@@ -103,3 +105,34 @@ def optimiser_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=Choice(choices.CLASS_WEIGHTS),
         help="balanced: each class has the same share of the loss; default: each segment has.",
     )(command)
+
+
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that read and print a file of the options of a training."""
+    command = flag_option(
+        "--print-config", help="Print all options as a file for --config; train nothing."
+    )(command)
+    return option(
+        "--config",
+        type=PATH,
+        is_eager=True,
+        expose_value=False,
+        callback=_set_defaults,
+        help="TOML file of options, such as `batch-size = 13`; the command line overrides it.",
+    )(command)
+
+
+def _set_defaults(ctx: click.Context, _: click.Parameter, file: Path | None) -> None:
+    """Make what a file holds the defaults of the command's options."""
+    if file is None:
+        return
+    from antigram.studies.train_file import key_of, read_config
+
+    values = read_config(file)
+    for param in ctx.command.params:
+        if param.name in values:
+            try:
+                param.type_cast_value(ctx, values[param.name])
+            except click.BadParameter as error:  # out of range
+                raise InputError(f"{file}: {key_of(param.name)}: {error.message}") from None
+    ctx.default_map = values

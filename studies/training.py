@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from antigram.model.training.config import TrainConfig
     from antigram.studies.job import Job
 
-__all__ = ["Display", "train_student"]
+__all__ = ["Display", "parted_arguments", "train_student"]
 
 
 class Display(Protocol):
@@ -91,13 +91,8 @@ def train_student(
         StoredDataError: a store, cache, checkpoint or run is damaged or stale.
         DistributedError: another process of the torchrun job has ended.
     """
-    fields = {key: arguments.pop(key) for key in Options.__slots__ if key in arguments}
-    for key, kind in (("layers", str), ("betas", str), ("ckpts", Path)):
-        fields[key] = tuple(map(kind, fields.get(key, ())))
-    options = Options(mode=mode, **fields)
     ends = {key: arguments.get(key) for key in ("epochs", "patience")}
-    settings = {key: value for key, value in arguments.items() if value is not None}
-    check_options(options, settings)
+    options, settings = parted_arguments(mode=mode, **arguments)
     if save is not None:
         check_goal("`save`", save)
 
@@ -164,6 +159,29 @@ def train_student(
         if save is not None:
             copy_best(folder, save)
     return result
+
+
+def parted_arguments(
+    *,
+    mode: Mode,
+    **arguments: Any,  # noqa: ANN401 - as `train_student` takes them
+) -> tuple[Options, dict[str, Any]]:
+    """Return the options of a training, and its further fields of `TrainConfig`, checked.
+
+    Args:
+        mode: as in `train_student`.
+        arguments: as in `train_student`.
+
+    Raises:
+        InputError: arguments contradict each other.
+    """
+    fields = {key: arguments.pop(key) for key in Options.__slots__ if key in arguments}
+    for key, kind in (("layers", str), ("betas", str), ("ckpts", Path)):
+        fields[key] = tuple(map(kind, fields.get(key, ())))
+    options = Options(mode=mode, **fields)
+    settings = {key: value for key, value in arguments.items() if value is not None}
+    check_options(options, settings)
+    return options, settings
 
 
 def _draw(
