@@ -108,15 +108,19 @@ def resolve(
     layers: tuple[Layer, ...] = ()
     if mode == "frozen":
         layers = layer_numbers(options.layers, arch, store.shape)
+    names = {
+        name: {layer: arch.check_layers([own])[0] for layer, own in pairs[name].items()}
+        for name in members
+    }
+    check_grids({name: source.spec for name, source in members.items()}, store.shape, names)
     members = {
-        name: _for_student(source, pairs[name], arch, store.shape)
+        name: _for_student(source, names[name], arch, store.shape)
         for name, source in members.items()
     }
     sources = Sources(members) if members else None
     tap, aggregation = options.tap or "relu", options.aggregation or "gram"
     if sources is not None:
         layers, tap, aggregation = sources.layers, sources.spec.tap, sources.spec.aggregation
-        check_grids({name: source.spec for name, source in members.items()}, store.shape)
     if settings.get("loss") == "released" and len(members) > 1:
         raise InputError("`loss=released` compares with one teacher: give one of `ckpts`")
     config = TrainConfig(
@@ -235,10 +239,9 @@ def _split(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _for_student(
-    source: GramSource, pairs: Mapping[Layer, str], arch: Arch, shape: tuple[int, int]
+    source: GramSource, names: Mapping[Layer, Layer], arch: Arch, shape: tuple[int, int]
 ) -> GramSource:
     """Return a source whose layers have the student's names, after checking the maps' shapes."""
-    names = {layer: arch.check_layers([own])[0] for layer, own in pairs.items()}
     check_shapes(arch, source.spec, shape, names)
     same = all(layer == own for layer, own in names.items())
     return source if same else Renamed(source, names)

@@ -113,6 +113,29 @@ def test_a_teacher_of_what_the_student_learns_is_named(audio, tmp_path):
     assert train("online", ckpts=[tmp_path / "shuffled.pt"], layers=[3]) == []
 
 
+def test_a_student_of_ones_own_is_compared_with_a_teacher_at_layers_of_other_names(audio, tmp_path):
+    workspace, teacher = antigram.Workspace(tmp_path / "workspace"), tmp_path / "net.pt"
+    antigram.prepare_corpus(workspace, "folder", source=audio, workers=1)
+    antigram.train_student(workspace, mode="baseline", save=teacher, **TINY)
+    antigram.cache_grams(workspace, teacher, [2], aggregation="pairwise", device="cpu")
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from torch import nn\n\ndef net(classes):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 3, 3, 2, 1), nn.ReLU(inplace=True),\n"
+        "        nn.AdaptiveAvgPool2d(9), nn.Flatten(), nn.Linear(243, classes))\n"
+    )
+    student = {"arch": f"{own}:net", "epochs": 1, "device": "cpu", "layers": ["0=2"]}
+    cached = antigram.train_student(workspace, mode="cached", **student)
+    assert cached["layers"] == ["0"]
+    assert cached["at_initial"]["0"]["folder--net"] > 0
+    online = antigram.train_student(
+        workspace, mode="online", ckpts=[teacher], aggregation="pairwise", **student
+    )
+    assert online["at_initial"]["0"]["net"] == pytest.approx(
+        cached["at_initial"]["0"]["folder--net"], rel=1e-3
+    )
+
+
 @pytest.mark.parametrize(
     ("asked", "match"),
     [

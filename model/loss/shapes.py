@@ -63,12 +63,18 @@ def check_shapes(
             )
 
 
-def check_grids(specs: Mapping[str, TapSpec], shape: tuple[int, int]) -> None:
+def check_grids(
+    specs: Mapping[str, TapSpec],
+    shape: tuple[int, int],
+    names: Mapping[str, Mapping[Layer, Layer]] = {},  # noqa: B006 - is only read
+) -> None:
     """Raise if teachers that are compared at the same layer have different grids.
 
     Args:
-        specs: tap points by the teacher's name; `Renamed` gives those of the student.
+        specs: tap points by the teacher's name.
         shape: ``(frame, freq)`` of a segment.
+        names: teacher's name -> its layers -> those of the student that are compared with them; by
+            default they have the same names.
 
     Raises:
         InputError: the grids differ; the message names the layer and both teachers.
@@ -77,10 +83,11 @@ def check_grids(specs: Mapping[str, TapSpec], shape: tuple[int, int]) -> None:
     for name, spec in specs.items():
         for layer in spec.layers:
             grid = _grid(spec, layer, shape)
-            first, other = known.setdefault(layer, (name, grid))
+            own = names.get(name, {}).get(layer, layer)
+            first, other = known.setdefault(own, (name, grid))
             if grid != other:
                 raise InputError(
-                    f"layer {layer}: the teacher {name} has the grid {grid}, {first} {other}; all "
+                    f"layer {own}: the teacher {name} has the grid {grid}, {first} {other}; all "
                     "teachers of a layer need the same: leave one out, or compare it at another"
                 )
 
