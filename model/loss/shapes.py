@@ -66,7 +66,7 @@ def check_shapes(
 def check_grids(
     specs: Mapping[str, TapSpec],
     shape: tuple[int, int],
-    names: Mapping[str, Mapping[Layer, Layer]] = {},  # noqa: B006 - is only read
+    names: Mapping[str, Mapping[Layer, Layer]] = {},
 ) -> None:
     """Raise if teachers that are compared at the same layer have different grids.
 
