@@ -124,7 +124,12 @@ def test_a_student_of_ones_own_is_compared_with_a_teacher_at_layers_of_other_nam
         "    return nn.Sequential(nn.Conv2d(1, 3, 3, 2, 1), nn.ReLU(inplace=True),\n"
         "        nn.AdaptiveAvgPool2d(9), nn.Flatten(), nn.Linear(243, classes))\n"
     )
-    student = {"arch": f"{own}:net", "epochs": 1, "device": "cpu", "layers": ["0=2"]}
+    student: dict[str, Any] = {
+        "arch": f"{own}:net",
+        "epochs": 1,
+        "device": "cpu",
+        "layers": ["0=2"],
+    }
     cached = antigram.train_student(workspace, mode="cached", **student)
     assert cached["layers"] == ["0"]
     assert cached["at_initial"]["0"]["folder--net"] > 0
