@@ -17,7 +17,7 @@ from antigram.model.loss.anti_transfer import AntiTransferLoss
 from antigram.model.loss.gram import gram
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.segments import SegmentDataset
-from antigram.pipeline.errors import InputError
+from antigram.pipeline.errors import InputError, StaleError
 from antigram.studies.verify import verify, verify_cache
 from tests.support.files import bytes_of
 from tests.support.nets import VGG16
@@ -138,6 +138,13 @@ def test_the_size_of_batches_does_not_change_the_cache(size, waves, tmp_path):
     got, want = two.rows("front", IDS), one.rows("front", IDS)
     torch.testing.assert_close(got.data, want.data, rtol=0, atol=1e-3)  # a float16 may round apart
     assert open_root(one.path)["features"] == open_root(two.path)["features"]
+
+
+def test_it_is_of_no_store_and_not_stale_for_that(store, waves, tmp_path):
+    path = build_from_loader(Net(), ["front"], batches(waves), tmp_path / "own.zarr").path
+    assert not list(verify_cache(path, [store.path]))
+    with pytest.raises(StaleError, match=r"layer front was built with features"):
+        GramCache(path, store)
 
 
 def test_a_complete_cache_is_left_alone(waves, tmp_path):
