@@ -287,7 +287,13 @@ def plan(common: Context, **options: Any) -> None:
     default="paper",
     help="released: as in the paper's code; with --mode online only.",
 )
-@option("--init", type=PATH, help="Checkpoint whose convolutions are the initial weights.")
+@option(
+    "--init",
+    type=PATH,
+    multiple=True,
+    help="Checkpoint whose convolutions are the initial weights; torchvision: its initial weights "
+    "in narrow VGGs, too.",
+)
 @arch_option
 @width_option
 @option("--epochs", type=COUNT, help="Default: 50; with --resume, as in the run.")

@@ -32,6 +32,7 @@ __all__ = [
     "Codec",
     "Control",
     "Dtype",
+    "Init",
     "Layer",
     "Loss",
     "Mode",
@@ -51,6 +52,7 @@ ArchName = Literal[
     "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet18",
     "resnet34", "resnet50", "convnext_tiny", "efficientnet_b0", "cnn14", "crnn", "ast",
 ]  # fmt: skip
+Init = Literal["scaled", "torchvision"]
 Tap = Literal["relu", "conv", "released"]
 Aggregation = Literal["gram", "mean", "sum", "max", "compmul", "pairwise"]
 Similarity = Literal["cos2", "mse-sigmoid", "cka"]

@@ -29,7 +29,7 @@ _SPELLED |= {"batch_clips": "batch-size"}
 _OF_TRAIN: dict[str, Any] = {
     "name": str,
     "device": str,
-    "init": Path,
+    "init": Sequence[Path],
     "save": Path,
     "resume": bool,
     "keep_resume": bool,
@@ -134,7 +134,7 @@ def _types() -> dict[str, Any]:
 def _defaults() -> dict[str, Any]:
     """Return the defaults of `TrainConfig` that depend on no other choice."""
     known = {field.name: field.default for field in fields(TrainConfig)}
-    own = set(Options.__slots__) | {"beta"}
+    own = {*Options.__slots__, "beta", *_OF_TRAIN}
     return {
         name: value
         for name, value in known.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from antigram.studies.job import Job
 
 __all__ = ["Display", "parted_arguments", "train_student"]
+
+TORCHVISION = "torchvision"  # the word for `init`; a file of this name is ./torchvision
 
 
 class Display(Protocol):
@@ -52,7 +54,7 @@ def train_student(
     mode: Mode,
     name: str | None = None,
     device: str = "auto",
-    init: Path | None = None,
+    init: Path | str | Sequence[Path | str] | None = None,
     save: Path | None = None,
     resume: bool = False,
     keep_resume: bool = False,
@@ -70,7 +72,8 @@ def train_student(
             ``coral``.
         name: name of the run; default: MODE-STORE-seedN, with a number if that name is taken.
         device: device of the training, such as ``cpu``, ``cuda:1`` or ``auto``.
-        init: checkpoint whose convolutions initialise the student.
+        init: checkpoint whose weights, without its classifier, initialise the student; or the word
+            ``torchvision`` for torchvision's initial weights in narrow VGGs, too; or both.
         save: file for a copy of the best weights.
         resume: continue the interrupted run.
         keep_resume: keep ``last.pt`` at the end, so that the run can be resumed with more epochs.
@@ -93,6 +96,8 @@ def train_student(
     """
     ends = {key: arguments.get(key) for key in ("epochs", "patience")}
     options, settings = parted_arguments(mode=mode, **arguments)
+    begin_with, words = _split_init(init)
+    settings |= words
     if save is not None:
         check_goal("`save`", save)
 
@@ -115,7 +120,7 @@ def train_student(
         torch_device = distributed.device(torch_device)
         job = resolve(workspace, options, settings, torch_device, on_message)
         config, store = job.config, job.store
-        begin = _begin(job, init, on_message)
+        begin = _begin(job, begin_with, on_message)
         net = build_student(config, len(store.classes[config.task]), begin, store.shape)
         control = "-shuffled" if config.shuffle_labels else ""
         default = f"{config.mode}{control}-{store.name}-seed{config.seed}"
@@ -197,6 +202,22 @@ def _draw(
             folder, job.store, config.task, workspace, against=config.against, device=device
         ),
     )
+
+
+def _split_init(
+    init: Path | str | Sequence[Path | str] | None,
+) -> tuple[Path | None, dict[str, str]]:
+    """Return the checkpoint to begin with, and the setting ``init`` if it is given.
+
+    Raises:
+        InputError: two checkpoints are given.
+    """
+    given = [init] if isinstance(init, Path | str) else list(init or ())
+    files = [Path(each) for each in given if str(each) != TORCHVISION]
+    if len(files) > 1:
+        raise InputError(f"`init` {files[1]}: a student begins with one checkpoint; give one")
+    words = {"init": TORCHVISION} if len(files) < len(given) else {}
+    return files[0] if files else None, words
 
 
 def _begin(job: Job, init: Path | None, on_message: OnMessage) -> Mapping[str, Tensor] | None:

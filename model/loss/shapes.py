@@ -40,7 +40,11 @@ def check_shapes(
     pairs = {layer: (names or {}).get(layer, layer) for layer in spec.layers}
     student.check_layers(list(pairs.values()))
     for layer, own_layer in pairs.items():
-        channels, *size = map_shape(student, own_layer, spec.tap, shape)
+        try:
+            channels, *size = map_shape(student, own_layer, spec.tap, shape)
+        except InputError as error:
+            hint = f"; `layers` STUDENT={layer} compares another layer of the student with it"
+            raise InputError(f"{error}{hint if student != spec.arch else ''}") from None
         other = "" if layer == own_layer else f" at {layer}"
         own = f"layer {own_layer}: the student ({student}) has"
         if grid := _grid(spec, layer, shape):

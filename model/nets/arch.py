@@ -84,6 +84,11 @@ class Arch:
         """Number of convolution layers of a VGG."""
         return sum(self._convolutions)
 
+    @property
+    def scales_init(self) -> bool:
+        """Whether initial weights depend on the setting ``init``: see `Vgg`."""
+        return self.numbered and self.width < FULL_WIDTH
+
     def scaled(self, channels: int) -> int:
         """Return a number of channels of the standard network at this width, at least 1."""
         return max(1, channels * self.width // FULL_WIDTH)

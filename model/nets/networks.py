@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from antigram.model.choices import Layer, Tap
+from antigram.model.choices import Init, Layer, Tap
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.ast import ast
 from antigram.model.nets.backbone import Backbone, Named
@@ -64,7 +64,11 @@ _COUNTS = "num_batches_tracked"  # of a batch norm; no number in eval mode depen
 
 
 def build_net(
-    arch: Arch, classes: int, shape: tuple[int, int] = (0, 0), dropout: float = 0.5
+    arch: Arch,
+    classes: int,
+    shape: tuple[int, int] = (0, 0),
+    dropout: float = 0.5,
+    init: Init = "scaled",
 ) -> Backbone:
     """Build a network with initial weights, from torch's global random generator.
 
@@ -74,12 +78,13 @@ def build_net(
             need.
         shape: ``(frame, freq)`` of a segment, which a user's own network may depend on.
         dropout: dropout probability before linear layers.
+        init: initial weights of a VGG's linear layers: see `Vgg`.
 
     Raises:
         InputError: the network is a user's own, and its file was not named; or it failed.
     """
     if arch.numbered:
-        return Vgg(arch, classes, dropout)
+        return Vgg(arch, classes, dropout, init)
     if arch.source:
         return Named(build_own(arch, classes, shape, dropout), arch, shape)
     return Named(_BUILDERS[arch.name](arch, classes, dropout), arch, shape)

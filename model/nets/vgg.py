@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 
 from torch import Tensor, nn
 
-from antigram.model.choices import TAPS, Layer, Tap
+from antigram.model.choices import TAPS, Init, Layer, Tap
 from antigram.model.nets.arch import FULL_WIDTH, Arch
 from antigram.model.nets.backbone import Backbone, OnTap
 from antigram.pipeline.choices import check_choice
@@ -20,16 +21,22 @@ __all__ = ["Vgg", "conv_state"]
 class Vgg(Backbone):
     """A VGG with or without batch norm, with one input channel and torchvision's module names.
 
-    Weights are initialised as in torchvision, from torch's global random generator. The network is
-    run in slices between the taps, which needs no hooks.
+    Weights are initialised from torch's global random generator. The network is run in slices
+    between the taps, which needs no hooks.
 
     Args:
         arch: name and width.
         classes: number of outputs; 0 leaves out the classifier, which a teacher does not need.
         dropout: dropout probability of the two hidden linear layers.
+        init: ``torchvision`` draws the weights of linear layers from N(0, 0.01^2), which is made
+            for inputs of full width: in narrow networks the logits hardly vary, and learning begins
+            late. ``scaled`` multiplies them with sqrt(64 / width) below width 64, so that
+            activations vary as much as at full width.
     """
 
-    def __init__(self, arch: Arch, classes: int, dropout: float = 0.5) -> None:
+    def __init__(
+        self, arch: Arch, classes: int, dropout: float = 0.5, init: Init = "scaled"
+    ) -> None:
         super().__init__()
         self.arch = arch
         self.features = _features(arch)
@@ -46,15 +53,16 @@ class Vgg(Backbone):
                 nn.Dropout(dropout),
                 nn.Linear(hidden, classes),
             )
-        self._init_weights()
+        scaled = init == "scaled" and arch.scales_init
+        self._init_weights(0.01 * math.sqrt(FULL_WIDTH / arch.width) if scaled else 0.01)
 
-    def _init_weights(self) -> None:
+    def _init_weights(self, deviation: float) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # never None in a VGG
             elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, 0, 0.01)
+                nn.init.normal_(module.weight, 0, deviation)
                 nn.init.zeros_(module.bias)
 
     @property

@@ -10,6 +10,7 @@ from antigram.model.choices import (
     NEED_LABELS,
     Aggregation,
     ClassWeights,
+    Init,
     Layer,
     Loss,
     Mode,
@@ -59,7 +60,9 @@ class TrainConfig:
         patience: epochs without a lower validation loss after which training stops.
         batch_clips: segments in a batch.
         lr: learning rate of Adam.
-        dropout: dropout probability of the hidden linear layers.
+        dropout: dropout probability before linear layers.
+        init: ``scaled``, or ``torchvision`` for the initial weights of torchvision and of the
+            paper in narrow VGGs, too: see `Vgg`.
         weight_decay: decoupled from the gradient, as in AdamW; 0 for none, as in the paper.
         class_weights: ``balanced`` weights each class in the cross-entropy of training and
             validation: see `balanced_weights`; None for equal weights.
@@ -95,6 +98,7 @@ class TrainConfig:
     batch_clips: int = 13
     lr: float = 5e-4
     dropout: float = 0.5
+    init: Init = "scaled"
     weight_decay: float = 0.0
     class_weights: ClassWeights | None = None
     schedule: Schedule = "constant"
@@ -182,6 +186,8 @@ class TrainConfig:
         }
         if self.views is None:
             del plain["views"]
+        if self.init == "torchvision" or not self.arch.scales_init:  # as in earlier versions
+            del plain["init"]
         if not self.shuffle_labels:
             del plain["shuffle_labels"]
         if self.against is None:

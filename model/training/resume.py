@@ -221,6 +221,8 @@ def _end_moved(files: RunFiles, settings: Mapping[str, Any]) -> bool:
     keys = ("config", "features", "grams")
     stored = dict(_leaves({key: files.settings.get(key) for key in keys}))
     given = dict(_leaves(json.loads(json.dumps({key: settings[key] for key in keys}))))
+    if "init" not in stored:  # of an earlier version; initial weights do not matter any more
+        given.pop("init", None)
     names = [name for name in {**stored, **given} if stored.get(name) != given.get(name)]
     ends = _ends(given["mode"], given.get("schedule"))
     for name in ends:

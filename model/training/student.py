@@ -39,7 +39,7 @@ def build_student(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights_seed(config.seed))
-        net = build_net(config.arch, classes, shape, config.dropout)
+        net = build_net(config.arch, classes, shape, config.dropout, config.init)
     if init is not None:
         _load_convolutions(net, init)
     if config.mode == "frozen":

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-from antigram.model.choices import Control, Layer, Mode
+from antigram.model.choices import Control, Init, Layer, Mode
 from antigram.model.nets.arch import OWN, Arch
 from antigram.pipeline.choices import check_choices
 from antigram.pipeline.errors import InputError
@@ -227,6 +227,7 @@ class Training:
         patience: epochs without a lower validation loss after which a training stops.
         batch_clips: segments in a step.
         lr: learning rate.
+        init: initial weights of narrow VGGs, ``scaled`` or ``torchvision``: see `Vgg`.
     """
 
     arch: str = "vgg16"
@@ -235,6 +236,7 @@ class Training:
     patience: int = 10
     batch_clips: int = 13
     lr: float = 5e-4
+    init: Init = "scaled"
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -255,7 +257,17 @@ class Training:
             "patience": self.patience,
             "batch-size": self.batch_clips,
             "lr": self.lr,
+            **({"init": ["torchvision"]} if self.init == "torchvision" else {}),
         }
+
+    @property
+    def decides_init(self) -> dict[str, str]:
+        """Return what the keys of trainings say of initial weights.
+
+        Nothing where they are those of torchvision, as in all earlier versions.
+        """
+        scales = self.init == "scaled" and Arch(self.arch, self.width).scales_init
+        return {"init": self.init} if scales else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

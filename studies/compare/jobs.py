@@ -196,7 +196,7 @@ class _Planner:
             )
             needs.append(first.key)
             decided_by.append(first.key)
-            options["init"] = self._weights(first)
+            options["init"] = [self._weights(first), *options.get("init", ())]
         return self._job(
             "training",
             f"{place}{name}{variant}{at}.s{seed}",
@@ -319,6 +319,8 @@ class _Planner:
             task: label that the student learns.
         """
         decides = {k: v for k, v in options.items() if k not in ("ckpt", "cache", "init")}
+        if kind in ("teacher", "training"):
+            decides |= self.study.training.decides_init
         key = digest(
             {
                 "kind": kind,

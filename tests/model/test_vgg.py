@@ -263,5 +263,24 @@ def test_what_no_vgg_has_is_refused(made, message):
         made()
 
 
+@pytest.mark.parametrize(("init", "wanted"), [("scaled", 0.02), ("torchvision", 0.01)])
+def test_narrow_networks_have_scaled_linear_weights(init, wanted):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Vgg(Arch("vgg11", 16), 4, init=init)
+    for index in (0, 3):
+        assert float(net.classifier[index].weight.std()) == pytest.approx(wanted, rel=0.01)
+    assert [Arch(name, 64).scales_init for name in ("vgg16", "resnet18")] == [False, False]
+    assert not Arch("resnet18", 8).scales_init
+
+
+def test_logits_of_a_narrow_network_vary_as_much_as_those_of_the_real_one():
+    """The variance of a layer's output is the number of inputs times that of the weights."""
+    for width in (2, 8, 32):
+        arch = Arch("vgg16", width)
+        narrow = arch.scaled(4096) * (0.01 * math.sqrt(64 / width)) ** 2
+        assert narrow == pytest.approx(4096 * 0.01**2)
+
+
 def test_layers_come_sorted_and_once():
     assert Arch("vgg16").check_layers([5, 1, 5]) == (1, 5)

@@ -77,7 +77,7 @@ def test_a_run_is_probed_on_words_that_no_probe_has_heard(probed):
         assert layer["selectivity"] == pytest.approx(layer["linear"] - layer["shuffled"])
         assert set(layer["recall"]) == set(found["classes"])
     assert found["layers"]["8"]["raw_input"] == found["layers"]["2"]["raw_input"] > 0.95
-    assert found["layers"]["8"]["linear"] > 0.8  # a speaker's pitch is still there
+    assert found["layers"]["8"]["linear"] > 0.6  # a speaker's pitch is still there
     code, out, _ = probed("probe", "word-run", "--task", "speaker", "--layer", "2", "--parts", "2")
     assert code == 0
     assert "parts that share no word" in out

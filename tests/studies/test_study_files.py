@@ -1,5 +1,7 @@
 """Studies as TOML files: what is read, what is refused, and the studies that come along."""
 
+import json
+import sqlite3
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from antigram.studies.compare.database import Database
 from antigram.studies.compare.design import ARMS, Variant
 from antigram.studies.compare.estimate import _named_folds
 from antigram.studies.compare.files import LIBRARY, library, read_study, study_of
-from antigram.studies.compare.jobs import StoreData, plan_jobs
+from antigram.studies.compare.jobs import FoldData, StoreData, plan_jobs
 from antigram.studies.compare.results import claim_results, setting_results
 from antigram.studies.reproduce import REPRODUCED, gains
 
@@ -65,6 +67,39 @@ def tables(**changes):
 def planned(study):
     other = {name: StoreData(f"{study.name}-{name}") for name in study.data}
     return plan_jobs(study, _named_folds(study), other, "ws/runs")
+
+
+def test_keys_of_a_registered_study_are_those_of_its_kept_results():
+    results = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+    kept = sqlite3.connect(results / "is-it-invariance.sqlite")
+    rows = kept.execute("SELECT key, kind, name, result FROM jobs WHERE state = 'done'").fetchall()
+    kept.close()
+    found = {name.partition(".")[2].rpartition(".")[0]: (key, json.loads(result or "{}"))
+             for key, kind, name, result in rows if kind in ("training", "teacher")}  # fmt: skip
+    at = "confounded."
+    student = found[f"{at}baseline.k0.s0"][1]["features"]
+    teacher = found[f"{at}teacher-speaker.k0"][1]["features"]
+    study = read_study("is-it-invariance")[0].restricted(["confounded", "wi", "at", "dann"])
+    fold = FoldData(
+        StoreData("students", student),
+        {label: StoreData("teachers", teacher) for label in ("speaker", "word")},
+    )
+    planned = plan_jobs(study, {"confounded": [fold], "natural": []}, {}, "runs").jobs
+    jobs = [job for job in planned if job.kind in ("teacher", "training")]
+    keys = {job.name.partition(".")[2].rpartition(".")[0]: job.key for job in jobs}
+    for name in ("baseline.k0.s0", "teacher-speaker.k0", "wi.k0.s0", "at5.k0.s0", "dann.k0.s1"):
+        assert keys[at + name] == found[at + name][0], name
+    assert all("--init" in job.command for job in jobs)
+
+
+def test_a_key_tells_initial_weights_only_where_they_are_not_torchvisions():
+    def keys(**training):
+        study, _ = study_of(tables(training=training), "mine")
+        return [job.key for job in planned(study).jobs if job.kind != "cache"]
+
+    assert keys(width=4) != keys(width=4, init="torchvision")
+    assert keys(width=64) == keys(width=64, init="torchvision")
+    assert keys(arch="crnn", width=4) == keys(arch="crnn", width=4, init="torchvision")
 
 
 def test_a_file_is_read_into_a_study():
