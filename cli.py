@@ -1,9 +1,10 @@
 """The command line: options, one library call, and its answer as text or JSON.
 
 torch takes seconds to import, so each command imports only what it needs; workers of `prepare`
-import this file, and must start fast. Option names are written only here, in `studies.commands` and
-in `studies.click_options`; the library names its arguments in backquotes, and `App.in_options`
-translates them. All commands are here except the commands of studies, so this file is long.
+import this file, and must start fast. Option names are written only here, in `studies.commands`,
+`studies.model_commands` and `studies.click_options`; the library names its arguments in backquotes,
+and `App.in_options` translates them. All commands are here except those of studies and of trained
+networks, so this file is long.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from click import Choice, FloatRange, IntRange, argument, option
 
 from antigram.model import choices
 from antigram.pipeline.choices import Features, LastWindow, Noise, SnrMode, Split
-from antigram.studies import commands, console
+from antigram.studies import commands, console, model_commands
 from antigram.studies.click_options import (
     ABOVE_0,
     COUNT,
@@ -479,7 +480,7 @@ def demo(common: Context, **options: Any) -> None:
     common.answer(content, compared_text(content))
 
 
-for _command in commands.COMMANDS:
+for _command in (*commands.COMMANDS, *model_commands.COMMANDS):
     app.add_command(_command)
 
 

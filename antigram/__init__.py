@@ -7,8 +7,8 @@ they are first used: ``import antigram`` is quick and imports no torch.
 Each command has a function, which takes a `Workspace` and the names of stores, caches and runs in
 the workspace: `prepare_corpus`, `describe_corpora`, `download_corpus`, `cache_grams` (and
 `estimate_grams`, which builds nothing), `plan`, `train_student`, `evaluate_file`, `predict_files`,
-`explain_file`, `probe`, `list_layers`, `verify_named`, `export`, `import_`, `status`, `clean` and
-`run_demo`.
+`explain_file`, `export_model`, `probe`, `list_layers`, `verify_named`, `export`, `import_`,
+`status`, `clean` and `run_demo`.
 These functions call others that take paths and objects: `prepare`, `build_cache`, `train`,
 `evaluate`, `predict`, `probe_run` and `verify`.
 `make_folds` and `make_teacher_view` make views of a store for cross-validation.
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from antigram.studies.demo import run_demo
     from antigram.studies.exchanging import export, import_
     from antigram.studies.explaining import explain_file
+    from antigram.studies.export_model import export_model
     from antigram.studies.layers import list_layers
     from antigram.studies.leftovers import clean
     from antigram.studies.plan import plan
@@ -88,6 +89,7 @@ __all__ = [
     "evaluate_file",
     "explain_file",
     "export",
+    "export_model",
     "import_",
     "list_layers",
     "load_checkpoint",
@@ -137,6 +139,7 @@ _HOME = {
     "evaluate_file": ".studies.scoring",
     "explain_file": ".studies.explaining",
     "export": ".studies.exchanging",
+    "export_model": ".studies.export_model",
     "import_": ".studies.exchanging",
     "list_layers": ".studies.layers",
     "load_checkpoint": ".model.training.checkpoint",

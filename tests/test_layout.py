@@ -99,6 +99,7 @@ def is_text(node):
 # They write or declare commands: those that the demo runs, and where to read on after a mistake.
 WITH_OPTIONS = {
     "studies/commands.py": None,
+    "studies/model_commands.py": None,
     "studies/click_options.py": None,
     "studies/demo.py": None,
     "studies/compare/estimate.py": None,

@@ -21,6 +21,7 @@ FUNCTIONS = {
     "evaluate": "evaluate_file",
     "explain": "explain_file",
     "export": "export",
+    "export-model": "export_model",
     "import": "import_",
     "layers": "list_layers",
     "plan": "plan",

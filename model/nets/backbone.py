@@ -186,7 +186,8 @@ class Named(Backbone):
                 hook = partial(_hand_over, on_features)
                 stack.callback(self._head()[1].register_forward_pre_hook(hook).remove)
             logits = self.net(x)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+        # Not `len`, by which torch.export would take the size of a batch as a constant.
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != x.shape[0]:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise InputError(
                 f"`arch` {self.arch.name}: returns {got} for {tuple(x.shape)}; wanted logits "
