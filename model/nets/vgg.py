@@ -29,9 +29,9 @@ class Vgg(Backbone):
         classes: number of outputs; 0 leaves out the classifier, which a teacher does not need.
         dropout: dropout probability of the two hidden linear layers.
         init: ``torchvision`` draws the weights of linear layers from N(0, 0.01^2), which is made
-            for inputs of full width: in narrow networks the logits hardly vary, and learning begins
-            late. ``scaled`` multiplies them with sqrt(64 / width) below width 64, so that
-            activations vary as much as at full width.
+            for inputs of full width: in narrow networks the logits hardly vary. ``scaled``
+            multiplies them with sqrt(64 / width) below width 64, so that activations vary as much
+            as at full width. docs/networks.md compares the two.
     """
 
     def __init__(
