@@ -44,6 +44,7 @@ from antigram.studies.click_options import (
     seed_option,
     shown_option,
     task_option,
+    teacher_options,
     views_option,
     width_option,
 )
@@ -192,11 +193,13 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 
 
 @app.command("cache-grams")
-@ckpt_option(required=True, help="The teacher.")
-@layers_option(required=True, type=console.Layer(), help="Number, name of a module, or all.")
+@ckpt_option(help="The teacher.")
+@teacher_options
+@layers_option(type=console.Layer(), help="Number, name of a module, or all (--teacher: default).")
 @data_option
 @own_option
 @rows_options
+@option("--grid", nargs=2, type=COUNT, help="pairwise: positions; default: up to 16 16.")
 @option("--dtype", type=Choice(choices.DTYPES), help="Default: float16; with compmul float32.")
 @option(
     "--energy",
@@ -216,10 +219,10 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 @batch_option(default=32)
 @device_option
 @flag_option("--dry-run", help="Estimate size, time and break-even; build nothing.")
-@option("--name", help="Name of the cache (default: STORE--CKPT).")
+@option("--name", help="Name of the cache (default: STORE--CKPT or STORE--TEACHER).")
 @common_options
 def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
-    """Run the teacher in CKPT over a store once, and store its Gram matrices."""
+    """Run a teacher, CKPT or TEACHER, over a store once, and store its Gram matrices."""
     from antigram.studies.caching import cache_grams as run
     from antigram.studies.caching import estimate_grams
     from antigram.studies.text import built_text, estimate_text
@@ -393,6 +396,7 @@ def predict(common: Context, **options: Any) -> None:
 @argument("names", nargs=-1)
 @option("--recompute", type=COUNT, help="Recompute this many segments with the teacher.")
 @ckpt_option(help="The teacher, for --recompute.")
+@teacher_options
 @option("--data", help="The store, for --recompute; default: the cache's.")
 @own_option
 @device_option

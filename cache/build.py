@@ -24,8 +24,7 @@ from antigram.cache.plan import LayerPlan
 from antigram.cache.teacher_pass import compute_chunks
 from antigram.cache.work import drop_finished, noted, publish_layers, write_root
 from antigram.model.choices import Layer, layer_order
-from antigram.model.nets.networks import extractor_digest
-from antigram.model.training.checkpoint import Teacher
+from antigram.model.training.any_teacher import AnyTeacher
 from antigram.model.training.distributed import DistributedContext
 from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.errors import InputError, StoredDataError
@@ -74,7 +73,7 @@ class Built:
 
 def build_cache(
     store: FeatureStore,
-    teacher: Teacher,
+    teacher: AnyTeacher,
     plans: Mapping[Layer, LayerPlan],
     target: Path,
     *,
@@ -154,7 +153,7 @@ def _missing(
 
 def _make_layers(
     store: FeatureStore,
-    teacher: Teacher,
+    teacher: AnyTeacher,
     plans: Mapping[Layer, LayerPlan],
     target: Path,
     batch_clips: int,
@@ -193,7 +192,7 @@ def _make_layers(
 
 
 def _existing_layers(
-    target: Path, store: FeatureStore, teacher: Teacher
+    target: Path, store: FeatureStore, teacher: AnyTeacher
 ) -> tuple[dict[Layer, CacheLayer], bool]:
     """Open the layers of a cache that were built from this store and teacher.
 
@@ -201,7 +200,6 @@ def _existing_layers(
         Layers by number; and whether the cache is to be replaced, because it has no layer, or a
         layer that was built from another store or teacher.
     """
-    net = teacher.empty()
     existing = {}
     for number in layers_of(target):
         try:
@@ -212,7 +210,7 @@ def _existing_layers(
         if (
             key.features != store.fingerprint
             or key.arch != teacher.arch
-            or key.extractor != extractor_digest(teacher.state, net, number, key.tap)
+            or key.extractor != teacher.digest(number, key.tap)
         ):
             return {}, True  # replaced once the new cache is complete
         existing[number] = layer

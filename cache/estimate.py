@@ -10,7 +10,7 @@ import torch
 
 from antigram.cache.plan import LayerPlan, teacher_net
 from antigram.model.choices import Layer
-from antigram.model.training.checkpoint import Teacher
+from antigram.model.training.any_teacher import AnyTeacher
 from antigram.pipeline.features.split import SPLITS
 from antigram.pipeline.features.store import FeatureStore
 
@@ -22,7 +22,7 @@ _BATCHES = 3  # number of timed batches, after one to warm up
 def estimate(
     plans: Mapping[Layer, LayerPlan],
     store: FeatureStore,
-    teacher: Teacher,
+    teacher: AnyTeacher,
     *,
     batch_clips: int,
     device: torch.device,
@@ -45,7 +45,7 @@ def estimate(
         and ``layers``: for each layer codec, dtype, channels, positions, bytes_per_clip, bytes,
         seconds and break_even_epochs. Bytes are None if the rank is not yet known.
     """
-    seconds = _seconds_per_clip(plans, store.shape, teacher, batch_clips, device)
+    seconds = _seconds_per_clip(plans, store, teacher, batch_clips, device)
     rows, per_epoch = _rows(store, next(iter(plans.values())))
     layers = {}
     for number, plan in plans.items():
@@ -85,15 +85,15 @@ def _rows(store: FeatureStore, plan: LayerPlan) -> tuple[int, int]:
 @torch.no_grad()
 def _seconds_per_clip(
     plans: Mapping[Layer, LayerPlan],
-    shape: tuple[int, int],
-    teacher: Teacher,
+    store: FeatureStore,
+    teacher: AnyTeacher,
     batch_clips: int,
     device: torch.device,
 ) -> dict[Layer, float]:
     """Return the teacher's seconds for a segment up to each layer, from the fastest batch."""
     key = next(iter(plans.values())).key
     net = teacher_net(teacher, key, device)
-    x = torch.randn(batch_clips, 1, *shape, device=device)
+    x = torch.randn_like(teacher.zeros(store, batch_clips)).to(device)
     best = dict.fromkeys(plans, float("inf"))
     start = 0.0
 

@@ -210,6 +210,7 @@ class GramCache:
             tap=keys[0].tap,
             aggregation=keys[0].aggregation,
             grids={key.layer: key.grid for key in keys if key.grid is not None},
+            shapes={n: (layer.channels, layer.positions) for n, layer in self.layers.items()},
         )
         self.views = keys[0].views
         self._rows = {n: LayerRows(layer) for n, layer in self.layers.items()}

@@ -21,6 +21,7 @@ from antigram.model.loss.codecs import encode_rows, exact_codec
 from antigram.model.loss.pairwise import Grid, default_grid
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.backbone import Backbone
+from antigram.model.nets.external import module_digest
 from antigram.model.nets.hooks import check_names, watch
 from antigram.pipeline.errors import InputError
 
@@ -57,7 +58,7 @@ class LoaderTeacher:
         self.layer_of = {name: layer for layer, name in names.items()}
         tensor = next((t for t in net.state_dict().values() if isinstance(t, Tensor)), None)
         self.device = torch.device("cpu") if tensor is None else tensor.device
-        self.source = _state_digest(net)
+        self.source = module_digest(net)
         self.plans: dict[Layer, LayerPlan] = {}
 
     def extractor(self, name: str) -> str:
@@ -162,17 +163,6 @@ def _numbered(net: nn.Module, number: int) -> str:
     behind = range(convolutions[number - 1], len(modules))
     relu = next((i for i in behind if isinstance(modules[i], nn.ReLU)), convolutions[number - 1])
     return f"features.{relu}"
-
-
-def _state_digest(net: nn.Module) -> str:
-    """Return the SHA-256 over name, dtype, shape and bytes of all tensors of a network."""
-    total = hashlib.sha256()
-    for name, tensor in net.state_dict().items():
-        if isinstance(tensor, Tensor):
-            plain = tensor.detach().cpu().contiguous().reshape(-1)
-            total.update(f"{name}\0{plain.dtype}\0{tuple(tensor.shape)}\0".encode())
-            total.update(plain.view(torch.uint8).numpy().data)
-    return total.hexdigest()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from antigram.cache.plan import LayerPlan, run_taps, teacher_net
 from antigram.model.choices import Layer
 from antigram.model.loss.codecs import encode_rows
 from antigram.model.loss.gram import exact_norm
-from antigram.model.training.checkpoint import Teacher
+from antigram.model.training.any_teacher import AnyTeacher
 from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["mean_rows"]
@@ -23,7 +23,7 @@ _SEGMENTS = 256  # segments that are read at once
 
 def mean_rows(
     store: FeatureStore,
-    teacher: Teacher,
+    teacher: AnyTeacher,
     plans: Sequence[LayerPlan],
     batch_clips: int,
     device: torch.device,
@@ -53,7 +53,7 @@ def mean_rows(
 
     training: NDArray[np.int64] = store.rows("train")
     for first in range(0, len(training), _SEGMENTS):
-        x = store.features.take(training[first : first + _SEGMENTS]).astype(np.float32, copy=False)
+        x = teacher.read(store, training[first : first + _SEGMENTS])
         run_taps(net, x, plans, batch_clips, device, add)
     rows = {}
     for plan in plans:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from antigram.cache.plan import LayerPlan, run_taps, teacher_net
@@ -14,7 +12,7 @@ from antigram.model.loss.codecs import Stack, encode_rows
 from antigram.model.loss.gram import flat, self_product
 from antigram.model.loss.pairwise import compared
 from antigram.model.loss.student_maps import StudentMaps
-from antigram.model.training.checkpoint import Teacher
+from antigram.model.training.any_teacher import AnyTeacher
 from antigram.pipeline.draw import draw
 from antigram.pipeline.features.store import FeatureStore
 
@@ -25,7 +23,11 @@ _ERROR_CLIPS = 64
 
 
 def find_rank(
-    plan: LayerPlan, store: FeatureStore, teacher: Teacher, batch_clips: int, device: torch.device
+    plan: LayerPlan,
+    store: FeatureStore,
+    teacher: AnyTeacher,
+    batch_clips: int,
+    device: torch.device,
 ) -> LayerPlan:
     """Find the rank of a low-rank layer, and the error that it causes on a sample.
 
@@ -44,7 +46,7 @@ def find_rank(
         as ``pilot``.
     """
     order = sorted(range(len(store)), key=lambda row: draw(0, "pilot", str(row)))
-    x = _features(store, sorted(order[:PILOT_CLIPS]))
+    x = teacher.read(store, sorted(order[:PILOT_CLIPS]))
     net = teacher_net(teacher, plan.key, device)
     rank = plan.rank
     if rank is None:
@@ -70,12 +72,6 @@ def find_rank(
 
 def _compared(plan: LayerPlan, maps: Tensor) -> Tensor:
     return compared(maps, plan.key.aggregation, plan.key.grid)
-
-
-def _features(store: FeatureStore, rows: list[int]) -> NDArray[np.float32]:
-    x = np.empty((len(rows), *store.shape), np.float32)
-    store.features.gather(rows, x)
-    return x
 
 
 def rank_for(maps: Tensor, energy: float) -> int:

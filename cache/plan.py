@@ -26,8 +26,7 @@ from antigram.model.choices import (
 from antigram.model.loss.codecs import exact_codec, row_shape
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.backbone import Backbone
-from antigram.model.nets.networks import extractor_digest, map_shape
-from antigram.model.training.checkpoint import Teacher
+from antigram.model.training.any_teacher import AnyTeacher
 from antigram.model.training.precision import autocast, set_precision
 from antigram.pipeline.audio.augmentation import COLUMNS, Views
 from antigram.pipeline.choices import check_choice
@@ -103,7 +102,7 @@ class LayerPlan:
 
 def plan_layers(
     store: FeatureStore,
-    teacher: Teacher,
+    teacher: AnyTeacher,
     spec: TapSpec,
     *,
     codec: Codec | Literal["auto"] = "auto",
@@ -166,10 +165,9 @@ def plan_layers(
         raise InputError("`energy` and `rank` belong to `codec=lowrank`")
     if energy is not None and not 0 < energy <= 1:
         raise InputError(f"`energy` {energy}: wanted a share of ||G||^2, above 0, at most 1")
-    net = teacher.empty()
     plans = {}
     for layer in spec.layers:
-        channels, *size = map_shape(teacher.arch, layer, spec.tap, store.shape)
+        channels, *size = teacher.map_shape(layer, spec.tap, store)
         grid = spec.grid(layer, (size[0], size[1]))
         positions = math.prod(grid or size)
         side = matrix_side(spec.aggregation, channels, positions)
@@ -177,7 +175,7 @@ def plan_layers(
             what = "channels" if grid is None else "positions"
             raise InputError(f"`rank` {rank}: layer {layer} has {side} {what}; wanted 1 to {side}")
         key = CacheKey(
-            extractor=extractor_digest(teacher.state, net, layer, spec.tap),
+            extractor=teacher.digest(layer, spec.tap),
             arch=teacher.arch,
             features=store.fingerprint,
             layer=layer,
@@ -196,7 +194,7 @@ def plan_layers(
     return plans
 
 
-def teacher_net(teacher: Teacher, key: CacheKey, device: torch.device) -> Backbone:
+def teacher_net(teacher: AnyTeacher, key: CacheKey, device: torch.device) -> Backbone:
     """Build a frozen teacher on a device, and set torch to the precision of a key."""
     net = teacher.net().to(device).to(memory_format=torch.channels_last)
     net.eval().requires_grad_(requires_grad=False)
@@ -219,7 +217,7 @@ def run_taps(
 
     Args:
         net: from `teacher_net`.
-        x: ``(segment, frame, freq)`` features.
+        x: ``(segment, frame, freq)`` features, or ``(segment, sample)`` audio.
         plans: layers, which differ in number only.
         batch_clips: segments in a batch.
         device: device of ``net``.
@@ -227,7 +225,9 @@ def run_taps(
     """
     by_layer = {plan.key.layer: plan for plan in plans}
     for start in range(0, len(x), batch_clips):
-        batch = torch.from_numpy(x[start : start + batch_clips])[:, None].to(device)
+        batch = torch.from_numpy(x[start : start + batch_clips]).to(device)
+        if batch.ndim == 3:
+            batch = batch[:, None]  # features have one channel
         with autocast(device, plans[0].key.precision):
             net.run_features(
                 batch,

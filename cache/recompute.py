@@ -16,8 +16,7 @@ from antigram.cache.mean_gram import mean_rows
 from antigram.cache.plan import LayerPlan, run_taps, teacher_net
 from antigram.model.loss.codecs import Rows
 from antigram.model.loss.pairwise import compared
-from antigram.model.nets.networks import extractor_digest
-from antigram.model.training.checkpoint import Teacher
+from antigram.model.training.any_teacher import AnyTeacher
 from antigram.pipeline.audio.augmentation import apply_views
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.store import FeatureStore
@@ -31,7 +30,7 @@ _ROUNDING = {"float32": 1e-4, "float16": 2e-3}
 
 
 def recompute(
-    path: Path, store: FeatureStore, teacher: Teacher, clips: int, device: torch.device
+    path: Path, store: FeatureStore, teacher: AnyTeacher, clips: int, device: torch.device
 ) -> Iterator[Problem]:
     """Run the teacher again on random segments, and compare its rows with the cached rows.
 
@@ -50,18 +49,16 @@ def recompute(
     """
     drawn = secrets.SystemRandom().sample(range(len(store)), min(clips, len(store)))
     rows = np.array(sorted(drawn))
-    clean = np.empty((len(rows), *store.shape), np.float32)
-    store.features.gather(rows, clean)
-    empty = teacher.empty()
+    clean = teacher.read(store, rows)
     for number in layers_of(path):
         layer = CacheLayer(path, number)
         key = layer.key
-        digest = extractor_digest(teacher.state, empty, number, key.tap)
+        digest = teacher.digest(number, key.tap)
         if key.features != store.fingerprint or key.extractor != digest:
             other = "store" if key.features != store.fingerprint else "teacher"
             raise InputError(
                 f"{path}: layer {number} was made from another {other}; name the one it was made "
-                "from with `data` and `ckpt`"
+                "from with `data` and `ckpt` or `teacher`"
             )
         if key.control is not None:
             yield from _of_mean_row(layer, store, teacher, device)
@@ -89,7 +86,7 @@ def recompute(
 
 
 def _of_mean_row(
-    layer: CacheLayer, store: FeatureStore, teacher: Teacher, device: torch.device
+    layer: CacheLayer, store: FeatureStore, teacher: AnyTeacher, device: torch.device
 ) -> Iterator[Problem]:
     """Compare the one row that stands for all segments with the mean over the training split."""
     plan = LayerPlan(layer.key, layer.channels, layer.positions)

@@ -20,7 +20,7 @@ from antigram.cache.plan import LayerPlan, run_taps, teacher_net
 from antigram.model.choices import Layer
 from antigram.model.loss.codecs import encode_rows
 from antigram.model.nets.backbone import Backbone
-from antigram.model.training.checkpoint import Teacher
+from antigram.model.training.any_teacher import AnyTeacher
 from antigram.model.training.distributed import DistributedContext
 from antigram.pipeline.audio.augmentation import Views, apply_views
 from antigram.pipeline.callbacks import OnProgress
@@ -35,7 +35,7 @@ _NO_LIMIT = 1 << 20  # segments, more than in any batch
 
 def compute_chunks(
     store: FeatureStore,
-    teacher: Teacher,
+    teacher: AnyTeacher,
     writers: Mapping[Layer, LayerWriter],
     batch_clips: int,
     device: torch.device,
@@ -83,7 +83,7 @@ def compute_chunks(
                 _write_all(writers, index, same)
                 computed += size
             elif missing:
-                x = store.features.read_span(span).astype(np.float32, copy=False)
+                x = teacher.read(store, span)
                 if key.views is not None:
                     x, params, view_rows = _views_of(x, store, span, key.views)
                 while len(pending) >= _IN_FLIGHT:
@@ -156,7 +156,7 @@ def _run_net(
 
     Args:
         net: the teacher, from `teacher_net`.
-        x: ``(row, frame, freq)`` features.
+        x: ``(row, frame, freq)`` features, or ``(row, sample)`` audio.
         plans: layers to compute.
         batch_clips: segments in a batch.
         device: device of ``net``.

@@ -39,6 +39,7 @@ __all__ = [
     "seed_option",
     "shown_option",
     "task_option",
+    "teacher_options",
     "views_option",
     "width_option",
 ]
@@ -71,6 +72,23 @@ precision_option = shown_option("--precision", type=Choice(choices.PRECISIONS), 
 seed_option = partial(shown_option, "--seed", type=SEED, default=0)
 batch_option = partial(shown_option, "--batch-size", "batch_clips", type=COUNT)
 views_option = partial(option, "--views", type=COUNT)
+
+
+def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for a teacher that antigram did not train."""
+    command = option("--noise-source", type=PATH, help="For --teacher: folder of the noise.")(
+        command
+    )
+    command = option(
+        "--source",
+        type=PATH,
+        help="For --teacher: folder of the recordings; default: where the store was made from.",
+    )(command)
+    return option(
+        "--teacher",
+        help="Instead of --ckpt: silero-vad, torchcrepe, torchcrepe-tiny, resemblyzer, "
+        "wav2vec2-base, hubert-base; or FILE.py:function, which returns a module.",
+    )(command)
 
 
 def rows_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -101,7 +101,9 @@ def resolve(
                 aggregation=options.aggregation or "gram",
             )
             members[name] = LiveGrams(teacher.net().to(device), spec)
-    origin = next(iter(members.values())).spec.arch if members else first.arch if first else None
+    archs = [source.spec.arch for source in members.values()]
+    archs = [arch for arch in archs if not arch.external] or ([first.arch] if first else [])
+    origin = archs[0] if archs else None
     arch = named_arch(options.arch, options.width, origin)
     check_network(arch, store.shape)
     settings = _with_dropout(settings, arch)

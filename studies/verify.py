@@ -125,6 +125,9 @@ def verify_named(
     data: str | None = None,
     device: str = "auto",
     arch: str | None = None,
+    teacher: str | None = None,
+    source: Path | None = None,
+    noise_source: Path | None = None,
     on_verified: Callable[[Verified], None] = lambda _: None,
     on_message: OnMessage = lambda _: None,
 ) -> list[Verified]:
@@ -139,6 +142,9 @@ def verify_named(
         data: name of the store, for ``recompute``; default: the cache's store.
         device: device of the teacher.
         arch: ``FILE.py:function`` of a teacher that is a user's own network.
+        teacher: a teacher that antigram did not train, instead of ``ckpt``: see `external_net`.
+        source: folder of the store's recordings, for a teacher that takes audio.
+        noise_source: folder of the noise, if noise was mixed in.
         on_verified: called with each result once it is known.
         on_message: called with a line of text for each default that was chosen.
 
@@ -148,8 +154,8 @@ def verify_named(
     Raises:
         InputError: a name is unknown, or the cache was made from another teacher or store.
     """
-    if recompute and ckpt is None:
-        raise InputError("`recompute` runs the teacher again: name it with `ckpt`")
+    if recompute and (ckpt is None) == (teacher is None):
+        raise InputError("`recompute` runs the teacher again: name it with `ckpt`, or `teacher`")
     if arch is not None:
         from antigram.model.nets.own import import_own  # imports torch
 
@@ -158,8 +164,9 @@ def verify_named(
     results: list[Verified] = []
     for path in _with_stores(_chosen(workspace, names)):
         kind, problems = kind_of(path), _problems(path, stores)
-        if kind == "cache" and recompute and ckpt is not None and not problems:
-            problems = _recomputed(workspace, path, recompute, ckpt, data, device, on_message)
+        if kind == "cache" and recompute and not problems:
+            named = _Named(ckpt, teacher, source, noise_source)
+            problems = _recomputed(workspace, path, recompute, named, data, device, on_message)
         results.append(Verified(path, kind, problems))
         on_verified(results[-1])
     return results
@@ -204,26 +211,49 @@ def _with_stores(paths: Sequence[Path]) -> list[Path]:
     return list(chosen.values())
 
 
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """The teacher that is run again, as `verify_named` takes it."""
+
+    ckpt: Path | None
+    teacher: str | None
+    source: Path | None
+    noise_source: Path | None
+
+
 def _recomputed(
     workspace: Workspace,
     path: Path,
     clips: int,
-    ckpt: Path,
+    named: _Named,
     data: str | None,
     device: str,
     on_message: OnMessage,
 ) -> list[Problem]:
     """Recompute rows with the teacher, and return the problems that this reveals."""
     from antigram.cache.recompute import recompute  # imports torch, needed only here
+    from antigram.model.training.any_teacher import AnyTeacher
     from antigram.model.training.checkpoint import open_teacher
     from antigram.model.training.device import named_device
     from antigram.model.training.teacher_controls import control_teacher
     from antigram.studies.job import store_for
+    from antigram.studies.teachers import open_external
 
-    made_from = open_root(path).get("made_from", {})
-    seed = int(made_from.get("control_seed", 0))
-    teacher = control_teacher(open_teacher(ckpt), made_from.get("control"), seed)
     store = FeatureStore(store_for(workspace, data, (str(path),), on_message))
+    teacher: AnyTeacher
+    if named.ckpt is not None:
+        made_from = open_root(path).get("made_from", {})
+        seed = int(made_from.get("control_seed", 0))
+        teacher = control_teacher(open_teacher(named.ckpt), made_from.get("control"), seed)
+    else:
+        teacher = open_external(
+            str(named.teacher),
+            store,
+            workspace,
+            source=named.source,
+            noise_source=named.noise_source,
+            on_message=on_message,
+        )
     return list(recompute(path, store, teacher, clips, named_device(device)))
 
 

@@ -48,6 +48,7 @@ class Renamed:
             spec,
             layers=tuple(self.names[layer] for layer in spec.layers),
             grids={self.names[layer]: grid for layer, grid in spec.grids.items()},
+            shapes={self.names[n]: size for n, size in spec.shapes.items() if n in self.names},
         )
         self.views, self.stored_bytes = source.views, source.stored_bytes
         self.arrays = source.arrays

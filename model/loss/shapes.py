@@ -9,7 +9,7 @@ from antigram.model.choices import Layer
 from antigram.model.loss.pairwise import Grid
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
-from antigram.model.nets.networks import map_shape
+from antigram.model.nets.networks import map_shape, tap_shape
 from antigram.pipeline.errors import InputError
 
 __all__ = ["check_grids", "check_shapes"]
@@ -55,13 +55,24 @@ def check_shapes(
                     "`arch` out"
                 )
             continue
-        teacher_channels, *teacher_size = map_shape(spec.arch, layer, spec.tap, shape)
-        if spec.aggregation == "gram" and other and channels == teacher_channels:
+        teacher_channels, positions = spec.shapes.get(layer) or tap_shape(
+            spec.arch, layer, spec.tap, shape
+        )
+        by_channel = spec.aggregation == "gram" and (other or spec.arch.external)
+        if by_channel and channels == teacher_channels:
             continue
-        if (channels, math.prod(size)) != (teacher_channels, math.prod(teacher_size)):
+        if spec.arch.external:
             raise InputError(
                 f"{own} {channels} channels x {math.prod(size)} positions, the teacher "
-                f"({spec.arch}){other} {teacher_channels} x {math.prod(teacher_size)}. AT needs "
+                f"{spec.arch}{other} {teacher_channels} x {positions}; "
+                f"`aggregation={spec.aggregation}` needs equal "
+                f"{'numbers of channels' if by_channel else 'numbers of both'}. Build the cache "
+                "with `aggregation=pairwise`, which needs neither."
+            )
+        if (channels, math.prod(size)) != (teacher_channels, positions):
+            raise InputError(
+                f"{own} {channels} channels x {math.prod(size)} positions, the teacher "
+                f"({spec.arch}){other} {teacher_channels} x {positions}. AT needs "
                 "the same: leave `arch` and `width` out, or train the teacher with these; "
                 "`aggregation=pairwise` needs neither."
             )

@@ -49,6 +49,7 @@ class TapSpec:
     tap: Tap = "relu"
     aggregation: Aggregation = "gram"
     grids: Mapping[Layer, Grid] = field(default_factory=dict)
+    shapes: Mapping[Layer, tuple[int, int]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         check_choices(self)

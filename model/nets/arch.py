@@ -13,7 +13,7 @@ from antigram.model.choices import ARCHS, ArchName, Layer, layer_order
 from antigram.pipeline.choices import check_choice
 from antigram.pipeline.errors import InputError
 
-__all__ = ["OWN", "Arch", "archs_by_layers"]
+__all__ = ["EXTERNAL", "OWN", "Arch", "archs_by_layers"]
 
 # Convolutions in each block; every block ends in a pooling layer (Simonyan and Zisserman 2015,
 # table 1, columns A, B, D and E).
@@ -27,6 +27,7 @@ _CHANNELS = (64, 128, 256, 512, 512)  # of the blocks
 _NORMED = "_bn"  # end of the name of a VGG with batch norm
 FULL_WIDTH = 64  # channels of the first block of a standard VGG
 OWN = ".py:"  # in the name of a user's own network, FILE.py:function
+EXTERNAL = "teacher:"  # before the name of a teacher that antigram did not train
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,12 @@ class Arch:
 
     Attributes:
         name: one of `ARCHS`, such as ``vgg16`` or ``resnet18``; or ``FILE.py:function`` for a
-            network of the user's own, without the folder of the file: see `own_arch`.
+            network of the user's own, without the folder of the file: see `own_arch`; or
+            ``teacher:NAME`` for a teacher that antigram did not train: see `external_arch`.
         width: 64 is the standard network. Others have ``width / 64`` times as many channels in
             every layer; a VGG has ``width`` channels in its first block.
-        source: SHA-256 of the file of a user's own network; else empty.
+        source: SHA-256 of the file of a user's own network, or of what defines a teacher's code;
+            else empty.
 
     Raises:
         InputError: there is no such network, or the width is not 1 to 1024.
@@ -49,12 +52,17 @@ class Arch:
     source: str = ""
 
     def __post_init__(self) -> None:
-        if not self.source or OWN not in self.name:
+        if not self.source or not (self.external or OWN in self.name):
             if OWN in str(self.name):
                 raise InputError(f"`arch` {self.name}: the file's SHA-256 is not known")
             check_choice("arch", self.name, ARCHS)
         if not 1 <= self.width <= 1024:
             raise InputError(f"`width` {self.width}: wanted 1 to 1024; 64 is the standard network")
+
+    @property
+    def external(self) -> bool:
+        """Whether this is a teacher that antigram did not train, and no network of a student."""
+        return str(self.name).startswith(EXTERNAL)
 
     @property
     def numbered(self) -> bool:
@@ -122,6 +130,8 @@ class Arch:
 
     def __str__(self) -> str:
         """Return a description for messages, such as ``vgg16, width 64``."""
+        if self.external:
+            return self.name.removeprefix(EXTERNAL)
         return f"{self.name}, width {self.width}"
 
 

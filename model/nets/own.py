@@ -6,17 +6,15 @@ imports code by itself.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from antigram.model.nets.arch import FULL_WIDTH, OWN, Arch
+from antigram.model.nets.user_code import function_of, source_digest
 from antigram.pipeline.errors import InputError
 
 __all__ = ["build_own", "import_own", "named_arch", "own_arch", "takes"]
@@ -80,17 +78,10 @@ def own_arch(text: str, width: int | None = None) -> Arch:
         InputError: there is no such file or function, the file cannot be imported, the function
             has other parameters, or the width is given and the function does not take it.
     """
-    name, _, function = text.rpartition(":")
-    path = Path(name)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"`arch` {text}: cannot read {path}: {error.strerror}; wanted FILE.py:function"
-        ) from None
-    arch = Arch(f"{path.name}:{function}", source=hashlib.sha256(content).hexdigest())
+    path, function, digest = source_digest(text, "arch")
+    arch = Arch(f"{path.name}:{function}", source=digest)
     if arch not in _KNOWN:
-        _KNOWN[arch] = _function(text, path, function)
+        _KNOWN[arch] = _checked(text, function_of(text, "arch"))
     if width is None:
         return arch
     if not takes(arch, "width"):
@@ -98,32 +89,16 @@ def own_arch(text: str, width: int | None = None) -> Arch:
     return replace(arch, width=width)
 
 
-def _function(text: str, path: Path, name: str) -> Callable[..., Any]:
-    spec = importlib.util.spec_from_file_location(f"antigram_own_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"`arch` {text}: {path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(
-            f"`arch` {text}: {path} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise InputError(
-            f"`arch` {text}: {path} has no function {name}; it has {', '.join(known) or 'none'}"
-        )
+def _checked(text: str, function: Callable[..., Any]) -> Callable[..., Any]:
     parameters = inspect.signature(function).parameters.values()
     needed = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
     if "classes" not in {p.name for p in parameters} or needed - set(_ARGUMENTS):
         raise InputError(
-            f"`arch` {text}: {name} has the parameters "
+            f"`arch` {text}: {text.rpartition(':')[2]} has the parameters "
             f"{', '.join(p.name for p in parameters) or 'none'}; wanted classes, and any of "
             "shape, width, dropout"
         )
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def takes(arch: Arch, parameter: str) -> bool:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from antigram.model.choices import Layer, Tap
 from antigram.model.nets.arch import Arch, archs_by_layers
 from antigram.model.nets.backbone import Backbone
-from antigram.model.nets.networks import body_state, build_net, empty_net
+from antigram.model.nets.networks import (
+    body_state,
+    build_net,
+    empty_net,
+    extractor_digest,
+    map_shape,
+)
 from antigram.model.nets.vgg import conv_state
 from antigram.model.training.tensors import FORMAT, load_tensors, save_tensors, write_tensors
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.recipe import VERSION as RECIPE_VERSION
 from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.store import FeatureStore
 
 __all__ = [
     "SHUFFLED",
@@ -153,6 +163,24 @@ class Teacher:
     def empty(self) -> Backbone:
         """Build the network without weights."""
         return empty_net(self.arch, self.classes, self.shape)
+
+    def digest(self, layer: Layer, tap: Tap) -> str:
+        """Return the SHA-256 of the weights up to a layer: see `extractor_digest`."""
+        return extractor_digest(self.state, self.empty(), layer, tap)
+
+    def map_shape(self, layer: Layer, tap: Tap, store: FeatureStore) -> tuple[int, int, int]:
+        """Return channels, frames and frequencies of a layer's maps: see `map_shape`."""
+        return map_shape(self.arch, layer, tap, store.shape)
+
+    def read(
+        self, store: FeatureStore, segments: slice | Sequence[int] | NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Return the features of some segments: see `FeatureStore.features_of`."""
+        return store.features_of(segments)
+
+    def zeros(self, store: FeatureStore, count: int) -> Tensor:
+        """Return silence for some segments, as the network takes it."""
+        return torch.zeros(count, 1, *store.shape)
 
     def body(self) -> dict[str, Tensor]:
         """Return the weights of all but the classifier."""

@@ -6,7 +6,7 @@ read from the store beside it (`pipeline.features.folds` makes folds).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -249,6 +249,24 @@ class FeatureStore:
         labels = {label: int(self.labels(label)[index]) for label in self.classes}
         x = self.features.take([index]).astype(np.float32, copy=False)
         return {"x": x, "labels": labels, "clip_id": self.clip_ids[index]}
+
+    def features_of(
+        self, segments: slice | Sequence[int] | NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Return the features of some segments, ``(segment, frame, freq)`` float32.
+
+        Args:
+            segments: indices of segments; or a slice, which is faster.
+
+        Raises:
+            DamagedError: the features are damaged.
+        """
+        if isinstance(segments, slice):
+            return self.features.read_span(segments).astype(np.float32, copy=False)
+        rows = np.asarray(segments, np.int64)
+        x = np.empty((len(rows), *self.shape), np.float32)
+        self.features.gather(rows, x)
+        return x
 
     @property
     def shape(self) -> tuple[int, int]:
