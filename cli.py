@@ -1,10 +1,9 @@
 """The command line: options, one library call, and its answer as text or JSON.
 
 torch takes seconds to import, so each command imports only what it needs; workers of `prepare`
-import this file, and must start fast. Option names are written only here, in `studies.commands`,
-`studies.model_commands` and `studies.click_options`; the library names its arguments in backquotes,
-and `App.in_options` translates them. All commands are here except those of studies and of trained
-networks, so this file is long.
+import this file, and must start fast. Option names are written only here, in `click_options`,
+`commands` and `model_commands`; the library names its arguments in backquotes, and
+`App.in_options` translates them. The file is long, as it holds most of the commands.
 """
 
 from __future__ import annotations
@@ -43,6 +42,7 @@ from antigram.studies.click_options import (
     rows_options,
     seed_option,
     shown_option,
+    stream_options,
     task_option,
     teacher_options,
     views_option,
@@ -375,18 +375,24 @@ def evaluate(common: Context, split: Split, **options: Any) -> None:
 @ckpt_option(required=True, help="The checkpoint.")
 @option("--csv", "table", type=PATH, help="Also write the predictions for segments to this file.")
 @flag_option("--skip-unreadable", help="Leave out files that cannot be used, and list them.")
+@stream_options
 @own_option
 @device_option
 @argument("audio", nargs=-1, required=True, type=PATH)
 @common_options
-def predict(common: Context, **options: Any) -> None:
+def predict(common: Context, stream: bool, hop_seconds: float | None, **options: Any) -> None:
     """Predict the classes of recordings and their segments, with probabilities.
 
     AUDIO are files, folders (with all audio files below them) or patterns such as 'rec/*.wav'. A
     recording is predicted by the mean of its segments' log-probabilities.
     """
     from antigram.studies.predicting import predict_files
+    from antigram.studies.streaming import stream_files
 
+    if stream:
+        for each in stream_files(**options, hop_seconds=hop_seconds, on_message=common.on_message):
+            common.answer(each.to_json(), each.line())
+        return
     with common.progress() as shown:
         done = predict_files(**options, **shown)
     common.answer(done.to_json(), "\n".join(done.lines()))

@@ -7,8 +7,8 @@ they are first used: ``import antigram`` is quick and imports no torch.
 Each command has a function, which takes a `Workspace` and the names of stores, caches and runs in
 the workspace: `prepare_corpus`, `describe_corpora`, `download_corpus`, `cache_grams` (and
 `estimate_grams`, which builds nothing), `plan`, `train_student`, `evaluate_file`, `predict_files`,
-`explain_file`, `export_model`, `probe`, `list_layers`, `verify_named`, `export`, `import_`,
-`status`, `clean` and `run_demo`.
+`stream_files`, `explain_file`, `export_model`, `probe`, `list_layers`, `verify_named`, `export`,
+`import_`, `status`, `clean` and `run_demo`.
 These functions call others that take paths and objects: `prepare`, `build_cache`, `train`,
 `evaluate`, `predict`, `probe_run` and `verify`.
 `make_folds` and `make_teacher_view` make views of a store for cross-validation.
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from antigram.studies.reproduce import reproduce
     from antigram.studies.scoring import evaluate_file
     from antigram.studies.status import describe_corpora, status
+    from antigram.studies.streaming import stream_files
     from antigram.studies.train_file import train_options
     from antigram.studies.training import train_student
     from antigram.studies.verify import verify, verify_named
@@ -105,6 +106,7 @@ __all__ = [
     "reproduce",
     "run_demo",
     "status",
+    "stream_files",
     "study",
     "train",
     "train_options",
@@ -155,6 +157,7 @@ _HOME = {
     "probe_run": ".studies.probe.probing",
     "run_demo": ".studies.demo",
     "status": ".studies.status",
+    "stream_files": ".studies.streaming",
     "train": ".model.training.train",
     "train_options": ".studies.train_file",
     "train_student": ".studies.training",

@@ -13,7 +13,7 @@ from antigram.pipeline.audio.decoding import SUFFIXES
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.durable import atomic_file
 
-__all__ = ["check_target", "csv_table", "plain_cell", "plain_text"]
+__all__ = ["check_target", "csv_rows", "csv_table", "plain_cell", "plain_text"]
 
 Cell = str | float
 
@@ -74,3 +74,26 @@ def csv_table(path: Path, header: Iterable[str]) -> Iterator[Callable[[Iterable[
             yield add
         finally:
             text.detach()  # flushes the buffer and leaves the file open
+
+
+@contextmanager
+def csv_rows(path: Path, header: Iterable[str]) -> Iterator[Callable[[Iterable[Cell]], None]]:
+    """Write a CSV file in UTF-8 row by row, for tables that are read while they grow.
+
+    Args:
+        path: the file to write; an existing file is replaced.
+        header: names of the columns.
+
+    Yields:
+        A function that appends one row, which is then in the file; its cells go through
+        `plain_cell`.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+
+        def add(cells: Iterable[Cell]) -> None:
+            rows.writerow([plain_cell(cell) for cell in cells])
+            file.flush()
+
+        add(header)
+        yield add

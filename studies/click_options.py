@@ -38,6 +38,7 @@ __all__ = [
     "rows_options",
     "seed_option",
     "shown_option",
+    "stream_options",
     "task_option",
     "teacher_options",
     "views_option",
@@ -154,3 +155,25 @@ def _set_defaults(ctx: click.Context, _: click.Parameter, file: Path | None) -> 
             except click.BadParameter as error:  # out of range
                 raise InputError(f"{file}: {key_of(param.name)}: {error.message}") from None
     ctx.default_map = values
+
+
+def stream_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that predict long recordings window by window."""
+    command = option(
+        "--hop-seconds",
+        type=SECONDS,
+        callback=_with_stream,
+        help="With --stream: between two windows; default: as recordings were segmented.",
+    )(command)
+    return flag_option(
+        "--stream",
+        is_eager=True,  # known when the other option is read
+        help="Predict windows of long recordings, in constant memory, and print a line for each "
+        "as it comes; with --json, an object a line.",
+    )(command)
+
+
+def _with_stream(ctx: click.Context, _: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not ctx.params["stream"]:
+        raise InputError("`hop_seconds` goes with `stream`")
+    return value

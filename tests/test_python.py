@@ -43,6 +43,8 @@ def test_every_command_has_a_function_which_takes_what_its_options_give():
         "workspace",
         "as_json",
         "verbose",
+        "stream",  # chooses the function `stream_files`, which has `hop_seconds`
+        "hop_seconds",
     }  # of every command; dry_run chooses a function
     for command, name in FUNCTIONS.items():
         taken = inspect.signature(getattr(antigram, name)).parameters

@@ -159,7 +159,7 @@ def columns(checkpoint: Checkpoint) -> list[str]:
     return ["file", "start_s", "label", *(f"probability_{name}" for name in checkpoint.classes)]
 
 
-class _Segment(NamedTuple):
+class Segment(NamedTuple):
     """Features ``(frame, freq)`` of a segment; ``last`` marks the last segment of its file."""
 
     file: str
@@ -199,9 +199,9 @@ def predict(
     """
     lengths: list[int | Unreadable] = []
     for path in files:
-        lengths.append(_length(path, checkpoint.recipe))
+        lengths.append(recording_length(path, checkpoint.recipe))
         if isinstance(lengths[-1], Unreadable) and not skip_unreadable:
-            raise _unusable(lengths[-1])
+            raise unusable(lengths[-1])
         on_progress("headers", len(lengths), len(files))
     set_precision("32")
     net = checkpoint.net().to(device)
@@ -212,11 +212,11 @@ def predict(
         elif skip_unreadable:
             skipped.append(result)
         else:
-            raise _unusable(result)
+            raise unusable(result)
         yield result
         on_progress("recordings", readable + len(skipped), len(files))
     if skipped and not readable:
-        raise _unusable(skipped[0], f"none of {len(files)} files can be used. ")
+        raise unusable(skipped[0], f"none of {len(files)} files can be used. ")
 
 
 def network_input(
@@ -236,24 +236,24 @@ def network_input(
         InputError: the file cannot be used, or its segments last longer than ``max_s``.
     """
     recipe = checkpoint.recipe
-    length = _length(path, recipe)
+    length = recording_length(path, recipe)
     if isinstance(length, Unreadable):
-        raise _unusable(length, skippable=False)
+        raise unusable(length, skippable=False)
     start, samples = segments_of(length, recipe)[0][-1]
     if (seconds := (start + samples) / recipe.sample_rate) > max_s:
         raise InputError(
             f"{plain_text(path)}: lasts {seconds:.0f} s; wanted at most {max_s:g} s. Cut out the "
             "part that matters, with sox or an audio editor."
         )
-    segments: list[_Segment] = []
+    segments: list[Segment] = []
     for item in _segments(checkpoint, [path], [length]):
         if isinstance(item, Unreadable):
-            raise _unusable(item, skippable=False)
+            raise unusable(item, skippable=False)
         segments.append(item)
     return [segment.start_s for segment in segments], np.stack([s.x for s in segments])
 
 
-def _length(path: Path, recipe: Recipe) -> int | Unreadable:
+def recording_length(path: Path, recipe: Recipe) -> int | Unreadable:
     """Return the length of a file in samples at the recipe's rate, from its header."""
     try:
         return probe(path).samples_at(recipe.sample_rate)
@@ -261,7 +261,7 @@ def _length(path: Path, recipe: Recipe) -> int | Unreadable:
         return Unreadable(plain_text(path), str(error))
 
 
-def _unusable(unreadable: Unreadable, before: str = "", *, skippable: bool = True) -> InputError:
+def unusable(unreadable: Unreadable, before: str = "", *, skippable: bool = True) -> InputError:
     others = (
         " or leave it out; if others can be used, `skip_unreadable` leaves out all such files"
         if skippable
@@ -273,14 +273,14 @@ def _unusable(unreadable: Unreadable, before: str = "", *, skippable: bool = Tru
 def _predict(
     checkpoint: Checkpoint,
     net: Backbone,
-    items: Iterable[_Segment | Unreadable],
+    items: Iterable[Segment | Unreadable],
     device: torch.device,
 ) -> Iterator[Recording | Unreadable]:
     """Predict segments in batches, and collect the predictions of each file."""
     starts: list[float] = []
     rows: list[NDArray[np.float64]] = []
-    for group in _groups(items, segments_at_once(checkpoint.recipe.shape[0])):
-        predicted = iter(_predict_batch(net, [s for s in group if isinstance(s, _Segment)], device))
+    for group in grouped(items, segments_at_once(checkpoint.recipe.shape[0])):
+        predicted = iter(predict_batch(net, [s for s in group if isinstance(s, Segment)], device))
         for item in group:
             if isinstance(item, Unreadable):
                 starts, rows = [], []  # drop the file's segments before the damage
@@ -293,15 +293,15 @@ def _predict(
                 starts, rows = [], []
 
 
-def _groups(
-    items: Iterable[_Segment | Unreadable], most: int
-) -> Iterator[list[_Segment | Unreadable]]:
+def grouped(
+    items: Iterable[Segment | Unreadable], most: int
+) -> Iterator[list[Segment | Unreadable]]:
     """Group items, in their order, into lists with at most ``most`` segments each."""
-    group: list[_Segment | Unreadable] = []
+    group: list[Segment | Unreadable] = []
     segments = 0
     for item in items:
         group.append(item)
-        segments += isinstance(item, _Segment)
+        segments += isinstance(item, Segment)
         if segments == most:
             yield group
             group, segments = [], 0
@@ -310,8 +310,8 @@ def _groups(
 
 
 @torch.no_grad()
-def _predict_batch(
-    net: Backbone, segments: Sequence[_Segment], device: torch.device
+def predict_batch(
+    net: Backbone, segments: Sequence[Segment], device: torch.device
 ) -> NDArray[np.float64]:
     """Return log-probabilities ``(segment, class)``."""
     if not segments:
@@ -330,7 +330,7 @@ def _predict_batch(
 
 def _segments(
     checkpoint: Checkpoint, files: Sequence[Path], lengths: Sequence[int | Unreadable]
-) -> Iterator[_Segment | Unreadable]:
+) -> Iterator[Segment | Unreadable]:
     """Yield the network's input for each segment of each file."""
     recipe = checkpoint.recipe
     for path, length in zip(files, lengths, strict=True):
@@ -341,15 +341,15 @@ def _segments(
         parts, _ = segments_of(length, recipe)
         try:
             for index, (start, samples) in enumerate(parts):
-                x = _features(path, start, samples, recipe)
+                x = segment_features(path, start, samples, recipe)
                 x -= np.float32(checkpoint.mean)
                 x *= np.float32(1 / checkpoint.std)
-                yield _Segment(name, start / recipe.sample_rate, x, index == len(parts) - 1)
+                yield Segment(name, start / recipe.sample_rate, x, index == len(parts) - 1)
         except AudioError as error:
             yield Unreadable(name, str(error))
 
 
-def _features(path: Path, start: int, samples: int, recipe: Recipe) -> NDArray[np.float32]:
+def segment_features(path: Path, start: int, samples: int, recipe: Recipe) -> NDArray[np.float32]:
     """Return features ``(frame, freq)`` of a segment, as `prepare` computes them without noise.
 
     Raises:
