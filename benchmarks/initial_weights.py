@@ -1,7 +1,7 @@
 """Compare initial weights of a narrow VGG16: scaled, and those of torchvision.
 
 Run ``python -m benchmarks.initial_weights STORE``, STORE being a feature store such as one of
-Arabic Speech Commands. Each network is trained on the CPU for a few epochs with two seeds; the
+Arabic Speech Commands. Each network is trained on the CPU for a few epochs with three seeds; the
 losses and accuracies of its epochs are written to ``benchmarks/results/initial_weights.json``.
 """
 
@@ -41,7 +41,7 @@ def epochs_of(store: FeatureStore, config: TrainConfig) -> list[dict[str, float]
 
 
 def main() -> None:
-    """Train with both kinds of initial weights and both seeds, and save the curves."""
+    """Train with both kinds of initial weights and all seeds, and save the curves."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
     parser.add_argument("--width", type=int, default=8)
@@ -49,7 +49,7 @@ def main() -> None:
     asked = parser.parse_args()
     store = FeatureStore(asked.store)
     curves: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for seed in (0, 1):
+    for seed in range(3):
         for init in _INITS:
             config = TrainConfig(
                 mode="baseline",
