@@ -18,7 +18,7 @@ import click
 from click import Choice, FloatRange, IntRange, argument, option
 
 from antigram.model import choices
-from antigram.pipeline.choices import Features, LastWindow, Noise, SnrMode, Split
+from antigram.pipeline.choices import Features, LastWindow, Noise, SnrMode
 from antigram.studies import commands, console, model_commands
 from antigram.studies.click_options import (
     ABOVE_0,
@@ -42,7 +42,6 @@ from antigram.studies.click_options import (
     rows_options,
     seed_option,
     shown_option,
-    stream_options,
     task_option,
     teacher_options,
     views_option,
@@ -349,53 +348,6 @@ def train(common: Context, device_memory: float | None, print_config: bool, **op
         on_message=common.on_message,
     )
     common.answer(result, trained_text(result))
-
-
-@app.command()
-@ckpt_option(required=True, help="The checkpoint.")
-@data_option
-@shown_option("--split", type=Choice(get_args(Split)), default="test")
-@option("--task", help="The store's label to score; default: the checkpoint's task.")
-@own_option
-@device_option
-@common_options
-def evaluate(common: Context, split: Split, **options: Any) -> None:
-    """Compute accuracy, recalls and confusion matrix of a checkpoint on a split of a store.
-
-    Segments are scored one by one; recordings by the mean of their segments' log-probabilities.
-    """
-    from antigram.studies.scoring import evaluate_file
-    from antigram.studies.text import scores_text
-
-    scores = evaluate_file(common.workspace, split=split, **options, on_message=common.on_message)
-    common.answer(scores.to_json(), f"{split}: {scores_text(scores)}")
-
-
-@app.command()
-@ckpt_option(required=True, help="The checkpoint.")
-@option("--csv", "table", type=PATH, help="Also write the predictions for segments to this file.")
-@flag_option("--skip-unreadable", help="Leave out files that cannot be used, and list them.")
-@stream_options
-@own_option
-@device_option
-@argument("audio", nargs=-1, required=True, type=PATH)
-@common_options
-def predict(common: Context, stream: bool, hop_seconds: float | None, **options: Any) -> None:
-    """Predict the classes of recordings and their segments, with probabilities.
-
-    AUDIO are files, folders (with all audio files below them) or patterns such as 'rec/*.wav'. A
-    recording is predicted by the mean of its segments' log-probabilities.
-    """
-    from antigram.studies.predicting import predict_files
-    from antigram.studies.streaming import stream_files
-
-    if stream:
-        for each in stream_files(**options, hop_seconds=hop_seconds, on_message=common.on_message):
-            common.answer(each.to_json(), each.line())
-        return
-    with common.progress() as shown:
-        done = predict_files(**options, **shown)
-    common.answer(done.to_json(), "\n".join(done.lines()))
 
 
 @app.command()

@@ -8,7 +8,7 @@ Each command has a function, which takes a `Workspace` and the names of stores, 
 the workspace: `prepare_corpus`, `describe_corpora`, `download_corpus`, `cache_grams` (and
 `estimate_grams`, which builds nothing), `plan`, `train_student`, `evaluate_file`, `predict_files`,
 `stream_files`, `explain_file`, `export_model`, `probe`, `list_layers`, `verify_named`, `export`,
-`import_`, `status`, `clean` and `run_demo`.
+`import_`, `track_run`, `status`, `clean` and `run_demo`.
 These functions call others that take paths and objects: `prepare`, `build_cache`, `train`,
 `evaluate`, `predict`, `probe_run` and `verify`.
 `make_folds` and `make_teacher_view` make views of a store for cross-validation.
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from antigram.studies.scoring import evaluate_file
     from antigram.studies.status import describe_corpora, status
     from antigram.studies.streaming import stream_files
+    from antigram.studies.tracking import track_run
     from antigram.studies.train_file import train_options
     from antigram.studies.training import train_student
     from antigram.studies.verify import verify, verify_named
@@ -108,6 +109,7 @@ __all__ = [
     "status",
     "stream_files",
     "study",
+    "track_run",
     "train",
     "train_options",
     "train_student",
@@ -159,6 +161,7 @@ _HOME = {
     "status": ".studies.status",
     "stream_files": ".studies.streaming",
     "train": ".model.training.train",
+    "track_run": ".studies.tracking",
     "train_options": ".studies.train_file",
     "train_student": ".studies.training",
     "verify": ".studies.verify",

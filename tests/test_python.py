@@ -31,6 +31,7 @@ FUNCTIONS = {
     "probe": "probe",
     "status": "status",
     "study": "study",
+    "track": "track_run",
     "train": "train_student",
     "verify": "verify_named",
 }
