@@ -176,7 +176,8 @@ def test_stopped_at_any_step_a_scheduled_run_ends_in_the_same_numbers(
     schedule, stop, store, tmp_path
 ):
     # The rate is so high that the validation loss rises, and the plateau is met.
-    config = settings(schedule=schedule, lr=1.0, patience=9, batch_clips=7, epochs=5, **ALL)
+    given = {"lr": 1.0, "patience": 9, "batch_clips": 7, "epochs": 5, "init": "torchvision"}
+    config = settings(schedule=schedule, **given, **ALL)
     steps = 0
 
     def stopping(_epoch, _done, _steps, known):
@@ -187,8 +188,8 @@ def test_stopped_at_any_step_a_scheduled_run_ends_in_the_same_numbers(
 
     def go(name, on_progress=lambda *_: None, **options):
         net = build_student(config, 3, None)
-        given = {"device": CPU, "on_progress": on_progress, "save_every_s": 0, **options}
-        return train(net, store, None, config, tmp_path / name, **given)
+        how = {"device": CPU, "on_progress": on_progress, "save_every_s": 0, **options}
+        return train(net, store, None, config, tmp_path / name, **how)
 
     go("complete")
     with pytest.raises(KeyboardInterrupt):

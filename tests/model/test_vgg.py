@@ -269,7 +269,7 @@ def test_narrow_networks_have_scaled_linear_weights(init, wanted):
         torch.manual_seed(0)
         net = Vgg(Arch("vgg11", 16), 4, init=init)
     for index in (0, 3):
-        assert float(net.classifier[index].weight.std()) == pytest.approx(wanted, rel=0.01)
+        assert net.classifier[index].weight.std().item() == pytest.approx(wanted, rel=0.01)
     assert [Arch(name, 64).scales_init for name in ("vgg16", "resnet18")] == [False, False]
     assert not Arch("resnet18", 8).scales_init
 

@@ -18,7 +18,7 @@ def checkpoint_of(arch: Arch, store: FeatureStore, *, seed=11, classes=None) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         names = list(classes or store.classes["label"])
-        net = build_net(arch, len(names), store.shape)
+        net = build_net(arch, len(names), store.shape, init="torchvision")
         # Biases are initialised as zeros, which would hide a bias that is left out.
         for name, tensor in net.state_dict().items():
             if name.endswith("bias"):
