@@ -25,7 +25,10 @@ _KEPT = ("title", "question", "stand_ins", "arms", "claims", "chance", "warnings
 
 
 def keep(workspace: Path, name: str, remark: str = "") -> Path:
-    """Save the tables and the database of a study that was run.
+    """Save the tables and the database of a study that was run, or of some of its settings.
+
+    Results of other settings, which were saved before, are kept: a long study is run in parts,
+    with more seeds in some settings than in others.
 
     Args:
         workspace: where it was run.
@@ -45,7 +48,40 @@ def keep(workspace: Path, name: str, remark: str = "") -> Path:
         source.backup(target)
         target.execute("PRAGMA journal_mode=DELETE")
     kept = {key: content[key] for key in _KEPT}
-    return save(name, {**kept, "answer": answer_of(content), "remark": remark})
+    kept["settings"] = {
+        setting: {
+            **{key: content["data"][key] for key in ("folds", "seeds")},
+            "answer": answer_of({**content, "arms": arms}),
+        }
+        for setting, arms in _by_setting(content["arms"]).items()
+    }
+    path = RESULTS / f"{name}.json"
+    if path.exists():
+        kept = _with_others(kept, json.loads(path.read_text()))
+    return save(name, {**kept, "remark": remark})
+
+
+def _with_others(content: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return results together with those of other settings in an earlier file."""
+    new = content["settings"]
+    others = {
+        key: [each for each in before[key] if each["setting"] not in new]
+        for key in ("arms", "claims")
+    }
+    of_others = {key: value for key, value in before["settings"].items() if key not in new}
+    return {
+        **content,
+        "arms": [*content["arms"], *others["arms"]],
+        "claims": [*(c for c in content["claims"] if c["setting"] in new), *others["claims"]],
+        "settings": {**new, **of_others},
+    }
+
+
+def _by_setting(arms: list[Any]) -> dict[str, list[Any]]:
+    settings: dict[str, list[Any]] = {}
+    for arm in arms:
+        settings.setdefault(arm["setting"], []).append(arm)
+    return settings
 
 
 def results_page() -> str:
@@ -66,20 +102,20 @@ def _study(name: str, content: Mapping[str, Any] | None) -> str:
     study, _ = read_study(name)
     if content is None:
         return f"## {study.title}\n\n`antigram study {name}`: not run yet.\n\n"
-    settings: dict[str, list[Mapping[str, Any]]] = {}
-    for arm in content["arms"]:
-        settings.setdefault(arm["setting"], []).append(arm)
+    settings = _by_setting(content["arms"])
     ran = {arm["arm"] for arm in content["arms"] if " " not in arm["arm"]}
     missing = [f"the setting {one}" for one in study.settings if one not in settings]
     missing += [f"the arm {one}" for one in study.arms if one not in ran]
-    if content["data"]["seeds"] < study.seeds:
-        missing.append(f"{study.seeds - content['data']['seeds']} of {study.seeds} seeds")
+    for setting, run in content["settings"].items():
+        if run["seeds"] < study.seeds:
+            missing.append(f"{study.seeds - run['seeds']} of {study.seeds} seeds of {setting}")
+    answers = [f"{setting}: {run['answer']}" for setting, run in content["settings"].items()]
     remark = f" {content['remark']}" if content.get("remark") else ""
     said = f"Not run yet: {', '.join(missing)}. " if missing else ""
     parts = [
-        f"## {study.title}\n\n{content['question']}\n\n**{content['answer']}**\n\n"
-        f"{said}Width {study.training.width}, {study.training.epochs} epochs, "
-        f"{content['data']['seeds']} seeds.{remark}\n\n"
+        f"## {study.title}\n\n{content['question']}\n\n**{' '.join(answers)}**\n\n"
+        f"{said}Width {study.training.width}, {study.training.epochs} epochs.{remark}"
+        f"{_probe_text(study.probe)}\n\n"
     ]
     parts += [text for one, arms in settings.items() for text in _setting(one, arms)]
     for claim in content["claims"]:
@@ -99,11 +135,20 @@ def _study(name: str, content: Mapping[str, Any] | None) -> str:
     return "".join(parts)
 
 
+def _probe_text(probe: str) -> str:
+    if not probe:
+        return ""
+    return (
+        f" *Probe*: how often a linear classifier tells the {probe} from the deepest convolutions "
+        "([probes](probes.md))."
+    )
+
+
 def _setting(name: str, arms: list[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the table of a setting."""
     yield (
         f"### {name}\n\n| arm | runs | accuracy, % (95 %) | difference, points (95 %) | p (Holm) | "
-        "verdict |\n| --- | --- | --- | --- | --- | --- |\n"
+        "verdict | probe, % (95 %) |\n| --- | --- | --- | --- | --- | --- | --- |\n"
     )
     for arm in arms:
         found = arm["difference"]
@@ -113,7 +158,7 @@ def _setting(name: str, arms: list[Mapping[str, Any]]) -> Iterator[str]:
             cells = [_interval(found, signed=True), p, found["verdict"]]
         yield (
             f"| {arm['arm']} | {arm['runs']} | {_interval(arm['accuracy'])} | "
-            f"{' | '.join(cells)} |\n"
+            f"{' | '.join(cells)} | {_interval(arm['probe']) if arm['probe'] else '-'} |\n"
         )
     yield "\n"
 
