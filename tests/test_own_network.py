@@ -43,6 +43,10 @@ def wrong(width):
     return Net(width)
 
 
+def failing(classes):
+    raise RuntimeError("no weights\\nin this folder")
+
+
 def odd(classes):
     return "a network"
 
@@ -142,6 +146,7 @@ def test_what_is_no_network_is_refused(given, width, message, file):
     ("function", "message"),
     [
         ("odd", "the function returned str; wanted a module"),
+        ("failing", "the function failed: RuntimeError: no weights in this folder"),
         ("tokens", "returns 16254 numbers for a segment and 2 classes"),
     ],
 )

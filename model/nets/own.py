@@ -136,13 +136,19 @@ def build_own(arch: Arch, classes: int, shape: tuple[int, int], dropout: float) 
         dropout: passed if the function has this parameter.
 
     Raises:
-        InputError: the file was not named in this process, or has changed; or the function does
-            not return a module.
+        InputError: the file was not named in this process, or has changed; or the function raises,
+            or does not return a module.
     """
     function = _known(arch)
     values = {"classes": classes, "shape": shape, "width": arch.width, "dropout": dropout}
     known = inspect.signature(function).parameters
-    net = function(**{name: value for name, value in values.items() if name in known})
+    try:
+        net = function(**{name: value for name, value in values.items() if name in known})
+    except Exception as error:
+        raise InputError(
+            f"`arch` {arch.name}: the function failed: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
     if not isinstance(net, nn.Module):
         raise InputError(
             f"`arch` {arch.name}: the function returned {type(net).__name__}; wanted a module"
