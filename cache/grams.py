@@ -25,6 +25,7 @@ from antigram.pipeline.errors import DamagedError, InputError, StaleError, Store
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.mapped import MappedArray
 from antigram.pipeline.storage.opening import open_backend
+from antigram.pipeline.storage.text_index import TextIndex
 
 __all__ = ["GramCache", "LayerRows"]
 
@@ -234,8 +235,8 @@ class GramCache:
         return {str(n): layer.fingerprint for n, layer in self.layers.items()}
 
     @property
-    def clip_ids(self) -> list[str]:
-        """Ids of the segments, in the order of the rows."""
+    def clip_ids(self) -> Sequence[str]:
+        """Ids of the segments, in the order of the rows; a slice is a list."""
         return self._ids if self._ids is not None else self._opened_store.clip_ids
 
     @property
@@ -245,8 +246,8 @@ class GramCache:
         return self._store
 
     @cached_property
-    def _row_of(self) -> dict[str, int]:
-        return {clip_id: row for row, clip_id in enumerate(self.clip_ids)}
+    def _row_of(self) -> TextIndex:
+        return TextIndex(self.clip_ids)
 
     def indices(self, clip_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the row of each of some segments.
@@ -260,14 +261,14 @@ class GramCache:
         Raises:
             InputError: the cache has no segment with one of the ids.
         """
-        rows = [self._row_of.get(clip_id, -1) for clip_id in clip_ids]
-        if -1 in rows:
-            ids = self.clip_ids
+        rows = self._row_of.rows(clip_ids)
+        if (rows < 0).any():
+            ids, missing = self.clip_ids, clip_ids[int((rows < 0).argmax())]
             raise InputError(
-                f"{self.path}: no segment {clip_ids[rows.index(-1)]!r} among its {len(ids)} "
+                f"{self.path}: no segment {missing!r} among its {len(ids)} "
                 f"segments; wanted ids as it was built with, such as {ids[0]!r}"
             )
-        return np.array(rows, np.int64)
+        return rows
 
     def with_layers(self, layers: Sequence[Layer]) -> GramCache:
         """Return this cache with some of its layers alone; nothing is opened again.

@@ -6,7 +6,9 @@ store. Caches of earlier versions do not have the array. This module does not im
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from antigram.pipeline.errors import DamagedError, StoredDataError
@@ -21,6 +23,7 @@ from antigram.pipeline.storage.chunks import (
 )
 from antigram.pipeline.storage.manifest import create_arrays, read_manifest
 from antigram.pipeline.storage.mapped import MappedArray
+from antigram.pipeline.storage.text_index import TextIndex
 
 __all__ = ["NAME", "are_damaged", "read_ids", "write_ids"]
 
@@ -47,7 +50,7 @@ def write_ids(group: Store, ids: Sequence[str]) -> dict[str, list[Written]]:
     return {NAME: written}
 
 
-def read_ids(group: Backend, path: Path) -> list[str] | None:
+def read_ids(group: Backend, path: Path) -> Sequence[str] | None:
     """Read the ids of a cache's segments.
 
     Args:
@@ -67,7 +70,8 @@ def read_ids(group: Backend, path: Path) -> list[str] | None:
     array = MappedArray(group, NAME, manifest.crcs(NAME), repair)
     array.require([STRING], (None,))
     ids = array.read_text()
-    if len(set(ids)) < len(ids):
+    is_sorted = all(map(operator.lt, ids, islice(ids, 1, None)))  # as a store's ids are
+    if not is_sorted and TextIndex(ids).repeated() is not None:
         raise DamagedError(f"{path / NAME}: an id occurs twice, wanted each once. {repair}")
     return ids
 

@@ -6,7 +6,8 @@ read from the store beside it (`pipeline.features.folds` makes folds).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +31,7 @@ from antigram.pipeline.storage.manifest import Manifest, read_manifest
 from antigram.pipeline.storage.mapped import MappedArray
 from antigram.pipeline.storage.opening import open_backend
 from antigram.pipeline.storage.root import read_root
+from antigram.pipeline.storage.text_table import TextTable
 
 __all__ = [
     "FOLD_VERSION",
@@ -45,6 +47,7 @@ FORMAT = "antigram/features"
 VERSION = 1  # format_version of a store
 FOLD_VERSION = 2  # format_version of a fold: an antigram that knows no folds refuses it
 _NO_LABEL = -1
+_IDS_AT_ONCE = 1 << 16
 _FOLD_FIELDS = {"of": str, "fingerprint": str, "design": str, "number": int, "seed": int}
 
 
@@ -309,24 +312,39 @@ class FeatureStore:
         return self._numbers("split", "int8", UNUSED if unused else 0, len(SPLITS) - 1)
 
     @cached_property
-    def clip_ids(self) -> list[str]:
-        """Ids of the segments, sorted."""
-        ids = self._array("clip_id", STRING).read_text()
-        for row, (before, after) in enumerate(pairwise(ids), 1):
-            if before >= after:
-                raise DamagedError(
-                    f"{self.path / 'clip_id'}: row {row} is {after!r} behind {before!r}, wanted "
-                    f"sorted ids, each once. {self._repair}"
+    def clip_ids(self) -> Sequence[str]:
+        """Ids of the segments, sorted; decoded when they are read, a slice is a list."""
+        array = self._array("clip_id", STRING)
+        return TextTable.of(self._sorted(array.text_chunks()))
+
+    def _sorted(self, chunks: Iterable[list[str]]) -> Iterator[list[str]]:
+        """Yield chunks of ids, after checking that all ids are sorted, each once."""
+        row, last = 0, ""
+        for ids in chunks:
+            ordered = not row or not ids or last < ids[0]
+            if not (ordered and all(map(operator.lt, ids, ids[1:]))):
+                pairs = pairwise(ids) if ordered else ((last, ids[0]),)
+                at, (before, after) = next(
+                    (at, pair) for at, pair in enumerate(pairs, ordered) if pair[0] >= pair[1]
                 )
-        return ids
+                raise DamagedError(
+                    f"{self.path / 'clip_id'}: row {row + at} is {after!r} behind {before!r}, "
+                    f"wanted sorted ids, each once. {self._repair}"
+                )
+            row, last = row + len(ids), ids[-1] if ids else last
+            yield ids
 
     @cached_property
-    def recordings(self) -> list[str]:
+    def recordings(self) -> Sequence[str]:
         """Id of each segment's recording; in a corpus that is cut, the segment's own id."""
-        return [self.recipe.recording_of(clip_id) for clip_id in self.clip_ids]
+        if self.recipe.longer == "cut":
+            return self.clip_ids
+        size = range(0, len(self), _IDS_AT_ONCE)
+        parts = (self.clip_ids[start : start + _IDS_AT_ONCE] for start in size)
+        return TextTable.of([self.recipe.recording_of(own) for own in part] for part in parts)
 
     @cached_property
-    def sources(self) -> list[str]:
+    def sources(self) -> Sequence[str]:
         """``PATH#START_S`` of each segment: file within the corpus, and start in seconds."""
         return self._array("source", STRING).read_text()
 

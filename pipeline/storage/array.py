@@ -67,7 +67,6 @@ class StoredArray(Protocol):
 
         Raises:
             DamagedError: a chunk is missing, or has another size.
-            InputError: the process reaches its limit of memory maps.
         """
 
     def look(self, rows: slice | None = None) -> list[str]:

@@ -23,6 +23,7 @@ __all__ = [
     "REPLACED",
     "WRITTEN",
     "Backend",
+    "ChangedError",
     "Deleter",
     "Entry",
     "Grouped",
@@ -52,6 +53,10 @@ class WrongSizeError(Exception):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.size = size
+
+
+class ChangedError(Exception):
+    """An object is no longer the one that was opened: replaced, or written to."""
 
 
 class OverwrittenError(Exception):
@@ -136,18 +141,27 @@ class RowLayout:
 
 
 class RowView(Protocol):
-    """Objects of equal size at equal distances in memory: one call gathers rows of many objects.
+    """Objects of equal size, which consist of rows.
 
-    Attributes:
-        table: (row, byte of the row) uint8; only rows of opened objects may be read.
-        apart: number of table rows from the first row of one object to the first row of the next.
+    Mapped objects lie at equal distances in memory, so that one call gathers rows of many of them.
+    More objects than a process may map are read instead, at each call.
     """
 
-    table: NDArray[np.uint8]
-    apart: int
+    @property
+    def table(self) -> NDArray[np.uint8] | None:
+        """(row, byte of the row) uint8, of which only rows of opened objects may be read.
+
+        None if the objects are not mapped.
+        """
+
+    @property
+    def apart(self) -> int:
+        """Number of table rows from the first row of one object to the first row of the next."""
 
     def open(self, index: int) -> None:
         """Map an object into the table, without reading it; replacing it has no effect then.
+
+        An object that is not mapped is noted instead.
 
         Raises:
             WrongSizeError: the object has another size.
@@ -156,7 +170,26 @@ class RowView(Protocol):
         """
 
     def part(self, index: int) -> NDArray[np.uint8]:
-        """Return the bytes of the rows of an opened object."""
+        """Return the bytes of the rows of an opened object.
+
+        If objects are not mapped, this raises as `open` does, and notes the object as it is now.
+        """
+
+    def read(self, index: int, offsets: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+        """Return some bytes of an opened object.
+
+        Args:
+            index: index of the object.
+            offsets: first byte of each piece.
+            size: size of each piece in bytes.
+
+        Returns:
+            ``(piece, byte)``.
+
+        Raises:
+            ChangedError: the object is not mapped, and not as it was when it was noted.
+            OSError: the object is not mapped, and cannot be read.
+        """
 
     def look(self, chosen: Sequence[int], intact: Callable[[int], bool]) -> list[str]:
         """Check whether opened objects have changed since they were opened.
@@ -177,13 +210,17 @@ class RowView(Protocol):
 class RowViewer(Protocol):
     """A backend that maps many objects as one table of rows."""
 
-    def view_rows(self, name: str, keys: Sequence[str], layout: RowLayout) -> RowView:
+    def view_rows(
+        self, name: str, keys: Sequence[str], layout: RowLayout, *, mapped: bool = True
+    ) -> RowView:
         """Return a view of objects that consist of rows.
 
         Args:
             name: common prefix of the keys, for messages.
             keys: keys of the objects, in order.
             layout: layout of each object.
+            mapped: whether to map the objects, if the process may map as many; a backend that needs
+                no map for each object ignores it.
         """
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import math
 import mmap
 import os
 import shutil
 import stat
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ __all__ = [
     "Region",
     "check_replaceable",
     "evenly_spaced",
+    "fill",
     "identity_at",
     "map_file",
     "map_noted",
@@ -37,6 +39,8 @@ __all__ = [
 
 HUGE_PAGE = 2 << 20  # bytes; a file mapped at multiples of it can use huge pages
 _MOST_ADDRESSES = 1 << 44  # bytes of address space that an array may use for huge pages, of 2^47
+
+_AT_ONCE = 1 << 30  # bytes; one read returns at most 2 GB
 
 _PROT_NONE, _MAP_FIXED = 0, 0x10  # from sys/mman.h; not in Python
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -73,6 +77,20 @@ class Identity(NamedTuple):
         return self[:2] == other[:2]
 
 
+def fill(handle: int, data: NDArray[np.uint8], offset: int, path: Path | str) -> None:
+    """Read bytes of an open file, from ``offset`` on, until an array is full.
+
+    Raises:
+        OSError: the file cannot be read, or ends before.
+    """
+    done = 0
+    while done < data.size:
+        count = os.preadv(handle, [data[done : done + _AT_ONCE].data], offset + done)
+        if not count:
+            raise OSError(errno.EIO, "truncated while it was read", os.fspath(path))
+        done += count
+
+
 def identity_at(path: Path) -> Identity | None:
     """Return the identity of the file at a path; None if it is missing or inaccessible."""
     try:
@@ -95,6 +113,8 @@ def map_noted(path: Path) -> tuple[NDArray[np.uint8], Identity]:
     If a file is truncated while its map is read, the process ends with SIGBUS. Long-running readers
     compare sizes before each read (`RowView.look`), which leaves only a short interval.
 
+    If the process has reached its limit of maps, the file is read into memory.
+
     Returns:
         The bytes of the file, and its identity when it was mapped.
 
@@ -103,13 +123,17 @@ def map_noted(path: Path) -> tuple[NDArray[np.uint8], Identity]:
     """
     handle, status = regular(path)
     size = status.st_size
+    array = np.empty(0, np.uint8)  # an empty file cannot be mapped
     try:
         address = size and _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
+        if size and _has_failed(address):
+            if (code := ctypes.get_errno()) != errno.ENOMEM:
+                raise OSError(code, os.strerror(code), os.fspath(path))
+            array = np.empty(size, np.uint8)
+            fill(handle, array, 0, path)
     finally:
         os.close(handle)
-    array = np.empty(0, np.uint8)  # an empty file cannot be mapped
-    if size:
-        _raise_if_failed(address, path)
+    if size and not array.size:
         buffer = (ctypes.c_uint8 * size).from_address(address)
         weakref.finalize(buffer, _LIBC.munmap, address, size)
         array = np.frombuffer(memoryview(buffer), np.uint8)
@@ -193,8 +217,13 @@ class Region:
         self._address = -(-address // HUGE_PAGE) * HUGE_PAGE
         buffer = (ctypes.c_uint8 * size).from_address(self._address)
         weakref.finalize(buffer, _LIBC.munmap, address, size + HUGE_PAGE)
+        self._buffer = weakref.ref(buffer)
         self.bytes: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
         self.bytes.flags.writeable = False
+
+    def when_unmapped(self, call: Callable[[int], None], maps: int) -> None:
+        """Call a function with a number when the address space is given back."""
+        weakref.finalize(self._buffer(), call, maps)
 
     def map(self, path: Path, offset: int, size: int, room: int) -> Identity:
         """Map a file at ``offset``, if it has the expected size.
@@ -255,7 +284,11 @@ def evenly_spaced(row_bytes: int, size: int, count: int) -> tuple[Region, int]:
     raise AssertionError("the last page size returns or raises")
 
 
+def _has_failed(address: int | None) -> bool:
+    return address is None or address == ctypes.c_void_p(-1).value
+
+
 def _raise_if_failed(address: int | None, what: Path | str) -> None:
-    if address is None or address == ctypes.c_void_p(-1).value:
+    if _has_failed(address):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), os.fspath(what))

@@ -1,7 +1,8 @@
-"""The folder backend: each object is a file that is memory-mapped."""
+"""The folder backend: each object is a file, mapped as long as the process may map as many."""
 
 from __future__ import annotations
 
+import errno
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +23,13 @@ from antigram.pipeline.storage.backend import (
 )
 from antigram.pipeline.storage.durable import atomic_file, begin_writeback, write_in_parts
 from antigram.pipeline.storage.files import Identity, evenly_spaced, identity_at, map_file
+from antigram.pipeline.storage.map_limit import MapLimit
+from antigram.pipeline.storage.read_files import ReadFiles
 from antigram.pipeline.storage.regular import read_regular
 
 __all__ = ["Folder"]
+
+_MAPS = MapLimit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +50,25 @@ class Folder:
         """Map a file; see `Viewer`."""
         return map_file(self.path / key)[start:stop]
 
-    def view_rows(self, name: str, keys: Sequence[str], layout: RowLayout) -> MappedFiles:
+    def view_rows(
+        self, name: str, keys: Sequence[str], layout: RowLayout, *, mapped: bool = True
+    ) -> MappedFiles | ReadFiles:
         """Map files at evenly spaced addresses, so that all their rows are one array.
 
-        See `RowViewer`.
+        More files than the process may map, or than its address space has room for, are read at
+        each call instead. See `RowViewer`.
         """
-        return MappedFiles(self.path, name, keys, layout)
+        if mapped and _MAPS.reserve(len(keys)):
+            try:
+                files = MappedFiles(self.path, name, keys, layout)
+            except OSError as error:
+                _MAPS.release(len(keys))
+                if error.errno != errno.ENOMEM:
+                    raise
+            else:
+                files.when_unmapped(_MAPS.release, len(keys))
+                return files
+        return ReadFiles(self.path, keys, layout)
 
     def head(self, key: str) -> Entry | None:
         """Return size and identity of a file; see `Header`."""
@@ -126,6 +144,10 @@ class MappedFiles:
         self._noted: dict[int, Identity] = {}  # identities of the files that can still change
         self._mapped = np.zeros(len(keys), bool)
 
+    def when_unmapped(self, call: Callable[[int], None], maps: int) -> None:
+        """Call a function when the last array of these maps is gone."""
+        self._region.when_unmapped(call, maps)
+
     def open(self, index: int) -> None:
         """Map a file; see `RowView`."""
         path = self._folder / self._keys[index]
@@ -146,6 +168,11 @@ class MappedFiles:
             raise RuntimeError(f"{self._keys[index]} is not mapped")
         first = index * self._stride
         return self._region.bytes[first : first + self._layout.data]
+
+    def read(self, index: int, offsets: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+        """Return some bytes of a mapped file; see `RowView`."""
+        pieces: NDArray[np.uint8] = self.part(index)[offsets[:, None] + np.arange(size)]
+        return pieces
 
     def look(self, chosen: Sequence[int], intact: Callable[[int], bool]) -> list[str]:
         """Check mapped files; a file that was written to is read again. See `RowView`."""

@@ -222,6 +222,11 @@ class FileRows:
         """Return the bytes of the rows of a chunk; see `RowView`."""
         return self._file.chunk(self._name, self._spec, index)
 
+    def read(self, index: int, offsets: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+        """Return some bytes of a chunk; see `RowView`."""
+        pieces: NDArray[np.uint8] = self.part(index)[offsets[:, None] + np.arange(size)]
+        return pieces
+
     def look(self, chosen: Sequence[int], intact: Callable[[int], bool]) -> list[str]:
         """Check the file; if it was written to, read all chunks of the array. See `RowView`."""
         path, was = self._file.path, self._noted
@@ -303,8 +308,10 @@ class ExportedFile:
                 return name, spec, index
         raise FileNotFoundError(errno.ENOENT, "not in the file", self.where(key))
 
-    def view_rows(self, name: str, keys: Sequence[str], layout: RowLayout) -> FileRows:
-        """Return the rows of a dataset; see `RowViewer`."""
+    def view_rows(
+        self, name: str, keys: Sequence[str], layout: RowLayout, *, mapped: bool = True
+    ) -> FileRows:
+        """Return the rows of a dataset, of which one map serves all; see `RowViewer`."""
         full = self.prefix + name
         return FileRows(self.file, full, self.file.spec(full))
 

@@ -18,7 +18,6 @@ class Held:
 
     Raises:
         DamagedError: a chunk is missing, or has another size.
-        InputError: the process reaches its limit of memory maps.
     """
 
     def __init__(self, arrays: Iterable[StoredArray], on_message: Callable[[str], None]) -> None:

@@ -2,36 +2,43 @@
 
 A map stays valid if its file is replaced or deleted. If a file is overwritten in place, its map
 changes too: `MappedArray.look` detects that, so that a caller can discard what it has read.
+
+An array with more chunks than the process may map is read with positional reads, with the same
+checks and results. A chunk that was replaced or written to is then checked again when it is read.
 """
 
 from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
+from antigram.pipeline.errors import DamagedError
 from antigram.pipeline.storage.backend import (
     Backend,
+    ChangedError,
     OverwrittenError,
     RowLayout,
     RowView,
     WrongSizeError,
 )
+from antigram.pipeline.storage.chunk_errors import ChunkErrors
 from antigram.pipeline.storage.chunks import CRC_BYTES, STRING, chunk_key, crc32c, decode_texts
 from antigram.pipeline.storage.layout import fits, spec_of
-from antigram.pipeline.storage.manifest import read_manifest
+from antigram.pipeline.storage.text_table import TextTable
 
 __all__ = ["MappedArray"]
 
+Result = TypeVar("Result")
+
 
 class MappedArray:
-    """One array of a store or cache, memory-mapped.
+    """One array of a store or cache, memory-mapped unless its chunks are too many.
 
     Args:
         group: group of the array.
@@ -47,6 +54,7 @@ class MappedArray:
         self.group = group
         self.repair = repair
         self._crcs = crcs
+        self._errors = ChunkErrors(group, name, crcs, repair)
         path = group.where(f"{name}/zarr.json")
         try:
             self.spec = spec_of(name, json.loads(group.get(f"{name}/zarr.json")))
@@ -96,13 +104,14 @@ class MappedArray:
 
     def _forget(self) -> None:
         self._view: RowView | None = None
-        self._chunks: dict[int, NDArray[Any]] = {}  # index -> rows of a checked chunk
+        self._chunks: dict[int, NDArray[Any]] = {}  # index -> rows of a checked chunk, if mapped
+        self._checked: set[int] = set()  # indices of checked chunks that are not mapped
         # Index of each row in the view's table, when all chunks are checked.
         self._table_rows: NDArray[np.int64] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the maps out, as each process opens its own."""
-        names = ("group", "repair", "_crcs", "spec")
+        names = ("group", "repair", "_crcs", "_errors", "spec")
         return {key: vars(self)[key] for key in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -134,85 +143,75 @@ class MappedArray:
     def chunk(self, index: int) -> NDArray[Any]:
         """Return a chunk's rows as a read-only array that includes the padding rows.
 
-        The chunk is verified against its checksum at the first call only.
+        The chunk is verified against its checksum: at the first call, if it is mapped, else at
+        each call.
 
         Raises:
             DamagedError: the chunk is missing, truncated, or does not match its checksum.
         """
         if (rows := self._chunks.get(index)) is not None:
             return rows
-        part = self._open(index).part(index)
+        self._open(index)
+        part = self._reading(index, lambda view: view.part(index))
         if crc32c(part) != self._crcs[index]:
-            raise self._damaged(chunk_key(self.spec, index), self._layout.size)
+            raise self._errors.damaged(chunk_key(self.spec, index), self._layout.size)
         rows = part.view(self._dtype).reshape(self.spec.rows, *self.spec.shape[1:])
         rows.flags.writeable = False
-        self._chunks[index] = rows
+        if self._files.table is None:
+            self._checked.add(index)
+        else:
+            self._chunks[index] = rows
         return rows
 
-    def _open(self, index: int) -> RowView:
-        """Map a chunk into the view of all chunks, without reading it.
+    @property
+    def _files(self) -> RowView:
+        """View of all chunks."""
+        if self._view is None:
+            self._view = self._view_rows()
+        return self._view
+
+    def _view_rows(self, *, mapped: bool = True) -> RowView:
+        keys = [chunk_key(self.spec, number) for number in range(self.spec.chunks)]
+        return self.group.view_rows(self.spec.name, keys, self._layout, mapped=mapped)
+
+    def _open(self, index: int) -> None:
+        """Map or note a chunk, without reading it.
 
         Raises:
             DamagedError: the chunk is missing, or has another size.
-            InputError: the process reaches its limit of memory maps.
+        """
+        self._reading(index, lambda view: view.open(index))
+
+    def _reading(self, index: int, read: Callable[[RowView], Result]) -> Result:
+        """Call a function that reads a chunk, and turn its errors into those of this class.
+
+        If the process cannot map any more files, this and all other chunks are read from now on.
         """
         key = chunk_key(self.spec, index)
-        if self._view is None:
-            keys = [chunk_key(self.spec, number) for number in range(self.spec.chunks)]
-            self._view = self.group.view_rows(self.spec.name, keys, self._layout)
         try:
-            self._view.open(index)
+            try:
+                return read(self._files)
+            except OSError as error:
+                if error.errno != errno.ENOMEM or self._files.table is None:
+                    raise
+                self._forget()
+                self._view = self._view_rows(mapped=False)
+                return read(self._view)
         except WrongSizeError as error:
-            raise self._damaged(key, error.size) from None
+            raise self._errors.damaged(key, error.size) from None
         except OverwrittenError as error:
-            raise self._overwritten(error) from None
+            raise self._errors.overwritten(error) from None
         except OSError as error:
-            if error.errno == errno.ENOMEM:
-                raise InputError(
-                    f"{self.group.where()}: its {self.spec.chunks} chunks, with those of other "
-                    "data, are more files than a process may map here. Raise the limit (as root: "
-                    "sysctl -w vm.max_map_count=1000000), or read fewer layers or caches at once."
-                ) from None
-            raise self._unreadable(key, error) from None
-        return self._view
-
-    def _damaged(self, key: str, size: int) -> DamagedError:
-        return self._replaced(key) or DamagedError(
-            f"{self.group.where(key)}: its {size} bytes differ from what was written (crc32c). "
-            f"{self.repair}"
-        )
-
-    def _unreadable(self, key: str, error: OSError) -> DamagedError:
-        return self._replaced(key) or DamagedError(
-            f"{self.group.where(key)}: {error.strerror}, wanted a chunk. {self.repair}"
-        )
-
-    def _replaced(self, key: str) -> DamagedError | None:
-        """Return the error to raise if the group was replaced after it was opened; else None."""
-        with suppress(StoredDataError, InputError, KeyError):
-            now = read_manifest(self.group.reopened())
-            if list(now.crcs(self.spec.name)) != list(self._crcs):
-                return DamagedError(
-                    f"{self.group.where(key)}: {self.group.where()} was replaced by another after "
-                    "it was opened. Run the same command again."
-                )
-        return None
-
-    def _overwritten(self, error: OverwrittenError) -> DamagedError:
-        return DamagedError(
-            f"{error.where}: was overwritten in place while in use: its {error.size} bytes differ "
-            "from what was written (crc32c). Results since the last check are not kept. "
-            f"{self.repair}"
-        )
+            raise self._errors.unreadable(key, error) from None
 
     def hold(self) -> None:
         """Map all chunks, without reading them, so that replacing their files has no effect.
 
-        This takes 10 microseconds a chunk and keeps no file descriptor open.
+        This takes 10 microseconds a chunk and keeps no file descriptor open. Chunks that are too
+        many to be mapped are noted instead: if they are replaced, reading them raises.
 
         Raises:
             DamagedError: a chunk is missing, or has another size.
-            InputError: the process reaches its limit of memory maps.
         """
         for index in range(self.spec.chunks):
             if index not in self._chunks:
@@ -245,7 +244,7 @@ class MappedArray:
         try:
             return view.look(chosen, lambda i: crc32c(view.part(i)) == self._crcs[i])
         except OverwrittenError as error:
-            raise self._overwritten(error) from None
+            raise self._errors.overwritten(error) from None
 
     def take(
         self,
@@ -263,15 +262,16 @@ class MappedArray:
         Raises:
             DamagedError: a chunk is missing, truncated, or does not match its checksum.
         """
-        if self._table_rows is None:
+        if self._table_rows is None and self._files.table is not None:
             self._check_chunks(np.asarray(rows) // self.spec.rows)
         shape = len(rows), *self.shape[1 if view is None else 2 :]
         direct = out is None or (out.dtype == self._dtype and out.flags.c_contiguous)
-        if self._table_rows is None or self._view is None or not direct:
+        table = self._files.table
+        if self._table_rows is None or table is None or not direct:
             out = np.empty(shape, self._dtype) if out is None else out
             self.gather(rows, out, view)
             return out
-        table_rows, table = self._table_rows[rows], self._view.table
+        table_rows = self._table_rows[rows]
         if view is not None:
             table = table.reshape(-1, table.shape[1] // self.shape[1])
             table_rows = table_rows * self.shape[1] + view
@@ -285,9 +285,9 @@ class MappedArray:
         """Check chunks; when all are checked, compute the index of each row in the table."""
         for index in np.unique(chunks).tolist():
             self.chunk(index)
-        if self._view is not None and len(self._chunks) == self.spec.chunks:
+        if len(self._chunks) == self.spec.chunks:
             rows = np.arange(len(self))
-            self._table_rows = rows + rows // self.spec.rows * (self._view.apart - self.spec.rows)
+            self._table_rows = rows + rows // self.spec.rows * (self._files.apart - self.spec.rows)
 
     def gather(
         self,
@@ -297,9 +297,40 @@ class MappedArray:
     ) -> None:
         """Write rows to ``out`` (row, ...), converted to its dtype; see `take`."""
         chunk, inner = np.divmod(rows, self.spec.rows)
+        if self._files.table is None:
+            shape = self.shape[1 if view is None else 2 :]
+            positions: dict[int, list[int]] = {}
+            for position, index in enumerate(chunk.tolist()):
+                positions.setdefault(index, []).append(position)
+            for index, chosen in positions.items():
+                raw = self._read_rows(index, inner[chosen], view)
+                out[chosen] = raw.view(self._dtype).reshape(-1, *shape)
+            return
         for position, (index, row) in enumerate(zip(chunk.tolist(), inner.tolist(), strict=True)):
             stored = self.chunk(index)[row]
             out[position] = stored if view is None else stored[view]
+
+    def _read_rows(
+        self, index: int, rows: NDArray[np.int64], view: int | None = None
+    ) -> NDArray[np.uint8]:
+        """Return rows of a chunk that is not mapped, after checking the chunk once.
+
+        Args:
+            index: index of the chunk.
+            rows: indices of rows in the chunk.
+            view: as for `take`.
+
+        Returns:
+            ``(row, byte)``.
+        """
+        row_bytes = self.spec.row_bytes
+        size = row_bytes if view is None else row_bytes // self.shape[1]
+        offsets = rows * row_bytes + (view or 0) * size
+        if index in self._checked:
+            with suppress(ChangedError):
+                return self._reading(index, lambda files: files.read(index, offsets, size))
+        pieces = self.chunk(index).reshape(-1).view(np.uint8).reshape(-1, size)
+        return pieces[offsets // size]
 
     def read(self) -> NDArray[Any]:
         """Return all rows as an array in memory."""
@@ -312,8 +343,12 @@ class MappedArray:
         for index in range(span.start // chunk_rows, -(-span.stop // chunk_rows)):
             begin = index * chunk_rows
             first, last = max(span.start, begin), min(span.stop, begin + chunk_rows)
-            chunk = self.chunk(index)[first - begin : last - begin]
-            out[first - span.start : last - span.start] = chunk
+            if index in self._checked and last - first < chunk_rows:
+                raw = self._read_rows(index, np.arange(first - begin, last - begin))
+                part = raw.view(self._dtype).reshape(-1, *self.shape[1:])
+            else:
+                part = self.chunk(index)[first - begin : last - begin]
+            out[first - span.start : last - span.start] = part
         return out
 
     def raw_chunk(self, index: int) -> NDArray[np.uint8]:
@@ -322,16 +357,24 @@ class MappedArray:
             return self._text_chunk(index)
         return self.chunk(index).reshape(-1).view(np.uint8)
 
-    def read_text(self) -> list[str]:
-        """Return all rows of an array of text."""
-        out: list[str] = []
+    def text_chunks(self) -> Iterator[list[str]]:
+        """Yield the rows of an array of text, chunk by chunk.
+
+        Raises:
+            DamagedError: a chunk is missing, or not as it was written.
+        """
         for index in range(self.spec.chunks):
+            span = self.spec.span(index)
             try:
-                out += decode_texts(self._text_chunk(index).tobytes(), self.spec.rows)
+                texts = decode_texts(self._text_chunk(index).tobytes(), self.spec.rows)
             except ValueError as error:
                 path = self.group.where(chunk_key(self.spec, index))
                 raise DamagedError(f"{path}: {error}. {self.repair}") from None
-        return out[: len(self)]
+            yield texts[: span.stop - span.start]
+
+    def read_text(self) -> TextTable:
+        """Return all rows of an array of text."""
+        return TextTable.of(self.text_chunks())
 
     def _text_chunk(self, index: int) -> NDArray[np.uint8]:
         """Return the bytes of a chunk of text without its checksum, after checking them."""
@@ -339,7 +382,7 @@ class MappedArray:
         try:
             data = self.group.view(key)[:-CRC_BYTES]
         except OSError as error:
-            raise self._unreadable(key, error) from None
+            raise self._errors.unreadable(key, error) from None
         if crc32c(data) != self._crcs[index]:
-            raise self._damaged(key, data.size)
+            raise self._errors.damaged(key, data.size)
         return data

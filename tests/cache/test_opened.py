@@ -14,6 +14,7 @@ from antigram.model.training.student import build_student
 from antigram.model.training.train import train
 from antigram.pipeline.errors import DamagedError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage import map_limit
 from antigram.pipeline.storage.chunks import chunk_key
 from antigram.pipeline.storage.exchange import export_file
 from antigram.pipeline.storage.mapped import MappedArray
@@ -143,6 +144,25 @@ def test_a_training_ends_with_its_result_when_its_exported_store_is_replaced(
 
     got = numbers(run("got", then=then, store=FeatureStore(file)), tmp_path / "got")
     assert got == want
+
+
+def test_chunks_that_are_too_many_to_map_are_trained_on_with_the_same_numbers(
+    run, own, replace, build, tmp_path, monkeypatch
+):
+    path = build(of=own).path
+    want = numbers(run("want", GramCache(path, own)), tmp_path / "want")
+    monkeypatch.setattr(map_limit, "most_maps", lambda: 0)
+    store = FeatureStore(own.path)
+    got = numbers(run("got", GramCache(path, store), store=store), tmp_path / "got")
+    assert got == want
+
+    def then(epoch, done):
+        if (epoch, done) == (1, 1):
+            replace()
+
+    store = FeatureStore(own.path)  # there are no maps that would keep the files
+    with pytest.raises(StoredDataError, match="was replaced by another after it was opened"):
+        run("replaced", GramCache(path, store), then, store=store)
 
 
 def test_a_store_that_is_replaced_during_a_build_is_built_from_as_it_was(

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import ctypes
+import errno
+import gc
 import json
+import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from antigram.pipeline.errors import DamagedError
+from antigram.pipeline.storage import files, map_limit
 from antigram.pipeline.storage.chunks import STRING, ArraySpec, chunk_path, encode, write_chunk
-from antigram.pipeline.storage.files import map_file
+from antigram.pipeline.storage.files import Region, map_file
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import create_arrays
 from antigram.pipeline.storage.mapped import MappedArray
@@ -19,6 +25,14 @@ FEATURES = ArraySpec("features", (11, 3, 5), "float32", 4)
 TEXT = ArraySpec("clip_id", (5,), STRING, 2)
 IDS = ["", "naïve", "日本/a", "x" * 500, "z"]
 REPAIR = "Run `antigram verify`."
+
+
+@pytest.fixture(params=["mapped", "read"], autouse=True)
+def way(request, monkeypatch) -> str:
+    """Whether this process may map the chunks of an array, or has to read them."""
+    if request.param == "read":
+        monkeypatch.setattr(map_limit, "most_maps", lambda: 0)
+    return request.param
 
 
 @pytest.fixture
@@ -54,6 +68,18 @@ def test_rows_are_gathered_in_any_order_and_converted(dtype, array, values):
     out = np.empty((5, 3, 5), dtype)
     array.gather(rows, out)
     np.testing.assert_array_equal(out, values[rows].astype(dtype))
+
+
+@pytest.mark.parametrize("first", [[], [0, 1, 2], [1]], ids=["new", "all checked", "one checked"])
+@pytest.mark.parametrize("rows", [[], [10, 0, 5, 5, 3], [4, 5, 6], [3, 2, 1, 8]], ids=str)
+def test_rows_are_taken_the_same_before_and_after_chunks_are_checked(first, rows, array, values):
+    for index in first:
+        array.chunk(index)
+    np.testing.assert_array_equal(array.take(np.array(rows, int)), values[rows])
+    np.testing.assert_array_equal(array.take(np.array(rows, int), view=1), values[rows][:, 1])
+    out = np.empty((len(rows), 5), np.float64)
+    array.gather(np.array(rows, int), out, view=2)
+    np.testing.assert_array_equal(out, values[rows][:, 2].astype(np.float64))
 
 
 def test_a_chunk_is_a_read_only_map_with_its_padding(array, values):
@@ -168,3 +194,100 @@ def test_a_map_outlives_the_file_it_was_made_of(tmp_path):
     view = map_file(path)[3:]
     path.unlink()
     assert view.tobytes() == b"abc" * 9_999
+
+
+def test_maps_are_counted_over_all_arrays_and_given_back(array, values, tmp_path, monkeypatch):
+    monkeypatch.setattr(map_limit, "most_maps", lambda: 5)
+    crcs = array._crcs
+
+    def opened() -> MappedArray:
+        new = MappedArray(Folder(tmp_path), "features", crcs, REPAIR)
+        np.testing.assert_array_equal(new.read(), values)
+        return new
+
+    one, two = opened(), opened()
+    assert one._files.table is not None
+    assert two._files.table is None  # 3 + 3 chunks are more than 5
+    rows = one.chunk(0)
+    del one
+    gc.collect()
+    assert opened()._files.table is None  # the rows keep the maps
+    del rows
+    gc.collect()
+    assert opened()._files.table is not None
+
+
+def test_chunks_are_read_where_the_system_maps_no_more(array, values, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    np.testing.assert_array_equal(array.take([5]), values[[5]])
+    monkeypatch.setattr(Region, "map", full)
+    np.testing.assert_array_equal(array.take([5, 10, 0]), values[[5, 10, 0]])
+    np.testing.assert_array_equal(array.read(), values)
+
+
+def test_a_limit_of_address_space_is_no_damage(array, values, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(Region, "__init__", full)
+    np.testing.assert_array_equal(array.read(), values)
+
+
+def test_a_file_is_read_where_the_system_maps_no_more(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    path.write_bytes(b"abc" * 10_000)
+
+    def full(*_):
+        ctypes.set_errno(errno.ENOMEM)
+        return ctypes.c_void_p(-1).value
+
+    monkeypatch.setattr(files, "_LIBC", SimpleNamespace(mmap=full))
+    assert map_file(path).tobytes() == b"abc" * 10_000
+
+
+class TestReading:
+    """Chunks that are too many to be mapped, and what others do to them meanwhile."""
+
+    @pytest.fixture
+    def way(self, monkeypatch) -> None:
+        monkeypatch.setattr(map_limit, "most_maps", lambda: 0)
+
+    @pytest.fixture
+    def path(self, array) -> Path:
+        array.read()
+        return chunk_path(array.group.path, FEATURES, 1)
+
+    def test_rows_are_read_alone_once_their_chunk_is_checked(self, array, path, values):
+        raw = path.read_bytes()
+        status = path.stat()
+        path.write_bytes(raw[:60] + bytes(len(raw) - 60))  # rows 5 to 7
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # undetectable
+        np.testing.assert_array_equal(array.take([4]), values[[4]])
+
+    def test_a_chunk_that_was_written_to_is_checked_again(self, array, path, values):
+        os.utime(path, ns=(1, 1))
+        np.testing.assert_array_equal(array.take([4]), values[[4]])
+        flip(path, 100)  # another row
+        with pytest.raises(DamagedError, match="features/c/1/0/0: its 244 bytes differ"):
+            array.take([4])
+
+    def test_a_chunk_that_was_replaced_by_the_same_is_used(self, array, path, values):
+        (path.parent / "new").write_bytes(path.read_bytes())
+        (path.parent / "new").replace(path)
+        np.testing.assert_array_equal(array.take([4, 9]), values[[4, 9]])
+
+    def test_a_chunk_that_is_gone_is_named(self, array, path):
+        path.unlink()
+        with pytest.raises(DamagedError, match="features/c/1/0/0: No such file"):
+            array.take([4])
+
+    def test_a_missing_or_shorter_chunk_is_noticed_before_it_is_read(self, array, path, tmp_path):
+        fresh = MappedArray(Folder(tmp_path), "features", array._crcs, REPAIR)
+        fresh.hold()
+        os.truncate(path, 100)
+        with pytest.raises(DamagedError, match="its 100 bytes differ"):
+            MappedArray(Folder(tmp_path), "features", array._crcs, REPAIR).hold()
+        with pytest.raises(DamagedError, match="its 100 bytes differ"):
+            fresh.take([4])

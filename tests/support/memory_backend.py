@@ -27,7 +27,9 @@ class Memory:
     def view(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         return np.frombuffer(self.get(key), np.uint8)[start:stop]
 
-    def view_rows(self, name: str, keys: Sequence[str], layout: RowLayout) -> MemoryRows:
+    def view_rows(
+        self, name: str, keys: Sequence[str], layout: RowLayout, *, mapped: bool = True
+    ) -> MemoryRows:
         return MemoryRows(self, keys, layout)
 
     def head(self, key: str) -> Entry | None:
@@ -74,6 +76,9 @@ class MemoryRows:
     def part(self, index: int) -> NDArray[np.uint8]:
         first = index * self.apart
         return self.table[first : first + self.apart].reshape(-1)
+
+    def read(self, index: int, offsets: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+        return self.part(index)[offsets[:, None] + np.arange(size)]
 
     def look(self, chosen: Sequence[int], intact: Callable[[int], bool]) -> list[str]:
         return []

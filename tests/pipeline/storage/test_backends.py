@@ -171,6 +171,18 @@ class TestContract:
         table = view.table[rows + rows // ROWS.rows * (view.apart - ROWS.rows)]
         np.testing.assert_array_equal(table.view("<f4").reshape(ROWS.shape), VALUES["features"])
 
+    @pytest.mark.parametrize("mapped", [True, False])
+    def test_any_bytes_of_an_object_are_read(self, mapped, group, folder):
+        view = group.view_rows(ROWS.name, KEYS, LAYOUT, mapped=mapped)
+        for index, key in enumerate(KEYS):
+            view.open(index)
+            raw = view.part(index).tobytes()
+            assert raw == (folder / key).read_bytes()[:-CRC_BYTES]
+            for offsets in ([60, 0, 120, 120], [60, 80, 100], []):
+                got = view.read(index, np.array(offsets, np.int64), 20)
+                assert got.shape == (len(offsets), 20)
+                assert got.tobytes() == b"".join(raw[at : at + 20] for at in offsets)
+
     def test_the_part_of_an_object_is_its_rows_and_their_padding(self, group, folder):
         view = rows_of(group, *range(ROWS.chunks))
         for index, key in enumerate(KEYS):
