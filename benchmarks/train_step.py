@@ -13,8 +13,8 @@ are medians over the steps:
 * ``released``: written from the paper's description of its code: the student run twice, the teacher
   with gradients, the Gram of the complete batch folded into the channels.
 
-For each layer, and for several teachers at once: step time, clips/s, wait for data, FLOPs
-(counted by torch, deterministic), and on a GPU the peak memory beside the prediction of `antigram
+For each layer, and for several teachers at once: step time, clips/s, wait for data, FLOPs and
+operations (counted, deterministic), and on a GPU the peak memory beside the prediction of `antigram
 plan`, and the share of the chip's peak FLOPs. The output is a table, then one JSON line.
 """
 
@@ -58,6 +58,7 @@ from antigram.pipeline.features.store import FeatureStore
 from antigram.studies import plan
 from antigram.studies.plan import step_cost
 from benchmarks.cache import made_store
+from benchmarks.operations import OperationCounter
 from benchmarks.record import save
 
 _MOST_STEPS = 1000  # most steps of an arm
@@ -125,14 +126,19 @@ class Arm:
         """End the loading thread, which keeps the arm alive."""
         self.stream.close()
 
-    def flops(self) -> int:
-        """Count the FLOPs of one step."""
-        batch = next(self.stream)
-        with FlopCounterMode(display=False) as counter:
-            loss = self.step(batch, Sums(self.names, self.device))
-            loss.backward()
-        self.adam.zero_grad(set_to_none=True)
-        return int(counter.get_total_flops())
+    def counted(self) -> tuple[int, int]:
+        """Count the FLOPs and the operations of one step, without the optimiser's."""
+
+        def run(counter: FlopCounterMode | OperationCounter) -> None:
+            batch, sums = next(self.stream), Sums(self.names, self.device)
+            with counter:
+                self.step(batch, sums).backward()
+            self.adam.zero_grad(set_to_none=True)
+
+        flops, operations = FlopCounterMode(display=False), OperationCounter()
+        run(flops)
+        run(operations)
+        return int(flops.get_total_flops()), operations.total
 
 
 @cache
@@ -212,7 +218,7 @@ def measure(
         )
     full = asked.precision == "32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not full
-    flops, peaks = {}, {}
+    flops, operations, peaks = {}, {}, {}
     if device.type == "cuda":  # one arm at a time, as their memory would add up
         for name, make in makers.items():
             arm = make()
@@ -225,7 +231,7 @@ def measure(
             torch.cuda.empty_cache()
     arms = {name: make() for name, make in makers.items()}
     for name, arm in arms.items():
-        flops[name] = arm.flops()
+        flops[name], operations[name] = arm.counted()
         arm.run(keep=False)
     # While others have their turn an arm's thread loads four batches ahead. On a GPU, where loading
     # may be what limits, a turn is so long that they are used up before it counts, if a batch takes
@@ -245,6 +251,7 @@ def measure(
             "over_baseline": seconds / base,
             "flops": flops[name],
             "flops_over_baseline": flops[name] / flops["baseline"],
+            "operations": operations[name],
             "data_wait": sum(arm.waits) / sum(arm.seconds),
             "peak_bytes": peaks.get(name),
             "peak_over_baseline": peaks[name] / peaks["baseline"] if peaks else None,

@@ -18,7 +18,7 @@ from torch import Tensor
 from antigram.cache.ids import read_ids
 from antigram.cache.layer import CacheLayer, layers_of, open_root
 from antigram.model.choices import Layer, layer_order
-from antigram.model.loss.codecs import Rows
+from antigram.model.loss.codecs import Rows, inverse_square
 from antigram.model.loss.sources import TapSpec
 from antigram.model.training.resident import bytes_of, on_device
 from antigram.pipeline.errors import DamagedError, InputError, StaleError, StoredDataError
@@ -97,18 +97,20 @@ class LayerRows:
             data: values of the rows.
             indices: indices of the rows, from `row_indices`, on the same device.
         """
-        norm, row_norm = self._norms_on(data.device).index_select(0, indices).unbind(1)
+        norm, row_norm, inverse = self._norms_on(data.device).index_select(1, indices).unbind()
         key = self.layer.key
-        return Rows(key.codec, data, norm, row_norm, grid=key.grid)
+        return Rows(key.codec, data, norm, row_norm, grid=key.grid, inverse=inverse)
 
     def _norms_on(self, device: torch.device) -> Tensor:
-        """Return both norms of every row, ``(row, 2)``, so that a batch gathers them at once.
+        """Return ``(3, row)``: both norms of every row, and one over the square of the second.
 
-        They take 8 bytes a row. They are copied to a device once and stay on it.
+        A batch gathers them at once. They take 12 bytes a row, are copied to a device once and stay
+        on it.
         """
         if (norms := self._norms.get(device)) is None:
             pair = (self.layer.norm.reshape(-1), self.layer.row_norm.reshape(-1))
-            norms = torch.from_numpy(np.stack(pair, axis=1)).to(device)
+            norm, row_norm = map(torch.from_numpy, pair)
+            norms = torch.stack([norm, row_norm, inverse_square(row_norm)]).to(device)
             self._norms[device] = norms
         return norms
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from antigram.model.choices import Aggregation, Layer, Similarity, similarity_of
-from antigram.model.loss.at_loss import compare
+from antigram.model.loss.compare import compare
 from antigram.model.loss.sources import GramSource, Group, Sources, TeacherRows
 from antigram.model.nets.hooks import watch
 from antigram.pipeline.errors import InputError
@@ -119,13 +119,12 @@ class AntiTransferLoss(nn.Module):
                 f"`beta` {dict(betas)}: wanted a number, or one for each teacher of `grams`: "
                 f"{', '.join(chosen)}; {odd[0]} is missing or unknown"
             )
-        self._betas = [float(betas[name]) for name in chosen]
-        self._weights: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
+        self.betas = [float(betas[name]) for name in chosen]
         self._pass: _Pass | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the latest forward pass."""
-        return {**vars(self), "_pass": None, "_weights": {}}
+        return {**vars(self), "_pass": None}
 
     def keep_on(self, device: torch.device | str) -> None:
         """Copy all rows of the layers to a device, so that a step reads none from disk."""
@@ -181,14 +180,6 @@ class AntiTransferLoss(nn.Module):
                 "`with at.watch(net, clip_ids):`, then call loss()"
             )
         return self._pass
-
-    def weights(self, device: torch.device, members: tuple[int, ...]) -> Tensor:
-        """Return the betas of some teachers as a tensor on a device."""
-        key = device, members
-        if key not in self._weights:
-            betas = [self._betas[member] for member in members]
-            self._weights[key] = torch.tensor(betas, dtype=torch.float32, device=device)
-        return self._weights[key]
 
     def check(self, name: str, maps: Tensor, clips: int) -> None:
         """Raise if a module's maps cannot be compared with the rows of its layer.
@@ -255,7 +246,7 @@ class _Pass:
             self._read = {}
         groups: Sequence[Group] = self._rows.take(at.layer_of[name])
         members = tuple(chain.from_iterable(numbers for numbers, _ in groups))
-        weights = at.weights(maps.device, members)
+        weights = [at.betas[member] for member in members]
         stacks = [stack for _, stack in groups]
         try:
             loss, means = compare(maps, stacks, weights, at.aggregation, at.similarity)

@@ -19,7 +19,7 @@ from antigram.model.choices import (
     similarity_of,
 )
 from antigram.model.loss.codecs import Rows, Stack, packed_size
-from antigram.model.loss.gram import Context, flat
+from antigram.model.loss.gram import Context
 from antigram.model.loss.pairwise import Grid, compared
 from antigram.model.loss.student_maps import StudentMaps
 from antigram.pipeline.errors import InputError
@@ -29,14 +29,13 @@ __all__ = [
     "at_loss",
     "at_losses",
     "check_combination",
-    "compare",
     "flat_layers_note",
+    "grid_of",
     "released_loss",
 ]
 
 _TINY = torch.finfo(torch.float32).tiny
 _DEAD = 1e-18  # the square of a smaller norm underflows in float32, and its reciprocal overflows
-_MOST_FLOATS = 2**24  # 64 MiB of temporary memory
 # First layer at which mse-sigmoid has little or no gradient, and how much of it. Sums over the
 # channels grow with their number, until 1 - sigmoid is below 1e-10. Grams, scaled by 1 / (C P), and
 # means differ little between networks: the norm of the gradient at the maps is below 1e-4; that of
@@ -132,16 +131,16 @@ def at_losses(student: StudentMaps, stack: Stack, similarity: Similarity = "cos2
         if similarity != "mse-sigmoid":
             # The inner product comes first, as the norm reuses the tensors that it computes.
             inner, squared = student.inner(stack), similarity == "cos2"
-            cosine: Tensor = _Cosine.apply(inner, student.norm, stack.row_norm, squared)
+            cosine: Tensor = _Cosine.apply(inner, student.norm, stack.row_norm.mT, squared)
             return cosine
         # The error depends on scale, so the division of the stored row by its norm is undone.
         if student.values.ndim == 3:
             scale, entries = 1000.0 / (student.channels * student.positions), student.channels**2
-            error = student.packed[:, None] - stack.packed() * stack.norm[:, :, None]
+            error = student.packed - stack.packed() * stack.norm[:, :, None]
         else:
             scale, entries = 1.0, student.positions
-            error = student.values[:, None] - stack.data.float() * stack.norm[:, :, None]
-        return -torch.sigmoid((scale * error).square().sum(2) / entries)
+            error = student.values - stack.data.float() * stack.norm[:, :, None]
+        return -torch.sigmoid((scale * error).square().sum(2) / entries).mT
 
 
 def at_loss(
@@ -167,7 +166,7 @@ def at_loss(
             cannot have the similarity.
     """
     similarity = similarity_of(aggregation, similarity)
-    grid = _grid_of([rows], aggregation)
+    grid = grid_of([rows], aggregation)
     with torch.autocast(rows.data.device.type, enabled=False):
         if isinstance(maps, Tensor):
             if maps.ndim != 4 or 0 in maps.shape:
@@ -179,7 +178,7 @@ def at_loss(
         return at_losses(maps, Stack.of([rows]), similarity)[:, 0]
 
 
-def _grid_of(rows: Sequence[Rows | Stack], aggregation: Aggregation) -> Grid | None:
+def grid_of(rows: Sequence[Rows | Stack], aggregation: Aggregation) -> Grid | None:
     """Return the grid of rows, None if they have none; raise if they differ or do not fit."""
     grids = {each.grid for each in rows}
     if len(grids) > 1:
@@ -209,117 +208,6 @@ def _check_rows(student: StudentMaps, rows: Rows) -> None:
             f"at_loss: rows of codec {rows.codec} are {tuple(rows.data.shape)}, these maps need "
             f"{(len(student.values), *wanted)}: the same segments, and a layer of the same size"
         )
-
-
-class _Compare(torch.autograd.Function):
-    """Loss of a layer, with its gradient computed in the forward pass, in parts of the batch.
-
-    The rows and the products of each part are freed before the backward pass, in which the memory
-    of a step has its peak. Only the gradient at the Gram or at the maps is kept, whichever is
-    smaller.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Context,
-        maps: Tensor,
-        stacks: Sequence[Stack],
-        weights: Tensor,
-        similarity: Similarity,
-    ) -> tuple[Tensor, Tensor]:
-        needs_grad = ctx.needs_input_grad[0]
-        ctx.parts = _parts(maps, stacks, similarity)
-        totals, means = [], []
-        slopes: list[Tensor] = []
-        for part in ctx.parts:
-            if needs_grad:
-                student, leaf = StudentMaps.cut(maps[part])
-            else:
-                student, leaf = StudentMaps(maps[part]), None
-            with torch.set_grad_enabled(needs_grad):
-                sums = [at_losses(student, stack.part(part), similarity).sum(0) for stack in stacks]
-                mean = (sums[0] if len(sums) == 1 else torch.cat(sums)) / len(maps)
-                total = torch.dot(mean, weights)
-                if leaf is not None:
-                    slopes += torch.autograd.grad(total, leaf)
-            totals.append(total.detach())
-            means.append(mean.detach())
-            of_gram = student.begins_at_gram
-            del student, leaf, sums, total  # freed before the next part is computed
-        if needs_grad:
-            slope = slopes[0] if len(slopes) == 1 else torch.cat(slopes)
-            ctx.of_gram = of_gram
-            # The gradient gets the layout of the maps, as it is added to that of the layers above.
-            ctx.channels_last = maps.ndim == 4 and maps.is_contiguous(
-                memory_format=torch.channels_last
-            )
-            ctx.save_for_backward(maps if of_gram else None, slope)
-            ctx.shape, ctx.dtype = maps.shape, maps.dtype
-        mean = sum(means[1:], start=means[0])
-        ctx.mark_non_differentiable(mean)
-        ctx.set_materialize_grads(False)
-        return sum(totals[1:], start=totals[0]), mean
-
-    @staticmethod
-    def backward(ctx: Context, grad: Tensor, _: None) -> tuple[Tensor, None, None, None]:
-        maps, slope = ctx.saved_tensors
-        if not ctx.of_gram:
-            gradient = (slope * grad).to(ctx.dtype).reshape(ctx.shape)
-            if ctx.channels_last:
-                gradient = gradient.contiguous(memory_format=torch.channels_last)
-            return gradient, None, None, None
-        twice = slope * (grad * 2)  # F is both factors of F F^T, and the slope is symmetric
-        gradients = []
-        for part in ctx.parts:
-            values = flat(maps[part]) if maps.ndim == 4 else maps[part]
-            of_part = (values.mT @ twice[part]).mT if ctx.channels_last else twice[part] @ values
-            gradients.append(of_part.to(ctx.dtype).reshape(maps[part].shape))
-        gradient = gradients[0] if len(gradients) == 1 else torch.cat(gradients)
-        return gradient, None, None, None
-
-
-def _parts(maps: Tensor, stacks: Sequence[Stack], similarity: Similarity) -> list[slice]:
-    """Return slices of a batch, each small enough to be compared in 64 MiB of temporary memory."""
-    student = StudentMaps(maps[:1])
-    floats = 2 * sum(stack.data[0].numel() for stack in stacks)
-    if student.values.ndim == 3 and similarity == "mse-sigmoid":  # a full Gram of each teacher
-        floats += 4 * student.channels**2 * sum(stack.teachers for stack in stacks)
-    floats += 2 * student.channels**2 if student.begins_at_gram else 0
-    floats += student.values.numel() if maps.dtype != torch.float32 else 0
-    floats += 2 * student.normed(packed=any(stack.codec == "packed" for stack in stacks))
-    size = max(1, _MOST_FLOATS // floats)
-    return [slice(first, first + size) for first in range(0, len(maps), size)]
-
-
-def compare(
-    maps: Tensor,
-    stacks: Sequence[Stack],
-    weights: Tensor,
-    aggregation: Aggregation,
-    similarity: Similarity | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Compute the AT loss of a layer: the weighted sum over teachers of the mean similarity.
-
-    Args:
-        maps: maps of the student, ``(batch, channel, frame, freq)``.
-        stacks: rows of the teachers, for the same segments, layer and tap.
-        weights: ``(teacher,)`` float32, in the order of the stacks.
-        aggregation: aggregation of the rows.
-        similarity: as for `at_loss`.
-
-    Returns:
-        The loss, a scalar; and ``(teacher,)`` similarities averaged over the batch, before they
-        are weighted and without gradient.
-
-    Raises:
-        InputError: the maps are smaller than the grid of the rows, the teachers' grids differ, or
-            the aggregation cannot have the similarity.
-    """
-    similarity = similarity_of(aggregation, similarity)
-    with torch.autocast(maps.device.type, enabled=False):
-        x = compared(maps, aggregation, _grid_of(stacks, aggregation))
-        loss_and_means: tuple[Tensor, Tensor] = _Compare.apply(x, stacks, weights, similarity)
-        return loss_and_means
 
 
 def released_loss(maps: Tensor, teacher: Tensor) -> Tensor:

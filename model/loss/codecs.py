@@ -35,9 +35,11 @@ from antigram.pipeline.errors import InputError
 __all__ = [
     "Rows",
     "Stack",
+    "constant",
     "encode_rows",
     "exact_codec",
     "forget_tables",
+    "inverse_square",
     "pack",
     "packed_size",
     "row_shape",
@@ -59,6 +61,7 @@ class Rows:
             codecs.
         grid: frames and frequencies that maps of the aggregation ``pairwise`` are averaged to; None
             for other aggregations.
+        inverse: ``(batch,)`` float32, `inverse_square` of ``row_norm``, if it is known beforehand.
     """
 
     codec: Codec
@@ -67,17 +70,19 @@ class Rows:
     row_norm: Tensor
     energy: Tensor | None = None
     grid: Grid | None = None
+    inverse: Tensor | None = None
 
     def to(self, device: torch.device) -> Rows:
         """Copy the rows to a device, without the energy, which the loss does not need."""
         data, norm, row_norm = (
             t.to(device, non_blocking=True) for t in (self.data, self.norm, self.row_norm)
         )
-        return Rows(self.codec, data, norm, row_norm, grid=self.grid)
+        inverse = None if self.inverse is None else self.inverse.to(device, non_blocking=True)
+        return Rows(self.codec, data, norm, row_norm, grid=self.grid, inverse=inverse)
 
     @property
     def columns(self) -> Tensor:
-        """Values as `Stack` has them: a ``factor`` of ``pairwise`` as ``(batch, positions, C)``."""
+        """Values whose product with their transpose is the matrix: ``pairwise`` has A^T here."""
         return self.data.mT if self.codec == "factor" and self.grid else self.data
 
     def matrices(self, side: int) -> Tensor:
@@ -97,11 +102,12 @@ class Stack:
 
     Attributes:
         codec: as in `Rows`.
-        data: values as stored. ``packed`` and ``map``: ``(batch, teacher, ...)``; ``factor`` and
-            ``lowrank``: ``(batch, C, teacher * columns)``, the teachers side by side, and with
-            ``pairwise`` ``(batch, positions, teacher * columns)``.
-        norm: ``(batch, teacher)`` float32.
-        row_norm: ``(batch, teacher)`` float32.
+        data: values as stored. ``packed`` and ``map``: ``(teacher, batch, ...)``; ``factor`` and
+            ``lowrank``: ``(teacher, batch, columns, C)``, and with ``pairwise``
+            ``(teacher, batch, columns, positions)``.
+        norm: ``(teacher, batch)`` float32.
+        row_norm: ``(teacher, batch)`` float32.
+        inverse: ``(teacher, batch)`` float32, one over the square of ``row_norm``; 0 for 0.
         grid: as in `Rows`; the same for all teachers.
     """
 
@@ -109,6 +115,7 @@ class Stack:
     data: Tensor
     norm: Tensor
     row_norm: Tensor
+    inverse: Tensor
     grid: Grid | None = None
 
     @classmethod
@@ -116,44 +123,65 @@ class Stack:
         """Stack rows of one codec, dtype, shape and grid; rows of one teacher are not copied."""
         first = rows[0]
         side_by_side = first.codec in ("factor", "lowrank")
-        if len(rows) == 1:
-            data = first.columns if side_by_side else first.data[:, None]
-            norms = first.norm[:, None], first.row_norm[:, None]
-            return cls(first.codec, data, *norms, first.grid)
-        values = [teacher.columns for teacher in rows]
-        return cls(
-            first.codec,
-            torch.cat(values, 2) if side_by_side else torch.stack(values, 1),
-            torch.stack([teacher.norm for teacher in rows], 1),
-            torch.stack([teacher.row_norm for teacher in rows], 1),
-            first.grid,
+        data, norm, row_norm, inverse = (
+            each[0][None] if len(rows) == 1 else torch.stack(each)
+            for each in zip(
+                *(
+                    (
+                        teacher.columns.mT if side_by_side else teacher.data,
+                        teacher.norm,
+                        teacher.row_norm,
+                        inverse_square(teacher.row_norm)
+                        if teacher.inverse is None
+                        else teacher.inverse,
+                    )
+                    for teacher in rows
+                ),
+                strict=True,
+            )
         )
+        return cls(first.codec, data, norm, row_norm, inverse, first.grid)
 
     @property
     def teachers(self) -> int:
         """Number of teachers."""
-        return self.norm.shape[1]
+        return self.norm.shape[0]
 
     def part(self, segments: slice) -> Stack:
         """Return the rows of some of the batch's segments."""
-        data, norm, row_norm = (values[segments] for values in self.tensors())
-        return Stack(self.codec, data, norm, row_norm, self.grid)
+        data, norm, row_norm, inverse = (values[:, segments] for values in self.tensors())
+        return Stack(self.codec, data, norm, row_norm, inverse, self.grid)
 
-    def vectors(self) -> Tensor:
-        """Return ``factor`` or ``lowrank`` rows as ``(batch, teacher, C, columns)`` float32."""
-        split = self.data.float().reshape(*self.data.shape[:2], self.teachers, -1)
-        return split.transpose(1, 2)
+    def write_matrices(self, out: Tensor, side: int) -> None:
+        """Write the matrices of norm 1 that the rows stand for; not for ``map``.
+
+        Args:
+            out: ``(teacher, batch, side * side)`` float32.
+            side: number of channels, or with ``pairwise`` of positions.
+        """
+        if self.codec == "packed":
+            index, scale = _square(side, out.device)
+            torch.mul(self.data.index_select(2, index), scale, out=out)
+            return
+        rows = self.data.flatten(0, 1).float()
+        torch.bmm(rows.mT, rows, out=out.view(-1, side, side))
 
     def packed(self) -> Tensor:
-        """Return rows of Grams in ``packed`` form: ``(batch, teacher, C(C+1)/2)`` float32."""
+        """Return rows of Grams in ``packed`` form: ``(teacher, batch, C(C+1)/2)`` float32."""
         if self.codec == "packed":
             return self.data.float()
-        vectors = self.vectors()
-        return pack((vectors @ vectors.mT).flatten(0, 1)).reshape(len(vectors), self.teachers, -1)
+        rows = self.data.float()
+        return pack((rows.mT @ rows).flatten(0, 1)).view(*self.data.shape[:2], -1)
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return data, norm and row_norm."""
-        return self.data, self.norm, self.row_norm
+        """Return data, norm, row_norm and inverse."""
+        return self.data, self.norm, self.row_norm, self.inverse
+
+
+def inverse_square(norm: Tensor) -> Tensor:
+    """Return one over the square of each norm: 0 for a row of zeros, NaN for a damaged one."""
+    inverse = torch.where(norm == 0, 0.0, norm.square().reciprocal())
+    return torch.where(norm.isinf(), torch.nan, inverse)
 
 
 def packed_size(channels: int) -> int:
@@ -226,10 +254,16 @@ def _square(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return packed_index.flatten(), 1 / scale[packed_index.flatten()]
 
 
+@lru_cache(maxsize=256)
+def constant(value: float | tuple[float, ...], device: torch.device) -> Tensor:
+    """Return a float32 tensor of fixed numbers on a device, which is copied there only once."""
+    return torch.tensor(value, dtype=torch.float32, device=device)
+
+
 def forget_tables() -> None:
-    """Free the index tables that `pack` and `unpack` keep between calls."""
-    _triangle.cache_clear()
-    _square.cache_clear()
+    """Free the tensors that `pack`, `unpack` and `constant` keep between calls."""
+    for keeps in (_triangle, _square, constant):
+        keeps.cache_clear()
 
 
 def pack(matrices: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from antigram.model.loss.codecs import Stack, pack, packed_size, unpack
+from antigram.model.loss.codecs import Stack, pack, unpack
 from antigram.model.loss.gram import Context, exact_norm, flat, self_product
 
 __all__ = ["StudentMaps"]
@@ -47,9 +47,6 @@ class _Norm(torch.autograd.Function):
 class StudentMaps:
     """Student feature maps at one layer, with Gram and norm computed once for all teachers.
 
-    Starting an operation costs time on a GPU, so this class uses few operations, whose gradients
-    are written by hand.
-
     Args:
         maps: ``(batch, channel, frame, freq)`` or ``(batch, channel, position)`` maps, whose Grams
             are compared; the output of `pairwise_maps`, whose positions stand for channels here,
@@ -63,28 +60,6 @@ class StudentMaps:
         self.channels, self.positions = self.values.shape[-2], self.values.shape[-1]
         self._gram = gram
         self._packed: Tensor | None = None
-
-    @classmethod
-    def cut(cls, maps: Tensor) -> tuple[StudentMaps, Tensor]:
-        """Start a separate autograd graph, for a gradient without a backward pass of the student.
-
-        The graph starts at the Gram if Grams are compared and are no larger than the maps, else at
-        the maps.
-
-        Returns:
-            The maps, and the leaf tensor (Gram or values) that collects their gradient.
-        """
-        attached = cls(maps)
-        if attached.begins_at_gram:
-            leaf = attached.gram.detach().requires_grad_()
-            return cls(attached.values, leaf), leaf
-        leaf = attached.values.detach().requires_grad_()
-        return cls(leaf), leaf
-
-    @property
-    def begins_at_gram(self) -> bool:
-        """Whether `cut` starts at the Gram: Grams are compared and are no larger than the maps."""
-        return self.values.ndim == 3 and self.positions >= self.channels
 
     @property
     def gram(self) -> Tensor:
@@ -118,16 +93,6 @@ class StudentMaps:
         norm: Tensor = _Norm.apply(rows)
         return norm
 
-    def normed(self, *, packed: bool) -> int:
-        """Return the number of values of a segment from which `norm` is computed.
-
-        Args:
-            packed: whether a teacher's rows are ``packed``, so that the student's are, too.
-        """
-        if self.values.ndim == 2:
-            return self.positions
-        return packed_size(self.channels) if packed else min(self.channels, self.positions) ** 2
-
     def inner(self, stack: Stack) -> Tensor:
         """Return ``(batch, teacher)`` inner products with the teachers' rows.
 
@@ -136,10 +101,8 @@ class StudentMaps:
         """
         if stack.codec in ("map", "packed"):
             rows = self.packed if stack.codec == "packed" else self.values
-            return (stack.data * rows[:, None]).sum(2)
-        vectors = stack.data.float()  # <V V^T, F F^T> = ||V^T F||^2 = <V, F F^T V>
+            return (stack.data * rows).sum(2).mT
+        vectors = stack.data.float()  # V^T; <V V^T, F F^T> = ||V^T F||^2 = <V, F F^T V>
         if self.positions < self.channels:
-            products = (vectors.mT @ self.values).square()
-            return products.reshape(len(products), stack.teachers, -1).sum(2)
-        products = vectors * (self.gram @ vectors)
-        return products.reshape(*products.shape[:2], stack.teachers, -1).sum((1, 3))
+            return (vectors @ self.values).square().sum((2, 3)).mT
+        return ((vectors @ self.gram) * vectors).sum((2, 3)).mT

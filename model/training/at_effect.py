@@ -21,7 +21,7 @@ __all__ = ["Effect", "Gradients", "Probe", "Similarities", "Table", "effect_note
 # Layer -> teacher -> value; layers are text, as JSON has it.
 Table = dict[str, dict[str, Any]]
 # Computes the loss of a layer from its maps and a weight for each teacher that is compared there.
-LossOf = Callable[[Tensor, Tensor], Tensor]
+LossOf = Callable[[Tensor, Sequence[float]], Tensor]
 
 _LITTLE = 0.01  # an AT gradient below this share of the cross-entropy's has next to no effect
 
@@ -134,8 +134,7 @@ class Gradients:
         self._maps[layer] = maps
         leaf = maps.detach().requires_grad_()
         for number, teacher in enumerate(members):
-            weights = torch.zeros(len(members), device=maps.device)
-            weights[number] = 1
+            weights = [float(number == other) for other in range(len(members))]
             with torch.enable_grad():
                 loss = loss_of(leaf, weights)
             self._at[layer, teacher] = _norm(torch.autograd.grad(loss, leaf)[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from antigram.model.choices import Layer
-from antigram.model.loss.at_loss import compare, released_loss
+from antigram.model.loss.at_loss import released_loss
+from antigram.model.loss.compare import compare
 from antigram.model.loss.domains import DomainLoss
 from antigram.model.loss.sources import LiveGrams, Sources, TeacherRows
 from antigram.model.nets.backbone import Backbone
@@ -141,10 +142,10 @@ class Step:
         self.names = sources.names if sources else ()
         self.weights = {name: config.at_weight(name) for name in self.names}
         self.layers = sources.layers if sources else ()
-        weights = list(self.weights.values())
-        self._weights = torch.tensor(weights, dtype=torch.float32, device=device)
+        self._weights = tuple(self.weights.values())
         self._all = tuple(range(len(self.names)))
-        self._some: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        self._none = torch.zeros(len(self.names), device=device)
+        self._some: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, batch: Batch, sums: Sums, probe: Probe | None = None) -> Tensor:
         """Return the mean loss of a batch, and add its losses to the sums.
@@ -155,7 +156,7 @@ class Step:
             probe: observes the forward pass without changing it.
         """
         config, sources = self.config, self.sources
-        at = torch.zeros(len(self.names), device=self.device)  # AT loss by teacher, before beta
+        at = self._none  # AT loss by teacher, before beta
         losses: list[Tensor] = []
         teacher: dict[Layer, Tensor] = {}
         rows: TeacherRows | None = None
@@ -176,7 +177,7 @@ class Step:
                 at = at + loss.detach()
                 if probe is not None:
 
-                    def released(maps: Tensor, weights: Tensor) -> Tensor:
+                    def released(maps: Tensor, weights: Sequence[float]) -> Tensor:
                         return released_loss(maps, teacher[layer]) * weights[0]
 
                     probe.tap(layer, maps, self._all, loss.detach(), released)
@@ -185,17 +186,20 @@ class Step:
                 raise LookupError(f"layer {layer}: tapped, and no teacher is compared there")
             groups = rows.take(layer)  # freed when this function returns, before the backward pass
             members = tuple(itertools.chain.from_iterable(numbers for numbers, _ in groups))
-            indices, weights = self._of(members)
+            weights = [self._weights[member] for member in members]
             stacks = [stack for _, stack in groups]
 
-            def loss_of(maps: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+            def loss_of(maps: Tensor, weights: Sequence[float]) -> tuple[Tensor, Tensor]:
                 return compare(maps, stacks, weights, config.aggregation, config.similarity)
 
             loss, means = loss_of(maps, weights)
             losses.append(loss)
             if probe is not None:
                 probe.tap(layer, maps, members, means, lambda *args: loss_of(*args)[0])
-            at = at + means if members == self._all else at.index_add(0, indices, means)
+            if members != self._all:
+                at = at.index_add(0, self._indices(members), means)
+            else:
+                at = means if at is self._none else at + means
 
         features: list[Tensor] = []
         with autocast(self.device, config.precision):
@@ -227,11 +231,10 @@ class Step:
         weights = self._class_weights
         return functional.cross_entropy(logits, y, weight=weights, reduction="none").mean()
 
-    def _of(self, members: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return the indices of some teachers, as a tensor on the device, and their weights."""
+    def _indices(self, members: tuple[int, ...]) -> Tensor:
+        """Return the indices of some teachers as a tensor on the device."""
         if members not in self._some:
-            indices = torch.tensor(members, device=self.device)
-            self._some[members] = indices, self._weights[indices]
+            self._some[members] = torch.tensor(members, device=self.device)
         return self._some[members]
 
     def _released_maps(self, batch: Batch) -> dict[Layer, Tensor]:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torchvision import models
 
-from antigram.model.loss.at_loss import compare
 from antigram.model.loss.codecs import Stack, encode_rows
+from antigram.model.loss.compare import compare
 from antigram.model.nets.hooks import as_maps, check_names, modules_by_name, watch
 from antigram.pipeline.errors import InputError
 
@@ -65,7 +65,7 @@ def gradients(net, x, names, rows=None):
 
     def on_tap(name, maps):
         own = encode_rows(maps.detach().flip(0), "gram", torch.float32)
-        losses.append(compare(maps, [Stack.of([own])], torch.ones(1), "gram")[0])
+        losses.append(compare(maps, [Stack.of([own])], [1.0], "gram")[0])
 
     net.zero_grad()
     with watch(net, names, on_tap):

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from antigram.model.choices import Layer, similarity_of
-from antigram.model.loss.at_loss import at_loss, compare
+from antigram.model.loss.at_loss import at_loss
 from antigram.model.loss.codecs import Stack, encode_rows, exact_codec, packed_size, row_shape
+from antigram.model.loss.compare import compare
 from antigram.model.loss.gram import ShapeError, self_product
 from antigram.model.loss.pairwise import debiased_cka, default_grid, pairwise_maps
 from antigram.model.loss.shapes import check_grids, check_shapes
@@ -182,7 +183,7 @@ def test_teachers_of_several_widths_are_compared_at_once(codec, rng):
     teachers = [drawn((3, channels, 6, 9), rng) for channels in (4, 10, 4, 25)]
     rows = [rows_of(maps, codec, grid=(6, 5)) for maps in teachers]
     stacks = [Stack.of([rows[0], rows[2]]), Stack.of(rows[1:2]), Stack.of(rows[3:])]
-    weights = torch.tensor([0.5, -1.0, 2.0, 1.0])
+    weights = [0.5, -1.0, 2.0, 1.0]
     leaf = torch.from_numpy(student).requires_grad_()
     total, means = compare(leaf, stacks, weights, "pairwise")
     total.backward()
@@ -191,7 +192,9 @@ def test_teachers_of_several_widths_are_compared_at_once(codec, rng):
         for t in (teachers[0], teachers[2], teachers[1], teachers[3])
     ]
     np.testing.assert_allclose(means, want, rtol=0, atol=2e-6)
-    assert total.item() == pytest.approx(float(weights.double() @ torch.tensor(want)), abs=4e-6)
+    assert total.item() == pytest.approx(
+        float(torch.tensor(weights, dtype=torch.float64) @ torch.tensor(want)), abs=4e-6
+    )
     alone = torch.from_numpy(student).requires_grad_()
     loss = torch.zeros(())
     for weight, teacher in zip(weights, (rows[0], rows[2], rows[1], rows[3]), strict=True):
@@ -208,13 +211,13 @@ def test_the_memory_format_and_parts_of_a_batch_change_nothing(channels, codec, 
 
     def gradient(maps):
         leaf = maps.requires_grad_()
-        compare(leaf, stacks, torch.ones(1), "pairwise")[0].backward()
+        compare(leaf, stacks, [1.0], "pairwise")[0].backward()
         return leaf.grad
 
     want = gradient(torch.from_numpy(student))
     last = torch.from_numpy(student).to(memory_format=torch.channels_last)
     torch.testing.assert_close(gradient(last.clone()), want, rtol=1e-4, atol=1e-7)
-    monkeypatch.setattr("antigram.model.loss.at_loss._MOST_FLOATS", 1)
+    monkeypatch.setattr("antigram.model.loss.compare._MOST_FLOATS", 1)
     torch.testing.assert_close(gradient(torch.from_numpy(student)), want, rtol=1e-4, atol=1e-7)
 
 
@@ -259,7 +262,7 @@ def test_a_layer_that_is_all_but_dead_cannot_blow_up_the_loss(codec, scale, rng)
     student, teacher = pair((2, 16, 12, 9), rng)
     student[0] *= np.float32(scale)
     leaf = torch.from_numpy(student).requires_grad_()
-    total, _ = compare(leaf, [Stack.of([rows_of(teacher, codec)])], torch.ones(1), "pairwise")
+    total, _ = compare(leaf, [Stack.of([rows_of(teacher, codec)])], [1.0], "pairwise")
     total.backward()
     assert 0 <= total.item() <= 1
     assert leaf.grad.isfinite().all()
@@ -291,7 +294,7 @@ def test_what_cannot_be_compared_is_refused(rng):
         at_loss(maps, rows_of(teacher[:1]), "pairwise")
     stacks = [Stack.of([rows_of(teacher, grid=grid)]) for grid in ((3, 4), (4, 3))]
     with pytest.raises(InputError, match="wanted the same"):
-        compare(maps, stacks, torch.ones(2), "pairwise")
+        compare(maps, stacks, [1.0, 1.0], "pairwise")
     with pytest.raises(InputError, match="`codec=map`: cannot hold the aggregation pairwise"):
         encode_rows(maps, "pairwise", torch.float32, "map")
     with pytest.raises(InputError, match="grid: belongs to the aggregation pairwise"):

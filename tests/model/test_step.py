@@ -1,5 +1,7 @@
 """Loss and sums of a step equal those of each source alone, for any number of sources."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from antigram.model.nets.vgg import Vgg
 from antigram.model.training.batches import Batch
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.step import Step, Sums
+from benchmarks.operations import operations_of
 from tests.support.nets import CPU
 
 ARCH = Arch("vgg16", 4)
@@ -151,7 +154,7 @@ def test_a_batch_compared_in_parts_is_the_batch(sources, batch, last, precision,
         net.to(memory_format=torch.channels_last)
     found = []
     for floats in (10**9, 9000, 1):
-        monkeypatch.setattr("antigram.model.loss.at_loss._MOST_FLOATS", floats)
+        monkeypatch.setattr("antigram.model.loss.compare._MOST_FLOATS", floats)
         sums = Sums(sources.names, CPU)
         net.zero_grad()
         loss = step(batch, sums)
@@ -186,12 +189,45 @@ def test_a_stack_keeps_the_nets_apart(rng):
         rows = [encode_rows(f, "gram", torch.float32, codec, rank=4) for f in teacher]
         stack = Stack.of(rows)
         assert stack.teachers == 2
+        matrices = torch.empty(2, 3, 36)
+        stack.write_matrices(matrices, 6)
         for net, each in enumerate(rows):
-            want = each.matrices(6)
-            np.testing.assert_allclose(stack.norm[:, net], each.norm)
-            np.testing.assert_allclose(stack.row_norm[:, net], each.row_norm)
+            np.testing.assert_allclose(stack.norm[net], each.norm)
+            np.testing.assert_allclose(stack.row_norm[net], each.row_norm)
+            np.testing.assert_allclose(stack.inverse[net], each.row_norm**-2, rtol=4e-7)
             packed = encode_rows(teacher[net], "gram", torch.float32, "packed").data
-            np.testing.assert_allclose(stack.packed()[:, net], packed, rtol=0, atol=1e-6)
-            if codec != "packed":
-                vectors = stack.vectors()[:, net]
-                np.testing.assert_allclose(vectors @ vectors.mT, want, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(stack.packed()[net], packed, rtol=0, atol=1e-6)
+            want = each.matrices(6)
+            np.testing.assert_allclose(matrices[net].view(3, 6, 6), want, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("teachers", [1, 4])
+@pytest.mark.parametrize(("layer", "codec"), [(5, "packed"), (11, "factor"), (2, "lowrank")])
+def test_teachers_add_at_most_15_operations_to_a_step_however_many_they_are(
+    layer, codec, teachers, batch
+):
+    found = {}
+    for number in range(teachers):
+        torch.manual_seed(number)
+        rows = {}
+
+        def on_tap(layer, maps, rows=rows):
+            rows[layer] = encode_rows(maps, "gram", torch.float16, codec, rank=2)
+
+        with torch.no_grad():
+            Vgg(ARCH, 0).run_features(batch.x, [layer], "relu", on_tap)
+        found["abcd"[number]] = Given(rows)
+    sources = Sources(found)  # type: ignore[arg-type]
+    baseline = TrainConfig(mode="baseline", task="word", arch=ARCH)
+    cached = replace(baseline, mode="cached", layers=(layer,))
+
+    def operations(config, sources, ready):
+        net = Vgg(ARCH, 3).to(memory_format=torch.channels_last)
+        step = Step(net, sources, config, CPU)
+        sums = Sums(step.names, CPU)
+        return operations_of(lambda: step(ready, sums).backward())
+
+    ready = replace(batch, rows=sources.batch_rows(batch.read, batch.x))
+    without = operations(baseline, None, batch)
+    assert without > 100
+    assert operations(cached, sources, ready) - without <= 15
