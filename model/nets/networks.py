@@ -7,7 +7,7 @@ user's own network that cannot run there is run on a segment of zeros.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from antigram.model.choices import Init, Layer, Tap
 from antigram.model.nets.arch import Arch
@@ -60,6 +61,7 @@ _BUILDERS: dict[str, Callable[[Arch, int, float], nn.Module]] = {
     "ast": ast,
 }
 _CLASSES = 2  # of a network that is built to look at its layers
+_DRAWING = {Tensor.normal_, Tensor.uniform_}
 _COUNTS = "num_batches_tracked"  # of a batch norm; no number in eval mode depends on it
 
 
@@ -100,12 +102,35 @@ def empty_net(arch: Arch, classes: int, shape: tuple[int, int] = (0, 0)) -> Back
     """
     with torch.random.fork_rng(devices=[]):
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), _NothingDrawn():
                 return build_net(arch, classes, shape)
         except (RuntimeError, NotImplementedError, TypeError, ValueError):
             if not arch.source:
                 raise
             return build_net(arch, classes, shape)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """A block in which random numbers are not drawn into tensors of the meta device.
+
+    These have no numbers. torch would load its compiler for it, which takes a second.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,  # noqa: ANN401 - torch has no public type for it
+        types: Sequence[type],
+        args: Any = (),  # noqa: ANN401
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Run a function, unless it draws numbers into a tensor."""
+        del types
+        # torch.nn.init's functions arrive here themselves, and what they call does not.
+        if func in _DRAWING or getattr(func, "__module__", "") == nn.init.__name__:
+            tensor: Tensor = args[0] if args else (kwargs or {})["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -284,3 +284,19 @@ def test_logits_of_a_narrow_network_vary_as_much_as_those_of_the_real_one():
 
 def test_layers_come_sorted_and_once():
     assert Arch("vgg16").check_layers([5, 1, 5]) == (1, 5)
+
+
+def test_a_network_without_weights_is_built_without_loading_torchs_compiler():
+    script = (
+        "import sys, torch\n"
+        "from antigram.model.nets.arch import Arch\n"
+        "from antigram.model.nets.networks import empty_net\n"
+        "for name in ('vgg16', 'vgg11_bn', 'crnn', 'ast'):\n"
+        "    net = empty_net(Arch(name), 3, (129, 126))\n"
+        "    assert all(tensor.is_meta for tensor in net.parameters()), name\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
+    assert run.stdout == "False\n", run.stderr
