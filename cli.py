@@ -199,7 +199,11 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 @own_option
 @rows_options
 @option("--grid", nargs=2, type=COUNT, help="pairwise: positions; default: up to 16 16.")
-@option("--dtype", type=Choice(choices.DTYPES), help="Default: float16; with compmul float32.")
+@option(
+    "--dtype",
+    type=Choice(choices.ROW_DTYPES),
+    help="Default: float16; int8 takes half of it; compmul: float32.",
+)
 @option(
     "--energy",
     type=FloatRange(0, 1, min_open=True),
@@ -247,7 +251,7 @@ def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
 @width_option
 @rows_options
 @option("--rank", type=COUNT, help="Rank of lowrank.")
-@shown_option("--dtype", type=Choice(choices.DTYPES), default="float16")
+@shown_option("--dtype", type=Choice(choices.ROW_DTYPES), default="float16")
 @shown_option("--nets", type=COUNT, default=1, help="Number of teachers.")
 @batch_option(default=13)
 @precision_option

@@ -33,7 +33,7 @@ import zarr
 from antigram.cache.build import build_cache
 from antigram.cache.grams import LayerRows
 from antigram.cache.key import layer_name
-from antigram.cache.layer import ARRAY_OF, CacheLayer, layer_fingerprint
+from antigram.cache.layer import CacheLayer, layer_fingerprint
 from antigram.cache.plan import LayerPlan, plan_layers, teacher_net
 from antigram.model.choices import Codec
 from antigram.model.loss.sources import TapSpec
@@ -127,7 +127,7 @@ def _part(spec: ArraySpec, index: int, values: np.ndarray) -> np.ndarray:
 
 def reading(layer: CacheLayer, folder: Path, clips: int, rounds: int) -> dict[str, float]:
     """Return the median time of a batch in microseconds, for each way of reading."""
-    name = ARRAY_OF[layer.key.codec]
+    name = layer.values.spec.name
     raw = folder / "raw"
     flat = layer.values.read()
     flat.tofile(raw)

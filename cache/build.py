@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from antigram.cache.layer import FORMAT, CacheLayer, layers_of, version_of
+from antigram.cache.layer import CacheLayer, layers_of
 from antigram.cache.layer_writer import open_writers
 from antigram.cache.pilot import find_rank
 from antigram.cache.plan import LayerPlan
@@ -107,8 +107,6 @@ def build_cache(
     start = time.perf_counter()
     distributed = distributed or DistributedContext()
     root = {
-        "format": FORMAT,
-        "format_version": version_of(plans),
         "features": store.fingerprint,
         "made_from": dict(made_from),
         "versions": versions(("antigram", "numpy", "torch", "zarr")),

@@ -13,7 +13,7 @@ from antigram.cache.build import Built
 from antigram.cache.build import build_cache as build_from_store
 from antigram.cache.from_loader import build_from_loader
 from antigram.cache.plan import LayerPlan
-from antigram.model.choices import Aggregation, Codec, Dtype, Layer
+from antigram.model.choices import Aggregation, Codec, Layer, RowDtype
 from antigram.model.loss.pairwise import Grid
 from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.distributed import DistributedContext
@@ -33,7 +33,7 @@ def build_cache(
     aggregation: Aggregation = ...,
     grid: Grid | None = ...,
     codec: Codec | Literal["auto"] = ...,
-    dtype: Dtype = ...,
+    dtype: RowDtype = ...,
     device: torch.device | str | None = ...,
     on_progress: OnProgress = ...,
 ) -> Built: ...

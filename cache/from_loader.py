@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from antigram.cache.build import Built
-from antigram.cache.layer import BATCHES, FORMAT, VERSION, CacheLayer, layers_of, open_root
+from antigram.cache.layer import BATCHES, CacheLayer, layers_of, open_root
 from antigram.cache.layer_writer import LayerWriter
 from antigram.cache.loaded import LoadedBatch
 from antigram.cache.loader_teacher import NOT_KNOWN, Form, LoaderTeacher, frozen, names_of
 from antigram.cache.work import drop_finished, publish_layers, write_root
-from antigram.model.choices import AGGREGATIONS, DTYPES, Aggregation, Codec, Dtype, Layer
+from antigram.model.choices import AGGREGATIONS, ROW_DTYPES, Aggregation, Codec, Layer, RowDtype
 from antigram.model.loss.pairwise import Grid
 from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.choices import check_choice
@@ -50,7 +50,7 @@ def build_from_loader(
     aggregation: Aggregation = "gram",
     grid: Grid | None = None,
     codec: Codec | Literal["auto"] = "auto",
-    dtype: Dtype = "float16",
+    dtype: RowDtype = "float16",
     device: torch.device | str | None = None,
     on_progress: OnProgress = lambda *_: None,
 ) -> Built:
@@ -72,7 +72,7 @@ def build_from_loader(
         aggregation: ``gram``, ``pairwise``, ``mean``, ``sum``, ``max`` or ``compmul``.
         grid: for ``pairwise``, positions that maps are averaged to; by default `default_grid`.
         codec: ``packed`` or ``factor`` for ``gram`` and ``pairwise``; ``auto`` is the smaller one.
-        dtype: dtype of the stored values: float16 or float32.
+        dtype: dtype of the stored values: float32, float16 or int8.
         device: device that the teacher is moved to; by default the one where it is.
         on_progress: called with the name of the stage, the segments done so far, and their total,
             which is 0 if the loader does not know it.
@@ -86,7 +86,7 @@ def build_from_loader(
     """
     start = time.perf_counter()
     check_choice("aggregation", aggregation, AGGREGATIONS)
-    check_choice("dtype", dtype, DTYPES)
+    check_choice("dtype", dtype, ROW_DTYPES)
     of_matrix = aggregation in ("gram", "pairwise")
     check_choice("codec", codec, ("auto", "packed", "factor") if of_matrix else ("auto", "map"))
     target, names = Path(target), names_of(net, layers)
@@ -180,8 +180,6 @@ class _Build:
             self._write(left, count)
         features = digest({"format": "antigram/batches", "clips": count, "chunks": self._inputs})
         root = {
-            "format": FORMAT,
-            "format_version": VERSION,
             "features": features,
             "source": BATCHES,
             "inputs": self._inputs,

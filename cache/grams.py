@@ -30,6 +30,9 @@ from antigram.pipeline.storage.text_index import TextIndex
 __all__ = ["GramCache", "LayerRows"]
 
 
+Taken = tuple[Tensor, ...]  # values of some rows as stored, and their scales if they are int8
+
+
 class LayerRows:
     """Rows of one layer as tensors, read from disk or gathered from a device.
 
@@ -39,14 +42,15 @@ class LayerRows:
 
     def __init__(self, layer: CacheLayer) -> None:
         self.layer = layer
-        self.kept: Tensor | None = None  # all values, on the device of `keep_on`
+        self.arrays = tuple(a for a in (layer.values, layer.scale) if a is not None)
+        self.kept: Taken | None = None  # all values, on the device of `keep_on`
         self._norms: dict[torch.device, Tensor] = {}  # norms (row, 2), by device
 
     def __reduce__(self) -> tuple[type[LayerRows], tuple[CacheLayer]]:
         """Pickle the layer alone; another process reads the tensors again."""
         return LayerRows, (self.layer,)
 
-    def take(self, clips: NDArray[np.int64], view: int = 0, *, pin: bool = False) -> Tensor:
+    def take(self, clips: NDArray[np.int64], view: int = 0, *, pin: bool = False) -> Taken:
         """Read the values of some segments, as stored, into host memory.
 
         Args:
@@ -54,52 +58,50 @@ class LayerRows:
             view: number of the view, from 0; ignored if the layer has no views.
             pin: whether to read into pinned memory.
         """
-        values, key = self.layer.values, self.layer.key
-        of_view = view if key.views else None
-        if not pin:
-            return torch.from_numpy(values.take(clips, of_view))
-        shape = values.shape[1 if of_view is None else 2 :]
-        data = torch.empty((len(clips), *shape), dtype=getattr(torch, key.dtype), pin_memory=True)
-        values.take(clips, of_view, out=data.numpy())
-        return data
+        of_view = view if self.layer.key.views else None
+        return tuple(_taken(array, clips, of_view, pin=pin) for array in self.arrays)
 
     def keep_on(self, device: torch.device) -> None:
         """Copy all values to a device; `kept_rows` gathers from them."""
-        values = on_device(self.layer.values, device)
-        self.kept = values.flatten(0, 1) if self.layer.key.views else values
+        kept = (on_device(array, device) for array in self.arrays)
+        self.kept = tuple(t.flatten(0, 1) if self.layer.key.views else t for t in kept)
 
-    def kept_rows(self, indices: Tensor) -> Tensor:
+    def kept_rows(self, indices: Tensor) -> Taken:
         """Return the values of some rows on the device of `keep_on`; see `row_indices`."""
         if self.kept is None:
             raise RuntimeError("keep_on() was not called")
-        return self.kept.index_select(0, indices.to(self.kept.device))
+        return tuple(kept.index_select(0, indices.to(kept.device)) for kept in self.kept)
 
     def read(self, clips: NDArray[np.int64], view: int = 0) -> Rows:
-        """Read the rows of some segments, as stored, into host memory."""
+        """Read the rows of some segments into host memory; int8 rows as float32."""
         return self.with_energy(self.take(clips, view), self.row_indices(clips, view))
 
     def row_indices(self, clips: NDArray[np.int64], view: int) -> Tensor:
         """Return ``(row,)`` indices of a view's rows among the rows of all segments and views."""
         return torch.from_numpy(clips * self.layer.views + view)
 
-    def with_energy(self, data: Tensor, indices: Tensor) -> Rows:
+    def with_energy(self, taken: Taken, indices: Tensor) -> Rows:
         """Return rows as `rows_of` does, in host memory, with the energy of ``lowrank`` rows."""
-        rows = self.rows_of(data, indices)
+        rows = self.rows_of(taken, indices)
         if self.layer.energy is None:
             return rows
         energy = self.layer.energy.reshape(-1)[indices.numpy()]
         return replace(rows, energy=torch.from_numpy(energy))
 
-    def rows_of(self, data: Tensor, indices: Tensor) -> Rows:
+    def rows_of(self, taken: Taken, indices: Tensor) -> Rows:
         """Return values together with their norms, on the device of the values.
 
+        Int8 values are widened there, so that no more than one byte of each goes to the device.
+
         Args:
-            data: values of the rows.
+            taken: values of the rows, and their scales if they are int8.
             indices: indices of the rows, from `row_indices`, on the same device.
         """
+        data, *scale = taken
         norm, row_norm, inverse = self._norms_on(data.device).index_select(1, indices).unbind()
         key = self.layer.key
-        return Rows(key.codec, data, norm, row_norm, grid=key.grid, inverse=inverse)
+        rows = Rows(key.codec, data, norm, row_norm, grid=key.grid, inverse=inverse)
+        return replace(rows, scale=scale[0]).widened() if scale else rows
 
     def _norms_on(self, device: torch.device) -> Tensor:
         """Return ``(3, row)``: both norms of every row, and one over the square of the second.
@@ -121,14 +123,14 @@ class _Read(Mapping[Layer, Rows]):
     Args:
         layers: rows of each layer.
         indices: indices of the batch's rows, from `LayerRows.row_indices`.
-        values: values of the rows; None for layers that are kept on the device.
+        values: what `LayerRows.take` returned; None for layers that are kept on the device.
     """
 
     def __init__(
         self,
         layers: Mapping[Layer, LayerRows],
         indices: Tensor,
-        values: Mapping[Layer, Tensor | None],
+        values: Mapping[Layer, Taken | None],
     ) -> None:
         self.layers, self.indices, self.values_of = layers, indices, values
 
@@ -136,7 +138,7 @@ class _Read(Mapping[Layer, Rows]):
         values, of_layer = self.values_of[layer], self.layers[layer]
         if values is None:
             values = of_layer.kept_rows(self.indices)
-        return of_layer.with_energy(values.cpu(), self.indices)
+        return of_layer.with_energy(tuple(t.cpu() for t in values), self.indices)
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.values_of)
@@ -221,7 +223,7 @@ class GramCache:
         self._pin = device is not None and device.type == "cuda"
 
     def _bytes(self) -> int:
-        return sum(bytes_of(layer.values) for layer in self.layers.values())
+        return sum(bytes_of(array) for array in self.arrays)
 
     def __len__(self) -> int:
         """Number of segments."""
@@ -292,7 +294,7 @@ class GramCache:
     @property
     def arrays(self) -> tuple[MappedArray, ...]:
         """Arrays that rows are read from: see `GramSource`. Norms are in memory."""
-        return tuple(layer.values for layer in self.layers.values())
+        return tuple(array for rows in self._rows.values() for array in rows.arrays)
 
     def keep_on(self, device: torch.device) -> None:
         """Copy all values to a device: see `GramSource`."""
@@ -352,12 +354,23 @@ class GramCache:
         return {
             n: self._rows[n].rows_of(
                 self._rows[n].kept_rows(indices)
-                if data is None
-                else data.to(x.device, non_blocking=True),
+                if taken is None
+                else tuple(t.to(x.device, non_blocking=True) for t in taken),
                 indices,
             )
-            for n, data in read.values_of.items()
+            for n, taken in read.values_of.items()
         }
+
+
+def _taken(array: MappedArray, clips: NDArray[np.int64], view: int | None, *, pin: bool) -> Tensor:
+    """Read rows of an array as a tensor, into pinned memory if ``pin`` is set."""
+    if not pin:
+        return torch.from_numpy(array.take(clips, view))
+    shape = array.shape[1 if view is None else 2 :]
+    dtype = getattr(torch, array.spec.dtype)
+    data = torch.empty((len(clips), *shape), dtype=dtype, pin_memory=True)
+    array.take(clips, view, out=data.numpy())
+    return data
 
 
 def _store_beside(path: Path, fingerprint: str) -> FeatureStore:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 from urllib.parse import quote, unquote
 
-from antigram.model.choices import Aggregation, Codec, Dtype, Layer, Precision, Tap
+from antigram.model.choices import Aggregation, Codec, Layer, Precision, RowDtype, Tap
 from antigram.model.nets.arch import Arch
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.errors import DamagedError, InputError, StaleError
@@ -64,7 +64,7 @@ class CacheKey:
         tap: ``relu``, ``conv`` or ``released``.
         aggregation: ``gram``, ``mean``, ``sum``, ``max``, ``compmul`` or ``pairwise``.
         codec: ``packed``, ``factor``, ``lowrank`` or ``map``.
-        dtype: dtype of the stored rows: ``float16`` or ``float32``.
+        dtype: dtype of the stored rows: ``float32``, ``float16`` or ``int8``.
         energy: share of ||G||^2 that every segment of the pilot keeps, for ``lowrank`` without a
             requested rank; else None.
         rank: columns of a ``lowrank`` row, if a rank was requested; else None.
@@ -83,7 +83,7 @@ class CacheKey:
     tap: Tap
     aggregation: Aggregation
     codec: Codec
-    dtype: Dtype
+    dtype: RowDtype
     energy: float | None = None
     rank: int | None = None
     precision: Precision = "32"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antigram.cache.key import CacheKey, layer_name, layer_of
-from antigram.model.choices import Layer, layer_order, matrix_side
+from antigram.model.choices import ROW_DTYPES, Layer, layer_order, matrix_side
 from antigram.pipeline.audio.augmentation import COLUMNS
 from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore
@@ -28,23 +28,26 @@ from antigram.pipeline.storage.opening import open_backend
 from antigram.pipeline.storage.root import read_root
 
 __all__ = [
-    "ARRAY_OF",
     "BATCHES",
     "FORMAT",
+    "SCALE",
     "VERSION",
     "CacheLayer",
     "choose_cache",
     "layer_fingerprint",
     "layers_of",
     "open_root",
+    "scales_of",
+    "values_name",
     "version_of",
 ]
 
 FORMAT = "antigram/grams"
-VERSION = 2  # the first with layers that have names; caches of numbered layers are version 1
+VERSION = 3  # the first with int8 rows; 2 has layers with names; else a cache is version 1
 BATCHES = "batches"  # `source` in the root of a cache that was built from batches, without a store
-# Name of the array that has the rows, by codec.
-ARRAY_OF = {"packed": "gram", "factor": "factor", "lowrank": "vectors", "map": "map"}
+# Name of the array that has the rows, by codec: see `values_name`.
+_ARRAY_OF = {"packed": "gram", "factor": "factor", "lowrank": "vectors", "map": "map"}
+SCALE = "scale"  # name of the array that has the scales of int8 rows
 
 
 def open_root(path: Path) -> dict[str, Any]:
@@ -71,9 +74,31 @@ def _layers(cache: Backend) -> list[Layer]:
     return sorted((layer_of(name) for name in inner_groups(cache)), key=layer_order)
 
 
-def version_of(layers: Iterable[Layer]) -> int:
-    """Return the ``format_version`` of a cache with some layers."""
+def version_of(layers: Iterable[Layer], dtypes: Iterable[str]) -> int:
+    """Return the ``format_version`` of a cache with some layers, whose rows have some dtypes."""
+    if "int8" in dtypes:
+        return 3
     return 2 if any(isinstance(layer, str) for layer in layers) else 1
+
+
+def values_name(key: CacheKey) -> str:
+    """Return the name of the array that has a layer's rows.
+
+    Int8 rows have another name, so that a reader that does not know their scales finds none.
+    """
+    return _ARRAY_OF[key.codec] + ("_int8" if key.dtype == "int8" else "")
+
+
+def scales_of(key: CacheKey, side: int) -> int:
+    """Return the number of scales of a row; 0 unless it is int8.
+
+    Args:
+        key: key of the layer.
+        side: number of rows of the square matrix that is compared.
+    """
+    if key.dtype != "int8":
+        return 0
+    return 1 if key.codec == "map" else side
 
 
 def choose_cache(caches: Sequence[Path], store: FeatureStore) -> Path:
@@ -168,14 +193,17 @@ class CacheLayer:
             return MappedArray(self.group, name, manifest.crcs(name), self._repair)
 
         self._array = array
+        self.scale: MappedArray | None = None  # of int8 rows
         self.values = self._values()
 
     def _values(self) -> MappedArray:
         """Open the array of rows, after checking the shapes of all arrays against the key."""
         key, codec = self.key, self.key.codec
-        if codec not in ARRAY_OF:
+        if codec not in _ARRAY_OF:
             raise DamagedError(f"{self.folder}: unknown codec {codec!r}. {self._repair}")
-        values = self._array(ARRAY_OF[codec])
+        if key.dtype not in ROW_DTYPES:
+            raise DamagedError(f"{self.folder}: unknown dtype {key.dtype!r}. {self._repair}")
+        values = self._array(values_name(key))
         axes: tuple[int | None, ...] = (
             (values.shape[0], key.views.count) if key.views else (values.shape[0],)
         )
@@ -197,6 +225,9 @@ class CacheLayer:
             self._array(name).require(["float32"], axes)
         if key.views:
             self._array("views").require(["float32"], (*axes, len(COLUMNS)))
+        if count := scales_of(key, self.side):
+            self.scale = self._array(SCALE)
+            self.scale.require(["float16"], (*axes, count))
         return values
 
     @property
@@ -302,16 +333,22 @@ class CacheLayer:
     def _bytes_per_clip(self) -> int:
         scalars = (8 if self.energy is None else 12) * self.views
         params = 0 if self.params is None else self.params[0].nbytes
-        return self.values.spec.row_bytes + scalars + params
+        scales = 0 if self.scale is None else self.scale.spec.row_bytes
+        return self.values.spec.row_bytes + scales + scalars + params
 
     def _lowrank(self) -> dict[str, Any]:
         """Return rank, energies and errors of the cosine; empty for other codecs."""
         if self.energy is None:
             return {}
         least = max(0.0, float(self.energy.min()) - 6e-8)  # minus the rounding error of float32
-        rounding = 2e-4 if self.key.dtype == "float16" else 1e-6
+        rank = self.values.shape[-1]
+        # Int8 values are off by at most 1/254 of the largest of their row of V, and ||V||^2 is at
+        # most sqrt(rank), as ||V V^T|| is 1.
+        apart = rank**0.75 / 254
+        int8 = 2 * apart + apart**2
+        rounding = {"float32": 1e-6, "float16": 2e-4, "int8": int8}[self.key.dtype]
         return {
-            "rank": self.values.shape[-1],
+            "rank": rank,
             "energy_least": float(self.energy.min()),
             "energy_mean": float(self.energy.mean(dtype=np.float64)),
             "energy_short": int((self.energy < (self.key.energy or 0.0)).sum()),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from antigram.cache.key import CacheKey
 from antigram.cache.loaded import LoadedBatch
 from antigram.cache.plan import LayerPlan
-from antigram.model.choices import Aggregation, Codec, Dtype, Layer
+from antigram.model.choices import Aggregation, Codec, Layer, RowDtype
 from antigram.model.loss.codecs import encode_rows, exact_codec
 from antigram.model.loss.pairwise import Grid, default_grid
 from antigram.model.nets.arch import Arch
@@ -41,7 +41,7 @@ class Form:
     aggregation: Aggregation
     grid: Grid | None
     codec: Codec | Literal["auto"]
-    dtype: Dtype
+    dtype: RowDtype
 
 
 class LoaderTeacher:
@@ -130,7 +130,7 @@ class LoaderTeacher:
                 f"`layers` {key.layer!r}: the maps of segment {odd!r} are not finite numbers; look "
                 "at its input and at the weights of `net`"
             )
-        return tuple(t.cpu().numpy() for t in (rows.data, rows.norm, rows.row_norm))
+        return tuple(tensor.cpu().numpy() for tensor in rows.arrays())
 
 
 def names_of(net: nn.Module, layers: Sequence[Layer]) -> dict[Layer, str]:

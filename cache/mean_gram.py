@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from antigram.cache.plan import LayerPlan, run_taps, teacher_net
 from antigram.model.choices import Layer
-from antigram.model.loss.codecs import encode_rows
+from antigram.model.loss.codecs import Rows, encode_rows, stored_rows
 from antigram.model.loss.gram import exact_norm
 from antigram.model.training.any_teacher import AnyTeacher
 from antigram.pipeline.features.store import FeatureStore
@@ -27,7 +28,7 @@ def mean_rows(
     plans: Sequence[LayerPlan],
     batch_clips: int,
     device: torch.device,
-) -> Mapping[Layer, tuple[Tensor, Tensor, Tensor]]:
+) -> Mapping[Layer, Rows]:
     """Compute the mean row of the training split at each layer.
 
     Each row is divided by its norm before the mean is taken, so that loud segments do not dominate.
@@ -40,7 +41,7 @@ def mean_rows(
         device: device that the teacher runs on.
 
     Returns:
-        By layer, a single row: ``(1, ...)`` values, ``(1,)`` norm and ``(1,)`` row norm.
+        By layer, a single row, in host memory.
     """
     net = teacher_net(teacher, plans[0].key, device)
     sums: dict[Layer, Tensor] = {}
@@ -58,7 +59,14 @@ def mean_rows(
     rows = {}
     for plan in plans:
         mean = (sums[plan.key.layer] / len(training))[None]
-        norm = exact_norm(mean)
-        data = (mean / torch.where(norm > 0, norm, 1.0)[:, None]).to(getattr(torch, plan.key.dtype))
-        rows[plan.key.layer] = data.cpu(), norm.float().cpu(), exact_norm(data).float().cpu()
+        norm, key = exact_norm(mean), plan.key
+        values = mean / torch.where(norm > 0, norm, 1.0)[:, None]
+        row = stored_rows(key.codec, values, norm, getattr(torch, key.dtype), side=plan.side)
+        rows[key.layer] = replace(
+            row,
+            data=row.data.cpu(),
+            norm=row.norm.cpu(),
+            row_norm=row.row_norm.cpu(),
+            scale=None if row.scale is None else row.scale.cpu(),
+        )
     return rows

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from antigram.cache.key import CacheKey
-from antigram.cache.layer import ARRAY_OF
+from antigram.cache.layer import SCALE, scales_of, values_name
 from antigram.model.choices import (
     CODECS,
-    DTYPES,
+    ROW_DTYPES,
     Codec,
     Control,
-    Dtype,
     Layer,
+    RowDtype,
     matrix_side,
     precision_of,
 )
@@ -70,20 +70,25 @@ class LayerPlan:
         return matrix_side(self.key.aggregation, self.channels, self.positions)
 
     @property
+    def scales(self) -> int:
+        """Number of float16 scales of a row: see `model.loss.int8`; 0 unless it is int8."""
+        return scales_of(self.key, self.side)
+
+    @property
     def views(self) -> int:
         """Number of rows of a segment: the number of its views, or 1."""
         return self.key.views.count if self.key.views else 1
 
     @property
     def bytes_per_clip(self) -> int:
-        """Bytes of a segment on disk, including norms, energy and augmentation parameters."""
-        scalars = 12 if self.key.codec == "lowrank" else 8
+        """Bytes of a segment on disk, including norms, scales, energy and augmentation."""
+        scalars = (12 if self.key.codec == "lowrank" else 8) + 2 * self.scales
         if self.key.views:
             scalars += 4 * len(COLUMNS)
         return self.views * (math.prod(self.row) * np.dtype(self.key.dtype).itemsize + scalars)
 
     def specs(self, clips: int) -> list[ArraySpec]:
-        """Return the arrays of the layer: values, norms, for ``lowrank`` energy, and views.
+        """Return the arrays of the layer: values, norms, energy of ``lowrank``, scales, and views.
 
         Args:
             clips: segments of the store.
@@ -92,9 +97,11 @@ class LayerPlan:
         scalars = ["norm", "row_norm"] + ["energy"] * (self.key.codec == "lowrank")
         axes = (clips, self.views) if self.key.views else (clips,)
         specs = [
-            ArraySpec(ARRAY_OF[self.key.codec], (*axes, *self.row), self.key.dtype, rows),
+            ArraySpec(values_name(self.key), (*axes, *self.row), self.key.dtype, rows),
             *(ArraySpec(name, axes, "float32", rows) for name in scalars),
         ]
+        if self.scales:
+            specs.append(ArraySpec(SCALE, (*axes, self.scales), "float16", rows))
         if self.key.views:
             specs.append(ArraySpec("views", (*axes, len(COLUMNS)), "float32", rows))
         return specs
@@ -106,7 +113,7 @@ def plan_layers(
     spec: TapSpec,
     *,
     codec: Codec | Literal["auto"] = "auto",
-    dtype: Dtype = "float16",
+    dtype: RowDtype = "float16",
     energy: float | None = None,
     rank: int | None = None,
     precision: str = "32",
@@ -120,7 +127,7 @@ def plan_layers(
         teacher: network that computes the rows.
         spec: layers, tap and aggregation.
         codec: form of the rows; ``auto`` is the smaller lossless codec.
-        dtype: dtype of the stored values: float16 or float32.
+        dtype: dtype of the stored values: float32, float16 or int8.
         energy: share of ||G||^2 that every segment of the pilot keeps; for ``lowrank`` only, by
             default 0.9999.
         rank: columns of a ``lowrank`` row, instead of ``energy``.
@@ -140,7 +147,7 @@ def plan_layers(
     if views is not None and not 1 <= views.count <= _ROWS_PER_CHUNK:
         raise InputError(f"`views` {views.count}: wanted 1 to {_ROWS_PER_CHUNK} views of a clip")
     check_choice("codec", codec, ("auto", *CODECS))
-    check_choice("dtype", dtype, DTYPES)
+    check_choice("dtype", dtype, ROW_DTYPES)
     if control == "mean-gram":
         if views is not None:
             raise InputError("`views`: a mean Gram has none; leave them out")
@@ -156,6 +163,10 @@ def plan_layers(
         )
     if of_matrix and codec == "map":
         raise InputError("`codec=map`: holds the other aggregations; use `codec=auto`")
+    if dtype == "int8" and spec.aggregation == "compmul":
+        raise InputError(
+            "`dtype=int8`: the values of compmul differ by less than its steps; use `dtype=float32`"
+        )
     if codec == "lowrank":
         if energy is not None and rank is not None:
             raise InputError("`energy` and `rank`: one of the two decides; leave the other out")

@@ -77,7 +77,10 @@ def compute_chunks(
             if missing and constant is not None:
                 size = span.stop - span.start
                 same = {
-                    n: tuple(t.expand(size, *t.shape[1:]).contiguous().numpy() for t in constant[n])
+                    n: tuple(
+                        t.expand(size, *t.shape[1:]).contiguous().numpy()
+                        for t in constant[n].arrays()
+                    )
                     for n in missing
                 }
                 _write_all(writers, index, same)
@@ -184,11 +187,8 @@ def _run_net(
             rows = encode_rows(part, key.aggregation, dtype, key.codec, plan.rank, key.grid)
             first = next_row[key.layer]
             next_row[key.layer] += len(part)
-            arrays = (rows.data, rows.norm, rows.row_norm, rows.energy)
-            # Only a layer of codec lowrank has an array for the energy.
-            for result, array in zip(results[key.layer], arrays, strict=False):
-                if array is not None:
-                    result[first : first + len(part)].copy_(array)
+            for result, array in zip(results[key.layer], rows.arrays(), strict=True):
+                result[first : first + len(part)].copy_(array)
 
     run_taps(net, x, plans, batch_clips, device, on_tap)
     return {layer: tuple(t.numpy() for t in tensors) for layer, tensors in results.items()}

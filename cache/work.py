@@ -17,7 +17,7 @@ from typing import Any
 from antigram.cache.ids import NAME as IDS
 from antigram.cache.ids import are_damaged, write_ids
 from antigram.cache.key import layer_name
-from antigram.cache.layer import CacheLayer, layers_of, open_root, version_of
+from antigram.cache.layer import FORMAT, CacheLayer, layers_of, open_root, version_of
 from antigram.cache.plan import LayerPlan
 from antigram.model.choices import Layer
 from antigram.pipeline.errors import InputError, StoredDataError
@@ -76,7 +76,7 @@ def write_root(target: Path, root: Mapping[str, Any], partial: Path, ids: Sequen
     """
     with suppress(InputError, StoredDataError):
         stored = open_root(target)
-        layers = _layer_fingerprints(target)
+        layers = {str(number): layer.fingerprint for number, layer in _opened(target).items()}
         listed = stored["features"], stored.get("layers")
         if listed == (root["features"], layers) and not are_damaged(Folder(target), target):
             os.utime(target / "zarr.json")  # so that `choose_cache` finds it as the latest
@@ -100,19 +100,21 @@ def _make_root(
     """Write ids, and metadata that lists the layers of a cache, so that a deleted one is missed."""
     written = write_ids(Folder(folder), ids)
     held = layers or folder
-    version = {"format_version": version_of(layers_of(held))}
-    listed = {"layers": _layer_fingerprints(held)}
-    create_group(Folder(folder), {"antigram": {**root, **version, **listed}})
+    opened = _opened(held)
+    version = version_of(layers_of(held), [layer.key.dtype for layer in opened.values()])
+    attributes = {"format": FORMAT, "format_version": version, **root}
+    attributes["layers"] = {str(number): layer.fingerprint for number, layer in opened.items()}
+    create_group(Folder(folder), {"antigram": attributes})
     write_manifest(Folder(folder), written)
 
 
-def _layer_fingerprints(target: Path) -> dict[str, str]:
-    """Return the fingerprint of each layer that opens, by number; `verify` reports the others."""
-    fingerprints = {}
+def _opened(target: Path) -> dict[Layer, CacheLayer]:
+    """Return the layers that open, by number; `verify` reports the others."""
+    opened = {}
     for number in layers_of(target):
         with suppress(InputError, StoredDataError):
-            fingerprints[str(number)] = CacheLayer(target, number).fingerprint
-    return fingerprints
+            opened[number] = CacheLayer(target, number)
+    return opened
 
 
 def drop_finished(partial: Path, plans: Mapping[Layer, LayerPlan]) -> None:

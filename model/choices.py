@@ -19,10 +19,12 @@ __all__ = [
     "CODECS",
     "CONTROLS",
     "DTYPES",
+    "INT8_NOTE",
     "LOSSES",
     "MODES",
     "NEED_LABELS",
     "PRECISIONS",
+    "ROW_DTYPES",
     "SCHEDULES",
     "SIMILARITIES",
     "TAPS",
@@ -37,6 +39,7 @@ __all__ = [
     "Loss",
     "Mode",
     "Precision",
+    "RowDtype",
     "Schedule",
     "Similarity",
     "Tap",
@@ -61,6 +64,7 @@ Precision = Literal["32", "tf32", "bf16"]
 Schedule = Literal["constant", "cosine", "plateau"]
 ClassWeights = Literal["balanced"]
 Codec = Literal["packed", "factor", "lowrank", "map"]
+RowDtype = Literal["float32", "float16", "int8"]
 Control = Literal["permuted", "random", "mean-gram"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -76,7 +80,9 @@ SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 CLASS_WEIGHTS: tuple[ClassWeights, ...] = get_args(ClassWeights)
 CODECS: tuple[Codec, ...] = get_args(Codec)
 CONTROLS: tuple[Control, ...] = get_args(Control)
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)  # of features
+ROW_DTYPES: tuple[RowDtype, ...] = get_args(RowDtype)
+INT8_NOTE = "int8 changes a similarity by up to 0.001"  # measured: see docs/benchmarks.md
 
 
 def layer_order(layer: Layer) -> tuple[object, ...]:

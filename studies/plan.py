@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from antigram.cache.estimate import break_even_epochs
 from antigram.cache.plan import LayerPlan, plan_layers
-from antigram.model.choices import Aggregation, Codec, Dtype, Layer, Precision, Tap, layer_order
+from antigram.model.choices import Aggregation, Codec, Layer, Precision, RowDtype, Tap, layer_order
 from antigram.model.loss.codecs import Rows, forget_tables
 from antigram.model.loss.sources import GramSource, LiveGrams, Sources, TapSpec
 from antigram.model.nets.arch import OWN, Arch
@@ -245,7 +245,11 @@ class _Shapes:
             dtype = getattr(torch, plan.key.dtype)
             data = torch.empty(self.clips, *plan.row, dtype=dtype, device=x.device)
             norms = torch.empty(2, self.clips, device=x.device)
-            rows[layer] = Rows(plan.key.codec, data, norms[0], norms[1], grid=plan.key.grid)
+            scale = None
+            if plan.scales:
+                scale = torch.empty(self.clips, plan.scales, dtype=torch.float16, device=x.device)
+            stored = Rows(plan.key.codec, data, norms[0], norms[1], grid=plan.key.grid, scale=scale)
+            rows[layer] = stored.widened()
         return rows
 
 
@@ -262,7 +266,7 @@ def plan(
     aggregation: Aggregation = "gram",
     codec: Codec | Literal["auto"] = "auto",
     rank: int | None = None,
-    dtype: Dtype = "float16",
+    dtype: RowDtype = "float16",
     nets: int = 1,
     batch_clips: int = 13,
     precision: Precision = "32",

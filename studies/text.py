@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from antigram.model.choices import INT8_NOTE
 from antigram.pipeline.storage.files import size_text
 
 if TYPE_CHECKING:
@@ -112,10 +113,11 @@ def budget_text(costs: Fields) -> str:
     for number, layer in costs["layers"].items():
         cache, pays = layer["cache"], layer["cache"]["break_even_epochs"]
         after = "never" if pays is None else f"after {pays:.2f} epochs"
+        rounded = f"; {INT8_NOTE}" if cache["dtype"] == "int8" else ""
         lines.append(
             f"layer {number}: a cache of {cache['codec']} {cache['dtype']} takes "
-            f"{size_text(cache['bytes'])} ({cache['bytes_per_clip']} bytes a clip) and pays off "
-            f"against online {after}; the paper's equation 4: "
+            f"{size_text(cache['bytes'])} ({cache['bytes_per_clip']} bytes a clip{rounded}) and "
+            f"pays off against online {after}; the paper's equation 4: "
             f"{size_text(layer['paper_eq4_bytes'])} beside the training"
         )
         lines += [

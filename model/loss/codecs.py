@@ -14,14 +14,15 @@ With the aggregation ``pairwise`` the same holds of the transposed centred maps 
 `pairwise_maps`) in place of F, and of K = A^T A in place of G; a ``factor`` is stored as
 A / sqrt(||K||), ``(C, positions)``, all the same.
 
-A cache stores rows. A live teacher computes the rows that an exact float32 cache would hold, so
-that both modes compute with the same numbers.
+A cache stores rows as float32 or float16, or as int8 with scales (see `model.loss.int8`), which are
+widened before they are compared. A live teacher computes the rows that an exact float32 cache would
+hold, so that both modes compute with the same numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -29,6 +30,8 @@ from torch import Tensor
 
 from antigram.model.choices import Aggregation, Codec, matrix_side
 from antigram.model.loss.gram import aggregate, exact_norm, flat, self_product
+from antigram.model.loss.int8 import round_to_int8, widen
+from antigram.model.loss.packed import forget_indices, pack, packed_size, square, unpack
 from antigram.model.loss.pairwise import Grid, default_grid, pairwise_maps
 from antigram.pipeline.errors import InputError
 
@@ -43,6 +46,7 @@ __all__ = [
     "pack",
     "packed_size",
     "row_shape",
+    "stored_rows",
     "unpack",
 ]
 
@@ -62,6 +66,8 @@ class Rows:
         grid: frames and frequencies that maps of the aggregation ``pairwise`` are averaged to; None
             for other aggregations.
         inverse: ``(batch,)`` float32, `inverse_square` of ``row_norm``, if it is known beforehand.
+        scale: ``(batch, side)`` float16 scales of int8 ``data``, ``(batch, 1)`` for ``map``; None
+            for other dtypes. The loss takes rows without scales: see `widened`.
     """
 
     codec: Codec
@@ -71,11 +77,25 @@ class Rows:
     energy: Tensor | None = None
     grid: Grid | None = None
     inverse: Tensor | None = None
+    scale: Tensor | None = None
+
+    def arrays(self) -> tuple[Tensor, ...]:
+        """Return the tensors that a cache stores, in the order of its arrays."""
+        stored = (self.data, self.norm, self.row_norm, self.energy, self.scale)
+        return tuple(tensor for tensor in stored if tensor is not None)
+
+    def widened(self) -> Rows:
+        """Return int8 rows as the float32 rows for which they stand; other rows as they are."""
+        if self.scale is None:
+            return self
+        data = self._turned(widen(self.columns, self.scale, self.codec))
+        return replace(self, data=data, scale=None)
 
     def to(self, device: torch.device) -> Rows:
         """Copy the rows to a device, without the energy, which the loss does not need."""
+        rows = self.widened()
         data, norm, row_norm = (
-            t.to(device, non_blocking=True) for t in (self.data, self.norm, self.row_norm)
+            t.to(device, non_blocking=True) for t in (rows.data, rows.norm, rows.row_norm)
         )
         inverse = None if self.inverse is None else self.inverse.to(device, non_blocking=True)
         return Rows(self.codec, data, norm, row_norm, grid=self.grid, inverse=inverse)
@@ -83,7 +103,10 @@ class Rows:
     @property
     def columns(self) -> Tensor:
         """Values whose product with their transpose is the matrix: ``pairwise`` has A^T here."""
-        return self.data.mT if self.codec == "factor" and self.grid else self.data
+        return self._turned(self.data)
+
+    def _turned(self, data: Tensor) -> Tensor:
+        return data.mT if self.codec == "factor" and self.grid else data
 
     def matrices(self, side: int) -> Tensor:
         """Return ``(batch, side, side)`` float32 matrices of norm 1: Grams or K; not for ``map``.
@@ -120,7 +143,8 @@ class Stack:
 
     @classmethod
     def of(cls, rows: Sequence[Rows]) -> Stack:
-        """Stack rows of one codec, dtype, shape and grid; rows of one teacher are not copied."""
+        """Stack rows of one codec, dtype, shape and grid; those of one teacher are not copied."""
+        rows = [each.widened() for each in rows]
         first = rows[0]
         side_by_side = first.codec in ("factor", "lowrank")
         data, norm, row_norm, inverse = (
@@ -160,7 +184,7 @@ class Stack:
             side: number of channels, or with ``pairwise`` of positions.
         """
         if self.codec == "packed":
-            index, scale = _square(side, out.device)
+            index, scale = square(side, out.device)
             torch.mul(self.data.index_select(2, index), scale, out=out)
             return
         rows = self.data.flatten(0, 1).float()
@@ -182,11 +206,6 @@ def inverse_square(norm: Tensor) -> Tensor:
     """Return one over the square of each norm: 0 for a row of zeros, NaN for a damaged one."""
     inverse = torch.where(norm == 0, 0.0, norm.square().reciprocal())
     return torch.where(norm.isinf(), torch.nan, inverse)
-
-
-def packed_size(channels: int) -> int:
-    """Return the number of entries in the upper triangle of a ``(C, C)`` matrix."""
-    return channels * (channels + 1) // 2
 
 
 def exact_codec(aggregation: Aggregation, channels: int, positions: int) -> Codec:
@@ -229,31 +248,6 @@ def row_shape(
     return shapes[codec]
 
 
-@lru_cache(maxsize=64)
-def _triangle(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return flat indices of the upper triangle, row by row, and the factor of each entry.
-
-    The factor is 1 on the diagonal and sqrt(2) elsewhere.
-    """
-    row, column = torch.triu_indices(channels, channels, device=device)
-    scale = torch.where(row == column, 1.0, 2**0.5)
-    return row * channels + column, scale
-
-
-@lru_cache(maxsize=64)
-def _square(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the index into the packed row, and the factor, of each entry of the square matrix.
-
-    The factor is 1 on the diagonal and 1/sqrt(2) elsewhere.
-    """
-    index, scale = _triangle(channels, device)
-    packed_index = torch.empty(channels * channels, dtype=torch.long, device=device)
-    packed_index[index] = torch.arange(index.numel(), device=device)
-    square = packed_index.view(channels, channels)
-    packed_index = torch.triu(square) + torch.triu(square, 1).mT
-    return packed_index.flatten(), 1 / scale[packed_index.flatten()]
-
-
 @lru_cache(maxsize=256)
 def constant(value: float | tuple[float, ...], device: torch.device) -> Tensor:
     """Return a float32 tensor of fixed numbers on a device, which is copied there only once."""
@@ -262,23 +256,8 @@ def constant(value: float | tuple[float, ...], device: torch.device) -> Tensor:
 
 def forget_tables() -> None:
     """Free the tensors that `pack`, `unpack` and `constant` keep between calls."""
-    for keeps in (_triangle, _square, constant):
-        keeps.cache_clear()
-
-
-def pack(matrices: Tensor) -> Tensor:
-    """Pack symmetric ``(batch, C, C)`` matrices into ``(batch, C(C+1)/2)`` rows.
-
-    The dot product of two rows is the inner product of the two matrices.
-    """
-    index, scale = _triangle(matrices.shape[-1], matrices.device)
-    return matrices.flatten(1).index_select(1, index) * scale
-
-
-def unpack(rows: Tensor, channels: int) -> Tensor:
-    """Unpack ``(batch, C(C+1)/2)`` rows into symmetric ``(batch, C, C)`` float32 matrices."""
-    packed_index, scale = _square(channels, rows.device)
-    return (rows.float().index_select(1, packed_index) * scale).view(-1, channels, channels)
+    forget_indices()
+    constant.cache_clear()
 
 
 def encode_rows(
@@ -294,7 +273,7 @@ def encode_rows(
     Args:
         maps: ``(batch, channel, frame, freq)``.
         aggregation: ``gram``, ``mean``, ``sum``, ``max``, ``compmul`` or ``pairwise``.
-        dtype: dtype of the values: float16 or float32.
+        dtype: dtype of the values: float32, float16 or int8.
         codec: form of the rows; by default ``packed`` for Grams and ``pairwise``, ``map`` for other
             aggregations.
         rank: columns of a ``lowrank`` row; by default the rows of the matrix.
@@ -318,21 +297,56 @@ def encode_rows(
         if not of_matrix:
             values = aggregate(maps, aggregation)
             norm = exact_norm(values)
-            data = (values / _divisor(norm)[:, None]).to(dtype)
-            return Rows(codec, data, norm.float(), exact_norm(data).float())
+            return stored_rows(codec, values / _divisor(norm)[:, None], norm, dtype)
         values = flat(maps) if grid is None else pairwise_maps(maps, grid)
         if codec == "lowrank":
             return _lowrank_rows(values, rank or values.shape[1], dtype, grid)
         if codec == "factor":
             norm = exact_norm(_smaller_product(values))
-            data = (values / _divisor(norm).sqrt()[:, None, None]).to(dtype)
-            row_norm = exact_norm(_smaller_product(data.float()))
-            data = data if grid is None else data.mT
-            return Rows(codec, data, norm.float(), row_norm.float(), grid=grid)
+            data = values / _divisor(norm).sqrt()[:, None, None]
+            return stored_rows(codec, data, norm, dtype, grid=grid)
         matrices = self_product(values)
         norm = exact_norm(matrices)
-        data = (pack(matrices) / _divisor(norm)[:, None]).to(dtype)
-        return Rows(codec, data, norm.float(), exact_norm(data).float(), grid=grid)
+        data = pack(matrices) / _divisor(norm)[:, None]
+        return stored_rows(codec, data, norm, dtype, side=matrices.shape[1], grid=grid)
+
+
+def stored_rows(
+    codec: Codec,
+    values: Tensor,
+    norm: Tensor,
+    dtype: torch.dtype,
+    *,
+    side: int = 0,
+    energy: Tensor | None = None,
+    grid: Grid | None = None,
+) -> Rows:
+    """Round values to a dtype, and take the norm of what the rounded values represent.
+
+    Args:
+        codec: form of the rows.
+        values: rows of norm 1, ``factor`` as in `Rows.columns`; float32 or float64.
+        norm: ``(batch,)`` float64 norm by which G or the map was divided.
+        dtype: float32, float16 or int8.
+        side: for ``packed``, rows of the matrix.
+        energy: for ``lowrank``, as in `Rows`.
+        grid: as in `Rows`.
+    """
+    scale = None
+    if dtype == torch.int8:
+        data, scale = round_to_int8(values, codec, side)
+        represented = widen(data, scale, codec)
+    else:
+        data = represented = values.to(dtype)
+    if codec == "factor":
+        row_norm = exact_norm(_smaller_product(represented.float()))
+    elif codec == "lowrank":
+        row_norm = exact_norm(self_product(represented.float().mT))
+    else:
+        row_norm = exact_norm(represented)
+    if codec == "factor" and grid is not None:
+        data = data.mT
+    return Rows(codec, data, norm.float(), row_norm.float(), energy, grid, scale=scale)
 
 
 def _divisor(norm: Tensor) -> Tensor:
@@ -360,8 +374,7 @@ def _lowrank_rows(values: Tensor, rank: int, dtype: torch.dtype, grid: Grid | No
             data = vectors * top.sqrt().float()[:, None, :]
         else:  # a unit eigenvector u of F^T F gives F u, one of F F^T, of length sqrt(eigenvalue)
             data = values @ vectors / divisor.sqrt()[:, None, None]
-        data = torch.nn.functional.pad(data, (0, rank - leading)).to(dtype)
+        data = torch.nn.functional.pad(data, (0, rank - leading))
         energy = top.square().sum(1) / squares.square().sum(1).clamp_min(1e-300)
         energy = torch.where(norm > 0, energy, 1.0)
-        row_norm = exact_norm(self_product(data.float().mT))
-    return Rows("lowrank", data, norm.float(), row_norm.float(), energy.float(), grid)
+        return stored_rows("lowrank", data, norm, dtype, energy=energy.float(), grid=grid)
