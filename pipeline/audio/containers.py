@@ -21,6 +21,8 @@ __all__ = ["AudioError", "Pcm", "examine"]
 _KINDS = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg", b"FORM": "aiff"}
 _UNKNOWN_SIZE = 0xFFFFFFFF  # put by writers to a pipe, which cannot seek back; RF64: see ds64
 _LONGEST_OGG_PAGE = 27 + 255 + 255 * 255  # bytes: header, table of 255 segments, the segments
+# RIFF header, a format chunk of 16 bytes and the head of the data chunk: most WAV files begin so.
+_PLAIN_WAV = struct.Struct("<4x4x4s4sIHHI4xHH4sI")
 _OGG_HEADER = struct.Struct("<4sBBqIIIB")
 _LAST_PAGE = 0x04
 # AIFF-C compression with frames of equal size -> bytes a sample; None: see the COMM chunk.
@@ -103,6 +105,8 @@ def _examine_wav(file: _File) -> Pcm | None:
     """Check the chunks of a WAV file; return None if frame sizes differ, as in ADPCM."""
     if len(file.head) < 12 or file.head[8:12] != b"WAVE":
         raise AudioError("truncated or not WAVE: the RIFF header is not complete")
+    if (plain := _examine_plain_wav(file)) is not None:
+        return plain
     layout: tuple[int, int, int, int, int] | None = None  # tag, channels, rate, bytes a frame, bits
     promised: tuple[int, int] | None = None  # bytes and frames, in RF64 only
     for name, offset, length in file.chunks("<I"):
@@ -136,6 +140,20 @@ def _examine_wav(file: _File) -> Pcm | None:
                 raise AudioError(f"damaged header: {promised[1]} frames promised, {frames} there")
             return Pcm(frames, rate, channels, tag == 1 and bits == 16, offset)
     raise AudioError("truncated: no data chunk")
+
+
+def _examine_plain_wav(file: _File) -> Pcm | None:
+    """Check a WAV file with nothing between its format and its data; None for any other file."""
+    if len(file.head) < _PLAIN_WAV.size or file.head[:4] != b"RIFF":
+        return None
+    wave, fmt, length, tag, channels, rate, frame_bytes, bits, data, size = _PLAIN_WAV.unpack_from(
+        file.head
+    )
+    is_plain = (wave, fmt, length, data) == (b"WAVE", b"fmt ", 16, b"data") and tag in (1, 3)
+    if not is_plain or size == _UNKNOWN_SIZE or 0 in (frame_bytes, channels):
+        return None
+    _check_size(size, file.size - _PLAIN_WAV.size)
+    return Pcm(size // frame_bytes, rate, channels, tag == 1 and bits == 16, _PLAIN_WAV.size)
 
 
 def _examine_aiff(file: _File) -> None:

@@ -128,7 +128,7 @@ def _decode(
     try:
         handle, status = open_recording(path)
         try:
-            head = os.read(handle, _SMALL)
+            head = os.read(handle, min(_SMALL, status.st_size))
             if look is not None:
                 look(handle, status, head)
             wav = examine(handle, head, status.st_size)

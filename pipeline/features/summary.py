@@ -147,13 +147,13 @@ def summarise(store: FeatureStore, label: str | None = None) -> Summary:
 def lengths_of(rows: Sequence[Row], recipe: Recipe) -> dict[str, float]:
     """Return statistics of the recordings' lengths before cutting, the ``lengths`` of `Summary`."""
     samples = {recipe.recording_of(row.clip_id): row.length for row in rows}
-    cut = recipe.longer == "cut"
+    cut, full = recipe.longer == "cut", recipe.samples
     return {
         "shortest_s": min(samples.values()) / recipe.sample_rate,
         "median_s": median(samples.values()) / recipe.sample_rate,
         "longest_s": max(samples.values()) / recipe.sample_rate,
-        "cut": sum(row.length > recipe.samples for row in rows) if cut else 0,
-        "padded": sum(row.samples < recipe.samples for row in rows),
+        "cut": sum(row.length > full for row in rows) if cut else 0,
+        "padded": sum(row.samples < full for row in rows),
     }
 
 

@@ -97,16 +97,17 @@ class Manifest:
         return {name: entry["sha256"] for name, entry in self.arrays.items()}
 
 
-def create_group(group: Writer, attributes: Mapping[str, Any]) -> None:
-    """Write a group's ``zarr.json``; an existing one is replaced."""
+def create_group(group: Writer, attributes: Mapping[str, Any], *, flush: bool = True) -> None:
+    """Write a group's ``zarr.json``; an existing one is replaced. For ``flush``, see `Writer`."""
     document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
-    group.put(DOCUMENT, (json.dumps(document, indent=2) + "\n").encode())
+    group.put(DOCUMENT, (json.dumps(document, indent=2) + "\n").encode(), flush=flush)
 
 
-def create_arrays(group: Writer, specs: Sequence[ArraySpec]) -> None:
+def create_arrays(group: Writer, specs: Sequence[ArraySpec], *, flush: bool = True) -> None:
     """Write the ``zarr.json`` of each array; `chunks.write_chunk` writes the chunks.
 
-    zarr makes the documents in memory: in the group itself, it would delete existing chunks.
+    zarr makes the documents in memory: in the group itself, it would delete existing chunks. For
+    ``flush``, see `Writer`.
     """
     import zarr  # here, as it takes half a second that workers and `--help` need not wait for
     from zarr.codecs import BytesCodec, Crc32cCodec
@@ -126,11 +127,16 @@ def create_arrays(group: Writer, specs: Sequence[ArraySpec]) -> None:
             attributes=dict(spec.attributes),
         )
     for key in sorted(f"{spec.name}/{DOCUMENT}" for spec in specs):
-        group.put(key, memory[key].to_bytes(), b"\n")
+        group.put(key, memory[key].to_bytes(), b"\n", flush=flush)
 
 
-def write_manifest(group: Store, arrays: Mapping[str, Sequence[Written]]) -> Manifest:
-    """Write the manifest of a group whose chunks and metadata are all in place."""
+def write_manifest(
+    group: Store, arrays: Mapping[str, Sequence[Written]], *, flush: bool = True
+) -> Manifest:
+    """Write the manifest of a group whose chunks and metadata are all in place.
+
+    For ``flush``, see `Writer`.
+    """
     entries = {
         name: {
             "crc32c": [chunk.crc32c for chunk in chunks],
@@ -140,7 +146,7 @@ def write_manifest(group: Store, arrays: Mapping[str, Sequence[Written]]) -> Man
     }
     metadata = {key: crc32c(group.get(key)) for key in _metadata_keys(entries)}
     content = {**FORMAT, "arrays": entries, "metadata": metadata}
-    group.put(_KEY, (canonical_json(_as_group(content)) + "\n").encode())
+    group.put(_KEY, (canonical_json(_as_group(content)) + "\n").encode(), flush=flush)
     return Manifest(entries, metadata)
 
 
