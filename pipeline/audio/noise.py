@@ -81,6 +81,11 @@ class NoiseBank:
     classes: tuple[str, ...]
     spans: tuple[tuple[tuple[int, int], ...], ...]
 
+    @property
+    def bytes(self) -> int:
+        """Size of the raw file."""
+        return 4 * sum(count for spans in self.spans for _, count in spans)
+
     @staticmethod
     def digest_of(classes: dict[str, list[Path]]) -> str:
         """Return the SHA-256 over classes, file names and file bytes of the recordings, in order.
@@ -125,7 +130,7 @@ class NoiseBank:
                         raise CorpusError(f"noise: {path}: {error}. Repair or remove it.") from None
                     if not y.any():
                         raise CorpusError(f"noise: {path}: silent from end to end. Remove it.")
-                    file.write(y.tobytes())
+                    file.write(y.data)
                     class_spans.append((offset, y.size))
                     offset += y.size
                 spans.append(tuple(class_spans))
@@ -220,6 +225,7 @@ def mix(
     released: bool,
     speech_rms: float | None = None,
     noise_rms: float | None = None,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Scale speech and noise to -25 dBFS RMS, and add the noise ``snr_db`` below the speech.
 
@@ -231,6 +237,7 @@ def mix(
             effective SNR is then half of ``snr_db``.
         speech_rms: RMS of ``speech``; default: computed here.
         noise_rms: RMS of ``noise``; default: computed here.
+        out: array for the result, which may be ``speech``; default: a new one.
 
     Returns:
         ``(sample,)`` float32; it may exceed full scale, as it is never quantised.
@@ -242,7 +249,7 @@ def mix(
     gain = 10 ** (-snr_db / 20)
     if released:
         gain **= 0.5
-    y = speech * np.float32(_LEVEL / (speech_rms or rms(speech)))
+    y = np.multiply(speech, np.float32(_LEVEL / (speech_rms or rms(speech))), out=out)
     y += noise * np.float32(_LEVEL * gain / (noise_rms or rms(noise)))
     return y
 
@@ -256,8 +263,12 @@ def mix_noise(
     snr_mode: SnrMode,
     seed: int,
     clip_id: str,
+    out: NDArray[np.float32] | None = None,
 ) -> Mixed:
-    """Add random noise at a random SNR; silent speech stays clean, as it has no SNR."""
+    """Add random noise at a random SNR; silent speech stays clean, as it has no SNR.
+
+    ``out`` is an array for the mixture, which may be ``speech``; default: a new one.
+    """
     speech_rms = rms(speech)
     if speech_rms == 0:
         return Mixed(speech, -1, float("nan"))
@@ -271,6 +282,7 @@ def mix_noise(
         released=snr_mode == "released",
         speech_rms=speech_rms,
         noise_rms=noise_rms,
+        out=out,
     )
     return Mixed(y, label, snr_db)
 

@@ -15,11 +15,11 @@ from antigram.pipeline.audio.noise import NoiseBank
 from antigram.pipeline.corpus import Corpus
 from antigram.pipeline.execution.process import versions
 from antigram.pipeline.execution.workers import Workers
+from antigram.pipeline.features.first_pass import Rendered
 from antigram.pipeline.features.listing import Listing
-from antigram.pipeline.features.normalisation import features_spec
-from antigram.pipeline.features.raw_blocks import Rendered
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.rendering import write_chunks
+from antigram.pipeline.features.second_pass import features_spec
 from antigram.pipeline.features.store import FORMAT, VERSION, store_fingerprint
 from antigram.pipeline.features.summary import lengths_of
 from antigram.pipeline.storage.chunks import STRING, ArraySpec, Written, encode
@@ -114,6 +114,8 @@ def finish_store(
 ) -> str:
     """Write the small arrays, the metadata and the manifest; they make the group a store.
 
+    Nothing is flushed to disk here: the file system is, before the store is published.
+
     Returns:
         The store's fingerprint.
     """
@@ -147,14 +149,14 @@ def finish_store(
         "versions": versions(("antigram", "numpy", "scipy", "soundfile", "soxr", "zarr")),
     }
     group = Folder(store)
-    create_group(group, {})
+    create_group(group, {}, flush=False)
     if any("/" in spec.name for spec in specs):
-        create_group(group.below("labels"), {})
-    create_arrays(group, specs)
-    create_group(group, {"antigram": root})
+        create_group(group.below("labels"), {}, flush=False)
+    create_arrays(group, specs, flush=False)
+    create_group(group, {"antigram": root}, flush=False)
     # The fingerprint needs the manifest's digests, and the manifest the root's checksum.
-    fingerprint = store_fingerprint(root, write_manifest(group, arrays))
+    fingerprint = store_fingerprint(root, write_manifest(group, arrays, flush=False))
     root["fingerprint"] = fingerprint
-    create_group(group, {"antigram": root})
-    write_manifest(group, arrays)
+    create_group(group, {"antigram": root}, flush=False)
+    write_manifest(group, arrays, flush=False)
     return fingerprint

@@ -15,13 +15,24 @@ from typing import Any, TypeVar
 import numpy as np
 
 from antigram.pipeline.features.recipe import Recipe
-from antigram.pipeline.features.rendering import RawBlock
 from antigram.pipeline.features.row_audio import RowResult
 from antigram.pipeline.features.sources import Source, compare
 from antigram.pipeline.storage.chunks import Written, is_intact
 from antigram.pipeline.storage.folder import Folder
 
-__all__ = ["BlockNote", "ChunkNote", "intact_chunks", "parsed_entries", "unchanged_blocks"]
+__all__ = [
+    "CHUNKS",
+    "FLUSH_S",
+    "SUMS",
+    "BlockNote",
+    "ChunkNote",
+    "intact_chunks",
+    "parsed_entries",
+    "unchanged_blocks",
+]
+
+SUMS, CHUNKS = "sums.jsonl", "chunks.jsonl"  # names of the journals of the two passes
+FLUSH_S = 1.0  # a power cut loses the entries of so many seconds; a kill loses none
 
 Entry = Mapping[str, Any]
 Note = TypeVar("Note")
@@ -29,21 +40,21 @@ Note = TypeVar("Note")
 
 @dataclass(frozen=True, slots=True)
 class BlockNote:
-    """Journal entry of a raw block that was rendered.
+    """Journal entry of a block of rows that was rendered.
 
     Attributes:
-        block: index, size and checksum of the block.
+        block: index of the block.
         results: result of each row.
         sources: state of the recordings when they were read.
     """
 
-    block: RawBlock
+    block: int
     results: list[RowResult]
     sources: list[Source]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry of ``raw.jsonl``."""
-        return {"block": asdict(self.block), "rows": self.results, "sources": self.sources}
+        """Return the entry of `SUMS`."""
+        return {"block": self.block, "rows": self.results, "sources": self.sources}
 
     @classmethod
     def from_json(cls, entry: Entry) -> BlockNote:
@@ -53,14 +64,9 @@ class BlockNote:
             ValueError: the value is not an entry of this kind.
         """
         match entry:
-            case {
-                "block": {"index": int(index), "rows": int(rows), "crc32c": int(crc)},
-                "rows": list(results),
-                "sources": list(sources),
-            } if len(results) == rows and len(entry["block"]) == 3:
-                block = RawBlock(index, rows, crc)
+            case {"block": int(block), "rows": list(results), "sources": list(sources)}:
                 return cls(block, [*map(_result, results)], [*map(_source, sources)])
-        raise ValueError("not the entry of a raw block")
+        raise ValueError("not the entry of a block")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +78,15 @@ class ChunkNote:
         rows: number of rows in a chunk.
         identity: digest of the array's layout, mean and standard deviation.
         written: checksums of the chunk.
-        spent: indices of the raw blocks that are no longer needed after this chunk.
     """
 
     chunk: int
     rows: int
     identity: str
     written: Written
-    spent: list[int]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry of ``chunks.jsonl``."""
+        """Return the entry of `CHUNKS`."""
         return asdict(self)
 
     @classmethod
@@ -98,19 +102,18 @@ class ChunkNote:
                 "rows": int(rows),
                 "identity": str(identity),
                 "written": written,
-                "spent": list(spent),
-            } if all(type(index) is int for index in spent):
-                return cls(chunk, rows, identity, Written.from_json(written), spent)
+            }:
+                return cls(chunk, rows, identity, Written.from_json(written))
         raise ValueError("not the entry of a chunk")
 
 
 def unchanged_blocks(
     notes: Mapping[int, BlockNote], home: Path, *, read_all: bool
 ) -> dict[int, BlockNote]:
-    """Return the notes of the raw blocks whose recordings have not changed, by index of the block.
+    """Return the notes of the blocks whose recordings have not changed, by index of the block.
 
     Args:
-        notes: notes of raw blocks, by index of the block.
+        notes: notes of blocks, by index of the block.
         home: the corpus's folder.
         read_all: read all recordings, even if size and time are unchanged.
     """

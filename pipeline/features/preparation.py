@@ -1,9 +1,10 @@
 """Prepare a feature store from a corpus: list, render, normalise, publish. Resumable at any point.
 
-The store is built in ``.NAME.partial`` beside its final path. The first pass writes raw blocks of
-magnitudes, as mean and deviation are known only when all training segments are rendered; the second
-pass normalises them into chunks. Journals list what is done. The finished group is renamed into
-place in one step.
+The store is built in ``.NAME.partial`` beside its final path. The first pass renders all rows, for
+their sums, as mean and deviation are known only when all training segments are rendered. The second
+pass writes normalised chunks: of magnitudes that were kept in memory, and of rows that are rendered
+again where there was no room. Journals list the sums and chunks that are done. The
+finished group is renamed into place in one step.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,17 +27,18 @@ from antigram.pipeline.audio.noise import NoiseBank
 from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.corpus import Corpus
 from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.pipeline.execution.memory import available_memory, file_in_memory, shared_memory
 from antigram.pipeline.execution.workers import Workers
 from antigram.pipeline.features.assembly import finish_store, small_arrays
 from antigram.pipeline.features.designs import is_design
+from antigram.pipeline.features.first_pass import render_all
 from antigram.pipeline.features.folds import make_folds
 from antigram.pipeline.features.listing import Listing, Reject, list_rows, split_rows
-from antigram.pipeline.features.normalisation import normalise_all
-from antigram.pipeline.features.raw_blocks import render_all
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.rendering import set_up
 from antigram.pipeline.features.row_audio import Context
 from antigram.pipeline.features.scale import check_range, mean_std
+from antigram.pipeline.features.second_pass import normalise_all
 from antigram.pipeline.features.source_record import (
     Checked,
     adopt_sources,
@@ -47,7 +50,6 @@ from antigram.pipeline.features.split import SPLITS
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.features.summary import Summary, summarise
 from antigram.pipeline.features.within import Training
-from antigram.pipeline.storage.chunks import rows_per_chunk
 from antigram.pipeline.storage.durable import flush_filesystem, write_text
 from antigram.pipeline.storage.files import size_of, size_text
 from antigram.pipeline.storage.folder import Folder
@@ -60,6 +62,8 @@ from antigram.pipeline.workspace import locked
 __all__ = ["OnProgress", "Prepared", "prepare"]
 
 _TASKS = "antigram.pipeline.features.rendering"
+_FILES = 2  # number of the layout of unfinished work
+_SHARE = 4  # of the available memory, one part holds magnitudes and noise
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Prepared:
     Attributes:
         store: the opened store.
         seconds: duration of the call.
-        computed: number of segments decoded in this call.
+        computed: number of segments whose sums were computed in this call.
         sources: result of comparing the recordings with their record.
         left_alone: whether the store existed already and was kept.
         folds: paths of the store's folds, if it was prepared with a design.
@@ -123,6 +127,7 @@ class _Job:
     target: Path
     noise: Mapping[str, list[Path]]
     workers: int
+    memory: int
     max_rejected: int
     check_all: bool
     on_progress: OnProgress
@@ -143,6 +148,7 @@ def prepare(
     noise: Mapping[str, list[Path]] | None = None,
     only: Training | None = None,
     workers: int = 1,
+    memory: int | None = None,
     max_rejected: int = 0,
     check_all: bool = False,
     on_progress: OnProgress | None = None,
@@ -165,6 +171,9 @@ def prepare(
         noise: class -> recordings, if the recipe has noise.
         only: the recordings to take, if the recipe has ``within``.
         workers: number of processes.
+        memory: bytes of memory for magnitudes and noise, of all processes together; default: a
+            quarter of what is available. Segments without room are rendered twice. What the
+            processes take besides does not grow with the corpus, but for lists of its segments.
         max_rejected: largest number of unusable recordings and segments; with more of them, no
             store is published.
         check_all: compare all recordings with their checksums, even if size and time are unchanged.
@@ -186,6 +195,7 @@ def prepare(
         target=target,
         noise=noise or {},
         workers=workers,
+        memory=available_memory() // _SHARE if memory is None else memory,
         max_rejected=max_rejected,
         check_all=check_all,
         on_progress=on_progress or (lambda *_: None),
@@ -257,22 +267,56 @@ def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
     """Build the store and publish it, or resume an interrupted run that builds it.
 
     Returns:
-        The state of the recordings, and the number of segments that were decoded.
+        The state of the recordings, and the number of segments whose sums were computed.
+    """
+    partial = job.partial
+    _begin(job, listing)
+    _check_free(job, listing)
+    with _noise(job) as (bank, left), shared_memory(left) as memory:
+        context = Context(job.recipe, job.home, bank, memory=memory)
+        with Workers(job.workers, set_up, context, _TASKS) as pool:
+            fingerprint, sources, computed = _fill(job, listing, context, pool)
+    write_sources(partial / "sources", fingerprint, job.home, sources)
+    flush_filesystem(partial)
+    publish(partial / "store", job.target)
+    adopt_sources(partial / "sources", job.target, fingerprint)
+    discard(partial)
+    return Checked(known=True, files=len(sources), read=len(sources)), computed
+
+
+@contextmanager
+def _noise(job: _Job) -> Iterator[tuple[NoiseBank | None, int]]:
+    """Yield the noise, and the memory that is left for magnitudes; noise that fits is in memory."""
+    if not job.noise:
+        yield None, job.memory
+        return
+    on_disk, rate = job.partial / "noise.f32", job.recipe.sample_rate
+    sizes = sum(size_of(path) for paths in job.noise.values() for path in paths)
+    if 4 * sizes > job.memory:  # 16-bit recordings at half the rate, as float32
+        yield NoiseBank.build(dict(job.noise), rate, on_disk), job.memory
+        return
+    with file_in_memory(on_disk) as file:
+        bank = NoiseBank.build(dict(job.noise), rate, file)
+        yield bank, max(0, job.memory - bank.bytes)
+
+
+def _fill(
+    job: _Job, listing: Listing, context: Context, pool: Workers
+) -> tuple[str, list[Source], int]:
+    """Write the group of the store.
+
+    Returns:
+        The store's fingerprint, the state of the recordings, and the number of segments whose sums
+        were computed.
     """
     corpus, home, recipe, partial = job.corpus, job.home, job.recipe, job.partial
-    _begin(job, listing)
-    bank = None
-    if job.noise:
-        bank = NoiseBank.build(dict(job.noise), recipe.sample_rate, partial / "noise.f32")
-    _check_free(job, listing)
-    context = Context(recipe, home, partial / "raw", bank)
-    with Workers(job.workers, set_up, context, _TASKS) as pool, ThreadPoolExecutor(1) as background:
+    with ThreadPoolExecutor(1) as background:
         # This process assigns splits while the workers render.
         future_split = background.submit(split_rows, corpus, listing.rows, recipe, listing.main)
         rendered, computed = render_all(
             pool, context, listing, partial, job.on_progress, check_all=job.check_all
         )
-        sources = joined((note.sources for _, note in rendered.blocks.values()), home)
+        sources = joined((note.sources for _, note in rendered.blocks), home)
         _report_changes(sources, listing, job.on_message)
         _list_rejected(job, rendered.rejected)
         _check_rejected(job, rendered.rejected)
@@ -285,7 +329,7 @@ def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
         scale = mean_std(rendered.results, split, recipe, home)
         check_range(rendered.rows, rendered.results, recipe, scale, home)
         future_arrays = background.submit(
-            small_arrays, corpus, listing, rendered, recipe, split, bank
+            small_arrays, corpus, listing, rendered, recipe, split, context.bank
         )
         chunks = normalise_all(pool, home, partial, rendered, recipe, scale, job.on_progress)
         fingerprint = finish_store(
@@ -299,12 +343,7 @@ def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
             chunks,
             future_arrays.result(),
         )
-    write_sources(partial / "sources", fingerprint, home, sources)
-    flush_filesystem(partial)
-    publish(partial / "store", job.target)
-    adopt_sources(partial / "sources", job.target, fingerprint)
-    discard(partial)
-    return Checked(known=True, files=len(sources), read=len(sources)), computed
+    return fingerprint, sources, computed
 
 
 def _up_to_date(target: Path, recipe: Recipe, listing: Listing) -> FeatureStore | None:
@@ -339,12 +378,14 @@ def _begin(job: _Job, listing: Listing) -> None:
     partial = job.partial
     if not _is_noted(job, listing):
         discard(partial)
-    (partial / "raw").mkdir(parents=True, exist_ok=True)
+    partial.mkdir(parents=True, exist_ok=True)
     write_text(partial / "job.json", _note(job, listing))
 
 
 def _note(job: _Job, listing: Listing) -> str:
-    return canonical_json({"recipe": job.recipe.fingerprint, "listing": listing.identity})
+    # The work of an earlier version cannot be resumed, and lay in other files.
+    parts = {"recipe": job.recipe.fingerprint, "listing": listing.identity, "files": _FILES}
+    return canonical_json(parts)
 
 
 def _is_noted(job: _Job, listing: Listing) -> bool:
@@ -354,16 +395,11 @@ def _is_noted(job: _Job, listing: Listing) -> bool:
 
 
 def _check_free(job: _Job, listing: Listing) -> None:
-    """Raise if there is too little free disk space.
-
-    A raw block is deleted when its chunks are written. The raw blocks of all rows are therefore on
-    disk together with at most the chunks that are being written.
-    """
-    partial = job.partial
-    row, rows = 4 * math.prod(job.recipe.shape), len(listing.rows)
-    unfinished = (2 * job.workers + 1) * rows_per_chunk(row, rows)
-    used = sum(size_of(path) for path in (partial / "raw", partial / "store"))
-    wanted, free = row * (rows + min(rows, unfinished)) - used, shutil.disk_usage(partial).free
+    """Raise if there is too little free disk space for the store."""
+    partial, rows = job.partial, len(listing.rows)
+    row = np.dtype(job.recipe.dtype).itemsize * math.prod(job.recipe.shape)
+    wanted = row * rows - size_of(partial / "store")
+    free = shutil.disk_usage(partial).free
     if wanted > free:
         raise InputError(
             f"{partial.parent}: {size_text(free)} free, {size_text(wanted)} wanted while "

@@ -1,8 +1,12 @@
-"""Tasks of the workers of `prepare`: decode, mix and transform segments; then normalise chunks.
+"""Tasks of the workers of `prepare`: render segments, then write normalised chunks of them.
+
+Rendering is decoding, mixing and transforming. It is done twice in principle: for the sums from
+which mean and deviation are known, and again for the chunks. The magnitudes of a block are kept in
+memory that the workers share, where there is room, so that the second time is saved.
 
 A task depends only on files that it does not change, and its result is renamed into place when it
-is complete. It can therefore be killed at any point and run again, by any executor, even while a
-first copy still runs.
+is complete; what it keeps in memory is the same whoever writes it. A task can therefore be killed
+at any point and run again, by any executor, even while a first copy still runs.
 
 This module imports neither torch nor zarr, so that a worker starts in a fraction of a second, and
 knows nothing of splits, labels or progress.
@@ -13,9 +17,9 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +28,7 @@ from antigram.pipeline.audio.decoding import AudioError
 from antigram.pipeline.features.listing import Row
 from antigram.pipeline.features.row_audio import Context, RowResult, render_audio
 from antigram.pipeline.features.scale import normalised
-from antigram.pipeline.features.sources import Reading, Source
+from antigram.pipeline.features.sources import Reading, Source, paths_of
 from antigram.pipeline.features.spectra import spectra
 from antigram.pipeline.storage.chunks import (
     CRC_BYTES,
@@ -35,42 +39,60 @@ from antigram.pipeline.storage.chunks import (
     write_chunk,
 )
 from antigram.pipeline.storage.durable import atomic_file, begin_writeback
-from antigram.pipeline.storage.files import map_file, named
 from antigram.pipeline.storage.folder import Folder
 
 __all__ = [
     "CRASHES",
-    "RawBlock",
+    "Again",
+    "Piece",
     "Rendering",
-    "block_is_intact",
-    "normalise_chunk",
     "render_block",
     "render_row",
     "set_up",
     "write_chunks",
+    "write_features",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class RawBlock:
-    """A file with the magnitudes of some rows, before normalisation.
+class Rendering(NamedTuple):
+    """Result of rendering a block.
 
     Attributes:
-        index: index of the block.
-        rows: number of rows in the block.
-        crc32c: checksum of the file.
+        results: result of each row.
+        sources: state of the recordings.
+        kept: whether all magnitudes are in the shared memory.
     """
 
-    index: int
-    rows: int
-    crc32c: int
-
-    def path(self, folder: Path) -> Path:
-        """Return the path of the file: float32 (row, frame, freq)."""
-        return folder / f"{self.index:08d}.f32"
+    results: list[RowResult]
+    sources: list[Source]
+    kept: bool
 
 
-Rendering = tuple[RawBlock, list[RowResult], list[Source]]
+class Again(NamedTuple):
+    """What is needed to render a block a second time.
+
+    Attributes:
+        rows: all rows of the block.
+        results: results of the first time, which must be the same.
+    """
+
+    rows: Sequence[Row]
+    results: Sequence[RowResult]
+
+
+class Piece(NamedTuple):
+    """Rows of one block that are in a chunk.
+
+    Attributes:
+        block: index of the block.
+        taken: positions of the rows in the block, ascending.
+        magnitudes: offset of the block in the shared memory, or how to render it again.
+    """
+
+    block: int
+    taken: Sequence[int]
+    magnitudes: int | Again
+
 
 CRASHES = "its decoding crashes the decoder"
 _AT_ONCE = 8  # segments in one transform: more do not fit into the CPU cache
@@ -97,43 +119,66 @@ def render_block(
     index: int,
     rows: Sequence[Row],
     noted_elsewhere: Sequence[str] = (),
+    keep_at: int | None = None,
     crashing: Sequence[int] = (),
 ) -> Rendering:
-    """Decode, mix and transform rows, and write their magnitudes as one raw block.
-
-    The block is not flushed to disk. If a power cut damages it, its checksum shows that, and the
-    block is rendered again.
+    """Decode, mix and transform rows, for their sums; keep the magnitudes where there is room.
 
     Args:
         index: index of the block.
         rows: rows of the block.
         noted_elsewhere: recordings whose checksum another block notes.
+        keep_at: offset in the shared memory where the magnitudes are kept; None: nowhere.
         crashing: positions of rows that are rejected without decoding, as that kills the process.
-
-    Returns:
-        The block, the result of each row, and the state of the recordings.
     """
-    context, results, crc = _shared(), [], 0
+    context = _shared()
     reading = Reading(context.home, frozenset(noted_elsewhere))
-    target = RawBlock(index, len(rows), crc).path(context.raw)
-    out = np.empty((_AT_ONCE, *context.recipe.shape), np.float32)
-    with atomic_file(target, flush=False) as file:
-        for first in range(0, len(rows), _AT_ONCE):
-            group = rows[first : first + _AT_ONCE]
-            part = out[: len(group)]
-            results += _render(
-                context, group, {position - first for position in crashing}, part, reading
-            )
-            data = part.reshape(-1).view(np.uint8)
-            crc = crc32c(data, crc)
-            file.write(data.data)
-    return RawBlock(index, len(rows), crc), results, reading.of(rows)
+    results: list[RowResult] = []
+    memory = context.memory if keep_at is not None else None
+    for first, rendered, part in _in_groups(context, rows, frozenset(crashing), reading):
+        results += rendered
+        if memory is not None and not memory.write((keep_at or 0) + first * part[0].nbytes, part):
+            memory = None
+    return Rendering(results, reading.of(rows), memory is not None)
 
 
 def _shared() -> Context:
     if _context is None:
         raise RuntimeError("set_up() was not called in this process")
     return _context
+
+
+def _in_groups(
+    context: Context,
+    rows: Sequence[Row],
+    crashing: Container[int],
+    reading: Reading,
+    wanted: Container[int] | None = None,
+) -> Iterator[tuple[int, list[RowResult], NDArray[np.float32]]]:
+    """Render rows of a block, some at a time.
+
+    The groups are always the same ones, as the last bits of a transform may depend on how many are
+    made at once.
+
+    Args:
+        context: recipe, corpus and noise.
+        rows: rows of the block.
+        crashing: positions of rows that are rejected without decoding.
+        reading: notes the recordings that are read.
+        wanted: positions of rows; groups without any of them are left out. Default: all rows.
+
+    Yields:
+        Position of the first row of a group, the results of its rows, and their magnitudes in an
+        array that is reused.
+    """
+    out = np.empty((_AT_ONCE, *context.recipe.shape), np.float32)
+    for first in range(0, len(rows), _AT_ONCE):
+        group = rows[first : first + _AT_ONCE]
+        positions = range(first, first + len(group))
+        if wanted is None or any(position in wanted for position in positions):
+            rejected = {position - first for position in positions if position in crashing}
+            part = out[: len(group)]
+            yield first, _render(context, group, rejected, part, reading), part
 
 
 def _render(
@@ -156,40 +201,32 @@ def _render(
             y[position] = 0
             partial_results.append(RowResult(reason=str(error)))
     spectra(y, recipe, out=out)
+    flat = out.reshape(len(out), -1)
+    lows, highs = flat.min(axis=1).tolist(), flat.max(axis=1).tolist()
+    wide = np.empty(flat.shape[1], np.float64)
     results = []
-    for magnitudes, result in zip(out, partial_results, strict=True):
-        values = magnitudes.reshape(-1).astype(np.float64)
-        squares = float(np.dot(values, values))
+    for values, result, low, high in zip(flat, partial_results, lows, highs, strict=True):
+        wide[:] = values
+        squares = float(np.dot(wide, wide))
         if not math.isfinite(squares):
-            magnitudes[:] = 0
+            values[:] = 0
             reason = "samples so large that its spectrum is not finite"
             results.append(RowResult(reason=reason))
         else:
-            total, low, high = float(np.add.reduce(values)), magnitudes.min(), magnitudes.max()
-            results.append(
-                result._replace(total=total, squares=squares, low=float(low), high=float(high))
-            )
+            total = float(np.add.reduce(wide))
+            results.append(result._replace(total=total, squares=squares, low=low, high=high))
     return results
 
 
-def block_is_intact(block: RawBlock, folder: Path, row_bytes: int) -> bool:
-    """Whether a raw block exists and matches its checksum."""
-    try:
-        raw = map_file(block.path(folder))
-    except OSError:
-        return False
-    return raw.size == block.rows * row_bytes and crc32c(raw) == block.crc32c
-
-
-def normalise_chunk(
+def write_features(
     store: Path,
     spec: ArraySpec,
     index: int,
-    pieces: Sequence[tuple[RawBlock, Sequence[int]]],
+    pieces: Sequence[Piece],
     mean: float,
     std: float,
-) -> Written | RawBlock:
-    """Write one chunk of features: rows of raw blocks, normalised by mean and deviation.
+) -> Written | int:
+    """Write one chunk of features: rows of blocks, normalised by mean and deviation.
 
     The chunk is not flushed to disk. The file system is flushed once, before the store is
     published; a chunk that is damaged by an earlier power cut is written again.
@@ -198,13 +235,13 @@ def normalise_chunk(
         store: folder of the group.
         spec: layout of the array ``features``.
         index: index of the chunk.
-        pieces: raw blocks and the rows to take from each, in the order of the chunk.
+        pieces: the rows, in the order of the chunk.
         mean: mean of the training split.
         std: standard deviation of the training split.
 
     Returns:
-        The checksums of the chunk; or, if none was written, a raw block that does not match its
-        checksum.
+        The checksums of the chunk; or, if none was written, the index of a block whose rows have
+        changed since they were rendered first.
     """
     target, crc, sha = chunk_path(store, spec, index), 0, sha256()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -216,63 +253,71 @@ def normalise_chunk(
                 file.write(data.data)
             file.write(crc.to_bytes(CRC_BYTES, "little"))
             begin_writeback(file)
-    except _DamagedBlockError as error:
+    except _ChangedError as error:
         return error.block
     return Written(crc, sha.hexdigest())
 
 
+class _ChangedError(ValueError):
+    """The rows of a block differ from what they were when they were rendered first."""
+
+    def __init__(self, block: int) -> None:
+        super().__init__(block)
+        self.block = block
+
+
 def _normalised(
-    spec: ArraySpec,
-    index: int,
-    pieces: Sequence[tuple[RawBlock, Sequence[int]]],
-    mean: float,
-    std: float,
+    spec: ArraySpec, index: int, pieces: Sequence[Piece], mean: float, std: float
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the bytes of a chunk without its checksum, some rows at a time; see `chunks.encode`."""
-    for block, rows in pieces:
-        for part in _rows_of(block, rows, spec.shape[1:]):
+    for piece in pieces:
+        for part in _rows_of(piece, spec.shape[1:]):
             yield normalised(part, mean, std, spec.dtype).reshape(-1).view(np.uint8)
     span = spec.span(index)
     padding = (spec.rows - (span.stop - span.start), *spec.shape[1:])
     yield np.full(padding, spec.fill, spec.dtype).reshape(-1).view(np.uint8)
 
 
-class _DamagedBlockError(ValueError):
-    """A raw block does not match its checksum."""
-
-    def __init__(self, block: RawBlock) -> None:
-        super().__init__(block.index)
-        self.block = block
-
-
-def _rows_of(
-    block: RawBlock, rows: Sequence[int], shape: tuple[int, ...]
-) -> Iterator[NDArray[np.float32]]:
-    """Yield rows of a raw block, a few at a time, in a reused buffer; check the complete block.
-
-    The parts fit into the CPU cache. They are read, not mapped: faulting pages in costs more.
+def _rows_of(piece: Piece, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
+    """Yield the magnitudes of a piece, a few rows at a time, in arrays that may be overwritten.
 
     Raises:
-        _DamagedBlockError: the block is missing or damaged; raised after the last part.
+        _ChangedError: the rows have changed since they were rendered first.
     """
-    most, crc = max(1, _PART // math.prod(shape)), 0
-    values = np.empty((most, *shape), np.float32)
-    path = block.path(_shared().raw)
-    try:
-        with named(path), path.open("rb", buffering=0) as file:
-            for first in range(0, block.rows, most):
-                part = values[: min(most, block.rows - first)]
-                data = part.reshape(-1).view(np.uint8)
-                if file.readinto(data.data) != data.size:
-                    raise _DamagedBlockError(block)
-                crc = crc32c(data, crc)
-                taken = [row - first for row in rows if first <= row < first + len(part)]
-                if taken:
-                    yield part if len(taken) == len(part) else part[taken]
-            if file.read(1) or crc != block.crc32c:
-                raise _DamagedBlockError(block)
-    except FileNotFoundError:
-        raise _DamagedBlockError(block) from None
+    if isinstance(piece.magnitudes, int):
+        yield from _kept_rows(piece.magnitudes, piece.taken, shape)
+        return
+    context, (rows, noted), wanted = _shared(), piece.magnitudes, frozenset(piece.taken)
+    crashing = {position for position, result in enumerate(noted) if result.reason == CRASHES}
+    reading = Reading(context.home, frozenset(paths_of(rows)))
+    for first, results, part in _in_groups(context, rows, crashing, reading, wanted):
+        if results != noted[first : first + len(results)]:
+            raise _ChangedError(piece.block)
+        yield part[[i for i in range(len(part)) if first + i in wanted]]
+
+
+def _kept_rows(
+    offset: int, taken: Sequence[int], shape: tuple[int, ...]
+) -> Iterator[NDArray[np.float32]]:
+    """Yield rows of a block in the shared memory, at most as many as fit into the CPU cache."""
+    memory = _shared().memory
+    if memory is None:
+        raise RuntimeError("this process has no shared memory")
+    buffer = np.empty((max(1, _PART // math.prod(shape)), *shape), np.float32)
+    for run in _runs(taken, len(buffer)):
+        part = buffer[: len(run)]
+        memory.read(offset + run.start * part[0].nbytes, part)
+        yield part
+
+
+def _runs(positions: Sequence[int], most: int) -> Iterator[range]:
+    """Divide ascending numbers into runs without a gap, of at most ``most`` numbers each."""
+    begin = end = positions[0]
+    for position in [*positions[1:], -1]:
+        end += 1
+        if position != end or end - begin == most:
+            yield range(begin, end)
+            begin = end = position
 
 
 def write_chunks(store: Path, chunks: Sequence[tuple[ArraySpec, int, bytes]]) -> list[Written]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from antigram.pipeline.audio.decoding import AudioError, read
 from antigram.pipeline.audio.noise import NoiseBank, mix, mix_noise
 from antigram.pipeline.corpus import Mixture
+from antigram.pipeline.execution.memory import SharedMemory
 from antigram.pipeline.features.listing import Row
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.sources import Reading
@@ -30,9 +31,9 @@ class Context:
 
     recipe: Recipe
     home: Path
-    raw: Path  # folder of the raw blocks
     bank: NoiseBank | None
     noise: NDArray[np.float32] | None = None  # samples of the bank, if they are mapped already
+    memory: SharedMemory | None = None  # where workers keep magnitudes
 
 
 class RowResult(NamedTuple):
@@ -92,10 +93,10 @@ def render_audio(context: Context, row: Row, y: NDArray[np.float32], reading: Re
         snr_mode=recipe.snr_mode,
         seed=recipe.seed,
         clip_id=row.clip_id,
+        out=y,
     )
     if mixed.noise < 0:
         return RowResult(silent=True)
-    y[:] = mixed.y
     return RowResult(noise=mixed.noise, snr_db=mixed.snr_db)
 
 

@@ -173,7 +173,7 @@ def open_audio(
     )
     rows = _rows_of_store(original, listing.rows, home)
     _check_recordings(original, home, rows, on_progress, on_message)
-    return SegmentAudio(store, rows, Context(recipe, home, Path(), bank, samples), sample_rate)
+    return SegmentAudio(store, rows, Context(recipe, home, bank, samples), sample_rate)
 
 
 def _rows_of_store(store: FeatureStore, listed: Sequence[Row], home: Path) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,23 @@ __all__ = ["Journal"]
 
 
 class Journal:
-    """JSON lines with checksums; an entry is on disk when `append` returns.
+    """JSON lines with checksums; a kill loses no entry that `append` has written.
 
     The journal ends before the first damaged line, which a crash may leave. That line and all after
     it are cut off when the journal is opened.
 
     Args:
         path: the file; made if it does not exist.
+        flush_s: seconds for which entries may wait to be flushed to disk, so that a power cut
+            loses them; 0: an entry is on disk when `append` returns.
 
     Attributes:
         entries: all entries, including the entries of earlier runs.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, flush_s: float = 0.0) -> None:
         self.path = path
+        self._flush_s, self._flushed = flush_s, time.monotonic()
         if not path.is_file():
             remove(path)  # for example, a folder
         self.entries, size = self._intact_lines(path)
@@ -65,12 +69,14 @@ class Journal:
         return entry if isinstance(entry, dict) else None
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Write an entry and flush it to disk before returning."""
+        """Write an entry; flush the file to disk if that is due."""
         text = canonical_json(entry).encode()
         with named(self.path):
             self._file.write(b"%08x %s\n" % (crc32c(text), text))
             self._file.flush()
-            os.fsync(self._file.fileno())
+            if time.monotonic() - self._flushed >= self._flush_s:
+                os.fsync(self._file.fileno())
+                self._flushed = time.monotonic()
         self.entries.append(entry)
 
     def close(self) -> None:

@@ -67,7 +67,7 @@ def test_a_mixture_has_its_snr_over_its_whole_length(mixed, tmp_path):
     noise = noise_files([mixed])[1]
     bank = NoiseBank.build(noise, RATE, tmp_path / "noise.f32")
     _, recipe = recipe_for(MS_SNSD, {})
-    context = row_audio.Context(recipe, mixed / "clean_train", tmp_path, bank)
+    context = row_audio.Context(recipe, mixed / "clean_train", bank)
     whole = row_audio._mixed(context, row.mixture)[0].astype(np.float64)
     clean = np.concatenate(
         [

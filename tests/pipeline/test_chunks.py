@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 
 import google_crc32c
 import numpy as np
@@ -20,10 +23,20 @@ from antigram.pipeline.storage.chunks import (
 )
 from antigram.pipeline.storage.durable import atomic_file
 from antigram.pipeline.storage.folder import Folder
+from antigram.pipeline.storage.hashing import digest, digest_of_list
 from antigram.pipeline.storage.journal import Journal
 from antigram.pipeline.storage.manifest import create_arrays, create_group, write_manifest
 from tests.support.files import flip
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from antigram.pipeline.storage.journal import Journal
+journal = Journal(Path(sys.argv[1]), flush_s=3600)
+for n in range(5):
+    journal.append({"n": n})
+os.kill(os.getpid(), 9)
+"""
 SPECS = {
     "exact": ArraySpec("features", (8, 3, 5), "float32", 4),
     "padded": ArraySpec("features", (9, 3, 5), "float32", 4),
@@ -188,3 +201,16 @@ def test_a_journal_ends_at_the_first_line_that_is_not_as_written(tmp_path):
         flip(path, len(path.read_bytes().splitlines(keepends=True)[0]) + byte)
         with Journal(path) as journal:
             assert list(journal) == ENTRIES[:1], byte
+
+
+def test_entries_that_wait_to_be_flushed_survive_a_kill(tmp_path):
+    path = tmp_path / "j"
+    command = [sys.executable, "-c", KILLED, str(path)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert Journal.read(path) == [{"n": n} for n in range(5)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 999, 1_000, 1_001, 2_500])
+def test_the_digest_of_a_list_is_that_of_its_json(count):
+    values = [{"b": f"é{n}", "a": [n, None]} for n in range(count)]
+    assert digest_of_list(iter(values)) == digest(values)

@@ -12,24 +12,23 @@ from tests.support.stores import Stopped, prepare_gsc, stop_at
 
 ROW = ["", 1.0, 1.0, False, -1, None, 0.0, 1.0]
 SOURCE = ["one/a.wav", 32_044, 1, 7, False]
-BLOCK = {"index": 0, "rows": 4, "crc32c": 7}
-CHUNK = {"chunk": 0, "rows": 4, "identity": "x", "spent": [], "written": {}}
+BLOCK = {"block": 0, "rows": [ROW] * 4, "sources": []}
+CHUNK = {"chunk": 0, "rows": 4, "identity": "x", "written": {}}
 GARBAGE: dict[str, list[Any]] = {
-    "raw.jsonl": [
+    "sums.jsonl": [
         {},
         {"block": 7, "rows": []},
-        {"block": BLOCK},
-        {"block": {**BLOCK, "more": 1}, "rows": [ROW] * 4, "sources": []},
-        {"block": {**BLOCK, "index": 10**30}, "rows": [ROW] * 4, "sources": []},
-        {"block": {**BLOCK, "index": -1}, "rows": [ROW] * 4, "sources": []},
-        {"block": {**BLOCK, "crc32c": None}, "rows": [ROW] * 4, "sources": []},
-        {"block": BLOCK, "rows": [ROW] * 3, "sources": []},
-        {"block": BLOCK, "rows": [ROW[:3]] * 4, "sources": []},
-        {"block": BLOCK, "rows": "four", "sources": []},
-        {"block": BLOCK, "rows": [ROW] * 4},
-        {"block": BLOCK, "rows": [ROW] * 4, "sources": [SOURCE[:3]]},
-        {"block": BLOCK, "rows": [ROW] * 4, "sources": [[*SOURCE[:3], "7", False]]},
-        {"block": BLOCK, "rows": [ROW] * 4, "sources": [SOURCE]},
+        {"block": 0},
+        {**BLOCK, "block": 10**30},
+        {**BLOCK, "block": -1},
+        {**BLOCK, "block": None},
+        {**BLOCK, "rows": [ROW] * 3},
+        {**BLOCK, "rows": [ROW[:3]] * 4},
+        {**BLOCK, "rows": "four"},
+        {"block": 0, "rows": [ROW] * 4},
+        {**BLOCK, "sources": [SOURCE[:3]]},
+        {**BLOCK, "sources": [[*SOURCE[:3], "7", False]]},
+        {**BLOCK, "sources": [SOURCE]},
     ],
     "chunks.jsonl": [
         {},
@@ -62,7 +61,7 @@ def test_entries_of_a_journal_that_cannot_be_understood_are_made_again(
     assert bytes_of(target) == bytes_of(clean.store.path)
 
 
-@pytest.mark.parametrize("name", ["job.json", "raw.jsonl", "chunks.jsonl"])
+@pytest.mark.parametrize("name", ["job.json", "sums.jsonl", "chunks.jsonl"])
 @pytest.mark.parametrize("content", [b"", b"\xff\0", line(b"{"), line(b"[" * 9999), None])
 def test_notes_that_are_none_are_made_again(name, content, clean, gsc_home, tmp_path):
     target, note = tmp_path / "gsc.zarr", tmp_path / ".gsc.zarr.partial" / name

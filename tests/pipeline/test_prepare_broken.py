@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.folder import Folder
+from antigram.pipeline.storage.hashing import canonical_json
 from antigram.pipeline.storage.manifest import verify_group
 from tests.support import corpus_trees
 from tests.support.files import bytes_of, names_in
@@ -185,15 +187,35 @@ def test_an_exception_before_the_swap_leaves_a_store_to_be_finished(
     assert bytes_of(target) == bytes_of(noisy.store.path)
 
 
-def test_a_raw_block_damaged_by_a_crash_is_made_again(noisy, gsc_home, noise_home, tmp_path):
+def test_a_chunk_damaged_by_a_crash_is_made_again(noisy, gsc_home, noise_home, tmp_path):
     target = tmp_path / "gsc-high.zarr"
     with pytest.raises(Stopped):
-        prepare_gsc(gsc_home, target, noise_home=noise_home, on_progress=stop_at("features", 12))
-    raw = sorted((tmp_path / ".gsc-high.zarr.partial" / "raw").glob("*.f32"))
-    raw[0].write_bytes(bytes(raw[0].stat().st_size))  # as after a power cut: the size is right
-    raw[1].unlink()
-    prepare_gsc(gsc_home, target, noise_home=noise_home)
+        prepare_gsc(gsc_home, target, noise_home=noise_home, on_progress=stop_at("normalise", 3))
+    folder = tmp_path / ".gsc-high.zarr.partial" / "store" / "features" / "c"
+    chunks = sorted(folder.glob("*/0/0"))
+    chunks[0].write_bytes(bytes(chunks[0].stat().st_size))  # as after a power cut
+    chunks[1].unlink()
+    assert prepare_gsc(gsc_home, target, noise_home=noise_home).computed == 0
     assert bytes_of(target) == bytes_of(noisy.store.path)
+
+
+def test_unfinished_work_of_an_earlier_version_is_done_again(clean, gsc_home, tmp_path):
+    partial = tmp_path / ".gsc.zarr.partial"
+    with pytest.raises(Stopped):
+        prepare_gsc(gsc_home, tmp_path / "gsc.zarr", on_progress=stop_at("features", 8))
+    note = json.loads((partial / "job.json").read_text())
+    del note["files"]  # as it was when raw blocks lay on disk
+    (partial / "job.json").write_text(canonical_json(note))
+    (partial / "raw").mkdir()
+    (partial / "raw" / "00000000.f32").write_bytes(bytes(100))
+    seen = []
+    computed = prepare_gsc(
+        gsc_home,
+        tmp_path / "gsc.zarr",
+        on_progress=lambda *_: seen.append((partial / "raw").exists()),
+    ).computed
+    assert (computed, seen[-1]) == (24, False)
+    assert bytes_of(tmp_path / "gsc.zarr") == bytes_of(clean.store.path)
 
 
 def test_what_another_recipe_left_unfinished_is_not_used(clean, gsc_home, noise_home, tmp_path):
