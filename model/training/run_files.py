@@ -94,6 +94,7 @@ class RunFiles:
     def begin(self) -> None:
         """Create the folder of a new run, with its config.json."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.clear_leftovers()  # of a process that was killed before it had written config.json
         for name in ("metrics.jsonl", "best.pt"):  # these are left if the first epoch was killed
             (self.folder / name).unlink(missing_ok=True)
         self.settings = {"format": "antigram/run", "format_version": VERSION, **self.settings}
