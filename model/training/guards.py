@@ -113,8 +113,8 @@ def _listed(names: Sequence[str], most: int) -> str:
 class LossGuard:
     """Stops a training whose loss is not finite, with an error that names the cause.
 
-    Losses on a GPU are checked every few steps only, so the segments since the last check are
-    remembered.
+    Losses on a GPU are checked every few steps only, and those of a validation at its end, so the
+    segments since the last check are remembered.
 
     Args:
         store: features.
@@ -137,11 +137,12 @@ class LossGuard:
         """Remember the segments of a batch until the next `check`."""
         self._batches.append(segments)
 
-    def check(self, loss: Tensor, epoch: int, when: str, advice: str = _DIVERGED) -> None:
-        """Raise if the loss of the batch that was added last is not finite.
+    def check(self, losses: Tensor, epoch: int, when: str, advice: str = _DIVERGED) -> None:
+        """Raise if any of the last losses is not finite; the message names the first such batch.
 
         Args:
-            loss: the loss, a scalar.
+            losses: ``(batch,)`` losses of the batches that were added last; or a scalar, the loss
+                of the very last.
             epoch: counted from 1; decides the view of cached rows. 0 outside training.
             when: epoch and step, for the message.
             advice: what to do, at the end of the message.
@@ -152,14 +153,17 @@ class LossGuard:
             InputError: the loss is not finite, but the stored data are.
         """
         batches, self._batches = self._batches, []
-        if torch.isfinite(loss):
+        finite = torch.isfinite(losses := losses.detach().reshape(-1))
+        if finite.all():
             return
+        first = int((~finite).nonzero()[0])
+        del batches[len(batches) - len(losses) + first + 1 :]
         self._look()
         for segments in batches:
             self._check_stored(segments, epoch)
         ids = [self._store.clip_ids[i] for i in batches[-1].tolist()]
         raise InputError(
-            f"{when}: the loss is {loss.item()} with `lr={self._lr:g}`, at the segments "
+            f"{when}: the loss is {losses[first].item()} with `lr={self._lr:g}`, at the segments "
             f"{_listed(ids, _MOST_SEGMENTS)}. {advice}"
         )
 

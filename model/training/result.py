@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from antigram.model.nets.backbone import Backbone
 from antigram.model.training.checkpoint import SHUFFLED, Checkpoint
@@ -108,16 +109,16 @@ def baselines_of(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def checkpoint_of(
-    net: Backbone,
+    weights: Mapping[str, Tensor],
     store: FeatureStore,
     config: TrainConfig,
     run: Path,
     scores: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Checkpoint:
-    """Return a checkpoint of a network with its current weights.
+    """Return the checkpoint of a network.
 
     Args:
-        net: network.
+        weights: state dict of the network; tensors that are in host memory are not copied.
         store: features and labels that it was trained on, with their preprocessing.
         config: settings of the training.
         run: the run's folder.
@@ -128,7 +129,7 @@ def checkpoint_of(
         arch=config.arch,
         task=config.task,
         classes=store.classes[config.task],
-        state_dict={name: tensor.detach().cpu() for name, tensor in net.state_dict().items()},
+        state_dict={name: tensor.detach().cpu() for name, tensor in weights.items()},
         recipe=store.recipe,
         mean=store.mean,
         std=store.std,

@@ -12,7 +12,7 @@ import torch
 
 from antigram.model.loss.domains import DomainLoss
 from antigram.model.nets.backbone import Backbone
-from antigram.model.training.checkpoint import load_tensors, write_tensors
+from antigram.model.training.checkpoint import load_tensors
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.distributed import DistributedContext
 from antigram.model.training.run_files import CONFIG, DRAWN, ENDS, RunFiles
@@ -72,16 +72,15 @@ class State:
         self.best_epoch, self.best_loss = self.epoch, loss
         return True
 
-    def save(
-        self,
-        files: RunFiles,
-        net: Backbone,
-        adam: torch.optim.Adam,
-        domain_loss: DomainLoss | None = None,
-    ) -> None:
-        """Write last.pt, from which the run can be resumed."""
+    def content(
+        self, net: Backbone, adam: torch.optim.Adam, domain_loss: DomainLoss | None = None
+    ) -> dict[str, Any]:
+        """Return the content of last.pt, from which the run can be resumed.
+
+        Its tensors are those of the network and the optimiser, which change with the next step.
+        """
         device = next(net.parameters()).device
-        content = {
+        content: dict[str, Any] = {
             **FORMAT,
             **asdict(self),
             "model": net.state_dict(),
@@ -93,7 +92,7 @@ class State:
         }
         if domain_loss is not None:
             content["domain_loss"] = domain_loss.state_dict()
-        files.write(LAST, lambda file: write_tensors(file, content))
+        return content
 
 
 @dataclass(slots=True)
@@ -116,12 +115,15 @@ class Start:
     result: dict[str, Any] | None = None
     note: str = ""
 
-    def log(self, entry: Mapping[str, Any]) -> None:
-        """Add an entry to metrics.jsonl; entries of this epoch and of later epochs are replaced."""
+    def log(self, entry: Mapping[str, Any]) -> bytes:
+        """Add an entry, which replaces those of this and of later epochs.
+
+        Returns:
+            The content of metrics.jsonl.
+        """
         earlier = [old for old in self.entries if old["epoch"] < entry["epoch"]]
         self.entries = [*earlier, dict(entry)]
-        text = "".join(json.dumps(line) + "\n" for line in self.entries)
-        self.files.write_bytes(METRICS, text.encode())
+        return "".join(json.dumps(line) + "\n" for line in self.entries).encode()
 
 
 def start(

@@ -14,8 +14,10 @@ This module does not import torch.
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,6 +51,7 @@ FORMAT = {"format": "antigram/run-manifest", "format_version": 1}
 ENDS = ("epochs", "patience")  # settings that end a training, without effect on earlier epochs
 _EVENTS = "events.out.tfevents.*"
 _AT_ONCE = 16 << 20  # bytes
+_PART = 4 << 20  # bytes; a checksum holds Python's lock, and other threads wait for it
 
 _State = dict[str, int] | None  # bytes and crc32c; None: missing
 
@@ -63,10 +66,12 @@ class _Summed:
 
     def write(self, data: Any, /) -> int:  # noqa: ANN401 - see `Sink`
         view = memoryview(data).cast("B")
-        if view.nbytes:
-            self.crc32c = crc32c(np.frombuffer(view, np.uint8), self.crc32c)
+        for start in range(0, view.nbytes, _PART):
+            part = view[start : start + _PART]
+            self.crc32c = crc32c(np.frombuffer(part, np.uint8), self.crc32c)
+            self.file.write(part)
         self.bytes += view.nbytes
-        return self.file.write(view)
+        return view.nbytes
 
     def flush(self) -> None:
         self.file.flush()
@@ -77,7 +82,7 @@ class _Summed:
 
 @dataclass(slots=True)
 class RunFiles:
-    """Files of a run; a single process may write them.
+    """Files of a run; a single process may write them, with one thread at a time.
 
     Attributes:
         folder: the run's folder.
@@ -183,11 +188,29 @@ class RunFiles:
             name: name of the file.
             write: called with the open file.
         """
-        with atomic_file(self.folder / name) as file:
-            summed = _Summed(file)
-            write(summed)
-            self._announce(name, summed.state())
-        self._states[name] = [summed.state()]
+        self.write_all({name: write})
+
+    def write_all(self, contents: Mapping[str, Callable[[Sink], object]]) -> None:
+        """Write files, each atomically, and record their states in the manifest.
+
+        All are written and flushed before the first of them is renamed, so that a process that is
+        killed hardly ever leaves some of them new and others old.
+
+        Args:
+            contents: for each file, by name, what `write` takes; they are renamed in this order.
+        """
+        states: dict[str, _State] = {}
+        with ExitStack() as stack:
+            for name, write in reversed(list(contents.items())):  # the last opened is renamed first
+                file = stack.enter_context(atomic_file(self.folder / name))
+                summed = _Summed(file)
+                write(summed)
+                states[name] = summed.state()
+                if len(contents) > 1:
+                    file.flush()
+                    os.fsync(file.fileno())
+            self._announce(states)
+        self._states |= {name: [state] for name, state in states.items()}
         self._write_manifest()
 
     def write_bytes(self, name: str, content: bytes) -> None:
@@ -202,7 +225,7 @@ class RunFiles:
         """Delete files; a file that does not exist is ignored."""
         for name in names:
             if name in self:
-                self._announce(name, None)
+                self._announce({name: None})
                 (self.folder / name).unlink(missing_ok=True)
             self._states.pop(name, None)
         self._write_manifest()
@@ -231,9 +254,10 @@ class RunFiles:
             if not path.is_dir():
                 yield Problem(path, "unknown file: this run did not write it")
 
-    def _announce(self, name: str, state: _State) -> None:
-        """Add a state to the manifest, before the file is changed to it."""
-        self._states[name] = [*self._states.get(name, [None]), state]
+    def _announce(self, states: Mapping[str, _State]) -> None:
+        """Add states to the manifest, before the files are changed to them."""
+        for name, state in states.items():
+            self._states[name] = [*self._states.get(name, [None]), state]
         self._write_manifest()
 
     def _write_manifest(self) -> None:

@@ -17,7 +17,8 @@ from antigram.model.loss.sources import GramSource, Sources
 from antigram.model.nets.backbone import Backbone
 from antigram.model.training.at_effect import Effect, Table, effect_note
 from antigram.model.training.batches import Batches
-from antigram.model.training.checkpoint import Checkpoint, load_tensors, write_tensors
+from antigram.model.training.checkpoint import load_tensors, write_tensors
+from antigram.model.training.checkpoint_writer import CheckpointWriter
 from antigram.model.training.class_weights import balanced_weights, weights_note
 from antigram.model.training.config import TrainConfig
 from antigram.model.training.distributed import DistributedContext
@@ -82,8 +83,8 @@ def train(
         distributed: rank and world size; by default from torchrun's environment. Each rank takes
             its share of every batch.
         keep_resume: whether to keep last.pt when the run ends, so that epochs can be added later.
-        save_every_s: least number of seconds between two writes of last.pt; more if a write is
-            slow.
+        save_every_s: least number of seconds between two writes of last.pt within an epoch. Writes
+            take at most a twentieth of the time, so they are less frequent if they are slow.
         device_memory: bytes of GPU memory that data may take; by default half of the free memory.
         on_message: called with a line for each note and warning.
 
@@ -183,96 +184,99 @@ def train(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     effect = Effect(sources, device, state.effect, leads=distributed.leads)
-    validate = partial(_validate, step, batches, rows["validation"], guard, effect, distributed)
+    validate = partial(
+        _validate, step, batches, rows["validation"], limiter, guard, effect, distributed
+    )
     if sources and not state.step:
         effect.begin(validate("before the first step", UNTRAINED)[1])
 
-    while not state.over(config):
-        held.look()
-        epoch_start = saved = time.perf_counter()
-        save_took = 0.0
-        net.train()
-        sums = Sums(step.names, device, step.measures)
-        if state.done:  # resumed in the middle of an epoch
-            sums.restore(state.sums)
-        else:
-            state.epoch += 1
-            started.streams.begin_epoch(state.epoch, distributed.rank, distributed.size)
-        order = started.streams.order(rows["train"], state.epoch)
-        mark, since = epoch_start, 0
-        remaining = order[state.done * config.batch_clips :]
-        for batch in batches.passes(remaining, state.epoch):
-            last = state.done + 1 == steps_in_epoch or state.step + 1 == config.max_steps
-            if domain_loss is not None:
-                domain_loss.begin(state.step)
-            loss = step(batch, sums, effect.gradients(first=not state.done, last=last))
-            guard.add(batch.clips)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if config.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(trainable, config.clip_norm)
-            schedule.begin_step(state.step)
-            adam.step()
-            adam.zero_grad(set_to_none=True)  # frees gradients before the next batch's activations
-            limiter.wait()
-            state.step += 1
-            state.done += 1
-            since += 1
-            if last or state.done % 10 == 0 or device.type == "cpu":
-                # This waits for all queued steps of a GPU, so that the time below covers them.
-                guard.check(loss, state.epoch, f"epoch {state.epoch}, step {state.done}")
-                now = time.perf_counter()
-                times += [(now - mark) / since] * since
-                mark, since = now, 0
-                on_progress(
-                    state.epoch,
-                    state.done,
-                    steps_in_epoch,
-                    {
-                        "loss": loss.item(),
-                        "clips_per_second": config.batch_clips / statistics.median(times[-50:]),
-                        "data_wait": batches.wait_s / (now - epoch_start),
-                        "memory_mb": memory_mb(device),
-                    },
-                )
-            if config.max_steps and state.step >= config.max_steps:
-                break
-            # Save every `save_every_s`, or less often, so that writing takes at most a twentieth of
-            # the time. last.pt lacks the sums and random numbers of other ranks, so a run of
-            # several ranks saves after each epoch only.
-            now = time.perf_counter()
-            if distributed.size == 1 and now - saved > max(save_every_s, 20 * save_took):
-                held.look()  # raises if data were overwritten, before anything is saved
-                state.sums, state.effect = sums.to_plain(), effect.to_plain()
-                state.save(files, net, adam, domain_loss)
-                saved = time.perf_counter()
-                save_took = saved - now
-                mark += save_took
-        trained_s = time.perf_counter() - epoch_start
-        waited += (wait_s := batches.wait_s)
-        worked += trained_s
-        state.done, state.sums = 0, {}
+    writer = CheckpointWriter(
+        files,
+        partial(state.content, net, adam, domain_loss),
+        partial(checkpoint_of, store=store, config=config, run=run),
+        save_every_s=save_every_s,
+        on_message=on_message,
+    )
+    with writer:
+        while not state.over(config):
+            held.look()
+            epoch_start = time.perf_counter()
+            net.train()
+            sums = Sums(step.names, device, step.measures)
+            if state.done:  # resumed in the middle of an epoch
+                sums.restore(state.sums)
+            else:
+                state.epoch += 1
+                started.streams.begin_epoch(state.epoch, distributed.rank, distributed.size)
+            order = started.streams.order(rows["train"], state.epoch)
+            mark, since = epoch_start, 0
+            remaining = order[state.done * config.batch_clips :]
+            for batch in batches.passes(remaining, state.epoch):
+                last = state.done + 1 == steps_in_epoch or state.step + 1 == config.max_steps
+                if domain_loss is not None:
+                    domain_loss.begin(state.step)
+                loss = step(batch, sums, effect.gradients(first=not state.done, last=last))
+                guard.add(batch.clips)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if config.clip_norm is not None:
+                    torch.nn.utils.clip_grad_norm_(trainable, config.clip_norm)
+                schedule.begin_step(state.step)
+                adam.step()
+                adam.zero_grad(set_to_none=True)  # so that activations can take their memory
+                limiter.wait()
+                state.step += 1
+                state.done += 1
+                since += 1
+                if last or state.done % 10 == 0 or device.type == "cpu":
+                    # This waits for all queued steps of a GPU, so that the time below covers them.
+                    guard.check(loss, state.epoch, f"epoch {state.epoch}, step {state.done}")
+                    now = time.perf_counter()
+                    times += [(now - mark) / since] * since
+                    mark, since = now, 0
+                    on_progress(
+                        state.epoch,
+                        state.done,
+                        steps_in_epoch,
+                        {
+                            "loss": loss.item(),
+                            "clips_per_second": config.batch_clips / statistics.median(times[-50:]),
+                            "data_wait": batches.wait_s / (now - epoch_start),
+                            "memory_mb": memory_mb(device),
+                        },
+                    )
+                if config.max_steps and state.step >= config.max_steps:
+                    break
+                # last.pt lacks the sums and random numbers of other ranks, so a run of several
+                # ranks saves between epochs only.
+                if distributed.leads and writer.due() and distributed.size == 1 and not last:
+                    now = time.perf_counter()
+                    held.look()  # raises if data were overwritten, before anything is saved
+                    state.sums, state.effect = sums.to_plain(), effect.to_plain()
+                    writer.save()
+                    mark += time.perf_counter() - now
+            trained_s = time.perf_counter() - epoch_start
+            waited += (wait_s := batches.wait_s)
+            worked += trained_s
+            state.done, state.sums = 0, {}
 
-        when = f"validation after epoch {state.epoch}, step {state.step} of the run"
-        losses, similarity = validate(when)
-        held.look()
-        best = state.is_best(losses["loss"])
-        entry: dict[str, Any] = {
-            "epoch": state.epoch,
-            "train": sums.means(step.weights, distributed),
-            "validation": losses,
-            "seconds": time.perf_counter() - epoch_start,
-            "data_wait_seconds": wait_s,
-            **schedule.end_epoch(state.step, losses["loss"]),
-            **effect.end_epoch(similarity, best=best),
-        }
-        state.effect, state.schedule = effect.to_plain(), schedule.to_plain()
-        if distributed.leads:
-            started.log(entry)
-            board.epoch(entry)
-            if best:
-                _write_best(files, checkpoint_of(net, store, config, run))
-            state.save(files, net, adam, domain_loss)
-            on_progress(state.epoch, steps_in_epoch, steps_in_epoch, _flat(entry))
+            when = f"validation after epoch {state.epoch}, step {state.step} of the run"
+            losses, similarity = validate(when)
+            held.look()
+            best = state.is_best(losses["loss"])
+            entry: dict[str, Any] = {
+                "epoch": state.epoch,
+                "train": sums.means(step.weights, distributed),
+                "validation": losses,
+                "seconds": time.perf_counter() - epoch_start,
+                "data_wait_seconds": wait_s,
+                **schedule.end_epoch(state.step, losses["loss"]),
+                **effect.end_epoch(similarity, best=best),
+            }
+            state.effect, state.schedule = effect.to_plain(), schedule.to_plain()
+            if distributed.leads:
+                board.epoch(entry)
+                writer.end_epoch(started.log(entry), best=best, over=state.over(config))
+                on_progress(state.epoch, steps_in_epoch, steps_in_epoch, _flat(entry))
 
     board.close()
     distributed.wait()
@@ -293,7 +297,8 @@ def train(
     notes = [judged, effect_note(effect.gradient_ratio, step.weights)]
     result["notes"] = [note for note in notes if note]
     if distributed.leads:
-        _write_best(files, checkpoint_of(net, store, config, run, worth))
+        scored = checkpoint_of(net.state_dict(), store, config, run, worth)
+        files.write(BEST, partial(write_tensors, content=scored.to_plain()))
         files.write_json(RESULT, result)
         _finish(files, result)
     for note in result["notes"]:
@@ -305,6 +310,7 @@ def _validate(
     step: Step,
     batches: Batches,
     rows: NDArray[np.int64],
+    limiter: StepLimiter,
     guard: LossGuard,
     effect: Effect,
     distributed: DistributedContext,
@@ -314,15 +320,14 @@ def _validate(
     """Return mean losses over validation, and similarities by layer and teacher."""
     step.net.eval()
     sums, probe = Sums(step.names, step.device, step.measures), effect.similarities()
+    losses = []
     with torch.no_grad():
         for batch in batches.passes(rows):
             guard.add(batch.clips)
-            guard.check(step(batch, sums, probe), 0, when, *advice)
+            losses.append(step(batch, sums, probe))
+            limiter.wait()
+    guard.check(torch.stack(losses), 0, when, *advice)  # once, as it waits for all queued steps
     return sums.means(step.weights, distributed), probe.means(distributed) if probe else {}
-
-
-def _write_best(files: RunFiles, checkpoint: Checkpoint) -> None:
-    files.write(BEST, partial(write_tensors, content=checkpoint.to_plain()))
 
 
 def _finish(files: RunFiles, result: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from antigram.model.loss.codecs import encode_rows
 from antigram.model.loss.sources import TapSpec
+from antigram.model.training.guards import LossGuard
 from antigram.model.training.student import build_student
 from antigram.model.training.train import train
 from antigram.pipeline.errors import DamagedError, InputError
@@ -85,6 +86,32 @@ def test_a_diverging_loss_is_the_users_and_names_epoch_step_rate_and_segments(ru
     assert "lower `lr`" in text
     assert "verify" not in text
     assert 1 <= sum(name in text for name in store.clip_ids) <= 13
+
+
+def test_of_several_losses_the_first_that_is_not_finite_names_its_batch(store):
+    guard = LossGuard(store, None, 0.1)
+    for batch in ([0, 1], [2, 3], [4, 5], [6, 7]):
+        guard.add(np.array(batch))
+    with pytest.raises(InputError, match=r"now: the loss is inf with") as caught:
+        guard.check(torch.tensor([1.0, torch.inf, torch.nan]), 1, "now")  # of the last three
+    assert [name for name in store.clip_ids if name in str(caught.value)] == store.clip_ids[4:6]
+    guard.add(np.array([0]))
+    guard.check(torch.tensor([2.0]), 1, "now")
+
+
+def test_a_validation_looks_at_its_losses_once(run, store, monkeypatch):
+    looked = []
+    check = LossGuard.check
+
+    def spy(self, losses, epoch, when, *advice):
+        looked.append((when, losses.numel()))
+        check(self, losses, epoch, when, *advice)
+
+    monkeypatch.setattr(LossGuard, "check", spy)
+    run(epochs=2, batch_clips=2)
+    batches = -(-len(store.rows("validation", "label")) // 2)
+    assert batches > 1
+    assert [n for when, n in looked if when.startswith("validation")] == [batches, batches]
 
 
 def test_a_stored_feature_that_is_not_finite_is_damage(run, store, monkeypatch):

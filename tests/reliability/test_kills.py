@@ -94,7 +94,8 @@ def test_a_command_killed_before_a_call_goes_on_to_the_same_bytes(name, run, tmp
         done = run(folder, *campaign.killed, place=place, where=campaign.where)
         kills += done["died"]
         if campaign.where == "command":
-            assert done["code"] == -9, done
+            # A training writes checkpoints when they are due: it may end with fewer calls.
+            assert done["code"] == (-9 if done["died"] else 0), done
         ends_well(run, folder, resumed(campaign.killed, folder))
         ends_well(run, folder, ["verify"])
         ends_well(run, folder, ["clean"])
@@ -110,7 +111,7 @@ def test_a_command_killed_before_a_call_goes_on_to_the_same_bytes(name, run, tmp
         differences=len(differing),
         leftovers=len(left),
     )
-    assert kills > 5
+    assert kills > max(5, campaign.most // 2) if campaign.where == "command" else kills > 5
     assert not differing
     assert not left
 
