@@ -67,7 +67,7 @@ _PEAK = {"NVIDIA H200": {"32": 67e12, "tf32": 494e12, "bf16": 989e12}}
 
 
 class Arm:
-    """One way to train, with its net, its optimiser and its stream of batches."""
+    """One way to train, with its net and optimiser, or another arm's, and its stream of batches."""
 
     def __init__(
         self,
@@ -77,11 +77,15 @@ class Arm:
         device: torch.device,
         device_memory: int,
         step: Callable[[Backbone], Any] | None = None,
+        shared: Arm | None = None,
     ) -> None:
         self.device = device
-        first = _student(config.arch, len(store.classes[config.task]))
-        self.net = copy.deepcopy(first).to(device).to(memory_format=torch.channels_last).train()
-        self.adam = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
+        if shared is None:
+            first = _student(config.arch, len(store.classes[config.task]))
+            self.net = copy.deepcopy(first).to(device).to(memory_format=torch.channels_last).train()
+            self.adam = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
+        else:
+            self.net, self.adam = shared.net, shared.adam
         self.step = step(self.net) if step else Step(self.net, sources, config, device)
         self.batches = Batches(
             store, config.task, sources, config.batch_clips, device, device_memory=device_memory

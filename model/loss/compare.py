@@ -33,7 +33,7 @@ from antigram.model.loss.pairwise import compared
 
 __all__ = ["compare"]
 
-_MOST_FLOATS = 2**24  # 64 MiB of temporary memory
+_MOST_FLOATS = 2**26  # 256 MiB of temporary memory
 # Added to each product of a sum. A student without activations then has similarities below 1e-29
 # instead of 0 / 0, and one whose Gram has a norm above 1e-12 is not affected.
 _TINY = 1e-37
@@ -167,7 +167,7 @@ def _is_by_positions(maps: Tensor, stacks: Sequence[Stack], similarity: Similari
 
 
 def _parts(maps: Tensor, stacks: Sequence[Stack], *, by_positions: bool) -> list[slice]:
-    """Return slices of a batch, each small enough to be compared in 64 MiB of temporary memory."""
+    """Return slices of a batch, each small enough to be compared in 256 MiB of temporary memory."""
     rows, channels = sum(stack.teachers for stack in stacks) + 1, maps.shape[1]
     positions = math.prod(maps.shape[2:])
     if by_positions:

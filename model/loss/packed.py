@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["diagonal", "forget_indices", "pack", "packed_size", "square", "unpack"]
+__all__ = ["diagonal", "forget_indices", "pack", "packed_size", "unpack"]
 
 
 def packed_size(channels: int) -> int:
@@ -34,23 +34,23 @@ def _triangle(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=64)
-def square(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the index into the packed row, and the factor, of each entry of the square matrix.
+def _square(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the index into the packed row of each entry of the square matrix, and a factor.
 
-    The factor is 1 on the diagonal and 1/sqrt(2) elsewhere.
+    The factor is that of each entry of the packed row: 1 on the diagonal and 1/sqrt(2) elsewhere.
     """
     index, scale = _triangle(channels, device)
     packed_index = torch.empty(channels * channels, dtype=torch.long, device=device)
     packed_index[index] = torch.arange(index.numel(), device=device)
     square = packed_index.view(channels, channels)
     packed_index = torch.triu(square) + torch.triu(square, 1).mT
-    return packed_index.flatten(), 1 / scale[packed_index.flatten()]
+    return packed_index.flatten(), 1 / scale
 
 
 def forget_indices() -> None:
     """Free the index tables that are kept between calls."""
     _triangle.cache_clear()
-    square.cache_clear()
+    _square.cache_clear()
     diagonal.cache_clear()
 
 
@@ -63,7 +63,15 @@ def pack(matrices: Tensor) -> Tensor:
     return matrices.flatten(1).index_select(1, index) * scale
 
 
-def unpack(rows: Tensor, channels: int) -> Tensor:
-    """Unpack ``(batch, C(C+1)/2)`` rows into symmetric ``(batch, C, C)`` float32 matrices."""
-    packed_index, scale = square(channels, rows.device)
-    return (rows.float().index_select(1, packed_index) * scale).view(-1, channels, channels)
+def unpack(rows: Tensor, channels: int, *, out: Tensor | None = None) -> Tensor:
+    """Unpack ``(batch, C(C+1)/2)`` rows into symmetric ``(batch, C, C)`` float32 matrices.
+
+    Args:
+        rows: packed rows of any dtype.
+        channels: C.
+        out: ``(batch, C * C)`` float32, to write the matrices to.
+    """
+    index, scale = _square(channels, rows.device)
+    # On a CPU, selecting from two axes of float32 is several times as fast as from any other input.
+    matrices = torch.index_select(rows * scale, 1, index, out=out)
+    return matrices.view(-1, channels, channels)

@@ -254,7 +254,7 @@ def test_a_row_stands_for_the_gram_divided_by_its_norm(codec, pair):
         assert float(rows.row_norm[clip]) == pytest.approx(np.linalg.norm(got), rel=1e-5)
 
 
-def test_the_exact_codec_is_the_smaller():
+def test_the_exact_codec_is_the_smaller_but_for_a_tenth():
     taken = set()
     for channels in range(1, 30):
         for positions in range(1, 30):
@@ -262,8 +262,8 @@ def test_the_exact_codec_is_the_smaller():
             sizes = {
                 name: np.prod(row_shape(name, channels, positions)) for name in ("packed", "factor")
             }
-            assert sizes[codec] == min(sizes.values())
-            assert (codec == "factor") == (channels * positions < packed_size(channels))
+            assert 0.9 * sizes[codec] <= min(sizes.values())
+            assert (codec == "factor") == (channels * positions <= 0.9 * packed_size(channels))
             taken.add(codec)
     assert taken == {"packed", "factor"}
     assert exact_codec("mean", 512, 1) == "map"

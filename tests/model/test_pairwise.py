@@ -129,7 +129,7 @@ def test_a_factor_is_stored_as_the_centred_maps_over_the_root_of_their_norm(rng)
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
 
 
-def test_auto_takes_the_smaller_form():
+def test_auto_takes_the_smaller_form_but_for_a_tenth():
     for channels in (1, 8, 27, 28, 29, 64, 512):
         for positions in (1, 9, 56, 256):
             sizes = {
@@ -137,7 +137,7 @@ def test_auto_takes_the_smaller_form():
                 "packed": packed_size(positions),
             }
             codec = exact_codec("pairwise", channels, positions)
-            assert sizes[codec] == min(sizes.values())
+            assert 0.9 * sizes[codec] <= min(sizes.values())
 
 
 def test_the_default_grid_has_at_most_16_positions_along_an_axis():
