@@ -135,7 +135,8 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 )
 @flag_option(
     "--check-sources",
-    help="Read all recordings of an existing store, to find edits that kept size and time.",
+    help="Read an existing store (if above 8 GB, else always) and its recordings completely, to "
+    "find edits that kept size and time.",
 )
 @option("--name", help="Name of the store (default: corpus plus non-default options).")
 @option("--labels", help="folder, manifest: label columns or fields, like mood,singer.")
@@ -221,10 +222,11 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 @seed_option(help="Seed of the views.")
 @batch_option(default=32)
 @device_option
+@flag_option("--check-all", help="Read every byte of existing layers, even of those above 8 GB.")
 @flag_option("--dry-run", help="Estimate size, time and break-even; build nothing.")
 @option("--name", help="Name of the cache (default: STORE--CKPT or STORE--TEACHER).")
 @common_options
-def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
+def cache_grams(common: Context, dry_run: bool, check_all: bool, **options: Any) -> None:
     """Run a teacher, CKPT or TEACHER, over a store once, and store its Gram matrices."""
     from antigram.studies.caching import cache_grams as run
     from antigram.studies.caching import estimate_grams
@@ -235,7 +237,7 @@ def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
         common.answer(found, estimate_text(found))
         return
     with common.progress() as shown:
-        built = run(common.workspace, **options, **shown)
+        built = run(common.workspace, **options, check_all=check_all, **shown)
     if not built.computed:
         common.on_message(f"{built.path.stem}: already there, with these keys; nothing to do")
     content = built.to_json()
@@ -356,6 +358,7 @@ def train(common: Context, device_memory: float | None, print_config: bool, **op
 
 @app.command()
 @argument("names", nargs=-1)
+@option("--sample", type=COUNT, help="Read N chunks of each store and layer, and sizes of all.")
 @option("--recompute", type=COUNT, help="Recompute this many segments with the teacher.")
 @ckpt_option(help="The teacher, for --recompute.")
 @teacher_options

@@ -47,9 +47,9 @@ from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import (
     create_arrays,
     create_group,
-    verify_group,
     write_manifest,
 )
+from antigram.pipeline.storage.verification import verify_group
 from benchmarks.record import save, warm_memory
 
 BATCH = 13

@@ -31,8 +31,8 @@ from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.execution.process import versions
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.files import size_text
-from antigram.pipeline.storage.manifest import verify_group
 from antigram.pipeline.storage.publish import discard, recover, work_folder
+from antigram.pipeline.storage.verification import is_unchanged
 from antigram.pipeline.workspace import locked
 
 __all__ = ["Built", "build_cache"]
@@ -82,6 +82,7 @@ def build_cache(
     device: torch.device,
     on_progress: OnProgress = lambda *_: None,
     distributed: DistributedContext | None = None,
+    check_all: bool = False,
 ) -> Built:
     """Build the layers of a cache that are missing, damaged, or whose key differs from the plan's.
 
@@ -99,6 +100,8 @@ def build_cache(
         on_progress: called with the name of the stage, the segments done so far and the total.
         distributed: rank and world size; taken from torchrun's environment by default. Each rank
             builds its own chunks, and all ranks must call this function.
+        check_all: read every chunk of an existing layer; by default, chunks of a layer larger than
+            8 GB are looked up with their sizes, and only some of them are read.
 
     Raises:
         InputError: there is too little free disk space, or another process is building ``target``.
@@ -116,7 +119,7 @@ def build_cache(
             recover(target)
         distributed.wait()
         existing, replaces = _existing_layers(target, store, teacher)
-        missing = _missing(plans, existing)
+        missing = _missing(plans, existing, check_all=check_all)
         computed = 0
         partial = work_folder(target)
         if missing:
@@ -136,7 +139,7 @@ def build_cache(
 
 
 def _missing(
-    plans: Mapping[Layer, LayerPlan], existing: Mapping[Layer, CacheLayer]
+    plans: Mapping[Layer, LayerPlan], existing: Mapping[Layer, CacheLayer], *, check_all: bool
 ) -> dict[Layer, LayerPlan]:
     """Return the plans of layers that are missing or damaged; a damaged layer keeps its rank."""
     missing = {}
@@ -144,7 +147,7 @@ def _missing(
         layer = existing.get(number)
         if layer is None or layer.key != plan.key:
             missing[number] = plan
-        elif any(verify_group(layer.group, content=False)):
+        elif not is_unchanged(layer.group, check_all=check_all):
             missing[number] = replace(plan, rank=_rank(layer), pilot=layer.pilot)
     return missing
 

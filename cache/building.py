@@ -51,6 +51,7 @@ def build_cache(
     device: torch.device,
     on_progress: OnProgress = ...,
     distributed: DistributedContext | None = ...,
+    check_all: bool = ...,
 ) -> Built: ...
 
 

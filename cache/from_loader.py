@@ -32,8 +32,8 @@ from antigram.pipeline.choices import check_choice
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.execution.process import versions
 from antigram.pipeline.storage.hashing import digest
-from antigram.pipeline.storage.manifest import verify_group
 from antigram.pipeline.storage.publish import discard, recover, work_folder
+from antigram.pipeline.storage.verification import verify_group
 from antigram.pipeline.workspace import locked
 
 __all__ = ["build_from_loader"]

@@ -211,6 +211,7 @@ def cache_grams(
     *,
     batch_clips: int = 32,
     device: str = "auto",
+    check_all: bool = False,
     on_progress: OnProgress = lambda *_: None,
     on_message: OnMessage = lambda _: None,
     **arguments: Any,  # noqa: ANN401 - as `plan_cache` declares them
@@ -223,6 +224,8 @@ def cache_grams(
         layers: numbers of a VGG's convolution layers, names of modules, or ``all``.
         batch_clips: segments in a batch.
         device: device of the teacher, such as ``cpu`` or ``auto``.
+        check_all: read every byte of existing layers, even of those larger than 8 GB: see
+            `cache.build.build_cache`.
         on_progress: called with the name of a stage, the amount done, and the total.
         on_message: called with a line of text for each default that was chosen.
         arguments: further arguments of `plan_cache`.
@@ -247,6 +250,7 @@ def cache_grams(
             device=distributed.device(torch_device),
             on_progress=on_progress if distributed.leads else lambda *_: None,
             distributed=distributed,
+            check_all=check_all,
         )
 
 

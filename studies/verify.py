@@ -19,9 +19,10 @@ from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.features.store import FeatureStore, is_fold
 from antigram.pipeline.storage.archive import SUFFIXES, verify_archive
 from antigram.pipeline.storage.exchange import verify_export
-from antigram.pipeline.storage.manifest import DOCUMENT, LAYER_GROUP, Problem, verify_group
+from antigram.pipeline.storage.manifest import DOCUMENT, LAYER_GROUP, Problem
 from antigram.pipeline.storage.opening import is_exported, open_backend
 from antigram.pipeline.storage.root import has_parts
+from antigram.pipeline.storage.verification import verify_group
 from antigram.pipeline.workspace import Workspace
 
 __all__ = [
@@ -37,6 +38,9 @@ __all__ = [
 ]
 
 
+_SAMPLED = "all metadata, the size of every chunk, and up to {} chunks, drawn at random"
+
+
 @dataclass(frozen=True, slots=True)
 class Verified:
     """A verified path, its kind, and its problems; ``problems`` is empty if it is intact."""
@@ -44,11 +48,14 @@ class Verified:
     path: Path
     kind: str  # a result of `kind_of`
     problems: Sequence[Problem]
+    sample: int | None = None  # chunks that were read of each group; None: all
 
     def line(self) -> str:
         """Return a line of text with the number of problems, or the progress of an intact run."""
         state = f"; {run_state(self.path)}" if self.kind == "run" and not self.problems else ""
         worth = f"{len(self.problems)} problems" if self.problems else "intact"
+        if self.sample is not None:
+            state = f" as far as it was read: {_SAMPLED.format(self.sample)}"
         return f"{self.kind} {self.path}: {worth}{state}"
 
 
@@ -85,12 +92,14 @@ def check_kind(path: Path) -> None:
         raise InputError(f"{path}: no store, cache or run there; `antigram status` lists what is")
 
 
-def verify(path: Path, stores: Sequence[Path] = ()) -> list[Problem]:
+def verify(path: Path, stores: Sequence[Path] = (), *, sample: int | None = None) -> list[Problem]:
     """Read every byte of a store, cache, run, ``FILE.pt`` or ``FILE.h5``, and check it.
 
     Args:
         path: path to check.
         stores: feature stores that a cache may have been made from.
+        sample: of a store, and of each layer of a cache, read only this many chunks, drawn at
+            random, beside all metadata and the sizes of all chunks. By default all are read.
 
     Returns:
         Damaged, missing and stale parts; empty if the path is intact.
@@ -99,27 +108,28 @@ def verify(path: Path, stores: Sequence[Path] = ()) -> list[Problem]:
         InputError: the path is no store, cache, run, export or checkpoint.
     """
     check_kind(path)
-    return _problems(path, stores)
+    return _problems(path, stores, sample)
 
 
-def _problems(path: Path, stores: Sequence[Path]) -> list[Problem]:
+def _problems(path: Path, stores: Sequence[Path], sample: int | None) -> list[Problem]:
     match kind_of(path):
         case "run":
             return list(verify_run(path))
         case "cache":
-            return list(verify_cache(path, stores))
+            return list(verify_cache(path, stores, sample))
         case "export":
             return list(verify_export(path))
         case "checkpoint":
             return list(verify_archive(path))
         case _:
-            return list(verify_store(path))
+            return list(verify_store(path, sample))
 
 
 def verify_named(
     workspace: Workspace,
     names: Sequence[str] = (),
     *,
+    sample: int | None = None,
     recompute: int | None = None,
     ckpt: Path | None = None,
     data: str | None = None,
@@ -137,6 +147,9 @@ def verify_named(
         workspace: holds the stores, caches and runs.
         names: names or paths of stores, caches and runs, or paths of ``FILE.pt`` and ``FILE.h5``;
             default: all stores, caches and runs of the workspace.
+        sample: of each store, and of each layer of a cache, read only this many chunks, drawn at
+            random, beside all metadata and the sizes of all chunks; runs and files are read
+            completely. By default everything is read.
         recompute: number of segments of each intact cache to recompute and compare.
         ckpt: checkpoint of the teacher, for ``recompute``.
         data: name of the store, for ``recompute``; default: the cache's store.
@@ -163,11 +176,12 @@ def verify_named(
     stores = workspace.members(workspace.features)
     results: list[Verified] = []
     for path in _with_stores(_chosen(workspace, names)):
-        kind, problems = kind_of(path), _problems(path, stores)
+        kind, problems = kind_of(path), _problems(path, stores, sample)
         if kind == "cache" and recompute and not problems:
             named = _Named(ckpt, teacher, source, noise_source)
             problems = _recomputed(workspace, path, recompute, named, data, device, on_message)
-        results.append(Verified(path, kind, problems))
+        sampled = sample if kind in ("store", "cache") else None
+        results.append(Verified(path, kind, problems, sampled))
         on_verified(results[-1])
     return results
 
@@ -179,6 +193,7 @@ def verified_json(results: Sequence[Verified]) -> dict[str, Any]:
         "ok": not problems,
         "problems": [{"path": str(p.path), "problem": p.problem} for p in problems],
         "checked": [str(verified.path) for verified in results],
+        "sampled": {str(v.path): v.sample for v in results if v.sample is not None},
     }
 
 
@@ -257,28 +272,32 @@ def _recomputed(
     return list(recompute(path, store, teacher, clips, named_device(device)))
 
 
-def verify_store(path: Path) -> Iterator[Problem]:
-    """Yield the problems of a feature store."""
-    problems = list(verify_group(open_backend(path)))
+def verify_store(path: Path, sample: int | None = None) -> Iterator[Problem]:
+    """Yield the problems of a feature store; ``sample`` as for `verify`."""
+    problems = list(verify_group(open_backend(path), sample=sample))
     yield from problems
     if not problems:
         try:
             store = FeatureStore(path)  # compares the fingerprint with recipe and content
-            _ = store.sources
-            for label in store.classes:
-                store.read_index(label)
+            if sample is None:
+                _ = store.sources
+                for label in store.classes:
+                    store.read_index(label)
         except (InputError, StoredDataError) as error:
             yield _problem(path, error)
 
 
-def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
+def verify_cache(
+    path: Path, stores: Sequence[Path], sample: int | None = None
+) -> Iterator[Problem]:
     """Yield the problems of a Gram cache, which is stale if it fits none of the stores.
 
     Args:
         path: path of the cache.
         stores: feature stores that it may have been made from.
+        sample: as for `verify`.
     """
-    problems_of_root = list(verify_group(open_backend(path)))
+    problems_of_root = list(verify_group(open_backend(path), sample=sample))
     yield from problems_of_root
     try:
         root = open_root(path)
@@ -292,7 +311,7 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
     clips = dict(_clips(stores))
     fits = root["features"] in clips or root.get("source") == BATCHES
     try:
-        ids = read_ids(open_backend(path), path)
+        ids = None if sample is not None else read_ids(open_backend(path), path)
     except StoredDataError as error:
         ids = None
         if not problems_of_root:
@@ -303,7 +322,7 @@ def verify_cache(path: Path, stores: Sequence[Path]) -> Iterator[Problem]:
             yield Problem(path / layer_name(layer), "missing")
     for number in numbers:
         folder = path / layer_name(number)
-        problems = list(verify_group(open_backend(folder)))
+        problems = list(verify_group(open_backend(folder), sample=sample))
         yield from problems
         if not problems:
             try:

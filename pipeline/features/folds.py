@@ -33,10 +33,10 @@ from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import (
     create_arrays,
     create_group,
-    verify_group,
     write_manifest,
 )
 from antigram.pipeline.storage.publish import discard, publish, recover, work_folder
+from antigram.pipeline.storage.verification import verify_group
 from antigram.pipeline.workspace import is_locked, locked, plain_name
 
 __all__ = ["make_folds", "make_teacher_view"]

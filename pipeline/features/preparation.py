@@ -54,8 +54,8 @@ from antigram.pipeline.storage.durable import flush_filesystem, write_text
 from antigram.pipeline.storage.files import size_of, size_text
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.hashing import canonical_json
-from antigram.pipeline.storage.manifest import verify_group
 from antigram.pipeline.storage.publish import discard, publish, recover, work_folder
+from antigram.pipeline.storage.verification import is_unchanged
 from antigram.pipeline.table import csv_table
 from antigram.pipeline.workspace import locked
 
@@ -176,7 +176,8 @@ def prepare(
             processes take besides does not grow with the corpus, but for lists of its segments.
         max_rejected: largest number of unusable recordings and segments; with more of them, no
             store is published.
-        check_all: compare all recordings with their checksums, even if size and time are unchanged.
+        check_all: compare all recordings with their checksums, even if size and time are unchanged,
+            and read every chunk of an existing store, even if it is larger than 8 GB.
         on_progress: called with a stage, the units done and the units in total.
         on_message: called with lines for the user: choices of the adapter, and edited recordings.
 
@@ -215,7 +216,7 @@ def prepare(
         )
         for note in listing.notes:
             job.on_message(note)
-        if (existing := _up_to_date(target, recipe, listing)) is not None:
+        if (existing := _up_to_date(job, listing)) is not None:
             checked = _check_sources(job, listing, existing)
             if not checked.changed:
                 seconds = time.perf_counter() - begun
@@ -346,18 +347,19 @@ def _fill(
     return fingerprint, sources, computed
 
 
-def _up_to_date(target: Path, recipe: Recipe, listing: Listing) -> FeatureStore | None:
+def _up_to_date(job: _Job, listing: Listing) -> FeatureStore | None:
     """Return the existing store if its recipe and its corpus are the same, else None."""
+    target = job.target
     if not target.exists():
         return None
     try:
         store = FeatureStore(target)
     except (InputError, StoredDataError):
         return None  # damaged or foreign: it is replaced when the new store is complete
-    same = store.recipe == recipe and store.root.get("listing") == listing.identity
+    same = store.recipe == job.recipe and store.root.get("listing") == listing.identity
     same = same and store.main_label == listing.main  # columns may have been reordered
     # The metadata is checked, as it decides that the store is up to date.
-    return store if same and not any(verify_group(Folder(target), content=False)) else None
+    return store if same and is_unchanged(Folder(target), check_all=job.check_all) else None
 
 
 def _report_changes(

@@ -24,12 +24,12 @@ from antigram.pipeline.storage.manifest import (
     Problem,
     inner_groups,
     read_manifest,
-    verify_group,
 )
 from antigram.pipeline.storage.mapped import MappedArray
 from antigram.pipeline.storage.opening import is_exported
 from antigram.pipeline.storage.publish import check_goal, discard, publish, recover, work_folder
 from antigram.pipeline.storage.root import has_parts
+from antigram.pipeline.storage.verification import verify_group
 
 __all__ = ["export_file", "import_file", "verify_export"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -77,14 +78,7 @@ class Folder:
 
     def list(self) -> Iterator[Entry]:
         """Yield all files below the folder; see `Lister`."""
-        for path in sorted(self.path.rglob("*")):
-            try:
-                status = path.stat()
-            except OSError:  # just deleted, or a broken link
-                continue
-            if stat.S_ISREG(status.st_mode):
-                key = path.relative_to(self.path).as_posix()
-                yield Entry(key, status.st_size, Identity.of(status))
+        yield from _entries(os.fspath(self.path), "")
 
     def groups(self) -> Sequence[str]:
         """Return the names of the subfolders; see `Grouped`."""
@@ -196,3 +190,27 @@ class MappedFiles:
             raise OverwrittenError(str(path), now.size)
         self._noted[index] = now
         return WRITTEN
+
+
+def _entries(folder: str, prefix: str) -> Iterator[Entry]:
+    """Yield the files below a folder; a store may have a million, so there are no `Path` objects.
+
+    Args:
+        folder: the folder.
+        prefix: what the keys of its files begin with.
+    """
+    try:
+        with os.scandir(folder) as scanned:
+            found = sorted(scanned, key=lambda entry: entry.name)
+    except OSError:  # just deleted, or not there
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _entries(entry.path, f"{prefix}{entry.name}/")
+            continue
+        try:
+            status = entry.stat()
+        except OSError:  # just deleted, or a broken link
+            continue
+        if stat.S_ISREG(status.st_mode):
+            yield Entry(prefix + entry.name, status.st_size, Identity.of(status))

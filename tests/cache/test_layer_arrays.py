@@ -16,10 +16,10 @@ from antigram.pipeline.storage.manifest import (
     create_arrays,
     create_group,
     read_manifest,
-    verify_group,
     write_manifest,
 )
 from antigram.pipeline.storage.mapped import MappedArray
+from antigram.pipeline.storage.verification import verify_group
 from antigram.studies.verify import verify_cache
 
 

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -46,6 +47,27 @@ def test_what_is_whole_has_no_problem(copied, build, run):
     assert not list(verify_cache(grams, [copied]))
     assert not list(verify_run(run))
     assert [kind_of(p) for p in (copied, grams, run)] == ["store", "cache", "run"]
+
+
+def test_a_verified_sample_is_said_to_be_one(copied, build):
+    grams = build().path
+    home = copied.parent.parent
+
+    def verify(*options):
+        arguments = ["--workspace", str(home), "--json", "verify", str(copied), str(grams)]
+        result = CliRunner().invoke(cli.app, [*arguments, *options])
+        return result.exit_code, json.loads(result.stdout), result.stderr
+
+    code, content, said = verify("--sample", "3")
+    assert (code, content["ok"]) == (0, True)
+    assert content["sampled"] == {str(copied): 3, str(grams): 3}
+    assert said.count("up to 3 chunks, drawn at random") == 2
+    code, content, said = verify()
+    assert (code, content["ok"], content["sampled"]) == (0, True, {})
+    assert "drawn" not in said
+    next(copied.glob("features/c/*/0/0")).unlink()  # no chunk need be read for this
+    _, content, _ = verify("--sample", "1")
+    assert (content["ok"], [p["problem"] for p in content["problems"]]) == (False, ["missing"])
 
 
 def test_a_flipped_bit_or_a_deleted_file_of_a_store_is_found_wherever_it_is(copied):

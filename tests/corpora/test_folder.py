@@ -13,7 +13,7 @@ from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.preparation import Prepared, prepare
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.storage.folder import Folder
-from antigram.pipeline.storage.manifest import verify_group
+from antigram.pipeline.storage.verification import verify_group
 from tests.support import corpus_trees
 from tests.support.corpus_trees import sound, wav
 from tests.support.listings import entries_of

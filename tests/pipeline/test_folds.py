@@ -19,7 +19,7 @@ from antigram.pipeline.features.folds import make_folds, make_teacher_view
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.features.summary import summarise
 from antigram.pipeline.storage.folder import Folder
-from antigram.pipeline.storage.manifest import verify_group
+from antigram.pipeline.storage.verification import verify_group
 from antigram.pipeline.workspace import Workspace, locked
 from tests.support import corpus_trees
 from tests.support.files import bytes_of, flip, names_in

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from antigram.pipeline.storage.folder import Folder
-from antigram.pipeline.storage.manifest import verify_group
+from antigram.pipeline.storage.verification import verify_group
 from tests.support import corpus_trees
 from tests.support.files import bytes_of, names_in
 from tests.support.stores import ROW_BYTES, prepare_gsc

@@ -13,9 +13,9 @@ from antigram.pipeline.storage.manifest import (
     create_arrays,
     create_group,
     read_manifest,
-    verify_group,
 )
 from antigram.pipeline.storage.manifest import write_manifest as write
+from antigram.pipeline.storage.verification import verify_group
 from tests.support.files import flip
 
 FEATURES = ArraySpec("features", (6, 2, 3), "float32", 4)

@@ -11,7 +11,7 @@ import zarr
 from antigram.pipeline.audio.noise import SNR_LEVELS, NoiseBank, mix_noise, noise_files
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.folder import Folder
-from antigram.pipeline.storage.manifest import verify_group
+from antigram.pipeline.storage.verification import verify_group
 from antigram.pipeline.workspace import is_locked
 from tests.reference.scipy_features import magnitudes, padded
 from tests.support import corpus_trees

@@ -13,7 +13,7 @@ import pytest
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.hashing import canonical_json
-from antigram.pipeline.storage.manifest import verify_group
+from antigram.pipeline.storage.verification import verify_group
 from tests.support import corpus_trees
 from tests.support.files import bytes_of, names_in
 from tests.support.stores import Stopped, prepare_gsc, stop_at

@@ -39,12 +39,12 @@ from antigram.pipeline.storage.manifest import (
     create_group,
     inner_groups,
     read_manifest,
-    verify_group,
     write_manifest,
 )
 from antigram.pipeline.storage.mapped import MappedArray
 from antigram.pipeline.storage.opening import open_backend
 from antigram.pipeline.storage.root import has_parts, read_root
+from antigram.pipeline.storage.verification import verify_group
 from tests.support.files import bytes_of
 from tests.support.memory_backend import Memory
 

@@ -1,0 +1,196 @@
+"""Verify a group of arrays against its manifest: completely, or by sizes and a sample."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from random import SystemRandom
+
+from antigram.pipeline.errors import DamagedError
+from antigram.pipeline.storage.backend import Backend, Reader, Viewer
+from antigram.pipeline.storage.chunks import CRC_BYTES, STRING, array_digest, crc32c
+from antigram.pipeline.storage.layout import spec_of
+from antigram.pipeline.storage.manifest import (
+    DOCUMENT,
+    KEY,
+    Manifest,
+    Problem,
+    chunk_keys,
+    read_manifest,
+    unlisted,
+)
+
+__all__ = ["is_unchanged", "verify_group"]
+
+_CHUNKS_AHEAD = 64
+_MOST_READ = 8 << 30  # bytes that `is_unchanged` reads
+_SAMPLE = 64  # chunks that it reads of a larger group
+
+
+def is_unchanged(group: Backend, *, check_all: bool = False) -> bool:
+    """Whether a finished group is as it was written, so that it need not be made again.
+
+    Every chunk of a group of up to 8 GB is read. Of a larger one, which would take minutes or
+    hours, all metadata are read, all chunks are looked up with their sizes, and some are read.
+
+    Args:
+        group: the group.
+        check_all: read every chunk, however large the group is.
+    """
+    sizes = _sizes(group)
+    few = check_all or sum(sizes.values()) <= _MOST_READ
+    return not any(_problems(group, sizes, content=False, sample=None if few else _SAMPLE))
+
+
+def verify_group(
+    group: Backend, *, content: bool = True, sample: int | None = None
+) -> Iterator[Problem]:
+    """Read every byte of a group, check it by the manifest, and yield the problems.
+
+    Args:
+        group: the group to check.
+        content: check SHA-256 too. The crc32c of each chunk alone finds all accidental damage, at
+            ten times the speed.
+        sample: read all metadata, but only as many chunks, drawn at random; of the others only
+            existence and size are checked. By default all chunks are read.
+    """
+    return _problems(group, _sizes(group), content=content, sample=sample)
+
+
+def _sizes(group: Backend) -> dict[str, int]:
+    """Return the size of each object of a group."""
+    return {entry.key: entry.size for entry in group.list()}
+
+
+def _problems(
+    group: Backend, sizes: Mapping[str, int], *, content: bool, sample: int | None
+) -> Iterator[Problem]:
+    """Yield the problems of a group: see `verify_group`."""
+    try:
+        manifest = read_manifest(group)
+    except DamagedError as error:
+        yield Problem(Path(group.where(KEY)), str(error).partition(": ")[2])
+        return
+    for key, wanted in manifest.metadata.items():
+        if problem := _metadata_problem(group, key, wanted):
+            yield Problem(Path(group.where(key)), problem)
+    keys = list(sizes)
+    every = [
+        (name, list(chunk_keys(group, name, entry["crc32c"], keys)))
+        for name, entry in manifest.arrays.items()
+    ]
+    if sample is None:
+        for name, chunks in every:
+            yield from _problems_of_array(group, name, chunks, manifest, content=content)
+    else:
+        yield from _problems_of_sample(group, every, sizes, sample)
+    for key in unlisted(group, manifest, keys):
+        yield Problem(Path(group.where(key)), "unknown file: antigram did not write it")
+
+
+def _problems_of_array(
+    group: Backend,
+    name: str,
+    chunks: Sequence[tuple[str, int]],
+    manifest: Manifest,
+    *,
+    content: bool,
+) -> Iterator[Problem]:
+    """Read all chunks of an array, and yield the problems."""
+    digests: list[str] = []
+    damaged = False
+    for (key, _), (problem, chunk) in zip(
+        chunks, _verify_chunks(group, chunks, content=content), strict=True
+    ):
+        digests.append(chunk)
+        if problem:
+            damaged = True
+            yield Problem(Path(group.where(key)), problem)
+    if content and not damaged and array_digest(digests) != manifest.digests()[name]:
+        where = Path(group.where(name))
+        yield Problem(where, "content does not match the manifest's SHA-256")
+
+
+def _problems_of_sample(
+    group: Backend,
+    every: Sequence[tuple[str, Sequence[tuple[str, int]]]],
+    sizes: Mapping[str, int],
+    sample: int,
+) -> Iterator[Problem]:
+    """Look up all chunks with their sizes, read some of them, and yield the problems.
+
+    Args:
+        group: the group.
+        every: name, and key and checksum of each chunk, of each array.
+        sizes: size of each object of the group.
+        sample: number of chunks to read, drawn at random.
+    """
+    present: list[tuple[str, int]] = []
+    for name, chunks in every:
+        wanted = _chunk_size(group, name)
+        for key, crc in chunks:
+            if (size := sizes.get(key)) is None:
+                yield Problem(Path(group.where(key)), "missing")
+            elif size != wanted if wanted else size <= CRC_BYTES:
+                expected = f"wanted {wanted}" if wanted else "no text"
+                yield Problem(Path(group.where(key)), f"{size} bytes, {expected}")
+            else:
+                present.append((key, crc))
+    drawn = SystemRandom().sample(present, min(sample, len(present)))
+    for (key, _), (problem, _) in zip(
+        drawn, _verify_chunks(group, drawn, content=False), strict=True
+    ):
+        if problem:
+            yield Problem(Path(group.where(key)), problem)
+
+
+def _chunk_size(group: Reader, name: str) -> int | None:
+    """Return the size of each chunk of an array; None if it is text, or its metadata unreadable."""
+    try:
+        spec = spec_of(name, json.loads(group.get(f"{name}/{DOCUMENT}")))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None  # reported already, as its checksum is wrong
+    return None if spec.dtype == STRING else spec.rows * spec.row_bytes + CRC_BYTES
+
+
+def _metadata_problem(group: Reader, key: str, wanted: int) -> str:
+    """Return the problem of a ``zarr.json``, or an empty string."""
+    try:
+        return "" if crc32c(group.get(key)) == wanted else "not as it was written (crc32c)"
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def _verify_chunks(
+    group: Viewer, chunks: Sequence[tuple[str, int]], *, content: bool
+) -> Iterator[tuple[str, str]]:
+    """Verify chunks in order, in one thread for each core, as hashing is slow."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        for start in range(0, len(chunks), _CHUNKS_AHEAD):  # limits the chunks in memory
+            part = chunks[start : start + _CHUNKS_AHEAD]
+            yield from threads.map(lambda c: _verify_chunk(group, *c, content=content), part)
+
+
+def _verify_chunk(group: Viewer, key: str, wanted: int, *, content: bool) -> tuple[str, str]:
+    """Return the problem of a chunk, or an empty text, and its SHA-256 if ``content`` is set."""
+    try:
+        raw = group.view(key)
+    except FileNotFoundError:
+        return "missing", ""
+    except OSError as error:
+        return f"unreadable: {error.strerror}", ""
+    if raw.size <= CRC_BYTES:
+        return "truncated" if raw.size else "empty", ""
+    data, tail = raw[:-CRC_BYTES], int.from_bytes(raw[-CRC_BYTES:].tobytes(), "little")
+    crc = crc32c(data)
+    if crc != tail:
+        return "damaged: truncated, or a bit has flipped (its own crc32c)", ""
+    if crc != wanted:
+        return "another chunk or an older version of it (the manifest's crc32c)", ""
+    return "", sha256(data.data).hexdigest() if content else ""
