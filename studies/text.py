@@ -174,5 +174,5 @@ def status_text(content: Fields) -> str:
 
 def verified_text(content: Fields) -> str:
     """Format the answer of ``verify``: a line for each problem."""
-    intact = "no problem in what was read" if content["sampled"] else "all intact"
+    intact = "no problem in what was read" if "sampled" in content else "all intact"
     return "\n".join(f"{p['path']}: {p['problem']}" for p in content["problems"]) or intact

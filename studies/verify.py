@@ -189,11 +189,12 @@ def verify_named(
 def verified_json(results: Sequence[Verified]) -> dict[str, Any]:
     """Return the fields of ``verify --json``."""
     problems = [problem for verified in results for problem in verified.problems]
+    sampled = {str(v.path): v.sample for v in results if v.sample is not None}
     return {
         "ok": not problems,
         "problems": [{"path": str(p.path), "problem": p.problem} for p in problems],
         "checked": [str(verified.path) for verified in results],
-        "sampled": {str(v.path): v.sample for v in results if v.sample is not None},
+        **({"sampled": sampled} if sampled else {}),
     }
 
 

@@ -63,7 +63,7 @@ def test_a_verified_sample_is_said_to_be_one(copied, build):
     assert content["sampled"] == {str(copied): 3, str(grams): 3}
     assert said.count("up to 3 chunks, drawn at random") == 2
     code, content, said = verify()
-    assert (code, content["ok"], content["sampled"]) == (0, True, {})
+    assert (code, content["ok"], "sampled" in content) == (0, True, False)
     assert "drawn" not in said
     next(copied.glob("features/c/*/0/0")).unlink()  # no chunk need be read for this
     _, content, _ = verify("--sample", "1")
