@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -162,10 +162,8 @@ class Batches:
             rows: ``(segment,)`` indices into the store, in the order of the pass.
             epoch: counted from 1; decides the augmentation. 0 outside training: no augmentation.
         """
-        size = self.batch_clips
-        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         self.wait_s = 0.0
-        moved = self._ahead(parts, epoch)
+        moved = self._ahead(rows, epoch)
         if self.device.type == "cuda":
             yield from self._move_ahead(moved)
         else:
@@ -211,8 +209,9 @@ class Batches:
             batch.domains.record_stream(stream)
         return batch
 
-    def _ahead(self, parts: Sequence[NDArray[np.int64]], epoch: int) -> Iterator[_Loaded]:
-        """Load parts in a thread, and raise its errors in the calling thread."""
+    def _ahead(self, rows: NDArray[np.int64], epoch: int) -> Iterator[_Loaded]:
+        """Load batches in a thread, and raise its errors in the calling thread."""
+        starts = range(0, len(rows), self.batch_clips)
         ready: queue.Queue[_Loaded | BaseException] = queue.Queue(_AHEAD)
         stop = threading.Event()
 
@@ -226,17 +225,17 @@ class Batches:
 
         def work() -> None:
             try:
-                for part in parts:
+                for start in starts:
                     if stop.is_set():
                         return
-                    put(self._load(part, epoch))
+                    put(self._load(rows[start : start + self.batch_clips], epoch))
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 put(error)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
-            for _ in parts:
+            for _ in starts:
                 start = time.perf_counter()
                 item = ready.get()
                 self.wait_s += time.perf_counter() - start

@@ -5,7 +5,6 @@ Segments are scored one by one, and recordings by the mean of their segments' lo
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,8 @@ from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.held import Held
 
 __all__ = ["Scores", "Tally", "evaluate", "evaluate_checkpoint"]
+
+_MOST_CLASSES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +131,10 @@ def evaluate(
     net.eval()
     store, labels = batches.store, batches.labels
     segments, recordings = np.zeros((2, len(classes), len(classes)), np.int64)
-    missing = Counter(_recordings(store, labels, rows))
-    sums: dict[
-        tuple[str, int], NDArray[np.float64]
-    ] = {}  # sums over the segments so far, for recordings that miss segments
+    known, missing = np.unique(_recordings(store, labels, rows), return_counts=True)
+    classes_of = _class_of(known)
+    # Sums over the segments so far, for recordings that miss segments, by index into `known`.
+    sums: dict[int, NDArray[np.float64]] = {}
     for batch in batches.passes(rows):
         logits = net(batch.x)
         finite = finite_rows(batch.x, logits)
@@ -141,14 +142,15 @@ def evaluate(
             raise _not_finite(store, int(batch.clips[finite.argmin()]))
         log_probs = log_probabilities(logits)
         np.add.at(segments, (labels[batch.clips], log_probs.argmax(1)), 1)
-        for key, row in zip(_recordings(store, labels, batch.clips), log_probs, strict=True):
-            sums[key] = sums.get(key, 0.0) + row
-            missing[key] -= 1
-            if not missing[key]:
-                recordings[key[1], sums.pop(key).argmax()] += 1
+        own = np.searchsorted(known, _recordings(store, labels, batch.clips)).tolist()
+        for recording, row in zip(own, log_probs, strict=True):
+            sums[recording] = sums.get(recording, 0.0) + row
+            missing[recording] -= 1
+            if not missing[recording]:
+                recordings[classes_of[recording], sums.pop(recording).argmax()] += 1
     train = store.rows("train")
     train = train[labels[train] >= 0]
-    of_recordings = [_classes(store, labels, of_split) for of_split in (train, rows)]
+    of_recordings = [_class_of(np.unique(_recordings(store, labels, r))) for r in (train, rows)]
     return Scores(
         Tally(classes, segments, majority(labels[train], labels[rows])),
         Tally(classes, recordings, majority(*of_recordings)),
@@ -157,19 +159,14 @@ def evaluate(
 
 def _recordings(
     store: FeatureStore, labels: NDArray[np.int32], rows: NDArray[np.int64]
-) -> list[tuple[str, int]]:
-    """Return the recording and the class of each segment."""
-    names = store.recordings
-    return [
-        (names[i], label) for i, label in zip(rows.tolist(), labels[rows].tolist(), strict=True)
-    ]
-
-
-def _classes(
-    store: FeatureStore, labels: NDArray[np.int32], rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return the class of each recording."""
-    return np.array([label for _, label in set(_recordings(store, labels, rows))], np.int64)
+    """Return the recording and the class of each segment as one number; see `_class_of`."""
+    return store.recording_numbers[rows].astype(np.int64) * _MOST_CLASSES + labels[rows]
+
+
+def _class_of(recordings: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the class of each recording, from the numbers that `_recordings` returns."""
+    return recordings % _MOST_CLASSES
 
 
 def _not_finite(store: FeatureStore, row: int) -> InputError | StoredDataError:

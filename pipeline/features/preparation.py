@@ -94,13 +94,13 @@ class Prepared:
     def to_json(self) -> dict[str, Any]:
         """Return the fields of ``prepare --json``."""
         store, rows = self.store, {split: self.store.rows(split) for split in SPLITS}
-        names = np.array(store.recordings)
+        recordings = store.recording_numbers
         return {
             "store": str(store.path),
             "name": store.name,
             "fingerprint": store.fingerprint,
             "clips": {split: len(own) for split, own in rows.items()},
-            "recordings": {split: len(set(names[own].tolist())) for split, own in rows.items()},
+            "recordings": {split: len(np.unique(recordings[own])) for split, own in rows.items()},
             "folds": [str(path) for path in self.folds],
             "shape": list(store.shape),
             "classes": store.classes,

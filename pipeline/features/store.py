@@ -31,10 +31,10 @@ from antigram.pipeline.storage.manifest import Manifest, read_manifest
 from antigram.pipeline.storage.mapped import MappedArray
 from antigram.pipeline.storage.opening import open_backend
 from antigram.pipeline.storage.root import read_root
+from antigram.pipeline.storage.text_index import numbers_of
 from antigram.pipeline.storage.text_table import TextTable
 
 __all__ = [
-    "FOLD_VERSION",
     "FORMAT",
     "VERSION",
     "FeatureStore",
@@ -44,8 +44,11 @@ __all__ = [
 ]
 
 FORMAT = "antigram/features"
-VERSION = 1  # format_version of a store
-FOLD_VERSION = 2  # format_version of a fold: an antigram that knows no folds refuses it
+# format_version of stores and folds. In a store of version 1, all arrays have the same number of
+# rows a chunk; there are no folds of version 1, so that an antigram that knows none refuses them.
+VERSION = 2
+# Version that a fingerprint names: that in which this kind of fingerprint was introduced.
+_OF_STORE, _OF_FOLD = 1, 2
 _NO_LABEL = -1
 _IDS_AT_ONCE = 1 << 16
 _FOLD_FIELDS = {"of": str, "fingerprint": str, "design": str, "number": int, "seed": int}
@@ -58,7 +61,7 @@ def store_fingerprint(root: Mapping[str, Any], manifest: Manifest) -> str:
     """
     return digest(
         {
-            "format": [FORMAT, VERSION],
+            "format": [FORMAT, _OF_STORE],
             "recipe": root["recipe"],
             "mean": root["mean"],
             "std": root["std"],
@@ -72,7 +75,7 @@ def fold_fingerprint(root: Mapping[str, Any], manifest: Manifest) -> str:
     """Return the SHA-256 over a fold's store, split, mean and standard deviation."""
     return digest(
         {
-            "format": [FORMAT, FOLD_VERSION],
+            "format": [FORMAT, _OF_FOLD],
             "store": root["fold"]["fingerprint"],
             "mean": root["mean"],
             "std": root["std"],
@@ -84,7 +87,7 @@ def fold_fingerprint(root: Mapping[str, Any], manifest: Manifest) -> str:
 def is_fold(path: Path) -> bool:
     """Whether a fold is stored at ``path``, even a damaged one."""
     try:
-        return "fold" in read_root(open_backend(path), FORMAT, FOLD_VERSION, "feature store")
+        return "fold" in read_root(open_backend(path), FORMAT, VERSION, "feature store")
     except (InputError, StoredDataError):
         return False
 
@@ -126,7 +129,7 @@ class FeatureStore:
     def __init__(self, path: str | Path, backend: Backend | None = None) -> None:
         self.path = path = Path(path)
         self._group = open_backend(path) if backend is None else backend
-        self.root = read_root(self._group, FORMAT, FOLD_VERSION, "feature store")
+        self.root = read_root(self._group, FORMAT, VERSION, "feature store")
         if self.root.get("complete") is not True:
             raise DamagedError(f"{path}: not complete; run the same `antigram prepare` again")
         self._manifest = read_manifest(self._group)
@@ -342,6 +345,13 @@ class FeatureStore:
         size = range(0, len(self), _IDS_AT_ONCE)
         parts = (self.clip_ids[start : start + _IDS_AT_ONCE] for start in size)
         return TextTable.of([self.recipe.recording_of(own) for own in part] for part in parts)
+
+    @cached_property
+    def recording_numbers(self) -> NDArray[np.signedinteger]:
+        """Number of each segment's recording, ``(clip,)`` int32: equal where `recordings` are."""
+        if self.recipe.longer == "cut":
+            return np.arange(len(self), dtype=np.int32)
+        return numbers_of(map(self.recipe.recording_of, self.clip_ids), len(self))
 
     @cached_property
     def sources(self) -> Sequence[str]:

@@ -184,10 +184,17 @@ def _groups(store: FeatureStore) -> tuple[Groups, ...]:
         _grouped(name, _count(store.labels(name), store.split, len(store.classes[name])))
         for name in labels
     ]
-    if not groups:
-        names, index = np.unique(np.array(store.recordings), return_inverse=True)
-        groups = [_grouped("recording", _count(index.astype(np.int32), store.split, len(names)))]
-    return tuple(groups)
+    return tuple(groups or [_recordings(store)])
+
+
+def _recordings(store: FeatureStore) -> Groups:
+    """Count recordings, of which there may be as many as segments."""
+    used = store.split >= 0
+    numbers = store.recording_numbers[used].astype(np.int64)
+    cells = np.unique(numbers * len(SPLITS) + store.split[used])
+    counts = np.bincount(cells % len(SPLITS), minlength=len(SPLITS))
+    shared = int((np.unique(cells // len(SPLITS), return_counts=True)[1] > 1).sum())
+    return Groups("recording", tuple(counts.tolist()), shared)
 
 
 def _grouped(of: str, counts: NDArray[np.int64]) -> Groups:

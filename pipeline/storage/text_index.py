@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TextIndex"]
+from antigram.pipeline.storage.text_table import TextTable
+
+__all__ = ["TextIndex", "numbers_of"]
+
+_AT_ONCE = 1 << 16
 
 
 class TextIndex:
@@ -47,6 +51,47 @@ class TextIndex:
                 if texts.count(text) > 1:
                     return text
         return None
+
+    def firsts(self) -> NDArray[np.int64]:
+        """Return for each text the first row that has the same text."""
+        firsts = np.arange(len(self._texts))
+        alike = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
+        for start, end in _runs(alike.tolist()):
+            seen: dict[str, int] = {}
+            for row in self._order[start : end + 2].tolist():
+                firsts[row] = seen.setdefault(self._texts[row], row)
+        return firsts
+
+
+def numbers_of(texts: Iterable[str], count: int) -> NDArray[np.signedinteger]:
+    """Return a number for each text, which equal texts share: ``(text,)`` int32, or int64.
+
+    Texts of which equal ones mostly follow each other, but need not, take least memory.
+
+    Args:
+        texts: the texts; they are read once.
+        count: number of texts.
+    """
+    begins = np.zeros(count, bool)
+
+    def runs() -> Iterator[list[str]]:
+        """Yield the text of each run of equal texts, in parts, and note where it begins."""
+        part: list[str] = []
+        before = None
+        for row, text in enumerate(texts):
+            if text != before:
+                begins[row] = True
+                part.append(text)
+                before = text
+                if len(part) == _AT_ONCE:
+                    yield part
+                    part = []
+        yield part
+
+    firsts = TextIndex(TextTable.of(runs())).firsts()
+    dtype = np.int32 if count <= np.iinfo(np.int32).max else np.int64
+    numbers: NDArray[np.signedinteger] = firsts.astype(dtype)[np.cumsum(begins, dtype=dtype) - 1]
+    return numbers
 
 
 def _runs(numbers: Iterable[int]) -> list[tuple[int, int]]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from antigram.pipeline.storage import text_index
-from antigram.pipeline.storage.text_index import TextIndex
+from antigram.pipeline.storage.text_index import TextIndex, numbers_of
 from antigram.pipeline.storage.text_table import TextTable
 
 TEXTS = ["d", "a", "", "naïve", "c", "b"]
@@ -36,3 +36,11 @@ def test_a_text_that_comes_twice_is_named_and_its_first_row_is_found():
 def test_an_index_of_nothing_finds_nothing():
     assert TextIndex([]).rows(["a"]).tolist() == [-1]
     assert TextIndex([]).repeated() is None
+
+
+@pytest.mark.usefixtures("hashing")
+def test_equal_texts_have_one_number_wherever_they_are():
+    texts = ["b", "b", "a", "c", "c", "c", "b", "", "a"]
+    numbers = numbers_of(iter(texts), len(texts)).tolist()
+    assert len(set(zip(texts, numbers, strict=True))) == len(set(texts)) == len(set(numbers))
+    assert numbers_of([], 0).tolist() == []
