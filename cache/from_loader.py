@@ -266,7 +266,7 @@ class _Build:
             return False
         try:
             for name in ("norm", "row_norm"):
-                kept.layer._array(name).chunk(index)
+                kept.layer.array(name).read_span(spec.span(index))
             kept.layer.values.chunk(index)
         except StoredDataError:
             return False

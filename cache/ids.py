@@ -18,7 +18,7 @@ from antigram.pipeline.storage.chunks import (
     ArraySpec,
     Written,
     encode,
-    rows_per_chunk,
+    small_rows_per_chunk,
     write_chunk,
 )
 from antigram.pipeline.storage.manifest import create_arrays, read_manifest
@@ -28,7 +28,6 @@ from antigram.pipeline.storage.text_index import TextIndex
 __all__ = ["NAME", "are_damaged", "read_ids", "write_ids"]
 
 NAME = "clip_id"
-_ID_BYTES = 64  # for the number of ids in a chunk
 
 
 def write_ids(group: Store, ids: Sequence[str]) -> dict[str, list[Written]]:
@@ -41,7 +40,7 @@ def write_ids(group: Store, ids: Sequence[str]) -> dict[str, list[Written]]:
     Returns:
         The array and the checksums of its chunks, for the manifest.
     """
-    spec = ArraySpec(NAME, (len(ids),), STRING, rows_per_chunk(_ID_BYTES, len(ids)))
+    spec = ArraySpec(NAME, (len(ids),), STRING, small_rows_per_chunk(len(ids)))
     written = [
         write_chunk(group, spec, index, encode(spec, index, ids[spec.span(index)]))
         for index in range(spec.chunks)

@@ -31,6 +31,7 @@ __all__ = [
     "BATCHES",
     "FORMAT",
     "SCALE",
+    "SMALL",
     "VERSION",
     "CacheLayer",
     "choose_cache",
@@ -43,10 +44,13 @@ __all__ = [
 ]
 
 FORMAT = "antigram/grams"
-VERSION = 3  # the first with int8 rows; 2 has layers with names; else a cache is version 1
+# Version 1 has neither layers with names, nor norms with more rows a chunk than the values, and
+# version 2 no int8 rows.
+VERSION = 3
 BATCHES = "batches"  # `source` in the root of a cache that was built from batches, without a store
 # Name of the array that has the rows, by codec: see `values_name`.
 _ARRAY_OF = {"packed": "gram", "factor": "factor", "lowrank": "vectors", "map": "map"}
+SMALL = ("norm", "row_norm", "energy", "views")  # float32 arrays with few values for each segment
 SCALE = "scale"  # name of the array that has the scales of int8 rows
 
 
@@ -74,11 +78,9 @@ def _layers(cache: Backend) -> list[Layer]:
     return sorted((layer_of(name) for name in inner_groups(cache)), key=layer_order)
 
 
-def version_of(layers: Iterable[Layer], dtypes: Iterable[str]) -> int:
-    """Return the ``format_version`` of a cache with some layers, whose rows have some dtypes."""
-    if "int8" in dtypes:
-        return 3
-    return 2 if any(isinstance(layer, str) for layer in layers) else 1
+def version_of(dtypes: Iterable[str]) -> int:
+    """Return the ``format_version`` of a cache whose rows have some dtypes."""
+    return 3 if "int8" in dtypes else 2
 
 
 def values_name(key: CacheKey) -> str:
@@ -187,14 +189,19 @@ class CacheLayer:
         if not intact:
             raise DamagedError(f"{self.folder}: does not match its fingerprint. {self._repair}")
 
-        def array(name: str) -> MappedArray:
-            if name not in manifest.arrays:
-                raise DamagedError(f"{self.folder}: no array {name}. {self._repair}")
-            return MappedArray(self.group, name, manifest.crcs(name), self._repair)
-
-        self._array = array
+        self._manifest = manifest
         self.scale: MappedArray | None = None  # of int8 rows
         self.values = self._values()
+
+    def array(self, name: str) -> MappedArray:
+        """Return an array of the layer.
+
+        Raises:
+            DamagedError: the layer does not have the array, or its metadata are damaged.
+        """
+        if name not in self._manifest.arrays:
+            raise DamagedError(f"{self.folder}: no array {name}. {self._repair}")
+        return MappedArray(self.group, name, self._manifest.crcs(name), self._repair)
 
     def _values(self) -> MappedArray:
         """Open the array of rows, after checking the shapes of all arrays against the key."""
@@ -203,7 +210,7 @@ class CacheLayer:
             raise DamagedError(f"{self.folder}: unknown codec {codec!r}. {self._repair}")
         if key.dtype not in ROW_DTYPES:
             raise DamagedError(f"{self.folder}: unknown dtype {key.dtype!r}. {self._repair}")
-        values = self._array(values_name(key))
+        values = self.array(values_name(key))
         axes: tuple[int | None, ...] = (
             (values.shape[0], key.views.count) if key.views else (values.shape[0],)
         )
@@ -222,11 +229,11 @@ class CacheLayer:
             }
             values.require([key.dtype], (*axes, *shapes[codec]))
         for name in ("norm", "row_norm", *(["energy"] if codec == "lowrank" else [])):
-            self._array(name).require(["float32"], axes)
+            self.array(name).require(["float32"], axes)
         if key.views:
-            self._array("views").require(["float32"], (*axes, len(COLUMNS)))
+            self.array("views").require(["float32"], (*axes, len(COLUMNS)))
         if count := scales_of(key, self.side):
-            self.scale = self._array(SCALE)
+            self.scale = self.array(SCALE)
             self.scale.require(["float16"], (*axes, count))
         return values
 
@@ -270,22 +277,22 @@ class CacheLayer:
     @cached_property
     def norm(self) -> NDArray[np.float32]:
         """``(clip,)`` norm by which each Gram or map was divided before it was stored."""
-        return self._array("norm").read()
+        return self.array("norm").read()
 
     @cached_property
     def row_norm(self) -> NDArray[np.float32]:
         """``(clip,)`` norm of the matrix or map that the stored row represents."""
-        return self._array("row_norm").read()
+        return self.array("row_norm").read()
 
     @cached_property
     def energy(self) -> NDArray[np.float32] | None:
         """``(clip,)`` share of ||G||^2 that a ``lowrank`` row keeps; None for other codecs."""
-        return self._array("energy").read() if self.key.codec == "lowrank" else None
+        return self.array("energy").read() if self.key.codec == "lowrank" else None
 
     @cached_property
     def params(self) -> NDArray[np.float32] | None:
         """``(clip, view, parameter)`` of the augmentation; None without augmentation."""
-        return self._array("views").read() if self.key.views else None
+        return self.array("views").read() if self.key.views else None
 
     @property
     def views(self) -> int:

@@ -38,6 +38,7 @@ __all__ = ["DEFAULT_ENERGY", "LayerPlan", "plan_layers", "run_taps", "teacher_ne
 
 DEFAULT_ENERGY = 0.9999
 _ROWS_PER_CHUNK = 128  # also the most views of a segment, as a chunk has all views of its segments
+_CHUNKS_TOGETHER = 1 << 13  # chunks of the values whose norms are one chunk: 2^20 rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +88,26 @@ class LayerPlan:
             scalars += 4 * len(COLUMNS)
         return self.views * (math.prod(self.row) * np.dtype(self.key.dtype).itemsize + scalars)
 
-    def specs(self, clips: int) -> list[ArraySpec]:
+    def specs(self, clips: int, small_rows: int | None = None) -> list[ArraySpec]:
         """Return the arrays of the layer: values, norms, energy of ``lowrank``, scales, and views.
 
         Args:
             clips: segments of the store.
+            small_rows: rows in a chunk of all arrays but the values, in an existing layer; by
+                default the rows of many chunks of the values.
         """
         rows = max(1, min(_ROWS_PER_CHUNK // self.views, clips))
+        small = small_rows or max(1, min(rows * _CHUNKS_TOGETHER, clips))
         scalars = ["norm", "row_norm"] + ["energy"] * (self.key.codec == "lowrank")
         axes = (clips, self.views) if self.key.views else (clips,)
         specs = [
             ArraySpec(values_name(self.key), (*axes, *self.row), self.key.dtype, rows),
-            *(ArraySpec(name, axes, "float32", rows) for name in scalars),
+            *(ArraySpec(name, axes, "float32", small) for name in scalars),
         ]
         if self.scales:
             specs.append(ArraySpec(SCALE, (*axes, self.scales), "float16", rows))
         if self.key.views:
-            specs.append(ArraySpec("views", (*axes, len(COLUMNS)), "float32", rows))
+            specs.append(ArraySpec("views", (*axes, len(COLUMNS)), "float32", small))
         return specs
 
 

@@ -1,7 +1,8 @@
 """The folder beside a cache in which layers are built before they are moved into the cache.
 
-For each layer the folder has the group, such as ``layer05``, ``layer05.json`` (a note: the key and
-rank of the layer) and journals of the layer's chunks, one for each rank of the job.
+For each layer the folder has the group, such as ``layer05``, ``layer05.parts`` (the norms of each
+chunk), ``layer05.json`` (a note: the key and rank of the layer) and journals of the layer's chunks,
+one for each rank of the job.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "note_of",
     "note_path",
     "noted",
+    "parts_of",
     "publish_layers",
     "write_root",
 ]
@@ -101,7 +103,7 @@ def _make_root(
     written = write_ids(Folder(folder), ids)
     held = layers or folder
     opened = _opened(held)
-    version = version_of(layers_of(held), [layer.key.dtype for layer in opened.values()])
+    version = version_of([layer.key.dtype for layer in opened.values()])
     attributes = {"format": FORMAT, "format_version": version, **root}
     attributes["layers"] = {str(number): layer.fingerprint for number, layer in opened.items()}
     create_group(Folder(folder), {"antigram": attributes})
@@ -123,7 +125,7 @@ def drop_finished(partial: Path, plans: Mapping[Layer, LayerPlan]) -> None:
         note = note_path(partial, number)
         if _read_note(note).get("key") == plan.key.to_json():
             group = note.with_suffix("")
-            for path in (group, *journals_of(group), note):
+            for path in (group, parts_of(group), *journals_of(group), note):
                 remove(path)
     if not any(partial.glob("*.json")):
         discard(partial)
@@ -133,6 +135,11 @@ def journals_of(folder: Path) -> list[Path]:
     """Return the journals of an unfinished layer, one for each rank."""
     names = (f"{folder.name}.jsonl", f"{folder.name}.*.jsonl")
     return sorted(path for name in names for path in folder.parent.glob(name))
+
+
+def parts_of(folder: Path) -> Path:
+    """Return the folder with the norms of each chunk of an unfinished layer."""
+    return folder.with_suffix(".parts")
 
 
 def note_path(partial: Path, layer: Layer) -> Path:

@@ -22,7 +22,13 @@ from antigram.pipeline.features.rendering import write_chunks
 from antigram.pipeline.features.second_pass import features_spec
 from antigram.pipeline.features.store import FORMAT, VERSION, store_fingerprint
 from antigram.pipeline.features.summary import lengths_of
-from antigram.pipeline.storage.chunks import STRING, ArraySpec, Written, encode
+from antigram.pipeline.storage.chunks import (
+    STRING,
+    ArraySpec,
+    Written,
+    encode,
+    small_rows_per_chunk,
+)
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.manifest import create_arrays, create_group, write_manifest
 
@@ -85,7 +91,7 @@ def small_arrays(
     bank: NoiseBank | None,
 ) -> SmallArrays:
     """Return the arrays of labels, split, ids and sources, and of noise if any was mixed in."""
-    small = SmallArrays(features_spec(recipe, len(rendered.rows)).rows)
+    small = SmallArrays(small_rows_per_chunk(len(rendered.rows)))
     labels = [dict(row.labels) for row in rendered.rows]
     for name in listing.label_names:
         small.add_label(name, [known.get(name, "") for known in labels])

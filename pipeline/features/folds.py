@@ -21,8 +21,8 @@ from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.execution.process import versions
 from antigram.pipeline.features.designs import Design, Segments, divide_for_teacher
 from antigram.pipeline.features.store import (
-    FOLD_VERSION,
     FORMAT,
+    VERSION,
     FeatureStore,
     fold_fingerprint,
 )
@@ -237,7 +237,7 @@ def _write(fold: _Fold, mean: float, std: float) -> None:
         spec = ArraySpec("split", (len(fold.split),), "int8", len(fold.split))
         root = {
             "format": FORMAT,
-            "format_version": FOLD_VERSION,
+            "format_version": VERSION,
             "complete": True,
             "mean": mean,
             "std": std,

@@ -36,18 +36,28 @@ __all__ = [
     "encode",
     "is_intact",
     "rows_per_chunk",
+    "small_rows_per_chunk",
     "write_chunk",
 ]
 
 CRC_BYTES = 4
 STRING = "string"  # dtype of an array of UTF-8 text
 _TARGET_BYTES = 8 << 20
+_SMALL_ROWS = 1 << 20  # rows in a chunk of an array that has one number or text a row
 
 
 def rows_per_chunk(row_bytes: int, rows: int) -> int:
     """Return the rows of a chunk: the largest power of two up to 8 MiB, at most all rows."""
     fit = max(1, _TARGET_BYTES // row_bytes)
     return max(1, min(1 << (fit.bit_length() - 1), rows))
+
+
+def small_rows_per_chunk(rows: int) -> int:
+    """Return the rows of a chunk of an array with one number or one text a row.
+
+    With the rows of the large arrays, five of six objects of a store would be tiny.
+    """
+    return max(1, min(_SMALL_ROWS, rows))
 
 
 def crc32c(data: bytes | NDArray[Any], before: int = 0) -> int:

@@ -28,6 +28,7 @@ def _one_thread(one_thread):
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
     monkeypatch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", 4)
+    monkeypatch.setattr(antigram.cache.plan, "_CHUNKS_TOGETHER", 1)  # more: test_small_arrays.py
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +93,7 @@ def built(store, teacher, other_frozen, tmp_path_factory):
     folder, nets = tmp_path_factory.mktemp("repair"), {"grams": teacher, "older": other_frozen}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(antigram.cache.plan, "_ROWS_PER_CHUNK", 4)
+        patch.setattr(antigram.cache.plan, "_CHUNKS_TOGETHER", 1)
         return {
             (codec, which): build_at(folder / f"{codec} {which}.zarr", store, net, codec=codec).path
             for codec in ARRAYS

@@ -91,7 +91,7 @@ def test_arrays_and_attributes_are_those_of_the_format(build, store):
     built = build()
     group = zarr.open_group(built.path, mode="r")
     root = group.attrs["antigram"]
-    assert (root["format"], root["format_version"]) == ("antigram/grams", 1)
+    assert (root["format"], root["format_version"]) == ("antigram/grams", 2)
     assert root["features"] == store.fingerprint
     inner: Any = group["layer05"]
     attributes = inner.attrs["antigram"]
@@ -216,10 +216,10 @@ def test_a_killed_build_computes_only_what_is_missing_and_ends_in_the_same_bytes
         calls = fail_at(patch, "write_chunk", 999)
         built = build()
     assert bytes_of(built.path) == want
-    # Three arrays in a chunk of a layer, 36 in all: recorded chunks are not computed again.
-    noted = (call - 1) // 3
-    assert len(calls) == 3 * (12 - noted)
-    assert built.computed == 15 - 4 * (noted // 3)
+    # 12 chunks of rows, which are not computed again, and then 24 of norms.
+    noted = min(call - 1, 12)
+    assert len(calls) == 12 - noted + 24
+    assert built.computed == max(0, 15 - 4 * (noted // 3))
     assert not list(built.path.parent.glob(".*.partial"))
 
 

@@ -250,14 +250,14 @@ def test_a_loader_builds_it(store, tmp_path):
 
 def test_the_root_has_version_3_as_long_as_a_layer_is_int8(make):
     path = make(dtype="float16").path
-    assert open_root(path)["format_version"] == 1
+    assert open_root(path)["format_version"] == 2
     make(layers=(5,))  # in place of the float16 layer
     assert open_root(path)["format_version"] == 3
     assert {n: CacheLayer(path, n).key.dtype for n in LAYERS} == {
         1: "float16", 5: "int8", 13: "float16",
     }  # fmt: skip
     make(dtype="float16", layers=(5,))
-    assert open_root(path)["format_version"] == 1
+    assert open_root(path)["format_version"] == 2
 
 
 def test_a_reader_that_does_not_know_int8_refuses_it(cached, monkeypatch):

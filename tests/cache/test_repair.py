@@ -89,7 +89,9 @@ def test_a_damaged_chunk_is_found_and_its_clips_alone_are_made_again(
     made = make(codec=codec)
     assert bytes_of(path) == before
     assert not list(verify_cache(path, [store.path]))
-    assert made.computed == 4 * len(files)
+    # Norms are written anew in any case, so that a damaged checksum behind them costs no clip.
+    kept = damage == "flip in the checksum" and array != ARRAYS[codec][0]
+    assert made.computed == (0 if kept else 4 * len(files))
 
 
 @every_damage

@@ -190,9 +190,9 @@ def test_the_size_told_before_is_that_on_disk(build_views, store, teacher, views
     described = layer.describe()
     assert told["bytes_per_clip"] == described["bytes_per_clip"]
     on_disk = sum(
-        array.spec.row_bytes for array in (layer.values, *map(layer._array, ("norm", "row_norm")))
+        array.spec.row_bytes for array in (layer.values, *map(layer.array, ("norm", "row_norm")))
     )
-    assert described["bytes_per_clip"] == on_disk + layer._array("views").spec.row_bytes
+    assert described["bytes_per_clip"] == on_disk + layer.array("views").spec.row_bytes
     assert described["views"] == K
 
 

@@ -208,7 +208,7 @@ def test_a_disk_that_is_too_small_is_refused(clean, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["features/c/2/0/0", "labels/word/c/1", "clip_id/c/0", "features/zarr.json", "zarr.json",
+    ["features/c/2/0/0", "labels/word/c/0", "clip_id/c/0", "features/zarr.json", "zarr.json",
      "manifest/zarr.json"],
 )  # fmt: skip
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "deleted"])

@@ -241,11 +241,11 @@ def test_a_fold_is_no_store_to_make_folds_of(made):
         make_folds(fold_of(made.store, 0), DESIGN, seed=0)
 
 
-def test_an_antigram_that_knows_no_folds_refuses_them_by_their_version(made, monkeypatch):
-    monkeypatch.setattr(stores, "FOLD_VERSION", stores.VERSION)
-    with pytest.raises(StoredDataError, match=r"written by format version 2, .* up to 1"):
-        FeatureStore(made.folds[0])
-    assert FeatureStore(made.store.path).root["format_version"] == 1
+def test_an_antigram_of_version_1_refuses_stores_and_folds_by_their_version(made, monkeypatch):
+    monkeypatch.setattr(stores, "VERSION", 1)
+    for path in (made.store.path, made.folds[0]):
+        with pytest.raises(StoredDataError, match=r"written by format version 2, .* up to 1"):
+            FeatureStore(path)
 
 
 def test_a_command_that_is_told_no_store_takes_none_of_the_folds(copied):
@@ -342,4 +342,4 @@ def test_segments_whose_group_is_not_known_are_in_no_split(home, tmp_path):
         np.testing.assert_array_equal(FeatureStore(path).split == -1, unknown)
     assert sum(made.to_json()["clips"].values()) == 20
     document = json.loads((made.store.path / "zarr.json").read_text())
-    assert document["attributes"]["antigram"]["format_version"] == 1
+    assert document["attributes"]["antigram"]["format_version"] == 2

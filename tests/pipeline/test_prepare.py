@@ -10,6 +10,7 @@ import zarr
 
 from antigram.pipeline.audio.noise import SNR_LEVELS, NoiseBank, mix_noise, noise_files
 from antigram.pipeline.errors import InputError
+from antigram.pipeline.storage import chunks
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.verification import verify_group
 from antigram.pipeline.workspace import is_locked
@@ -92,7 +93,7 @@ def test_a_store_without_noise_has_neither_noise_nor_snr(clean):
 def test_the_root_says_what_the_store_is(noisy):
     root: Any = zarr.open_group(noisy.store.path, mode="r").attrs["antigram"]
     assert root["format"] == "antigram/features"
-    assert root["format_version"] == 1
+    assert root["format_version"] == 2
     assert root["complete"] is True
     assert root["corpus"] == "gsc"
     assert root["main_label"] == "word"
@@ -103,13 +104,27 @@ def test_the_root_says_what_the_store_is(noisy):
     assert "/tmp" not in (noisy.store.path / "zarr.json").read_text()
 
 
-def test_every_numeric_array_has_the_same_rows_a_chunk_raw_with_crc32c(noisy):
+def test_every_numeric_array_is_raw_with_crc32c_and_small_ones_have_few_chunks(noisy):
     group = zarr.open_group(noisy.store.path, mode="r")
     for name in ("features", "labels/word", "labels/noise", "snr_db", "split"):
         array = group[name]
-        assert array.chunks[0] == 4
+        assert array.chunks[0] == (4 if name == "features" else len(noisy.store))
         assert [c.to_dict()["name"] for c in array.metadata.codecs] == ["bytes", "crc32c"]
         assert np.isnan(array.fill_value) if array.dtype.kind == "f" else array.fill_value == -1
+
+
+def test_small_arrays_of_many_chunks_are_read_the_same(clean, gsc_home, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunks, "_SMALL_ROWS", 7)
+    store = prepare_gsc(gsc_home, tmp_path / "many.zarr").store
+    group = zarr.open_group(store.path, mode="r")
+    assert {group[name].chunks for name in ("split", "clip_id", "source")} == {(7,)}
+    assert len(store) % 7  # the last chunk is padded
+    assert list(verify_group(Folder(store.path))) == []
+    want = clean.store
+    assert store.clip_ids == want.clip_ids == group["clip_id"][:].tolist()
+    assert store.sources == want.sources
+    np.testing.assert_array_equal(store.split, want.split)
+    np.testing.assert_array_equal(store.labels("word"), want.labels("word"))
 
 
 def test_float16_holds_the_rounded_float32(clean, gsc_home, tmp_path):
