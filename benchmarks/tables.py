@@ -106,12 +106,21 @@ def _prepare() -> str:
         return ""
     speed, many = found["clips_per_second"], found["many_clips_per_second"]
     rows = [[name, f"{speed[name]:.0f}"] for name in ("antigram", "librosa", "lhotse")]
-    rows += [[f"antigram, {n} worker(s)", f"{each:.0f}"] for n, each in many.items()]
+    cpu = found.get("cpu_microseconds_per_clip", {})
+    for row in rows:
+        row.append(f"{cpu[row[0]]:.0f}" if cpu else "")
+    rows += [[f"antigram, {n} worker(s)", f"{each:.0f}", ""] for n, each in many.items()]
+    written = (
+        f" What is written to disk is {found['written_over_store']:.3f} times the store."
+        if "written_over_store" in found
+        else ""
+    )
     return (
         f"Preparation of {found['clips']} one-second clips on one core, with noise mixed in and "
         "written; beside librosa.load and scipy's stft (no noise, nothing written) and lhotse's "
         f"compute_and_store_features; then {found['many_clips']} clips with one and two workers. "
-        f"Clips/s.\n\n{_table(['', 'clips/s'], rows)}\n{_source('prepare', found)}.\n\n"
+        f"Clips/s, and microseconds of CPU time for a clip.{written}\n\n"
+        f"{_table(['', 'clips/s', 'CPU'], rows)}\n{_source('prepare', found)}.\n\n"
     )
 
 
@@ -159,6 +168,12 @@ def _intervals() -> str:
     )
 
 
+def _tried() -> str:
+    """Return what was tried and lost, from the files of ``benchmarks/tried``."""
+    parts = [path.read_text() for path in sorted((_ROOT / "benchmarks" / "tried").glob("*.md"))]
+    return "## Tried and lost\n\n" + "\n".join(parts)
+
+
 def docs_page() -> str:
     """Return the text of docs/benchmarks.md."""
     gpu = [
@@ -178,6 +193,7 @@ def docs_page() -> str:
         _intervals(),
         "## Demo\n\n",
         _demo(),
+        _tried(),
     ]
     text = "".join(parts).replace("](benchmarks/", "](../benchmarks/")
     return text.rstrip() + "\n"
