@@ -8,8 +8,10 @@ The arms are interleaved, on one core, on 1-s padded clips at 16 kHz; results ar
 * ``librosa``: librosa.load and scipy's stft, as the paper's authors did; nothing mixed or written,
 * ``lhotse``: compute_and_store_features with its Spectrogram of the same frames; nothing mixed.
 
-Then antigram is timed with one and with two processes on repeated recordings, stage by stage, and
-against raw reading and writing of the same bytes. The result is saved in results/prepare.json.
+Their CPU time is noted too, as other programs disturb it less. Then antigram is timed with one and
+with two processes on repeated recordings, where the bytes that it writes are counted; stage by
+stage; and against raw reading and writing of the same bytes. The result is saved in
+results/prepare.json.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.record import save, warm_memory
+from antigram.pipeline.storage.files import size_of
+from benchmarks.record import save, spent, warm_memory
 
 RATE, SECONDS = 16_000, 1
 _CLIP_BYTES = 126 * 129 * 4
@@ -81,21 +84,37 @@ def lhotse_way(paths: list[Path], folder: Path) -> int:
     return len(done)
 
 
-def timed(function: Callable[..., int], *arguments: object) -> float:
-    """Return the clips per second of one call."""
-    begun = time.perf_counter()
+class Timed(NamedTuple):
+    """What one call took.
+
+    Attributes:
+        rate: clips per second.
+        cpu_us: CPU time of a clip in microseconds, of all processes.
+        written: bytes written to files on disk.
+    """
+
+    rate: float
+    cpu_us: float
+    written: int
+
+
+def timed(function: Callable[..., int], *arguments: object) -> Timed:
+    """Return what one call took."""
+    begun, (cpu_s, written) = time.perf_counter(), spent()
     clips = function(*arguments)
-    return clips / (time.perf_counter() - begun)
+    seconds, (cpu_s_then, written_then) = time.perf_counter() - begun, spent()
+    cpu_us = 1e6 * (cpu_s_then - cpu_s) / clips
+    return Timed(clips / seconds, cpu_us, written_then - written)
 
 
 WAYS = ("librosa", "lhotse", "antigram")
 
 
-def one_arm(arm: str, paths: list[Path], noise_home: Path, place: Path) -> float:
-    """Return an arm's clips per second on one core, without time for imports and compilation."""
+def one_arm(arm: str, paths: list[Path], noise_home: Path, place: Path) -> Timed:
+    """Return what an arm takes on one core, without imports and compilation."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-    def go(some: list[Path]) -> float:
+    def go(some: list[Path]) -> Timed:
         folder = Path(tempfile.mkdtemp(dir=place))
         if arm == "antigram":
             home = repeated(some, len(some), folder)
@@ -108,22 +127,22 @@ def one_arm(arm: str, paths: list[Path], noise_home: Path, place: Path) -> float
         return go(paths)
 
 
-def rounds(asked: argparse.Namespace) -> dict[str, list[float]]:
-    """Return the clips per second of each arm in each round; each arm has its own process.
+def rounds(asked: argparse.Namespace) -> dict[str, list[Timed]]:
+    """Return what each arm took in each round; each arm has its own process.
 
     The arms' files are kept to the end: for minutes after thousands of files were deleted, ext4
     takes a millisecond to create one.
     """
-    found: dict[str, list[float]] = {arm: [] for arm in WAYS}
+    found: dict[str, list[Timed]] = {arm: [] for arm in WAYS}
     with tempfile.TemporaryDirectory() as place:
         for _ in range(asked.rounds):
-            for arm, rates in found.items():
+            for arm, times in found.items():
                 command = [sys.executable, "-m", "benchmarks.prepare", "--arm", arm]
                 command += ["--place", place]
                 for name in ("source", "noise_source", "clips"):
                     command += [f"--{name.replace('_', '-')}", str(getattr(asked, name))]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                rates.append(float(done.stdout.splitlines()[-1]))
+                times.append(Timed(*json.loads(done.stdout.splitlines()[-1])))
     return found
 
 
@@ -138,18 +157,22 @@ def repeated(paths: list[Path], clips: int, folder: Path) -> Path:
     return folder / "fsdd"
 
 
-def scaling(paths: list[Path], noise_home: Path, clips: int, count: int) -> dict[str, list[float]]:
-    """Return clips per second with one and with two processes, which take turns."""
-    found: dict[str, list[float]] = {"1": [], "2": []}
+def scaling(
+    paths: list[Path], noise_home: Path, clips: int, count: int
+) -> tuple[dict[str, list[Timed]], int]:
+    """Return what one and two processes take, alternately, and the bytes of the store."""
+    found: dict[str, list[Timed]] = {"1": [], "2": []}
+    size = 0
     with tempfile.TemporaryDirectory() as folder:
         home = repeated(paths, clips, Path(folder))
         for _ in range(count):
             for workers in found:
                 warm = warm_memory(clips * _CLIP_BYTES + _SPARE)
                 with tempfile.TemporaryDirectory() as place, warm:
-                    rate = timed(antigram, home, noise_home, Path(place), int(workers))
-                    found[workers].append(rate)
-    return found
+                    took = timed(antigram, home, noise_home, Path(place), int(workers))
+                    found[workers].append(took)
+                    size = size_of(Path(place) / "store.zarr")
+    return found, size
 
 
 def stages(paths: list[Path], noise_home: Path) -> dict[str, float]:
@@ -236,28 +259,36 @@ def main() -> None:
     asked = parser.parse_args()
     paths = sorted((asked.source.resolve() / "recordings").glob("*.wav"))[: asked.clips]
     if asked.arm:
-        print(one_arm(asked.arm, paths, asked.noise_source, asked.place))
+        print(json.dumps(one_arm(asked.arm, paths, asked.noise_source, asked.place)))
         return
     arms = rounds(asked)
-    medians = {arm: statistics.median(rates) for arm, rates in arms.items()}
-    many = scaling(paths, asked.noise_source, asked.many, asked.rounds)
-    two = {workers: statistics.median(rates) for workers, rates in many.items()}
+    medians = {arm: statistics.median(t.rate for t in times) for arm, times in arms.items()}
+    cpu = {arm: statistics.median(t.cpu_us for t in times) for arm, times in arms.items()}
+    many, size = scaling(paths, asked.noise_source, asked.many, asked.rounds)
+    two = {workers: statistics.median(t.rate for t in times) for workers, times in many.items()}
+    written = max(t.written for times in many.values() for t in times)
     content: dict[str, Any] = {
         "clips": len(paths),
         "clips_per_second": medians,
-        "rounds": arms,
+        "rounds": {arm: [t.rate for t in times] for arm, times in arms.items()},
         "over_librosa": medians["antigram"] / medians["librosa"],
         "over_lhotse": medians["antigram"] / medians["lhotse"],
+        "cpu_microseconds_per_clip": cpu,
+        "cpu_rounds": {arm: [t.cpu_us for t in times] for arm, times in arms.items()},
         "many_clips": asked.many,
         "many_clips_per_second": two,
-        "many_rounds": many,
+        "many_rounds": {workers: [t.rate for t in times] for workers, times in many.items()},
         "two_over_one": two["2"] / two["1"],
+        "store_bytes": size,
+        "written_bytes": written,
+        "written_over_store": written / size,
         "microseconds_per_clip": stages(paths, asked.noise_source),
     }
     for arm, rate in medians.items():
-        print(f"{arm:10s} {rate:8.0f} clips/s, one core")
+        print(f"{arm:10s} {rate:8.0f} clips/s, {cpu[arm]:6.0f} us of CPU a clip, one core")
     for workers, rate in two.items():
         print(f"antigram   {rate:8.0f} clips/s, {workers} processes, {asked.many} clips")
+    print(f"written: {content['written_over_store']:.3f} x the store")
     for stage, us in content["microseconds_per_clip"].items():
         print(f"{stage:26s} {us:8.1f} us a clip")
     print(json.dumps(content))

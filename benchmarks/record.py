@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from antigram.pipeline.execution.process import versions
 
-__all__ = ["RESULTS", "machine", "save", "warm_memory"]
+__all__ = ["RESULTS", "machine", "save", "spent", "warm_memory"]
 
 _MEMINFO = Path("/proc/meminfo")
 _HELD, _AHEAD = 64 << 20, 128 << 20  # bytes
@@ -98,6 +99,27 @@ def warm_memory(size: int) -> Iterator[None]:
         stop.set()
         thread.join()
         held.clear()
+
+
+def spent() -> tuple[float, int]:
+    """Return the CPU seconds and the bytes written to files on disk, until now.
+
+    They are of this process and of all workers of `pipeline.execution.workers` that have ended. The
+    bytes are those of changed pages of files, whether or not they have reached the disk yet; 0
+    where the system does not count them.
+    """
+    own = os.times()
+    seconds, written = own.user + own.system + own.children_user + own.children_system, 0
+    # The server is the parent of all workers.
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    if server is not None:
+        fields = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()
+        seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    for process in ("self", server):
+        counts = Path(f"/proc/{process}/io")
+        if process is not None and counts.is_file():
+            written += int(counts.read_text().partition("\nwrite_bytes:")[2].split()[0])
+    return seconds, written
 
 
 def _free_memory() -> int:
