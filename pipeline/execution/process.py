@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable
+from functools import lru_cache
 
 __all__ = ["keep_freed_memory", "versions"]
 
@@ -33,12 +34,14 @@ def keep_freed_memory(*, of_any_size: bool = False) -> None:
 
 def versions(names: Iterable[str]) -> dict[str, str]:
     """Return the installed version of each package, or ``not installed``, for provenance."""
+    return {name: _version(name) for name in names}
+
+
+@lru_cache(maxsize=64)
+def _version(name: str) -> str:
     import importlib.metadata  # here, as workers do not need it and must start fast
 
-    installed = {}
-    for name in names:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

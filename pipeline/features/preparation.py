@@ -333,6 +333,8 @@ def _fill(
             small_arrays, corpus, listing, rendered, recipe, split, context.bank
         )
         chunks = normalise_all(pool, home, partial, rendered, recipe, scale, job.on_progress)
+        if context.memory is not None:
+            background.submit(context.memory.clear)
         fingerprint = finish_store(
             pool,
             partial / "store",

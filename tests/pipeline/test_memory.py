@@ -76,6 +76,8 @@ def test_shared_memory_returns_what_was_written_where_it_was_written():
         np.testing.assert_array_equal(got[1], two)
         with pytest.raises(OSError, match="ends before"):
             memory.read(1 << 20, one)
+        memory.clear()
+        assert memory.path.stat().st_size == 0
 
 
 @pytest.mark.parametrize("size", [0, -1])
