@@ -66,6 +66,32 @@ def _steps(name: str) -> str:
     )
 
 
+def _pairs() -> str:
+    """Return the table of cached steps that were timed in pairs with baseline steps."""
+    found = _result("step_pairs")
+    if found is None:
+        return ""
+    rows = [
+        [
+            f"layer {layer}",
+            f"{one['median']:.3f} ({one['low']:.3f} to {one['high']:.3f})",
+            *(
+                f"{counts['flops_over_baseline']:.4f}, {counts['operations_more']}"
+                for counts in (one["teachers"]["1"], one["teachers"]["4"])
+            ),
+        ]
+        for layer, one in found["layers"].items()
+    ]
+    head = ["", "time (95 %)", "FLOPs, operations more, 1 teacher", "the same, 4 teachers"]
+    return (
+        f"Cached steps over baseline steps of the same round, medians of {found['pairs']} rounds "
+        f"with their bootstrap intervals (width {found['width']}, batch {found['batch']}, a "
+        f"baseline step {found['baseline_seconds']:.3g} s); FLOPs and operations are counted. "
+        f"A baseline step has {found['operations']} operations, without the optimiser's.\n\n"
+        f"{_table(head, rows)}\n{_source('step_pairs', found)}.\n\n"
+    )
+
+
 def _cache() -> str:
     found = _result("cache")
     if found is None:
@@ -184,6 +210,7 @@ def docs_page() -> str:
         "`python -m benchmarks.tables` writes this page from benchmarks/results.\n\n",
         "## Training\n\n",
         _steps("train_step-cpu"),
+        _pairs(),
         "".join(gpu) or "On a GPU: nothing was measured yet.\n\n",
         "## Caches\n\n",
         _cache(),
