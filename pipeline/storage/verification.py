@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from random import SystemRandom
@@ -26,7 +27,9 @@ from antigram.pipeline.storage.manifest import (
 
 __all__ = ["is_unchanged", "verify_group"]
 
-_CHUNKS_AHEAD = 64
+Chunk = tuple[str, int]  # key and crc32c
+
+_PART_BYTES = 4 << 20  # of chunks that a thread verifies at once
 _MOST_READ = 8 << 30  # bytes that `is_unchanged` reads
 _SAMPLE = 64  # chunks that it reads of a larger group
 
@@ -84,40 +87,40 @@ def _problems(
         for name, entry in manifest.arrays.items()
     ]
     if sample is None:
-        for name, chunks in every:
-            yield from _problems_of_array(group, name, chunks, manifest, content=content)
+        yield from _problems_of_all(group, every, sizes, manifest, content=content)
     else:
         yield from _problems_of_sample(group, every, sizes, sample)
     for key in unlisted(group, manifest, keys):
         yield Problem(Path(group.where(key)), "unknown file: antigram did not write it")
 
 
-def _problems_of_array(
+def _problems_of_all(
     group: Backend,
-    name: str,
-    chunks: Sequence[tuple[str, int]],
+    every: Sequence[tuple[str, Sequence[Chunk]]],
+    sizes: Mapping[str, int],
     manifest: Manifest,
     *,
     content: bool,
 ) -> Iterator[Problem]:
-    """Read all chunks of an array, and yield the problems."""
-    digests: list[str] = []
-    damaged = False
-    for (key, _), (problem, chunk) in zip(
-        chunks, _verify_chunks(group, chunks, content=content), strict=True
-    ):
-        digests.append(chunk)
-        if problem:
-            damaged = True
-            yield Problem(Path(group.where(key)), problem)
-    if content and not damaged and array_digest(digests) != manifest.digests()[name]:
-        where = Path(group.where(name))
-        yield Problem(where, "content does not match the manifest's SHA-256")
+    """Read all chunks of all arrays, and yield the problems; see `_problems_of_sample`."""
+    together = [chunk for _, chunks in every for chunk in chunks]
+    verified = _verify_chunks(group, together, sizes, content=content)
+    for name, chunks in every:
+        digests: list[str] = []
+        damaged = False
+        for (key, _), (problem, chunk) in zip(chunks, verified, strict=False):
+            digests.append(chunk)
+            if problem:
+                damaged = True
+                yield Problem(Path(group.where(key)), problem)
+        if content and not damaged and array_digest(digests) != manifest.digests()[name]:
+            where = Path(group.where(name))
+            yield Problem(where, "content does not match the manifest's SHA-256")
 
 
 def _problems_of_sample(
     group: Backend,
-    every: Sequence[tuple[str, Sequence[tuple[str, int]]]],
+    every: Sequence[tuple[str, Sequence[Chunk]]],
     sizes: Mapping[str, int],
     sample: int,
 ) -> Iterator[Problem]:
@@ -129,7 +132,7 @@ def _problems_of_sample(
         sizes: size of each object of the group.
         sample: number of chunks to read, drawn at random.
     """
-    present: list[tuple[str, int]] = []
+    present: list[Chunk] = []
     for name, chunks in every:
         wanted = _chunk_size(group, name)
         for key, crc in chunks:
@@ -142,7 +145,7 @@ def _problems_of_sample(
                 present.append((key, crc))
     drawn = SystemRandom().sample(present, min(sample, len(present)))
     for (key, _), (problem, _) in zip(
-        drawn, _verify_chunks(group, drawn, content=False), strict=True
+        drawn, _verify_chunks(group, drawn, sizes, content=False), strict=True
     ):
         if problem:
             yield Problem(Path(group.where(key)), problem)
@@ -168,13 +171,48 @@ def _metadata_problem(group: Reader, key: str, wanted: int) -> str:
 
 
 def _verify_chunks(
-    group: Viewer, chunks: Sequence[tuple[str, int]], *, content: bool
+    group: Viewer, chunks: Sequence[Chunk], sizes: Mapping[str, int], *, content: bool
 ) -> Iterator[tuple[str, str]]:
-    """Verify chunks in order, in one thread for each core, as hashing is slow."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        for start in range(0, len(chunks), _CHUNKS_AHEAD):  # limits the chunks in memory
-            part = chunks[start : start + _CHUNKS_AHEAD]
-            yield from threads.map(lambda c: _verify_chunk(group, *c, content=content), part)
+    """Verify chunks in order, in one thread for each core, as hashing is slow.
+
+    Small chunks are handed to a thread together: handing over one takes longer than hashing it.
+
+    Args:
+        group: the group.
+        chunks: key and checksum of each chunk.
+        sizes: size of each object of the group.
+        content: whether to compute SHA-256.
+
+    Yields:
+        The problem of a chunk, or an empty text, and its SHA-256 if ``content`` is set.
+    """
+    count = len(os.sched_getaffinity(0))
+    waiting: deque[Future[list[tuple[str, str]]]] = deque()
+    with ThreadPoolExecutor(count) as threads:
+        for part in _parts(chunks, sizes):
+            waiting.append(threads.submit(_verify_part, group, part, content=content))
+            if len(waiting) > 2 * count:  # limits the chunks in memory
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _parts(chunks: Sequence[Chunk], sizes: Mapping[str, int]) -> Iterator[list[Chunk]]:
+    """Divide chunks into parts of at least `_PART_BYTES`, except for the last part."""
+    part: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        part.append(chunk)
+        size += sizes.get(chunk[0], 0)
+        if size >= _PART_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _verify_part(group: Viewer, chunks: Sequence[Chunk], *, content: bool) -> list[tuple[str, str]]:
+    return [_verify_chunk(group, *chunk, content=content) for chunk in chunks]
 
 
 def _verify_chunk(group: Viewer, key: str, wanted: int, *, content: bool) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import antigram.pipeline.storage.verification
 from antigram.pipeline.errors import DamagedError
 from antigram.pipeline.storage.chunks import ArraySpec, chunk_path, encode, write_chunk
 from antigram.pipeline.storage.folder import Folder
@@ -187,3 +188,27 @@ def test_a_manifest_that_is_none_is_refused(content, group):
     with pytest.raises(DamagedError, match="unreadable"):
         read_manifest(Folder(group))
     assert list(problems(group)) == ["manifest/zarr.json"]
+
+
+@pytest.mark.parametrize("part_bytes", [1, 200, 1 << 20])
+def test_chunks_that_are_verified_together_are_reported_one_by_one(part_bytes, group, monkeypatch):
+    monkeypatch.setattr(antigram.pipeline.storage.verification, "_PART_BYTES", part_bytes)
+    assert problems(group) == {}
+    flip(group / "features" / "c" / "1" / "0" / "0", 9)
+    (group / "labels" / "word" / "c" / "0").unlink()
+    found = problems(group)
+    assert set(found) == {"features/c/1/0/0", "labels/word/c/0"}
+    assert found["labels/word/c/0"] == "missing"
+
+
+def test_a_folder_is_listed_in_the_order_of_names_without_links_to_folders(tmp_path):
+    for name in ("b/2/x", "b/10", "a", "b-c/1", ".hidden"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    (tmp_path / "broken").symlink_to(tmp_path / "none")
+    (tmp_path / "file link").symlink_to(tmp_path / "a")
+    keys = [entry.key for entry in Folder(tmp_path).list()]
+    assert keys == [".hidden", "a", "b/10", "b/2/x", "b-c/1", "file link"]
+    assert [entry.size for entry in Folder(tmp_path).list()] == [7, 1, 4, 5, 5, 1]
+    assert list(Folder(tmp_path / "none").list()) == []
