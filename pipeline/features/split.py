@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from antigram.pipeline.choices import Split
 from antigram.pipeline.draw import draw
+from antigram.pipeline.storage.text_index import numbers_of
 
 __all__ = ["FRACTIONS", "SPLITS", "assign"]
 
@@ -44,33 +48,27 @@ def assign(
     Returns:
         For each segment, 0 (train), 1 (validation) or 2 (test): the index of a fraction.
     """
-    class_counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for group, label in zip(groups, labels, strict=True):
-        class_counts[group][label] += 1
-    totals = Counter(labels)
-    groups_with = Counter(label for counts in class_counts.values() for label in counts)
+    counted = _Counted.of(groups, labels)
     # Number of segments that each split still lacks: of each class, and in all.
-    lacks = {label: [share * n for share in fractions] for label, n in totals.items()}
+    lacks = [[share * n for share in fractions] for n in counted.of_class]
     overall = [share * len(labels) for share in fractions]
     filled = [False] * len(fractions)
 
-    order = sorted(
-        class_counts, key=lambda g: (-class_counts[g].total(), draw(seed, purpose, g)[0], g)
-    )
-    chosen: dict[str, int] = {}
+    order = _order(groups, counted, seed, purpose)
+    chosen = np.zeros(len(order), np.int8)
     usable = range(min(len(fractions), len(order)))
     for position, group in enumerate(order):
-        counts = class_counts[group]
+        counts = counted.classes(group)
         empty = [s for s in usable if not filled[s]] if fill_all else ()
         if fill_all and len(order) - position <= len(empty):
             allowed: Sequence[int] = empty
-        elif not fill_all and all(groups_with[label] == 1 for label in counts):
+        elif not fill_all and all(counted.groups_with[label] == 1 for label, _ in counts):
             allowed = (0,)
         else:
             allowed = range(len(fractions))
         brought, total = 0, 0
         by_class = [0.0] * len(fractions)
-        for label, n in counts.items():
+        for label, n in counts:
             brought += n * n
             total += n
             for split in allowed:
@@ -84,6 +82,80 @@ def assign(
         chosen[group] = best
         filled[best] = True
         overall[best] -= total
-        for label, n in counts.items():
+        for label, n in counts:
             lacks[label][best] -= n
-    return [chosen[group] for group in groups]
+    splits: list[int] = chosen[counted.group_of].tolist()
+    return splits
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Segments of each class in each group; groups and classes are numbered from 0.
+
+    There may be as many groups as segments, of which there may be tens of millions.
+
+    Attributes:
+        group_of: ``(segment,)`` number of its group.
+        first: ``(group,)`` index of its first segment.
+        totals: ``(group,)`` number of segments.
+        of_class: number of segments of each class.
+        groups_with: number of groups with each class.
+        starts: first cell of each group, and the number of cells.
+        cells: class, and number of its segments, of each class in each group; in a group, in the
+            order in which the classes occur.
+    """
+
+    group_of: NDArray[np.signedinteger]
+    first: NDArray[np.int64]
+    totals: NDArray[np.int64]
+    of_class: list[int]
+    groups_with: list[int]
+    starts: list[int]
+    cells: tuple[list[int], list[int]]
+
+    @classmethod
+    def of(cls, groups: Sequence[str], labels: Sequence[str]) -> _Counted:
+        """Count segments; ``groups`` and ``labels`` have an entry for each."""
+        if len(groups) != len(labels):
+            raise ValueError(f"{len(groups)} groups and {len(labels)} labels, wanted one of each")
+        first, group_of = np.unique(
+            numbers_of(groups, len(groups)), return_index=True, return_inverse=True
+        )[1:]
+        known: dict[str, int] = {}
+        codes = (known.setdefault(label, len(known)) for label in labels)
+        of_segment = np.fromiter(codes, np.int64, len(labels))
+        width = max(1, len(known))
+        cells, seen, counts = np.unique(
+            group_of * width + of_segment, return_index=True, return_counts=True
+        )
+        order = np.lexsort((seen, cells // width))
+        cells, counts = cells[order], counts[order]
+        starts = np.searchsorted(cells // width, np.arange(len(first) + 1))
+        return cls(
+            group_of.astype(np.int32) if len(first) < 1 << 31 else group_of,
+            first,
+            np.bincount(group_of, minlength=len(first)),
+            np.bincount(of_segment, minlength=len(known)).tolist(),
+            np.bincount(cells % width, minlength=len(known)).tolist(),
+            starts.tolist(),
+            ((cells % width).tolist(), counts.tolist()),
+        )
+
+    def classes(self, group: int) -> list[tuple[int, int]]:
+        """Return the classes of a group, each with its number of segments."""
+        own = slice(self.starts[group], self.starts[group + 1])
+        return list(zip(self.cells[0][own], self.cells[1][own], strict=True))
+
+
+def _order(groups: Sequence[str], counted: _Counted, seed: int, purpose: str) -> list[int]:
+    """Return the groups by decreasing size; of equal size, in the order of their draws."""
+    drawn = (draw(seed, purpose, groups[row])[0] for row in counted.first.tolist())
+    draws = np.fromiter(drawn, np.uint64, len(counted.first))
+    order = np.lexsort((draws, -counted.totals))
+    alike = (np.diff(counted.totals[order]) == 0) & (draws[order][1:] == draws[order][:-1])
+    numbers: list[int] = order.tolist()
+    if alike.any():  # then names decide; the order of others is kept, as sorting is stable
+        names = [groups[row] for row in counted.first.tolist()]
+        numbers.sort(key=lambda group: names[group])
+        numbers.sort(key=lambda group: (-counted.totals[group], draws[group]))
+    return numbers

@@ -103,5 +103,15 @@ def test_large_groups_do_not_push_train_off_its_share():
 
 
 def test_groups_and_labels_of_unequal_length_are_refused():
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="2 groups and 1 labels"):
         assign(["a", "b"], ["x"], seed=0)
+
+
+def test_names_decide_between_groups_of_equal_size_and_draw(monkeypatch):
+    groups, labels = [f"g{n % 40}" for n in range(200)], [f"l{n % 3}" for n in range(200)]
+    other = dict(zip(groups, assign(groups, labels, seed=0), strict=True))
+    monkeypatch.setattr("antigram.pipeline.features.split.draw", lambda *_: [7])
+    by_group = dict(zip(groups, assign(groups, labels, seed=0), strict=True))
+    assert by_group != other
+    backwards = assign(groups[::-1], labels[::-1], seed=0)
+    assert dict(zip(groups[::-1], backwards, strict=True)) == by_group
