@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from antigram.pipeline.errors import InputError
@@ -45,8 +44,7 @@ class Pcm(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(NamedTuple):
     """An open file and its first bytes."""
 
     handle: int

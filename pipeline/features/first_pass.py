@@ -23,6 +23,7 @@ from antigram.pipeline.features.journal import (
     unchanged_blocks,
 )
 from antigram.pipeline.features.listing import Listing, Reject, Row
+from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.rendering import Rendering, render_block, render_row
 from antigram.pipeline.features.row_audio import Context, RowResult
 from antigram.pipeline.features.sources import shared_paths
@@ -127,15 +128,31 @@ def render_all(
             journal.append(note.to_json())
             computed += len(rows)
             on_progress("features", done + computed, len(listing.rows))
-    all_rows = [(rows, rendered_blocks[index]) for index, rows in enumerate(blocks)]
+    return _joined(blocks, rendered_blocks, kept, listing, context.recipe), computed
+
+
+def _joined(
+    blocks: Sequence[Sequence[Row]],
+    notes: Mapping[int, BlockNote],
+    kept: Mapping[int, int],
+    listing: Listing,
+    recipe: Recipe,
+) -> Rendered:
+    """Return the result of the first pass, from the notes of all blocks."""
+    all_rows = [(rows, notes[index]) for index, rows in enumerate(blocks)]
     rendered = Rendered([], [], [], list(listing.rejected), all_rows, kept)
     for rows, note in all_rows:
+        if not any(result.reason for result in note.results):
+            rendered.rows.extend(rows)
+            rendered.results.extend(note.results)
+            rendered.positions.extend((note.block, position) for position in range(len(rows)))
+            continue
         for position, (row, result) in enumerate(zip(rows, note.results, strict=True)):
             if result.reason:
-                source = row.source(context.recipe.sample_rate)
+                source = row.source(recipe.sample_rate)
                 rendered.rejected.append(Reject(source, result.reason))
             else:
                 rendered.rows.append(row)
                 rendered.results.append(result)
                 rendered.positions.append((note.block, position))
-    return rendered, computed
+    return rendered
