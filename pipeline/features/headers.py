@@ -20,7 +20,11 @@ _WORTH_WORKERS_S = (
 def probe_all(
     home: Path, paths: Sequence[str], workers: int, on_progress: Callable[[int, int], None] | None
 ) -> dict[str, tuple[AudioInfo | str, int]]:
-    """Return, for each file, its header or the reason why it is unusable, and its size in bytes."""
+    """Return, for each file, its header or the reason why it is unusable, and its size in bytes.
+
+    The files are in the order of ``paths``, whichever process was done first: a listing's identity
+    depends on it.
+    """
     headers: dict[str, tuple[AudioInfo | str, int]] = {}
     tasks = [(home, paths[i : i + _HEADERS_A_TASK]) for i in range(0, len(paths), _HEADERS_A_TASK)]
 
@@ -39,7 +43,7 @@ def probe_all(
                 for block, infos in pool.run(_probe_block, tasks[number + 1 :]):
                     add(block, infos)
             break
-    return headers
+    return {path: headers[path] for path in paths}
 
 
 def _probe_block(home: Path, paths: Sequence[str]) -> list[tuple[AudioInfo | str, int]]:
