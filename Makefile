@@ -14,6 +14,9 @@ WHEELS := zarr numcodecs donfig google-crc32c h5py msgpack pyyaml packaging typi
 PLATFORMS := $(foreach n,28 27 24 17 12 5,--platform manylinux_2_$(n)_x86_64) \
 	--platform manylinux2014_x86_64 --platform manylinux1_x86_64
 
+# Rounds of benchmarks.step_pairs. The committed result has 60, and takes 20 minutes.
+BENCH_PAIRS ?= 20
+
 DOCS_STAMP := $(VENV)/.antigram-docs
 
 .PHONY: setup demo test test-all check docs changelog bench wheels bench-gpu clean
@@ -60,7 +63,9 @@ bench: setup
 	$(BIN)/python -m benchmarks.demo
 	$(BIN)/python -m benchmarks.prepare
 	$(BIN)/python -m benchmarks.cache
-	$(BIN)/python -m benchmarks.train_step --device cpu
+	$(BIN)/python -m benchmarks.train_step --device cpu --steps 3
+	$(BIN)/python -m benchmarks.step_pairs --pairs $(BENCH_PAIRS)
+	$(BIN)/python -m benchmarks.share_device
 	$(BIN)/python -m benchmarks.intervals
 	$(BIN)/python -m benchmarks.tables
 

@@ -14,6 +14,7 @@ import argparse
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from benchmarks.train_step import Arm, teacher_net
 _CPU = torch.device("cpu")
 _DRAWS = 10_000
 _MOST_TEACHERS = 4
+_SAVED_EVERY = 5  # rounds
 
 
 def _sources(
@@ -62,8 +64,8 @@ def _interval(ratios: list[float]) -> dict[str, float]:
 
 def measure(
     store: FeatureStore, folder: Path, layers: list[int], width: int, batch: int, pairs: int
-) -> dict[str, Any]:
-    """Measure all layers in turns, and count FLOPs and operations."""
+) -> Iterator[dict[str, Any]]:
+    """Count FLOPs and operations, and measure all layers in turns; yield what is known so far."""
     arch = Architecture("vgg16", width)
     plain = TrainConfig(mode="baseline", task="label", arch=arch, batch_clips=batch)
     baseline = Arm(store, plain, None, _CPU, 0)
@@ -96,17 +98,21 @@ def measure(
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             arms[name].run()
-    for layer in layers:
-        together = zip(arms[str(layer)].seconds, baseline.seconds, strict=True)
-        found[str(layer)] |= _interval([own / other for own, other in together])
-        found[str(layer)]["data_wait"] = sum(arms[str(layer)].waits) / sum(arms[str(layer)].seconds)
+        if number + 1 < pairs and (number + 1) % _SAVED_EVERY:
+            continue
+        for layer in layers:
+            own = arms[str(layer)]
+            together = zip(own.seconds, baseline.seconds, strict=True)
+            found[str(layer)] |= _interval([one / other for one, other in together])
+            found[str(layer)]["data_wait"] = sum(own.waits) / sum(own.seconds)
+        yield {
+            "pairs": number + 1,
+            "baseline_seconds": float(np.median(baseline.seconds)),
+            "operations": operations,
+            "layers": found,
+        }
     for arm in arms.values():
         arm.close()
-    return {
-        "baseline_seconds": float(np.median(baseline.seconds)),
-        "operations": operations,
-        "layers": found,
-    }
 
 
 def main() -> None:
@@ -124,13 +130,10 @@ def main() -> None:
     layers = [int(layer) for layer in asked.layers.split(",")]
     with tempfile.TemporaryDirectory() as place:
         store = made_store(Path(place), 10 * asked.batch)
-        content = {
-            "device": "cpu",
-            "width": asked.width,
-            "batch": asked.batch,
-            "pairs": asked.pairs,
-            **measure(store, Path(place), layers, asked.width, asked.batch, asked.pairs),
-        }
+        of_all = {"device": "cpu", "width": asked.width, "batch": asked.batch}
+        for known in measure(store, Path(place), layers, asked.width, asked.batch, asked.pairs):
+            content = of_all | known
+            path = save(asked.name, content)  # saved now and then, as it takes long
     for layer, one in content["layers"].items():
         print(
             f"layer {layer}: {one['median']:.3f} ({one['low']:.3f} to {one['high']:.3f}) x "
@@ -141,7 +144,6 @@ def main() -> None:
                 f"  {teachers} teacher(s): FLOPs {counts['flops_over_baseline']:.4f} x, "
                 f"{counts['operations_more']} operations more"
             )
-    path = save(asked.name, content)
     print(json.dumps(content))
     print(path)
 

@@ -132,16 +132,11 @@ class Arm:
 
     def counted(self) -> tuple[int, int]:
         """Count the FLOPs and the operations of one step, without the optimiser's."""
-
-        def run(counter: FlopCounterMode | OperationCounter) -> None:
+        for _ in range(2):  # the first step makes tables that are kept
             batch, sums = next(self.stream), Sums(self.names, self.device)
-            with counter:
+            with FlopCounterMode(display=False) as flops, OperationCounter() as operations:
                 self.step(batch, sums).backward()
             self.adam.zero_grad(set_to_none=True)
-
-        flops, operations = FlopCounterMode(display=False), OperationCounter()
-        run(flops)
-        run(operations)
         return int(flops.get_total_flops()), operations.total
 
 
