@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from antigram.pipeline.features.first_pass import Rendered
 from antigram.pipeline.features.listing import Listing
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.rendering import write_chunks
+from antigram.pipeline.features.rows import Row, values_of
 from antigram.pipeline.features.second_pass import features_spec
 from antigram.pipeline.features.store import FORMAT, VERSION, store_fingerprint
 from antigram.pipeline.features.summary import lengths_of
@@ -64,7 +65,7 @@ class SmallArrays:
         self,
         name: str,
         dtype: str,
-        values: NDArray[Any] | list[str],
+        values: NDArray[Any] | Sequence[str],
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
         """Add an array of numbers or strings, with one value for each row."""
@@ -82,6 +83,28 @@ class SmallArrays:
         self.add(f"labels/{name}", "int32", coded, {"classes": classes})
 
 
+@dataclass(frozen=True, slots=True)
+class _Sources(Sequence[str]):
+    """Sources of rows, made when they are read: only those of one chunk are in memory."""
+
+    rows: Sequence[Row]
+    sample_rate: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [row.source(self.sample_rate) for row in self.rows[index]]
+        return self.rows[index].source(self.sample_rate)
+
+
 def small_arrays(
     corpus: Corpus,
     listing: Listing,
@@ -92,9 +115,8 @@ def small_arrays(
 ) -> SmallArrays:
     """Return the arrays of labels, split, ids and sources, and of noise if any was mixed in."""
     small = SmallArrays(small_rows_per_chunk(len(rendered.rows)))
-    labels = [dict(row.labels) for row in rendered.rows]
     for name in listing.label_names:
-        small.add_label(name, [known.get(name, "") for known in labels])
+        small.add_label(name, [value or "" for value in values_of(rendered.rows, name)])
     if bank is not None and corpus.list_mixtures is None:
         noise = [bank.classes[r.noise] if r.noise >= 0 else "" for r in rendered.results]
         small.add_label("noise", noise)
@@ -103,7 +125,7 @@ def small_arrays(
         small.add("snr_db", "float32", np.array(snr, np.float32))
     small.add("split", "int8", np.array(split, np.int8))
     small.add("clip_id", STRING, [row.clip_id for row in rendered.rows])
-    small.add("source", STRING, [row.source(recipe.sample_rate) for row in rendered.rows])
+    small.add("source", STRING, _Sources(rendered.rows, recipe.sample_rate))
     return small
 
 

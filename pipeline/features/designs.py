@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from antigram.pipeline.draw import draw
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.split import assign
+from antigram.pipeline.storage.text_index import numbers_of
+from antigram.pipeline.storage.text_table import Picked
 
 __all__ = [
     "DESIGNS",
@@ -149,9 +151,9 @@ class Design:
 
     def _leave_out(self, segments: Segments, seed: int) -> list[NDArray[np.int8]]:
         """Make K folds, each of which tests one part of the groups and trains on the others."""
-        classes = np.array(segments.classes(self.label, str(self)))
+        classes = np.array(segments.classes(self.label, str(self)), object)
         used = np.flatnonzero(classes != "")
-        recordings = np.array(segments.recordings)
+        recordings = numbers_of(segments.recordings, len(classes))
         groups = _linked(classes[used].tolist(), recordings[used].tolist())
         if (number := len(set(groups))) < self.folds:
             raise InputError(
@@ -259,11 +261,11 @@ def divide_training(
         purpose: name of the draw, so that folds with the same seed draw other numbers.
         groups: group of each segment in ``rows``, which stays in one split; default: its recording.
     """
-    own = groups if groups is not None else [segments.recordings[i] for i in rows]
+    main = segments.labels[segments.main]
     return np.array(
         assign(
-            own,
-            [segments.labels[segments.main][i] for i in rows],
+            Picked(segments.recordings, rows) if groups is None else groups,
+            [main[i] for i in rows],
             seed=seed,
             fill_all=groups is not None,
             fractions=_FRACTIONS,
@@ -294,7 +296,7 @@ def divide_for_teacher(
     rows = [i for i in training.tolist() if classes[i]]
     split = np.full(len(classes), UNUSED, np.int8)
     split[rows] = assign(
-        [segments.recordings[i] for i in rows],
+        Picked(segments.recordings, np.array(rows, np.int64)),
         [classes[i] for i in rows],
         seed=seed,
         fractions=_TEACHER_FRACTIONS,
@@ -308,8 +310,13 @@ def divide_for_teacher(
     return split
 
 
-def _linked(values: Sequence[str], recordings: Sequence[str]) -> list[str]:
-    """Return a group for each segment; values that occur in the same recording form one group."""
+def _linked(values: Sequence[str], recordings: Sequence[int]) -> list[str]:
+    """Return a group for each segment; values that occur in the same recording form one group.
+
+    Args:
+        values: value of each segment.
+        recordings: number of each segment's recording.
+    """
     above: dict[str, str] = {}
 
     def top(value: str) -> str:
@@ -317,7 +324,7 @@ def _linked(values: Sequence[str], recordings: Sequence[str]) -> list[str]:
             value = next_
         return value
 
-    first: dict[str, str] = {}
+    first: dict[int, str] = {}
     for value, recording in zip(values, recordings, strict=True):
         one, two = sorted((top(value), top(first.setdefault(recording, value))))
         if one != two:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.execution.workers import WorkerDiedError, Workers
 from antigram.pipeline.features.journal import (
@@ -36,12 +39,13 @@ __all__ = ["Rendered", "render_all"]
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Result of the first pass; the first three lists have an entry for each row that is stored.
+    """Result of the first pass; the first four have an entry for each row that is stored.
 
     Attributes:
         rows: rows to store, in order of clip_id.
         results: result of rendering each row.
-        positions: block of each row, and position of the row in the block.
+        of_block: ``(row,)`` int32 index of its block.
+        positions: ``(row,)`` int32 position of the row in its block.
         rejected: recordings and segments that cannot be used.
         blocks: all rows of each block, and the block's note.
         kept: index of a block -> offset of its magnitudes in the shared memory.
@@ -49,7 +53,8 @@ class Rendered:
 
     rows: list[Row]
     results: list[RowResult]
-    positions: list[tuple[int, int]]
+    of_block: NDArray[np.int32]
+    positions: NDArray[np.int32]
     rejected: list[Reject]
     blocks: Sequence[tuple[Sequence[Row], BlockNote]]
     kept: Mapping[int, int]
@@ -140,19 +145,21 @@ def _joined(
 ) -> Rendered:
     """Return the result of the first pass, from the notes of all blocks."""
     all_rows = [(rows, notes[index]) for index, rows in enumerate(blocks)]
-    rendered = Rendered([], [], [], list(listing.rejected), all_rows, kept)
-    for rows, note in all_rows:
-        if not any(result.reason for result in note.results):
-            rendered.rows.extend(rows)
-            rendered.results.extend(note.results)
-            rendered.positions.extend((note.block, position) for position in range(len(rows)))
+    rows, results, rejected = list[Row](), list[RowResult](), list(listing.rejected)
+    positions = [np.empty(0, np.int32)]
+    for own, note in all_rows:
+        usable = [not result.reason for result in note.results]
+        positions.append(np.flatnonzero(usable).astype(np.int32))
+        if all(usable):
+            rows.extend(own)
+            results.extend(note.results)
             continue
-        for position, (row, result) in enumerate(zip(rows, note.results, strict=True)):
+        for row, result in zip(own, note.results, strict=True):
             if result.reason:
-                source = row.source(recipe.sample_rate)
-                rendered.rejected.append(Reject(source, result.reason))
+                rejected.append(Reject(row.source(recipe.sample_rate), result.reason))
             else:
-                rendered.rows.append(row)
-                rendered.results.append(result)
-                rendered.positions.append((note.block, position))
-    return rendered
+                rows.append(row)
+                results.append(result)
+    counts = [len(each) for each in positions[1:]]
+    of_block = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return Rendered(rows, results, of_block, np.concatenate(positions), rejected, all_rows, kept)

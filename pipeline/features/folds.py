@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ from antigram.pipeline.storage.manifest import (
     write_manifest,
 )
 from antigram.pipeline.storage.publish import discard, publish, recover, work_folder
+from antigram.pipeline.storage.text_table import TextTable
 from antigram.pipeline.storage.verification import verify_group
 from antigram.pipeline.workspace import is_locked, locked, plain_name
 
@@ -44,6 +46,7 @@ __all__ = ["make_folds", "make_teacher_view"]
 _LEAST_RATIO = 1e-6  # least standard deviation of a fold, relative to its store
 _PATIENCE_S = 30  # to wait for another process that makes the same fold
 _POLL_S = 0.05
+_AT_ONCE = 1 << 16  # segments
 
 
 class _Fold(NamedTuple):
@@ -125,14 +128,31 @@ def make_teacher_view(fold: FeatureStore, label: str, *, seed: int) -> Path:
     return _make(base, [_Fold(path, split, label, {**origin, "within": fold.fingerprint})])[0]
 
 
+@dataclass(frozen=True, slots=True)
+class _Labels(Mapping[str, Sequence[str]]):
+    """Class of each segment for each label of a store, made when it is read."""
+
+    store: FeatureStore
+
+    def __getitem__(self, label: str) -> Sequence[str]:
+        names = self.store.classes[label]
+        table = np.array([*names, ""], object)  # the class -1 takes the last entry, an empty text
+        of_segments: list[str] = table[self.store.labels(label)].tolist()
+        return of_segments
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.store.classes)
+
+    def __len__(self) -> int:
+        return len(self.store.classes)
+
+
 def _segments(store: FeatureStore) -> Segments:
     """Return the labels and recordings of a store, from which a design makes folds."""
-    labels = {}
-    for label, names in store.classes.items():
-        table = np.array([*names, ""], object)  # the class -1 takes the last entry, an empty text
-        labels[label] = table[store.labels(label)].tolist()
-    recordings = map(store.recipe.kept_together, store.clip_ids, store.sources)
-    return Segments(labels, list(recordings), store.main_label)
+    kept_together, ids, sources = store.recipe.kept_together, store.clip_ids, store.sources
+    spans = (slice(start, start + _AT_ONCE) for start in range(0, len(store), _AT_ONCE))
+    parts = ([*map(kept_together, ids[span], sources[span])] for span in spans)
+    return Segments(_Labels(store), TextTable.of(parts), store.main_label)
 
 
 def _origin(store: FeatureStore, design: str, number: int, seed: int) -> dict[str, Any]:

@@ -27,7 +27,15 @@ from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.designs import Design, Segments, is_design
 from antigram.pipeline.features.headers import probe_all
 from antigram.pipeline.features.recipe import Recipe
-from antigram.pipeline.features.rows import Labels, Reject, Row, labels_of, rows_of, segments_of
+from antigram.pipeline.features.rows import (
+    Labels,
+    Reject,
+    Row,
+    labels_of,
+    rows_of,
+    segments_of,
+    values_of,
+)
 from antigram.pipeline.features.split import SPLITS, assign
 from antigram.pipeline.features.within import Training
 from antigram.pipeline.storage.hashing import digest_of_list
@@ -240,7 +248,7 @@ def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -
     if is_design(recipe.split):
         first = Design.parse(recipe.split).divide(_segments(rows, recipe, main), recipe.seed)[0]
         return [int(split) for split in first]
-    labels = [dict(row.labels)[main] for row in rows]
+    labels = [value or "" for value in values_of(rows, main)]
     if recipe.split == "random":
         return assign([row.group for row in rows], labels, seed=recipe.seed)
     label = recipe.split.removeprefix("by:")
@@ -248,16 +256,18 @@ def split_rows(corpus: Corpus, rows: Sequence[Row], recipe: Recipe, main: str) -
     if label not in known:
         raise InputError(f"`split=by:{label}`: no such label; {corpus.name} has {', '.join(known)}")
     # A row without the label is grouped by its recording.
-    groups = [dict(row.labels).get(label, f"\0{row.group}") for row in rows]
+    groups = [
+        f"\0{row.group}" if value is None else value
+        for row, value in zip(rows, values_of(rows, label), strict=True)
+    ]
     return assign(groups, labels, seed=recipe.seed, fill_all=True)
 
 
 def _segments(rows: Sequence[Row], recipe: Recipe, main: str) -> Segments:
     """Return the labels and recordings of the rows, from which a design makes folds."""
-    labels = [dict(row.labels) for row in rows]
-    names = sorted({name for known in labels for name in known})
+    names = sorted({name for row in rows for name, _ in row.labels})
     return Segments(
-        labels={name: [known.get(name, "") for known in labels] for name in names},
+        labels={name: [value or "" for value in values_of(rows, name)] for name in names},
         recordings=[
             recipe.kept_together(row.clip_id, row.source(recipe.sample_rate)) for row in rows
         ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from antigram.pipeline.audio.windows import window_starts
 from antigram.pipeline.corpus import Clip, Mixture, Skipped
 from antigram.pipeline.features.recipe import Recipe
 
-__all__ = ["Labels", "Reject", "Row", "labels_of", "rows_of", "segments_of"]
+__all__ = ["Labels", "Reject", "Row", "labels_of", "rows_of", "segments_of", "values_of"]
 
 # Times in tables are rounded: a part may end this much after its recording, and is shortened.
 _OVERSHOOT_S = 0.05
@@ -75,6 +75,20 @@ def labels_of(clip: Clip, shared: dict[Labels, Labels]) -> Labels:
     """Return the known labels of a clip, sorted; equal ones are one object, to save memory."""
     labels = tuple(sorted((k, v) for k, v in clip.labels.items() if v))
     return shared.setdefault(labels, labels)
+
+
+def values_of(rows: Iterable[Row], label: str) -> list[str | None]:
+    """Return the value of a label in each row, None where it is not known.
+
+    Rows share their labels, so that there is one string for each class.
+    """
+    values: dict[Labels, str | None] = {}
+    of_rows = []
+    for row in rows:
+        if row.labels not in values:
+            values[row.labels] = dict(row.labels).get(label)
+        of_rows.append(values[row.labels])
+    return of_rows
 
 
 def rows_of(

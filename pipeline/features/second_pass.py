@@ -99,15 +99,14 @@ def normalise_all(
 def _pieces(rendered: Rendered, rows: slice) -> list[Piece]:
     """Return the rows of a chunk, and where their magnitudes are."""
     taken: dict[int, list[int]] = {}
-    for block, position in rendered.positions[rows]:
+    blocks, positions = rendered.of_block[rows].tolist(), rendered.positions[rows].tolist()
+    for block, position in zip(blocks, positions, strict=True):
         taken.setdefault(block, []).append(position)
     return [
-        Piece(block, positions, rendered.kept[block])
+        Piece(block, own, rendered.kept[block])
         if block in rendered.kept
-        else Piece(
-            block, positions, Again(rendered.blocks[block][0], rendered.blocks[block][1].results)
-        )
-        for block, positions in taken.items()
+        else Piece(block, own, Again(rendered.blocks[block][0], rendered.blocks[block][1].results))
+        for block, own in taken.items()
     ]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["TextTable"]
+__all__ = ["Picked", "TextTable"]
 
 _AT_ONCE = 1 << 16  # texts that are decoded at once
 
@@ -100,3 +101,30 @@ class TextTable(Sequence[str]):
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3]))
         return f"<{len(self)} texts: {shown}{', ...' if len(self) > 3 else ''}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Picked(Sequence[str]):
+    """Some texts of a sequence, which are read where they are.
+
+    Attributes:
+        texts: the sequence.
+        rows: ``(text,)`` index of each text.
+    """
+
+    texts: Sequence[str]
+    rows: NDArray[np.integer]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self.texts[row] for row in self.rows[index].tolist()]
+        return self.texts[int(self.rows[index])]

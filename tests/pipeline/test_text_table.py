@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from antigram.pipeline.storage import text_table
-from antigram.pipeline.storage.text_table import TextTable
+from antigram.pipeline.storage.text_table import Picked, TextTable
 
 TEXTS = ["", "a", "naïve", "日本/a", "", "x" * 500, "z", "a"]
 
@@ -61,3 +61,11 @@ def test_an_id_takes_its_bytes_and_four_more():
     bytes_a_text = tracemalloc.get_traced_memory()[0] / len(table)
     tracemalloc.stop()
     assert bytes_a_text < 1.2 * (16 + 4)
+
+
+def test_some_texts_of_a_table_are_a_sequence():
+    picked = Picked(TextTable.of([TEXTS]), np.array([6, 0, 3, 3]))
+    assert list(picked) == ["z", "", "日本/a", "日本/a"]
+    assert (picked[1:3], picked[-1], len(picked)) == (["", "日本/a"], "日本/a", 4)
+    with pytest.raises(IndexError):
+        picked[4]
