@@ -92,6 +92,32 @@ def _pairs() -> str:
     )
 
 
+def _epoch_end() -> str:
+    found = _result("epoch_end")
+    if found is None:
+        return ""
+    rows = []
+    for one, other, ratio in zip(found["with"], found["without"], found["ratios"], strict=True):
+        seconds = [each["seconds"] for each in one["written"]]
+        rows.append(
+            [
+                f"{1000 * other['seconds_per_step']:.1f} ms",
+                f"{1000 * one['seconds_per_step']:.1f} ms",
+                f"{ratio:.4f}",
+                f"{len(seconds)} of {max(each['bytes'] for each in one['written']) / 1e9:.1f} GB",
+                f"{min(seconds):.1f} to {max(seconds):.1f} s",
+                f"{one['epochs']} in {one['steps'] * one['seconds_per_step']:.0f} s",
+            ]
+        )
+    head = ["a step without", "with checkpoints", "ratio", "written", "a write", "epochs"]
+    return (
+        f"Epochs of VGG16, width {found['width']}, with and without checkpoints. Steps sleep for "
+        f"{1000 * found['step']:.0f} ms, as a host does that waits for a GPU; each epoch is better "
+        f"than the one before, so that its weights are kept. Median ratio {found['ratio']:.4f}.\n\n"
+        f"{_table(head, rows)}\n{_source('epoch_end', found)}.\n\n"
+    )
+
+
 def _cache() -> str:
     found = _result("cache")
     if found is None:
@@ -211,6 +237,7 @@ def docs_page() -> str:
         "## Training\n\n",
         _steps("train_step-cpu"),
         _pairs(),
+        _epoch_end(),
         "".join(gpu) or "On a GPU: nothing was measured yet.\n\n",
         "## Caches\n\n",
         _cache(),
