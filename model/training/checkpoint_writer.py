@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from antigram.model.training.checkpoint import Checkpoint, write_tensors
-from antigram.model.training.host_copy import HostCopy
+from antigram.model.training.host_copy import Copying, HostCopy
 from antigram.model.training.resume import BEST, LAST, METRICS
 from antigram.model.training.run_files import RunFiles
 
@@ -33,9 +33,10 @@ _PAUSE = 20  # pauses between writes are at least so many times as long as the w
 class CheckpointWriter:
     """Writes metrics.jsonl, best.pt and last.pt in a thread; a context manager around a training.
 
-    What is written is copied to host memory first; at most one copy of the state is being written,
-    and at most one other copy of the best weights waits for the next write. If there is too little
-    memory for copies, the training waits while checkpoints are written.
+    What is written is copied to host memory first, while the training goes on: it calls `settle`
+    before it changes weights. At most one copy of the state is being written, and at most one other
+    copy of the best weights waits for the next write. If there is too little memory for copies, the
+    training waits while checkpoints are written.
 
     An error of the thread is raised by the next call, or at the end of the context. If the training
     raises, the context ends when what was begun is written.
@@ -44,6 +45,7 @@ class CheckpointWriter:
         files: files of the run; only the thread may write them inside the context.
         content: returns the content of last.pt, with ``model`` and ``optimiser``.
         checkpoint: makes the checkpoint of a network from its weights.
+        device: device of the network.
         save_every_s: least number of seconds between two writes within an epoch.
         on_message: called with a line if there is too little memory for copies.
     """
@@ -54,29 +56,41 @@ class CheckpointWriter:
         content: Callable[[], Mapping[str, Any]],
         checkpoint: Callable[[Mapping[str, Tensor]], Checkpoint],
         *,
+        device: torch.device,
         save_every_s: float,
         on_message: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._files, self._content, self._checkpoint = files, content, checkpoint
         self._save_every_s, self._on_message = save_every_s, on_message
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._copier = ThreadPoolExecutor(1, thread_name_prefix="checkpoints-copy")
+        self._stream = _stream(device)
+        self._copying: Copying | None = None  # not settled yet
         self._error: BaseException | None = None
         self._reserved: Future[None] | None = None
         self._write: Future[None] | None = None
         self._ended, self._took = time.perf_counter(), 0.0  # of the last write, in seconds
         self._state = HostCopy()
         self._best = [HostCopy(), HostCopy()]  # the first is free, the second may be being written
-        self._waiting: Checkpoint | None = None  # weights of the best epoch, not yet written
+        # The best weights if they are not yet written, and their copy.
+        self._waiting: tuple[Checkpoint, Copying | None] | None = None
         self._copies = True
 
     def __enter__(self) -> CheckpointWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._executor.shutdown()  # waits for what was begun
+        for executor in (self._copier, self._executor):
+            executor.shutdown()  # waits for what was begun
         self._state, self._best, self._waiting = HostCopy(), [], None
         if kind is None:
             self._raise()
+
+    def settle(self) -> None:
+        """Wait until all is copied that is to be saved; call this before weights change."""
+        if self._copying is not None:
+            self._copying.settle()
+            self._copying = None
 
     def due(self, *, epoch_ends: bool = False) -> bool:
         """Return whether the state may be saved now; call this after each step.
@@ -114,52 +128,54 @@ class CheckpointWriter:
             self._keep_best()
 
     def _save(self, *, best: bool = False) -> None:
-        """Copy the state and begin to write it.
+        """Begin to copy the state and to write it.
 
         Args:
             best: whether the network has its best weights so far.
         """
         begun, content = time.perf_counter(), self._content()
-        if (copied := self._copied(self._state, content)) is None:
+        if (copy := self._begin_copy(self._state, content)) is None:
             self._save_directly(best=best)
             return
         if best:
-            self._waiting = self._checkpoint(copied["model"])
-        job = partial(self._write_files, copied, self._take_waiting(), begun, _event(content))
+            self._waiting = (self._checkpoint(copy.tree["model"]), copy)
+        job = partial(self._write_files, copy.tree, copy, self._take_waiting(), begun)
         self._write = self._submit(job)
 
     def _save_directly(self, *, best: bool) -> None:
         """Write the state without a copy, and wait until it is written."""
         content = self._content()
         if best:
-            self._waiting = self._checkpoint(content["model"])
-        job = partial(self._write_files, content, self._take_waiting())
+            self._waiting = (self._checkpoint(content["model"]), None)
+        job = partial(self._write_files, content, None, self._take_waiting())
         self._write = self._submit(job)
         self._write.result()
         self._raise()
 
     def _keep_best(self) -> None:
         """Keep the weights in memory until the next write."""
-        copied = self._copied(self._best[0], self._content()["model"])
-        if copied is None:
+        copy = self._begin_copy(self._best[0], self._content()["model"])
+        if copy is None:
             self._save_directly(best=True)
         else:
-            self._waiting = self._checkpoint(copied)
+            self._waiting = (self._checkpoint(copy.tree), copy)
 
-    def _take_waiting(self) -> Checkpoint | None:
+    def _take_waiting(self) -> tuple[Checkpoint, Copying | None] | None:
         """Return the best weights that wait; the other memory for them becomes the free one."""
         waiting, self._waiting = self._waiting, None
         self._best.reverse()
         return waiting
 
-    def _copied(self, memory: HostCopy, tree: Any) -> Any | None:  # noqa: ANN401
-        """Return a copy of a tree; None if there is too little memory for copies."""
+    def _begin_copy(self, memory: HostCopy, tree: Any) -> Copying | None:  # noqa: ANN401
+        """Begin to copy a tree; return None if there is too little memory for copies."""
+        self.settle()
         if self._reserved is not None:
             self._reserved.result()
             self._raise()
         if self._copies:
             try:
-                return memory.copy(tree)
+                self._copying = memory.begin(tree, self._copier, self._stream)
+                return self._copying
             except MemoryError as error:
                 self._copies = False
                 self._on_message(
@@ -169,7 +185,7 @@ class CheckpointWriter:
         return None
 
     def _reserve(self, content: Mapping[str, Any]) -> None:
-        """Take memory for copies; without it, `_copied` fails in the same way, and says so."""
+        """Take memory for copies; without it, `_begin_copy` fails in the same way, and says so."""
         try:
             self._state.reserve(content)
         except MemoryError:
@@ -178,13 +194,15 @@ class CheckpointWriter:
     def _write_files(
         self,
         content: Mapping[str, Any],
-        best: Checkpoint | None,
+        copy: Copying | None,
+        waiting: tuple[Checkpoint, Copying | None] | None,
         begun: float | None = None,
-        copied: torch.cuda.Event | None = None,
     ) -> None:
         begun = begun or time.perf_counter()
-        if copied is not None:
-            copied.synchronize()
+        best, copy_of_best = waiting or (None, None)
+        for each in (copy, copy_of_best):
+            if each is not None:
+                each.wait()
         contents = {LAST: content} if best is None else {BEST: best.to_plain(), LAST: content}
         self._files.write_all(
             {name: partial(write_tensors, content=plain) for name, plain in contents.items()}
@@ -208,10 +226,9 @@ class CheckpointWriter:
             raise self._error
 
 
-def _event(content: Mapping[str, Any]) -> torch.cuda.Event | None:
-    """Return an event that completes when the copies queued before are complete; None on a CPU."""
-    if not any(tensor.is_cuda for tensor in content["model"].values()):
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    """Return a second stream of a GPU; None for a CPU."""
+    if device.type != "cuda":
         return None
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record()
-    return event
+    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return stream

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,40 @@ from torch import Tensor
 
 from antigram.pipeline.storage.files import size_text
 
-__all__ = ["HostCopy", "available_memory"]
+__all__ = ["Copying", "HostCopy", "available_memory"]
 
 _SHARE = 0.5  # share of the available memory that a copy may take; others need memory, too
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")  # of version 2, as a container sees its own
+
+
+class Copying:
+    """A copy that is being made.
+
+    Attributes:
+        tree: the copy; it is complete after `wait`.
+    """
+
+    def __init__(
+        self,
+        tree: Any,  # noqa: ANN401
+        job: Future[None],
+        event: torch.cuda.Event | None,
+        device: torch.device | None,
+    ) -> None:
+        self.tree, self._job, self._event, self._device = tree, job, event, device
+
+    def settle(self) -> None:
+        """Wait until what is copied may change; on a GPU its steps wait, not the host."""
+        self._job.result()
+        if self._event is not None:
+            torch.cuda.current_stream(self._device).wait_event(self._event)
+
+    def wait(self) -> None:
+        """Wait until the copy is complete."""
+        self._job.result()
+        if self._event is not None:
+            self._event.synchronize()
 
 
 class HostCopy:
@@ -40,24 +70,31 @@ class HostCopy:
             for buffer in self._memory:
                 buffer.zero_()
 
-    def copy(self, tree: Any) -> Any:  # noqa: ANN401 - dicts and lists of anything
-        """Return a tree with copies of all tensors, in the tensors' own memory layout.
-
-        Copies from a GPU are queued in the current stream, so that later steps cannot change what
-        is copied; wait for an event of that stream before the copies are read.
+    def begin(self, tree: Any, executor: Executor, stream: torch.cuda.Stream | None) -> Copying:  # noqa: ANN401
+        """Begin to copy all tensors of a tree, in their own memory layout.
 
         Args:
             tree: tensors in dicts, lists and tuples; other values are not copied.
+            executor: copies tensors in host memory.
+            stream: copies tensors of a GPU; None without one.
 
         Raises:
             MemoryError: there is too little memory.
         """
         tensors = list(_tensors(tree))
         self._fit(tensors)
-        for buffer, tensor in zip(self._memory, tensors, strict=True):
-            buffer.copy_(tensor, non_blocking=tensor.is_cuda)
+        pairs = list(zip(self._memory, tensors, strict=True))
         buffers = iter(self._memory)
-        return _replaced(tree, lambda _: next(buffers))
+        copied = _replaced(tree, lambda _: next(buffers))
+        job = executor.submit(_copy, [pair for pair in pairs if not pair[1].is_cuda])
+        if stream is None:
+            return Copying(copied, job, None, None)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(stream.device))  # for the last step
+        with torch.cuda.stream(stream):
+            _copy([pair for pair in pairs if pair[1].is_cuda])
+            event.record(stream)
+        return Copying(copied, job, event, stream.device)
 
     def _fit(self, tensors: list[Tensor]) -> bool:
         """Allocate memory unless the memory of the last copy fits; return whether it did not."""
@@ -78,6 +115,11 @@ class HostCopy:
             raise MemoryError(f"a copy takes {size_text(size)}") from None
         self._forms = forms
         return True
+
+
+def _copy(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    for buffer, tensor in pairs:
+        buffer.copy_(tensor, non_blocking=tensor.is_cuda)
 
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:

@@ -190,10 +190,12 @@ def train(
     if sources and not state.step:
         effect.begin(validate("before the first step", UNTRAINED)[1])
 
+    buffered = any(True for _ in net.buffers())  # which the forward pass changes
     writer = CheckpointWriter(
         files,
         partial(state.content, net, adam, domain_loss),
         partial(checkpoint_of, store=store, config=config, run=run),
+        device=device,
         save_every_s=save_every_s,
         on_message=on_message,
     )
@@ -215,12 +217,15 @@ def train(
                 last = state.done + 1 == steps_in_epoch or state.step + 1 == config.max_steps
                 if domain_loss is not None:
                     domain_loss.begin(state.step)
+                if buffered:
+                    writer.settle()
                 loss = step(batch, sums, effect.gradients(first=not state.done, last=last))
                 guard.add(batch.clips)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if config.clip_norm is not None:
                     torch.nn.utils.clip_grad_norm_(trainable, config.clip_norm)
                 schedule.begin_step(state.step)
+                writer.settle()
                 adam.step()
                 adam.zero_grad(set_to_none=True)  # so that activations can take their memory
                 limiter.wait()

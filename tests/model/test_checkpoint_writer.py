@@ -2,6 +2,8 @@
 
 import errno
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -48,12 +50,14 @@ class Run:
         self.files.begin()
         self.net, self.state = checkpoint.net(), State()
         self.adam = torch.optim.Adam(self.net.parameters(), fused=True)
+        self.writer = None
         self.step()
         self.said = []
         self.writer = CheckpointWriter(
             self.files,
             partial(self.state.content, self.net, self.adam),
             lambda weights: replace(checkpoint, state_dict=dict(weights)),
+            device=torch.device("cpu"),
             save_every_s=10,
             on_message=self.said.append,
             **options,
@@ -61,6 +65,8 @@ class Run:
 
     def step(self):
         self.state.step += 1
+        if self.writer is not None:
+            self.writer.settle()
         for parameter in self.net.parameters():
             parameter.grad = torch.ones_like(parameter)
         self.adam.step()
@@ -117,6 +123,26 @@ def test_a_checkpoint_holds_the_state_of_when_it_was_saved_though_training_goes_
         assert begun.wait(WAIT)
         run.step()
         go_on.set()
+    assert run.on_disk() == (1, 0, 1.0)
+
+
+def test_a_step_waits_until_the_weights_are_copied(run, monkeypatch):
+    copy, stepping = host_copy._copy, threading.Event()
+    settle = CheckpointWriter.settle
+
+    def late(pairs):
+        assert stepping.wait(WAIT)
+        copy(pairs)
+
+    def seen(self):
+        stepping.set()
+        settle(self)
+
+    monkeypatch.setattr(host_copy, "_copy", late)
+    with run.writer as writer:
+        writer.save()
+        monkeypatch.setattr(CheckpointWriter, "settle", seen)
+        run.step()
     assert run.on_disk() == (1, 0, 1.0)
 
 
@@ -248,7 +274,7 @@ def test_memory_that_cannot_be_allocated_is_too_little(monkeypatch):
 
     monkeypatch.setattr(torch, "empty_like", refuse)
     with pytest.raises(MemoryError, match=r"a copy takes 0\.0 MB"):
-        HostCopy().copy([torch.ones(1)])
+        HostCopy().begin([torch.ones(1)], ThreadPoolExecutor(1), None)
 
 
 def test_a_copy_keeps_layouts_and_names_and_its_memory_is_used_again():
@@ -256,8 +282,15 @@ def test_a_copy_keeps_layouts_and_names_and_its_memory_is_used_again():
     net = torch.nn.BatchNorm2d(3)
     tree = {"net": net.state_dict(), "more": [(maps, 1.5), "text", None], "empty": torch.empty(0)}
     memory = HostCopy()
+
+    def copied(tree):
+        with ThreadPoolExecutor(1) as executor:
+            copying = memory.begin(tree, executor, None)
+            copying.wait()
+        return copying.tree
+
     memory.reserve(tree)
-    first = memory.copy(tree)
+    first = copied(tree)
     assert first["more"][1:] == tree["more"][1:]
     assert first["more"][0][0].stride() == maps.stride()
     assert torch.equal(first["more"][0][0], maps)
@@ -265,9 +298,9 @@ def test_a_copy_keeps_layouts_and_names_and_its_memory_is_used_again():
     assert all(torch.equal(value, first["net"][name]) for name, value in net.state_dict().items())
     maps.zero_()
     assert first["more"][0][0].any()
-    assert memory.copy(tree)["more"][0][0].data_ptr() == first["more"][0][0].data_ptr()
+    assert copied(tree)["more"][0][0].data_ptr() == first["more"][0][0].data_ptr()
     assert not first["more"][0][0].any()
-    assert memory.copy([maps[:1]])[0].shape == (1, 3, 4, 5)  # another tree
+    assert copied([maps[:1]])[0].shape == (1, 3, 4, 5)  # another tree
 
 
 def test_what_is_available_is_known_here():
@@ -323,6 +356,33 @@ def test_killed_before_any_change_of_a_file_a_run_ends_in_the_same_weights(
     for name, key in (("best.pt", "state_dict"), ("last.pt", "model")):
         one, two = (load_tensors(path / name)[key] for path in (folder, complete))
         assert all(torch.equal(one[weight], two[weight]) for weight in one)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "vgg11_bn"])
+def test_no_weight_and_no_average_of_a_batch_norm_changes_before_it_is_copied(
+    name, store, monkeypatch, tmp_path
+):
+    copy = host_copy._copy
+
+    def late(pairs):
+        time.sleep(0.1)
+        copy(pairs)
+
+    def stop(epoch, done, _steps, known):
+        if (epoch, done) == (2, 3) and "clips_per_second" in known:
+            raise KeyboardInterrupt
+
+    config = replace(CONFIG, arch=Arch(name, 1), epochs=3, batch_clips=6)
+    train_baseline(config, store, tmp_path / "complete")
+    monkeypatch.setattr(host_copy, "_copy", late)
+    monkeypatch.setattr(checkpoint_writer, "_PAUSE", 0)
+    with pytest.raises(KeyboardInterrupt):
+        train_baseline(config, store, tmp_path / "cut", on_progress=stop, save_every_s=0)
+    assert (tmp_path / "cut" / "last.pt").exists()
+    train_baseline(config, store, tmp_path / "cut", resume=True)
+    assert numbers_of(tmp_path / "cut") == numbers_of(tmp_path / "complete")
+    one, two = (load_checkpoint(tmp_path / run / "best.pt") for run in ("cut", "complete"))
+    assert all(torch.equal(one.state_dict[key], two.state_dict[key]) for key in one.state_dict)
 
 
 def test_a_training_that_raises_leaves_no_thread_and_what_it_began_to_write(store, tmp_path):
