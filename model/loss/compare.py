@@ -209,7 +209,11 @@ def _by_matrices(
     if given.similarity == "mse-sigmoid":
         total, means, compared, coefficients, factor = _errors(values, every, stacks, given)
     else:
-        products = torch.addcmul(_tiny(values.device), every, every[-1]).sum(2)
+        if of_gram:
+            products = torch.addcmul(_tiny(values.device), every, every[-1]).sum(2)
+        else:  # the slope is the gradient, which a product with maps of zero does not make zero
+            products = (every * every[-1]).sum(2)
+            products[-1] += _TINY
         total, means, coefficients, factor = _cosines(products, stacks, given)
         compared = every
     if not needs_grad:
