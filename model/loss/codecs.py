@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from antigram.model.choices import Aggregation, Codec, matrix_side
-from antigram.model.loss.gram import aggregate, exact_norm, flat, self_product
+from antigram.model.loss.gram import aggregate, exact_norm, flat, self_product, upper_product
 from antigram.model.loss.int8 import round_to_int8, widen
 from antigram.model.loss.packed import forget_indices, pack, packed_size, unpack
 from antigram.model.loss.pairwise import Grid, default_grid, pairwise_maps
@@ -305,13 +305,13 @@ def encode_rows(
         if codec == "lowrank":
             return _lowrank_rows(values, rank or values.shape[1], dtype, grid)
         if codec == "factor":
-            norm = exact_norm(_smaller_product(values))
+            norm = _norm_of_product(values)
             data = values / _divisor(norm).sqrt()[:, None, None]
             return stored_rows(codec, data, norm, dtype, grid=grid)
-        matrices = self_product(values)
-        norm = exact_norm(matrices)
-        data = pack(matrices) / _divisor(norm)[:, None]
-        return stored_rows(codec, data, norm, dtype, side=matrices.shape[1], grid=grid)
+        packed = pack(upper_product(values))
+        norm = exact_norm(packed)
+        data = packed / _divisor(norm)[:, None]
+        return stored_rows(codec, data, norm, dtype, side=values.shape[1], grid=grid)
 
 
 def stored_rows(
@@ -341,10 +341,8 @@ def stored_rows(
         represented = widen(data, scale, codec)
     else:
         data = represented = values.to(dtype)
-    if codec == "factor":
-        row_norm = exact_norm(_smaller_product(represented.float()))
-    elif codec == "lowrank":
-        row_norm = exact_norm(self_product(represented.float().mT))
+    if codec == "factor" or codec == "lowrank":
+        row_norm = _norm_of_product(represented.float())
     else:
         row_norm = exact_norm(represented)
     if codec == "factor" and grid is not None:
@@ -356,16 +354,24 @@ def _divisor(norm: Tensor) -> Tensor:
     return torch.where(norm > 0, norm, 1.0).float()
 
 
-def _smaller_product(values: Tensor) -> Tensor:
-    """Return F F^T or F^T F, whichever is smaller: they share norm and nonzero eigenvalues."""
+def _smaller(values: Tensor) -> Tensor:
+    """Return F or F^T, whichever gives the smaller of the products F F^T and F^T F.
+
+    The two products share norm and nonzero eigenvalues.
+    """
     side, columns = values.shape[1:]
-    return self_product(values if side <= columns else values.mT)
+    return values if side <= columns else values.mT
+
+
+def _norm_of_product(values: Tensor) -> Tensor:
+    """Return the norm of F F^T, ``(batch,)`` float64."""
+    return exact_norm(pack(upper_product(_smaller(values))))
 
 
 def _lowrank_rows(values: Tensor, rank: int, dtype: torch.dtype, grid: Grid | None) -> Rows:
     """Return the nearest rank-``rank`` approximations, from the smaller product's eigenvectors."""
     with torch.autocast(values.device.type, enabled=False):
-        product = _smaller_product(values)
+        product = self_product(_smaller(values))
         norm = exact_norm(product)
         divisor = _divisor(norm)
         scaled = product / divisor[:, None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import torch
@@ -20,8 +21,12 @@ __all__ = [
     "flat",
     "gram",
     "self_product",
+    "upper_product",
 ]
 
+# Rows of the matrix that a CPU multiplies at once, as a share of all, and the least number of rows
+# at which the smaller products are faster than the complete one.
+_BANDS, _LEAST_SIDE = 4, 64
 COMPMUL_EPS, COMPMUL_POWER = 1e-10, 0.001
 # What torch gives to a Function: it takes any attribute, which torch's own types do not say.
 Context: TypeAlias = Any
@@ -48,6 +53,27 @@ class _SelfProduct(torch.autograd.Function):
 def self_product(x: Tensor) -> Tensor:
     """Multiply each matrix by its own transpose: ``(batch, a, b)`` -> ``(batch, a, a)``."""
     product: Tensor = _SelfProduct.apply(x)
+    return product
+
+
+def upper_product(x: Tensor) -> Tensor:
+    """Multiply each matrix by its own transpose, with an upper triangle that is complete.
+
+    On a CPU the rest is not computed, which saves a third of the time. It is then of any value.
+
+    Args:
+        x: ``(batch, a, b)``, without gradient.
+
+    Returns:
+        ``(batch, a, a)``.
+    """
+    side = x.shape[1]
+    if x.device.type != "cpu" or side < _LEAST_SIDE:
+        return x @ x.mT
+    product = x.new_empty(len(x), side, side)
+    ends = [side * band // _BANDS for band in range(_BANDS + 1)]
+    for first, last in pairwise(ends):
+        product[:, first:last, first:] = x[:, first:last] @ x[:, first:].mT
     return product
 
 

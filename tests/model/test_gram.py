@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from antigram.model.choices import AGGREGATIONS
 from antigram.model.loss.codecs import encode_rows, pack, packed_size, row_shape, unpack
-from antigram.model.loss.gram import ShapeError, aggregate, gram, self_product
+from antigram.model.loss.gram import ShapeError, aggregate, gram, self_product, upper_product
 from antigram.model.loss.pairwise import compared
 from antigram.pipeline.errors import InputError
 from tests.reference.gram_loops import (
@@ -193,3 +193,14 @@ def test_rows_keep_what_they_are_on_another_device(rng):
     assert moved.codec == "packed"
     for name in ("data", "norm", "row_norm"):
         assert torch.equal(getattr(moved, name), getattr(rows, name))
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7), (3, 64, 9), (2, 67, 130), (1, 130, 3)], ids=str)
+def test_the_upper_triangle_of_a_product_is_that_of_the_complete_one(shape, rng):
+    x = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+    for values in (x, x.mT.contiguous().mT):
+        got, want = upper_product(values), x.double() @ x.double().mT
+        row, column = np.triu_indices(shape[1])
+        torch.testing.assert_close(
+            got[:, row, column].double(), want[:, row, column], rtol=1e-5, atol=1e-4
+        )
