@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from antigram.pipeline.features.listing import Listing, Reject, Row
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.rendering import Rendering, render_block, render_row
 from antigram.pipeline.features.row_audio import Context, RowResult
+from antigram.pipeline.features.row_table import RowTable
 from antigram.pipeline.features.sources import shared_paths
 from antigram.pipeline.storage.chunks import rows_per_chunk
 from antigram.pipeline.storage.files import remove
@@ -51,7 +53,7 @@ class Rendered:
         kept: index of a block -> offset of its magnitudes in the shared memory.
     """
 
-    rows: list[Row]
+    rows: Sequence[Row]
     results: list[RowResult]
     of_block: NDArray[np.int32]
     positions: NDArray[np.int32]
@@ -145,21 +147,28 @@ def _joined(
 ) -> Rendered:
     """Return the result of the first pass, from the notes of all blocks."""
     all_rows = [(rows, notes[index]) for index, rows in enumerate(blocks)]
-    rows, results, rejected = list[Row](), list[RowResult](), list(listing.rejected)
-    positions = [np.empty(0, np.int32)]
-    for own, note in all_rows:
-        usable = [not result.reason for result in note.results]
-        positions.append(np.flatnonzero(usable).astype(np.int32))
-        if all(usable):
-            rows.extend(own)
+    results, rejected = list[RowResult](), list(listing.rejected)
+    usable = [np.empty(0, bool)]
+    for rows, note in all_rows:
+        own = [not result.reason for result in note.results]
+        usable.append(np.array(own, bool))
+        if all(own):
             results.extend(note.results)
             continue
-        for row, result in zip(own, note.results, strict=True):
+        for row, result in zip(rows, note.results, strict=True):
             if result.reason:
                 rejected.append(Reject(row.source(recipe.sample_rate), result.reason))
             else:
-                rows.append(row)
                 results.append(result)
-    counts = [len(each) for each in positions[1:]]
+    counts = [np.count_nonzero(own) for own in usable[1:]]
     of_block = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    return Rendered(rows, results, of_block, np.concatenate(positions), rejected, all_rows, kept)
+    positions = np.concatenate([np.flatnonzero(own).astype(np.int32) for own in usable])
+    stored = _chosen(listing.rows, np.concatenate(usable))
+    return Rendered(stored, results, of_block, positions, rejected, all_rows, kept)
+
+
+def _chosen(rows: Sequence[Row], usable: NDArray[np.bool_]) -> Sequence[Row]:
+    """Return the rows that can be used."""
+    if usable.all():
+        return rows
+    return rows.picked(usable) if isinstance(rows, RowTable) else [*compress(rows, usable)]

@@ -149,7 +149,9 @@ class _Labels(Mapping[str, Sequence[str]]):
 
 def _segments(store: FeatureStore) -> Segments:
     """Return the labels and recordings of a store, from which a design makes folds."""
-    kept_together, ids, sources = store.recipe.kept_together, store.clip_ids, store.sources
+    kept_together, ids = store.recipe.kept_together, store.clip_ids
+    # Sources take as much memory as ids, and do not matter where recordings are divided.
+    sources = ids if store.recipe.longer == "segment" else store.sources
     spans = (slice(start, start + _AT_ONCE) for start in range(0, len(store), _AT_ONCE))
     parts = ([*map(kept_together, ids[span], sources[span])] for span in spans)
     return Segments(_Labels(store), TextTable.of(parts), store.main_label)

@@ -27,6 +27,7 @@ from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.designs import Design, Segments, is_design
 from antigram.pipeline.features.headers import probe_all
 from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.row_table import RowColumns
 from antigram.pipeline.features.rows import (
     Labels,
     Reject,
@@ -42,6 +43,7 @@ from antigram.pipeline.storage.hashing import digest_of_list
 
 __all__ = ["Listing", "Reject", "Row", "list_rows", "segments_of", "split_rows"]
 
+_MANY_ROWS = 1 << 20  # more are kept in columns
 _UNSAFE = frozenset("/\\") | {chr(code) for code in range(32)}
 
 
@@ -49,7 +51,7 @@ _UNSAFE = frozenset("/\\") | {chr(code) for code in range(32)}
 class Listing:
     """All rows of a corpus, sorted by clip_id, and the files that give no row."""
 
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     rejected: tuple[Reject, ...]
     skipped: dict[str, int]
     label_names: tuple[str, ...]  # the main one first
@@ -121,6 +123,7 @@ def list_rows(
         home, sorted({clip.path for clip in clips if clip.mixture is None}), workers, on_progress
     )
     rows: list[Row] = []
+    columns: RowColumns | None = None  # once there are many rows
     shared: dict[Labels, Labels] = {}
     for clip in clips:
         info = None if clip.mixture is not None else infos[clip.path][0]
@@ -129,13 +132,22 @@ def list_rows(
                 skipped[row.reason] += row.count
             elif isinstance(row, Reject):
                 rejected.append(row)
+            elif columns is not None:
+                columns.add(row)
             else:
                 rows.append(row)
-    rows.sort(key=lambda row: row.clip_id)
-    identity = digest_of_list(_identities(rows, infos))
+        if len(rows) > _MANY_ROWS and recipe.longer == "segment" and clip.mixture is None:
+            columns = RowColumns(recipe)
+            for row in rows:
+                columns.add(row)
+            rows = []
+    ordered: Sequence[Row] = (
+        tuple(sorted(rows, key=lambda row: row.clip_id)) if columns is None else columns.sorted()
+    )
+    identity = digest_of_list(_identities(ordered, infos))
     left_out = dict(sorted(skipped.items()))
     return Listing(
-        tuple(rows),
+        ordered,
         tuple(rejected),
         left_out,
         label_names,
