@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from antigram.pipeline.draw import draw
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.split import assign
-from antigram.pipeline.storage.text_index import numbers_of
+from antigram.pipeline.storage.text_index import coded, numbers_of
 from antigram.pipeline.storage.text_table import Picked
 
 __all__ = [
@@ -154,7 +154,7 @@ class Design:
         classes = np.array(segments.classes(self.label, str(self)), object)
         used = np.flatnonzero(classes != "")
         recordings = numbers_of(segments.recordings, len(classes))
-        groups = _linked(classes[used].tolist(), recordings[used].tolist())
+        groups = _linked(classes[used], recordings[used])
         if (number := len(set(groups))) < self.folds:
             raise InputError(
                 f"`split={self}`: {number} groups for {self.folds} folds (a group is the "
@@ -169,7 +169,8 @@ class Design:
                 fill_all=True,
                 fractions=[1 / self.folds] * self.folds,
                 purpose="folds",
-            )
+            ),
+            np.int8,
         )
         folds = []
         for number in range(self.folds):
@@ -310,13 +311,14 @@ def divide_for_teacher(
     return split
 
 
-def _linked(values: Sequence[str], recordings: Sequence[int]) -> list[str]:
+def _linked(values: NDArray[np.object_], recordings: NDArray[np.signedinteger]) -> list[str]:
     """Return a group for each segment; values that occur in the same recording form one group.
 
     Args:
-        values: value of each segment.
+        values: ``(segment,)`` texts.
         recordings: number of each segment's recording.
     """
+    codes, names = coded(values, len(values))
     above: dict[str, str] = {}
 
     def top(value: str) -> str:
@@ -325,11 +327,14 @@ def _linked(values: Sequence[str], recordings: Sequence[int]) -> list[str]:
         return value
 
     first: dict[int, str] = {}
-    for value, recording in zip(values, recordings, strict=True):
-        one, two = sorted((top(value), top(first.setdefault(recording, value))))
+    pairs = np.unique(recordings.astype(np.int64) * max(1, len(names)) + codes)
+    for pair in pairs.tolist():
+        recording, code = divmod(pair, len(names))
+        one, two = sorted((top(names[code]), top(first.setdefault(recording, names[code]))))
         if one != two:
             above[two] = one
-    return [top(value) for value in values]
+    groups: list[str] = np.array([top(name) for name in names], object)[codes].tolist()
+    return groups
 
 
 def _halves(known: Mapping[str, set[str]], seed: int) -> set[tuple[str, str]]:

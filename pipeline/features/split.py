@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from antigram.pipeline.choices import Split
 from antigram.pipeline.draw import draw
-from antigram.pipeline.storage.text_index import numbers_of
+from antigram.pipeline.storage.text_index import coded, numbers_of
 
 __all__ = ["FRACTIONS", "SPLITS", "assign"]
 
@@ -121,9 +121,7 @@ class _Counted:
         first, group_of = np.unique(
             numbers_of(groups, len(groups)), return_index=True, return_inverse=True
         )[1:]
-        known: dict[str, int] = {}
-        codes = (known.setdefault(label, len(known)) for label in labels)
-        of_segment = np.fromiter(codes, np.int64, len(labels))
+        of_segment, known = coded(labels, len(labels))
         width = max(1, len(known))
         cells, seen, counts = np.unique(
             group_of * width + of_segment, return_index=True, return_counts=True

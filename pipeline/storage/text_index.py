@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from antigram.pipeline.storage.text_table import TextTable
 
-__all__ = ["TextIndex", "numbers_of"]
+__all__ = ["TextIndex", "coded", "numbers_of"]
 
 _AT_ONCE = 1 << 16
 
@@ -61,6 +61,18 @@ class TextIndex:
             for row in self._order[start : end + 2].tolist():
                 firsts[row] = seen.setdefault(self._texts[row], row)
         return firsts
+
+
+def coded(texts: Iterable[str], count: int) -> tuple[NDArray[np.int32], list[str]]:
+    """Return a number for each text, and the text of each number; for few different texts.
+
+    Args:
+        texts: the texts; they are read once.
+        count: number of texts.
+    """
+    known: dict[str, int] = {}
+    numbers = (known.setdefault(text, len(known)) for text in texts)
+    return np.fromiter(numbers, np.int32, count), list(known)
 
 
 def numbers_of(texts: Iterable[str], count: int) -> NDArray[np.signedinteger]:

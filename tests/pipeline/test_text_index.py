@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from antigram.pipeline.storage import text_index
-from antigram.pipeline.storage.text_index import TextIndex, numbers_of
+from antigram.pipeline.storage.text_index import TextIndex, coded, numbers_of
 from antigram.pipeline.storage.text_table import TextTable
 
 TEXTS = ["d", "a", "", "naïve", "c", "b"]
@@ -44,3 +44,9 @@ def test_equal_texts_have_one_number_wherever_they_are():
     numbers = numbers_of(iter(texts), len(texts)).tolist()
     assert len(set(zip(texts, numbers, strict=True))) == len(set(texts)) == len(set(numbers))
     assert numbers_of([], 0).tolist() == []
+
+
+def test_few_texts_are_numbered_as_they_come():
+    numbers, names = coded(iter(["b", "a", "b", ""]), 4)
+    assert (numbers.tolist(), names) == ([0, 1, 0, 2], ["b", "a", ""])
+    assert coded([], 0)[1] == []
