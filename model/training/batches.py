@@ -17,11 +17,13 @@ from torch import Tensor
 from antigram.model.loss.sources import GramSource, Sources, TeacherRows
 from antigram.model.training.resident import bytes_of, on_device
 from antigram.pipeline.audio.augmentation import Views, apply_views
+from antigram.pipeline.execution.memory import available_memory
 from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["Batch", "Batches"]
 
 _AHEAD = 3  # batches that are loaded ahead
+_EXPECTED = 2  # batches that the system reads ahead of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class Batches:
         self.batch_clips = batch_clips
         self.device = device
         self.wait_s = 0.0
+        self._again = False  # whether memory is too small to keep what was read
         self._copy_stream: torch.cuda.Stream | None = None
         self.data_bytes = bytes_of(store.features) + (grams.stored_bytes if grams else 0)
         fixed = views is None and (grams is None or grams.views is None)
@@ -143,6 +146,18 @@ class Batches:
             apply_views(x.numpy()[:, 0], params, self.store.levels)
         return _Loaded(clips, x, y, self._read(clips, epoch), weight, domains)
 
+    def _expect(self, of_all_ranks: NDArray[np.int64], epoch: int) -> None:
+        """Have the system read later batches, if they were not read or memory cannot keep them."""
+        if self.resident:
+            return
+        clips = of_all_ranks[self.rank :: self.ranks]
+        self.store.features.expect(clips, again=self._again)
+        if self.grams is not None:
+            views = self.grams.views
+            view = None if views is None else views.of_epoch(max(epoch, 1))
+            for array in self.grams.arrays:
+                array.expect(clips, view, again=self._again)
+
     def _read(self, clips: NDArray[np.int64], epoch: int) -> Any:  # noqa: ANN401 - differs by source
         return self.grams.read(clips, epoch) if self.grams else {}
 
@@ -163,6 +178,7 @@ class Batches:
             epoch: counted from 1; decides the augmentation. 0 outside training: no augmentation.
         """
         self.wait_s = 0.0
+        self._again = 0 < available_memory() < self.data_bytes
         moved = self._ahead(rows, epoch)
         if self.device.type == "cuda":
             yield from self._move_ahead(moved)
@@ -211,7 +227,8 @@ class Batches:
 
     def _ahead(self, rows: NDArray[np.int64], epoch: int) -> Iterator[_Loaded]:
         """Load batches in a thread, and raise its errors in the calling thread."""
-        starts = range(0, len(rows), self.batch_clips)
+        size = self.batch_clips
+        starts = range(0, len(rows), size)
         ready: queue.Queue[_Loaded | BaseException] = queue.Queue(_AHEAD)
         stop = threading.Event()
 
@@ -225,10 +242,13 @@ class Batches:
 
         def work() -> None:
             try:
+                lead = _EXPECTED * size
+                self._expect(rows[:lead], epoch)
                 for start in starts:
                     if stop.is_set():
                         return
-                    put(self._load(rows[start : start + self.batch_clips], epoch))
+                    self._expect(rows[start + lead : start + lead + size], epoch)
+                    put(self._load(rows[start : start + size], epoch))
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 put(error)
 

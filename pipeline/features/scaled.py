@@ -68,6 +68,16 @@ class ScaledArray:
         self.gather(rows, out, view)
         return out
 
+    def expect(
+        self,
+        rows: Sequence[int] | NDArray[np.integer],
+        view: int | None = None,
+        *,
+        again: bool = False,
+    ) -> None:
+        """Have rows that are taken soon read into memory: see `StoredArray`."""
+        self.stored.expect(rows, view, again=again)
+
     def gather(
         self,
         rows: Sequence[int] | NDArray[np.integer],

@@ -48,6 +48,21 @@ class StoredArray(Protocol):
             out: array for the result; default: a new one.
         """
 
+    def expect(
+        self,
+        rows: Sequence[int] | NDArray[np.integer],
+        view: int | None = None,
+        *,
+        again: bool = False,
+    ) -> None:
+        """Have rows that are taken soon read into memory in the background.
+
+        Args:
+            rows: indices of the rows.
+            view: index along the second axis, if that is an axis of views; None reads all.
+            again: read rows of chunks that were read before, too.
+        """
+
     def gather(
         self,
         rows: Sequence[int] | NDArray[np.integer],

@@ -169,6 +169,18 @@ class RowView(Protocol):
             OSError: the object does not exist or cannot be read; ENOMEM: too many are open.
         """
 
+    def expect(self, index: int, first: int, size: int) -> None:
+        """Have some bytes of an opened object read into memory in the background.
+
+        This is a hint: nothing depends on it but the time that a later read takes.
+        """
+
+    def fetch(self, index: int) -> None:
+        """Read the rows of an opened object into memory, while other threads go on.
+
+        Where that has no use, as for objects that are not mapped, this does nothing.
+        """
+
     def part(self, index: int) -> NDArray[np.uint8]:
         """Return the bytes of the rows of an opened object.
 

@@ -32,6 +32,8 @@ __all__ = [
     "map_file",
     "map_noted",
     "named",
+    "read_now",
+    "read_soon",
     "remove",
     "size_of",
     "size_text",
@@ -54,6 +56,8 @@ _LIBC.mmap.argtypes = [
     ctypes.c_long,
 ]
 _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_READ_SOON, _READ_NOW = 3, 22  # MADV_WILLNEED, MADV_POPULATE_READ from sys/mman.h
 
 
 class Identity(NamedTuple):
@@ -141,6 +145,25 @@ def map_noted(path: Path) -> tuple[NDArray[np.uint8], Identity]:
     return array, Identity.of(status)
 
 
+def read_soon(address: int, size: int) -> None:
+    """Have the system read mapped pages into memory in the background; it may ignore this."""
+    _advise(address, size, _READ_SOON)
+
+
+def read_now(address: int, size: int) -> None:
+    """Read mapped pages into memory, while other threads of this process go on.
+
+    A thread that touches the pages instead waits for the disk with the interpreter's lock held.
+    Systems that do not know this advice (Linux before 5.14) ignore it.
+    """
+    _advise(address, size, _READ_NOW)
+
+
+def _advise(address: int, size: int, advice: int) -> None:
+    before = address % mmap.PAGESIZE
+    _LIBC.madvise(address - before, size + before, advice)  # without the interpreter's lock
+
+
 @contextmanager
 def named(path: Path) -> Iterator[None]:
     """Add a file's name to an OSError that lacks it, for example if the disk is full."""
@@ -214,8 +237,8 @@ class Region:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         address = _LIBC.mmap(None, size + HUGE_PAGE, _PROT_NONE, flags, -1, 0)
         _raise_if_failed(address, "address space")
-        self._address = -(-address // HUGE_PAGE) * HUGE_PAGE
-        buffer = (ctypes.c_uint8 * size).from_address(self._address)
+        self.address = -(-address // HUGE_PAGE) * HUGE_PAGE
+        buffer = (ctypes.c_uint8 * size).from_address(self.address)
         weakref.finalize(buffer, _LIBC.munmap, address, size + HUGE_PAGE)
         self._buffer = weakref.ref(buffer)
         self.bytes: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
@@ -247,7 +270,7 @@ class Region:
         try:
             if status.st_size == size:
                 flags = mmap.MAP_SHARED | _MAP_FIXED
-                address = self._address + offset
+                address = self.address + offset
                 _raise_if_failed(_LIBC.mmap(address, room, mmap.PROT_READ, flags, handle, 0), path)
         finally:
             os.close(handle)

@@ -23,7 +23,14 @@ from antigram.pipeline.storage.backend import (
     WrongSizeError,
 )
 from antigram.pipeline.storage.durable import atomic_file, begin_writeback, write_in_parts
-from antigram.pipeline.storage.files import Identity, evenly_spaced, identity_at, map_file
+from antigram.pipeline.storage.files import (
+    Identity,
+    evenly_spaced,
+    identity_at,
+    map_file,
+    read_now,
+    read_soon,
+)
 from antigram.pipeline.storage.map_limit import MapLimit
 from antigram.pipeline.storage.read_files import ReadFiles
 from antigram.pipeline.storage.regular import read_regular
@@ -155,6 +162,14 @@ class MappedFiles:
             raise WrongSizeError(noted.size)
         self._noted[index] = noted
         self._mapped[index] = True
+
+    def expect(self, index: int, first: int, size: int) -> None:
+        """Have some bytes of a mapped file read soon; see `RowView`."""
+        read_soon(self._region.address + index * self._stride + first, size)
+
+    def fetch(self, index: int) -> None:
+        """Read a mapped file into memory; see `RowView`."""
+        read_now(self._region.address + index * self._stride, self._layout.data)
 
     def part(self, index: int) -> NDArray[np.uint8]:
         """Return the bytes of the rows of a mapped file; see `RowView`."""

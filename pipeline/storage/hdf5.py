@@ -40,7 +40,7 @@ from antigram.pipeline.storage.chunks import (
     crc32c,
     encode,
 )
-from antigram.pipeline.storage.files import Identity, identity_at, map_noted
+from antigram.pipeline.storage.files import Identity, identity_at, map_noted, read_now, read_soon
 from antigram.pipeline.storage.layout import spec_of
 
 __all__ = ["FORMAT", "SUFFIX", "VERSION", "ExportedFile", "FileRows", "SingleFile"]
@@ -217,6 +217,20 @@ class FileRows:
 
     def open(self, index: int) -> None:
         """Do nothing, as the file is mapped already; see `RowView`."""
+
+    def expect(self, index: int, first: int, size: int) -> None:
+        """Have some bytes of a chunk read soon; see `RowView`."""
+        address, rows = self._span(index)
+        read_soon(address + first, min(size, rows - first))
+
+    def fetch(self, index: int) -> None:
+        """Read a chunk into memory; see `RowView`."""
+        read_now(*self._span(index))
+
+    def _span(self, index: int) -> tuple[int, int]:
+        """Return address and size of the rows of a chunk, without padding."""
+        rows = self.table[self._spec.span(index)]
+        return rows.__array_interface__["data"][0], rows.nbytes
 
     def part(self, index: int) -> NDArray[np.uint8]:
         """Return the bytes of the rows of a chunk; see `RowView`."""

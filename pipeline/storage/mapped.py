@@ -5,6 +5,8 @@ changes too: `MappedArray.look` detects that, so that a caller can discard what 
 
 An array with more chunks than the process may map is read with positional reads, with the same
 checks and results. A chunk that was replaced or written to is then checked again when it is read.
+
+The module is longer than most, as all ways of reading an array share the state of its checks.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from antigram.pipeline.errors import DamagedError
+from antigram.pipeline.errors import DamagedError, InputError, StoredDataError
 from antigram.pipeline.storage.backend import (
     Backend,
     ChangedError,
@@ -152,6 +154,7 @@ class MappedArray:
         if (rows := self._chunks.get(index)) is not None:
             return rows
         self._open(index)
+        self._files.fetch(index)  # else the checksum waits for the disk with the interpreter's lock
         part = self._reading(index, lambda view: view.part(index))
         if crc32c(part) != self._crcs[index]:
             raise self._errors.damaged(chunk_key(self.spec, index), self._layout.size)
@@ -280,6 +283,38 @@ class MappedArray:
         raw = None if out is None else out.reshape(len(rows), -1).view(np.uint8)
         raw = table.take(table_rows, axis=0, out=raw, mode="clip")
         return raw.view(self._dtype).reshape(shape) if out is None else out
+
+    def expect(
+        self,
+        rows: Sequence[int] | NDArray[np.integer],
+        view: int | None = None,
+        *,
+        again: bool = False,
+    ) -> None:
+        """Have rows that are taken soon read into memory in the background.
+
+        Chunks that were not checked before are read completely. Damage is raised by `take`.
+
+        Args:
+            rows: indices of the rows.
+            view: as for `take`.
+            again: read rows of checked chunks, too, which may have left the memory meanwhile.
+        """
+        if not again and self._table_rows is not None:
+            return
+        size = self.spec.row_bytes if view is None else self.spec.row_bytes // self.shape[1]
+        expected: set[int] = set()
+        with suppress(StoredDataError, InputError):
+            for row in np.asarray(rows).tolist():
+                index, inner = divmod(row, self.spec.rows)
+                if index in self._chunks or index in self._checked:
+                    if again:
+                        first = inner * self.spec.row_bytes + (view or 0) * size
+                        self._files.expect(index, first, size)
+                elif index not in expected:
+                    expected.add(index)
+                    self._open(index)
+                    self._files.expect(index, 0, self._layout.data)
 
     def _check_chunks(self, chunks: NDArray[np.integer]) -> None:
         """Check chunks; when all are checked, compute the index of each row in the table."""

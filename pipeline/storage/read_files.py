@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,18 @@ class ReadFiles:
         if status.st_size != self._layout.size:
             raise WrongSizeError(status.st_size)
         self._noted[index] = _state(status)
+
+    def expect(self, index: int, first: int, size: int) -> None:
+        """Have some bytes of a file read soon; see `RowView`."""
+        with suppress(OSError):  # reading it raises
+            handle, _ = regular(self._path(index))
+            try:
+                os.posix_fadvise(handle, first, size, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(handle)
+
+    def fetch(self, index: int) -> None:
+        """Do nothing, as reading does not stop other threads; see `RowView`."""
 
     def part(self, index: int) -> NDArray[np.uint8]:
         """Read the bytes of all rows of a file, and note the file as it is now; see `RowView`."""

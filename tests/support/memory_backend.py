@@ -73,6 +73,12 @@ class MemoryRows:
             raise WrongSizeError(len(raw))
         self.part(index)[:] = np.frombuffer(raw, np.uint8)[: self._layout.data]
 
+    def expect(self, index: int, first: int, size: int) -> None:
+        """Do nothing, as the object is in memory."""
+
+    def fetch(self, index: int) -> None:
+        """Do nothing, as the object is in memory."""
+
     def part(self, index: int) -> NDArray[np.uint8]:
         first = index * self.apart
         return self.table[first : first + self.apart].reshape(-1)

@@ -183,6 +183,16 @@ class TestContract:
                 assert got.shape == (len(offsets), 20)
                 assert got.tobytes() == b"".join(raw[at : at + 20] for at in offsets)
 
+    @pytest.mark.parametrize("mapped", [True, False])
+    def test_what_is_expected_and_fetched_is_read_as_ever(self, mapped, group, folder):
+        view = group.view_rows(ROWS.name, KEYS, LAYOUT, mapped=mapped)
+        for index, key in enumerate(KEYS):
+            view.open(index)
+            view.expect(index, 20, 60)
+            view.expect(index, 0, LAYOUT.data)
+            view.fetch(index)
+            assert view.part(index).tobytes() == (folder / key).read_bytes()[:-CRC_BYTES]
+
     def test_the_part_of_an_object_is_its_rows_and_their_padding(self, group, folder):
         view = rows_of(group, *range(ROWS.chunks))
         for index, key in enumerate(KEYS):
