@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -118,11 +117,11 @@ def small_arrays(
     for name in listing.label_names:
         small.add_label(name, [value or "" for value in values_of(rendered.rows, name)])
     if bank is not None and corpus.list_mixtures is None:
-        noise = [bank.classes[r.noise] if r.noise >= 0 else "" for r in rendered.results]
+        noise = np.array([*bank.classes, ""], object)[rendered.results.columns["noise"]].tolist()
         small.add_label("noise", noise)
     if bank is not None:
-        snr = [math.nan if r.snr_db is None else r.snr_db for r in rendered.results]
-        small.add("snr_db", "float32", np.array(snr, np.float32))
+        snr = rendered.results.columns["snr_db"]  # NaN where there is none
+        small.add("snr_db", "float32", snr.astype(np.float32))
     small.add("split", "int8", np.array(split, np.int8))
     small.add("clip_id", STRING, [row.clip_id for row in rendered.rows])
     small.add("source", STRING, _Sources(rendered.rows, recipe.sample_rate))
@@ -171,7 +170,7 @@ def finish_store(
         "classes": small.classes,
         "rejected": [asdict(reject) for reject in rendered.rejected],
         "skipped": listing.skipped,
-        "silent": sum(result.silent for result in rendered.results),
+        "silent": int(rendered.results.columns["silent"].sum()),
         "lengths": lengths_of(rendered.rows, recipe),
         "listing": listing.identity,
         "versions": versions(("antigram", "numpy", "scipy", "soundfile", "soxr", "zarr")),

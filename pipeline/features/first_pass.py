@@ -29,7 +29,8 @@ from antigram.pipeline.features.journal import (
 from antigram.pipeline.features.listing import Listing, Reject, Row
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.rendering import Rendering, render_block, render_row
-from antigram.pipeline.features.row_audio import Context, RowResult
+from antigram.pipeline.features.row_audio import Context
+from antigram.pipeline.features.row_results import Results
 from antigram.pipeline.features.row_table import RowTable
 from antigram.pipeline.features.sources import shared_paths
 from antigram.pipeline.storage.chunks import rows_per_chunk
@@ -54,7 +55,7 @@ class Rendered:
     """
 
     rows: Sequence[Row]
-    results: list[RowResult]
+    results: Results
     of_block: NDArray[np.int32]
     positions: NDArray[np.int32]
     rejected: list[Reject]
@@ -93,12 +94,13 @@ def render_all(
     noise_classes = len(context.bank.classes) if context.bank else 0
     kept: dict[int, int] = {}
     computed = 0
-    with Journal(partial / SUMS, flush_s=FLUSH_S) as journal:
+    with Journal(partial / SUMS, flush_s=FLUSH_S, keep=False) as journal:
         noted: dict[int, BlockNote] = {}
         for note in parsed_entries(journal, BlockNote.from_json):
             fits = 0 <= note.block < len(blocks) and len(note.results) == len(blocks[note.block])
             if fits and all(-1 <= result.noise < noise_classes for result in note.results):
                 noted[note.block] = note  # the last entry of a block is valid
+        journal.entries.clear()  # they take ten times the memory of the notes
         rendered_blocks = unchanged_blocks(noted, context.home, read_all=check_all)
         if len(rendered_blocks) < len(noted):
             remove(partial / CHUNKS)
@@ -128,7 +130,7 @@ def render_all(
 
         for task, rendering in pool.run(render_block, tasks(), without_culprits):
             index, rows, _, keep_at = task
-            note = BlockNote(index, rendering.results, rendering.sources)
+            note = BlockNote(index, Results.of(rendering.results), rendering.sources)
             rendered_blocks[index] = note
             if rendering.kept and keep_at is not None:
                 kept[index] = keep_at
@@ -147,24 +149,22 @@ def _joined(
 ) -> Rendered:
     """Return the result of the first pass, from the notes of all blocks."""
     all_rows = [(rows, notes[index]) for index, rows in enumerate(blocks)]
-    results, rejected = list[RowResult](), list(listing.rejected)
-    usable = [np.empty(0, bool)]
-    for rows, note in all_rows:
-        own = [not result.reason for result in note.results]
-        usable.append(np.array(own, bool))
-        if all(own):
-            results.extend(note.results)
-            continue
-        for row, result in zip(rows, note.results, strict=True):
-            if result.reason:
-                rejected.append(Reject(row.source(recipe.sample_rate), result.reason))
-            else:
-                results.append(result)
+    rejected = list(listing.rejected)
+    results = [Results.of(note.results) for _, note in all_rows]
+    usable = [np.empty(0, bool), *(own.usable for own in results)]
+    for (rows, _), own in zip(all_rows, results, strict=True):
+        if not own.usable.all():
+            rejected += [
+                Reject(row.source(recipe.sample_rate), result.reason)
+                for row, result in zip(rows, own, strict=True)
+                if result.reason
+            ]
     counts = [np.count_nonzero(own) for own in usable[1:]]
     of_block = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     positions = np.concatenate([np.flatnonzero(own).astype(np.int32) for own in usable])
     stored = _chosen(listing.rows, np.concatenate(usable))
-    return Rendered(stored, results, of_block, positions, rejected, all_rows, kept)
+    joined = Results.joined(results)
+    return Rendered(stored, joined, of_block, positions, rejected, all_rows, kept)
 
 
 def _chosen(rows: Sequence[Row], usable: NDArray[np.bool_]) -> Sequence[Row]:

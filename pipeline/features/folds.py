@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from antigram.pipeline.errors import InputError, StoredDataError
 from antigram.pipeline.execution.process import versions
 from antigram.pipeline.features.designs import Design, Segments, divide_for_teacher
+from antigram.pipeline.features.scale import ordered_sum
 from antigram.pipeline.features.store import (
     FORMAT,
     VERSION,
@@ -233,8 +234,8 @@ def _scale(
     """
     train = np.flatnonzero(fold.split == 0)
     count = len(train) * math.prod(base.shape)
-    mean = sum(totals[train].tolist()) / count
-    std = math.sqrt(max(0.0, sum(squares[train].tolist()) / count - mean**2))
+    mean = ordered_sum(totals[train]) / count
+    std = math.sqrt(max(0.0, ordered_sum(squares[train]) / count - mean**2))
     if not std >= _LEAST_RATIO:  # refuses NaN, too
         raise InputError(
             f"{fold.path}: the {len(train)} training segments of this fold are almost silent: the "

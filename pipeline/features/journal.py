@@ -7,7 +7,7 @@ entry cannot be parsed is therefore done again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ import numpy as np
 
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.row_audio import RowResult
+from antigram.pipeline.features.row_results import Results
 from antigram.pipeline.features.sources import Source, compare
 from antigram.pipeline.storage.chunks import Written, is_intact
 from antigram.pipeline.storage.folder import Folder
@@ -34,6 +35,8 @@ __all__ = [
 SUMS, CHUNKS = "sums.jsonl", "chunks.jsonl"  # names of the journals of the two passes
 FLUSH_S = 1.0  # a power cut loses the entries of so many seconds; a kill loses none
 
+_NOISE = range(-1, 1 << 31)  # indices of classes
+
 Entry = Mapping[str, Any]
 Note = TypeVar("Note")
 
@@ -49,12 +52,12 @@ class BlockNote:
     """
 
     block: int
-    results: list[RowResult]
+    results: Sequence[RowResult]
     sources: list[Source]
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of `SUMS`."""
-        return {"block": self.block, "rows": self.results, "sources": self.sources}
+        return {"block": self.block, "rows": list(self.results), "sources": self.sources}
 
     @classmethod
     def from_json(cls, entry: Entry) -> BlockNote:
@@ -65,7 +68,7 @@ class BlockNote:
         """
         match entry:
             case {"block": int(block), "rows": list(results), "sources": list(sources)}:
-                return cls(block, [*map(_result, results)], [*map(_source, sources)])
+                return cls(block, Results.of(map(_result, results)), [*map(_source, sources)])
         raise ValueError("not the entry of a block")
 
 
@@ -169,8 +172,10 @@ def _result(value: object) -> RowResult:
             snr,
             float(low),
             float(high),
-        ] if all(map(math.isfinite, (total, squares, low, high))) and (
-            snr is None or (isinstance(snr, int | float) and math.isfinite(snr))
+        ] if (
+            noise in _NOISE
+            and all(map(math.isfinite, (total, squares, low, high)))
+            and (snr is None or (isinstance(snr, int | float) and math.isfinite(snr)))
         ):
             return RowResult(why, total, squares, silent, noise, snr, low, high)
     raise ValueError("not the result of a row")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.listing import Row
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.row_audio import RowResult
+from antigram.pipeline.features.row_results import Results
 
-__all__ = ["check_range", "mean_std", "normalised"]
+__all__ = ["check_range", "mean_std", "normalised", "ordered_sum"]
 
 _LEAST_STD = float(np.finfo(np.float32).tiny)  # float32 values below this are denormal
 _NAMED = 3
+_AT_ONCE = 1 << 16
 
 
 def normalised(
@@ -48,13 +51,16 @@ def mean_std(
     Raises:
         InputError: the training split is empty, or its standard deviation is too small for float32.
     """
-    train = [result for result, part in zip(results, split, strict=True) if part == 0]
+    columns = Results.of(results).columns
+    if len(columns) != len(split):
+        raise ValueError(f"{len(columns)} results, and splits of {len(split)} rows")
+    train = columns[np.asarray(split) == 0]
     count = len(train) * math.prod(recipe.shape)
     if not count:
         raise InputError(f"{home}: no segment is in the training split; see `split`")
-    mean = sum(result.total for result in train) / count
-    std = math.sqrt(max(0.0, sum(result.squares for result in train) / count - mean**2))
-    if max(result.high for result in train) == min(result.low for result in train):
+    mean = ordered_sum(train["total"]) / count
+    std = math.sqrt(max(0.0, ordered_sum(train["squares"]) / count - mean**2))
+    if train["high"].max() == train["low"].min():
         raise InputError(f"{home}: all {len(train)} training segments are silent: nothing to learn")
     if std < _LEAST_STD:
         raise InputError(
@@ -62,6 +68,12 @@ def mean_std(
             f"standard deviation is {std:.2g}, wanted at least {_LEAST_STD:.2g}. Scale them up."
         )
     return mean, std
+
+
+def ordered_sum(values: NDArray[np.float64]) -> float:
+    """Return the sum as Python adds numbers, one after the other, without a list of all."""
+    parts = (values[i : i + _AT_ONCE].tolist() for i in range(0, len(values), _AT_ONCE))
+    return float(sum(chain.from_iterable(parts)))
 
 
 def check_range(
@@ -86,7 +98,8 @@ def check_range(
     Raises:
         InputError: some segments have values that the dtype cannot hold; the message names a few.
     """
-    ends = np.array([(result.low, result.high) for result in results], np.float32)
+    columns = Results.of(results).columns
+    ends = np.stack([columns["low"], columns["high"]], axis=1).astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         values = normalised(ends.copy(), *scale, "float32")
         stored = values.astype(recipe.dtype)

@@ -26,13 +26,16 @@ class Journal:
         path: the file; made if it does not exist.
         flush_s: seconds for which entries may wait to be flushed to disk, so that a power cut
             loses them; 0: an entry is on disk when `append` returns.
+        keep: whether ``entries`` is to have the entries that are appended, too.
 
     Attributes:
-        entries: all entries, including the entries of earlier runs.
+        entries: all entries, including the entries of earlier runs; without ``keep``, the entries
+            of earlier runs alone.
     """
 
-    def __init__(self, path: Path, *, flush_s: float = 0.0) -> None:
+    def __init__(self, path: Path, *, flush_s: float = 0.0, keep: bool = True) -> None:
         self.path = path
+        self._keep = keep
         self._flush_s, self._flushed = flush_s, time.monotonic()
         if not path.is_file():
             remove(path)  # for example, a folder
@@ -77,7 +80,8 @@ class Journal:
             if time.monotonic() - self._flushed >= self._flush_s:
                 os.fsync(self._file.fileno())
                 self._flushed = time.monotonic()
-        self.entries.append(entry)
+        if self._keep:
+            self.entries.append(entry)
 
     def close(self) -> None:
         """Close the file."""

@@ -1,10 +1,14 @@
 """Journals of an interrupted `prepare` with entries that this code does not write."""
 
 import json
+import pickle
 from typing import Any
 
 import pytest
 
+from antigram.pipeline.features.journal import BlockNote
+from antigram.pipeline.features.row_audio import RowResult
+from antigram.pipeline.features.row_results import Results
 from antigram.pipeline.storage.chunks import crc32c
 from antigram.pipeline.storage.journal import Journal
 from tests.support.files import bytes_of, names_in
@@ -25,6 +29,7 @@ GARBAGE: dict[str, list[Any]] = {
         {**BLOCK, "rows": [ROW] * 3},
         {**BLOCK, "rows": [ROW[:3]] * 4},
         {**BLOCK, "rows": "four"},
+        {**BLOCK, "rows": [[*ROW[:4], 10**30, *ROW[5:]]] * 4},
         {"block": 0, "rows": [ROW] * 4},
         {**BLOCK, "sources": [SOURCE[:3]]},
         {**BLOCK, "sources": [[*SOURCE[:3], "7", False]]},
@@ -78,3 +83,25 @@ def test_a_file_in_the_place_of_the_folder_of_the_work_is_no_hindrance(clean, gs
     (tmp_path / ".gsc.zarr.partial").write_text("notes of mine")
     prepare_gsc(gsc_home, tmp_path / "gsc.zarr")
     assert bytes_of(tmp_path / "gsc.zarr") == bytes_of(clean.store.path)
+
+
+RESULTS = [
+    RowResult(total=1.5, squares=2.5, noise=3, snr_db=5.0, low=0.1, high=0.7),
+    RowResult(reason="too short"),
+    RowResult(total=1e300, squares=0.1, silent=True, low=0.0, high=1e-300),
+]
+
+
+def test_results_in_columns_are_those_of_a_list():
+    results = Results.of(RESULTS)
+    assert results == RESULTS
+    assert [results[i] for i in range(-3, 3)] == RESULTS * 2
+    assert results[1:] == RESULTS[1:]
+    assert Results.of(results) is results
+    assert pickle.loads(pickle.dumps(results)) == RESULTS
+    assert results.usable.tolist() == [True, False, True]
+    assert results != RESULTS[:2]
+    joined = Results.joined([results, Results.of([]), Results.of(RESULTS[2:])])
+    assert joined == [RESULTS[0], RESULTS[2], RESULTS[2]]
+    note = BlockNote(4, results, [])
+    assert BlockNote.from_json(json.loads(json.dumps(note.to_json()))) == note
