@@ -79,7 +79,7 @@ def render_all(
 
     Args:
         pool: workers that run `render_block`.
-        context: recipe, folders and noise.
+        context: recipe, corpus, noise and shared memory.
         listing: rows of the corpus.
         partial: folder of the unfinished store.
         on_progress: called with a stage, the rows done and the rows in total.

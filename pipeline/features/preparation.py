@@ -13,9 +13,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from antigram.pipeline.audio.noise import NoiseBank
 from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.corpus import Corpus
 from antigram.pipeline.errors import InputError, StoredDataError
-from antigram.pipeline.execution.memory import available_memory, file_in_memory, shared_memory
+from antigram.pipeline.execution.memory import available_memory, shared_memory
 from antigram.pipeline.execution.workers import Workers
 from antigram.pipeline.features.assembly import finish_store, small_arrays
 from antigram.pipeline.features.designs import is_design
@@ -35,8 +33,9 @@ from antigram.pipeline.features.first_pass import render_all
 from antigram.pipeline.features.folds import make_folds
 from antigram.pipeline.features.listing import Listing, Reject, list_rows, split_rows
 from antigram.pipeline.features.recipe import Recipe
+from antigram.pipeline.features.rejected import check_rejected, list_rejected
 from antigram.pipeline.features.rendering import set_up
-from antigram.pipeline.features.row_audio import Context
+from antigram.pipeline.features.row_audio import Context, noise_bank
 from antigram.pipeline.features.scale import check_range, mean_std
 from antigram.pipeline.features.second_pass import normalise_all
 from antigram.pipeline.features.source_record import (
@@ -56,7 +55,6 @@ from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.hashing import canonical_json
 from antigram.pipeline.storage.publish import discard, publish, recover, work_folder
 from antigram.pipeline.storage.verification import is_unchanged
-from antigram.pipeline.table import csv_table
 from antigram.pipeline.workspace import locked
 
 __all__ = ["OnProgress", "Prepared", "prepare"]
@@ -257,7 +255,8 @@ def _check_sources(job: _Job, listing: Listing, existing: FeatureStore) -> Check
             f"({name_some(checked.changed)}): it is rebuilt"
         )
         return checked
-    _check_rejected(job, [Reject(**r) for r in existing.root["rejected"]])
+    rejected = [Reject(**reject) for reject in existing.root["rejected"]]
+    check_rejected(job.corpus.name, rejected, job.max_rejected)
     os.utime(target / "zarr.json")  # makes it the store that was prepared last
     if _is_noted(job, listing):  # left by a run that was killed right after publishing
         discard(partial)
@@ -272,8 +271,9 @@ def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
     """
     partial = job.partial
     _begin(job, listing)
-    _check_free(job, listing)
-    with _noise(job) as (bank, left), shared_memory(left) as memory:
+    bank_of = noise_bank(job.noise, job.recipe.sample_rate, partial / "noise.f32", job.memory)
+    with bank_of as (bank, left), shared_memory(left) as memory:
+        _check_free(job, listing)
         context = Context(job.recipe, job.home, bank, memory=memory)
         with Workers(job.workers, set_up, context, _TASKS) as pool:
             fingerprint, sources, computed = _fill(job, listing, context, pool)
@@ -283,22 +283,6 @@ def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
     adopt_sources(partial / "sources", job.target, fingerprint)
     discard(partial)
     return Checked(known=True, files=len(sources), read=len(sources)), computed
-
-
-@contextmanager
-def _noise(job: _Job) -> Iterator[tuple[NoiseBank | None, int]]:
-    """Yield the noise, and the memory that is left for magnitudes; noise that fits is in memory."""
-    if not job.noise:
-        yield None, job.memory
-        return
-    on_disk, rate = job.partial / "noise.f32", job.recipe.sample_rate
-    sizes = sum(size_of(path) for paths in job.noise.values() for path in paths)
-    if 4 * sizes > job.memory:  # 16-bit recordings at half the rate, as float32
-        yield NoiseBank.build(dict(job.noise), rate, on_disk), job.memory
-        return
-    with file_in_memory(on_disk) as file:
-        bank = NoiseBank.build(dict(job.noise), rate, file)
-        yield bank, max(0, job.memory - bank.bytes)
 
 
 def _fill(
@@ -319,8 +303,8 @@ def _fill(
         )
         sources = joined((note.sources for _, note in rendered.blocks), home)
         _report_changes(sources, listing, job.on_message)
-        _list_rejected(job, rendered.rejected)
-        _check_rejected(job, rendered.rejected)
+        list_rejected(job.target, partial / "rejected.csv", rendered.rejected)
+        check_rejected(corpus.name, rendered.rejected, job.max_rejected)
         if not rendered.rows:
             raise InputError(f"{corpus.name}: no usable recording in {home}; see `max_rejected`")
         if len(rendered.rows) == len(listing.rows):
@@ -408,29 +392,4 @@ def _check_free(job: _Job, listing: Listing) -> None:
         raise InputError(
             f"{partial.parent}: {size_text(free)} free, {size_text(wanted)} wanted while "
             "preparing. Make room, use a `workspace` on another disk, or `limit_per_class`."
-        )
-
-
-def _list_rejected(job: _Job, rejected: Sequence[Reject]) -> None:
-    """Write ``NAME.rejected.csv`` beside the store; if nothing was rejected, delete this table."""
-    table = job.target.with_name(job.target.name.removesuffix(".zarr") + ".rejected.csv")
-    if not rejected:
-        table.unlink(missing_ok=True)
-        return
-    unpublished = job.partial / "rejected.csv"
-    with csv_table(unpublished, ("source", "reason")) as add:
-        for reject in rejected:
-            add((reject.source, reject.reason))
-    unpublished.replace(table)
-
-
-def _check_rejected(job: _Job, rejected: Sequence[Reject]) -> None:
-    """Raise if there are more unusable recordings and segments than are allowed."""
-    if len(rejected) > job.max_rejected:
-        first = "; ".join(f"{r.source}: {r.reason}" for r in rejected[:3])
-        more = f"; and {len(rejected) - 3} more" if len(rejected) > 3 else ""
-        raise InputError(
-            f"{job.corpus.name}: {len(rejected)} unusable recordings or segments, "
-            f"{job.max_rejected} allowed: {first}{more}. Repair or remove them, or leave them out "
-            f"with `max_rejected={len(rejected)}`."
         )

@@ -125,7 +125,7 @@ def render_block(
     """Decode, mix and transform rows, for their sums; keep the magnitudes where there is room.
 
     Args:
-        index: index of the block.
+        index: index of the block, by which the caller knows the task.
         rows: rows of the block.
         noted_elsewhere: recordings whose checksum another block notes.
         keep_at: offset in the shared memory where the magnitudes are kept; None: nowhere.

@@ -6,6 +6,8 @@ neither torch nor zarr, as workers load it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,12 +19,13 @@ from numpy.typing import NDArray
 from antigram.pipeline.audio.decoding import AudioError, read
 from antigram.pipeline.audio.noise import NoiseBank, mix, mix_noise
 from antigram.pipeline.corpus import Mixture
-from antigram.pipeline.execution.memory import SharedMemory
+from antigram.pipeline.execution.memory import SharedMemory, file_in_memory
 from antigram.pipeline.features.listing import Row
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.sources import Reading
+from antigram.pipeline.storage.files import size_of
 
-__all__ = ["Context", "RowResult", "render_audio"]
+__all__ = ["Context", "RowResult", "noise_bank", "render_audio"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +37,34 @@ class Context:
     bank: NoiseBank | None
     noise: NDArray[np.float32] | None = None  # samples of the bank, if they are mapped already
     memory: SharedMemory | None = None  # where workers keep magnitudes
+
+
+@contextmanager
+def noise_bank(
+    noise: Mapping[str, Sequence[Path]], sample_rate: int, on_disk: Path, memory: int
+) -> Iterator[tuple[NoiseBank | None, int]]:
+    """Yield the decoded noise, which is held in memory if there is room.
+
+    Args:
+        noise: class -> recordings; empty: no noise.
+        sample_rate: rate of the bank, in Hz.
+        on_disk: file for noise that has no room in memory.
+        memory: bytes that may be taken.
+
+    Yields:
+        The bank, None if there is no noise; and the bytes of memory that are left.
+    """
+    if not noise:
+        yield None, memory
+        return
+    recordings = {label: list(paths) for label, paths in noise.items()}
+    sizes = sum(size_of(path) for paths in recordings.values() for path in paths)
+    if 4 * sizes > memory:  # what 16-bit recordings take as float32 at twice their rate
+        yield NoiseBank.build(recordings, sample_rate, on_disk), memory
+        return
+    with file_in_memory(on_disk) as file:
+        bank = NoiseBank.build(recordings, sample_rate, file)
+        yield bank, max(0, memory - bank.bytes)
 
 
 class RowResult(NamedTuple):

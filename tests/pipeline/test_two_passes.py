@@ -1,6 +1,7 @@
 """The two passes of `prepare`: what is kept in memory between them, and what is rendered again."""
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from antigram.pipeline.audio import decoding
 from antigram.pipeline.corpora.gsc import GSC
 from antigram.pipeline.errors import InputError
+from antigram.pipeline.execution import memory as memory_module
 from antigram.pipeline.execution.memory import shared_memory
 from antigram.pipeline.features import rendering as render
 from antigram.pipeline.features import row_audio
@@ -208,6 +210,33 @@ def test_a_block_that_memory_refuses_counts_as_not_kept(gsc_home, tmp_path):
         pass  # it is gone: writing fails, as it does at a limit of the process
     render.set_up(row_audio.Context(recipe, gsc_home, None, memory=memory))
     assert not render.render_block(0, rows, (), 0).kept
+
+
+@pytest.mark.parametrize("memory", [0, THREE_BLOCKS, 24 * ROW_BYTES, 1 << 30])
+def test_no_more_memory_is_taken_than_is_allowed(
+    memory, gsc_home, noise_home, tmp_path, monkeypatch
+):
+    files, taken = [], []
+    real = memory_module.file_in_memory
+
+    @contextmanager
+    def noted(path):
+        with real(path) as file:
+            files.append(file)
+            yield file
+
+    monkeypatch.setattr(memory_module, "file_in_memory", noted)
+    monkeypatch.setattr(row_audio, "file_in_memory", noted)
+
+    def on_progress(stage, done, _total):
+        if (stage, done) == ("normalise", 0):
+            taken.append(sum(file.stat().st_size for file in files))
+
+    target = tmp_path / "gsc.zarr"
+    prepare_gsc(gsc_home, target, noise_home=noise_home, memory=memory, on_progress=on_progress)
+    assert taken[0] <= memory
+    assert bool(taken[0]) == bool(memory)
+    assert not any(file.exists() for file in files)
 
 
 @pytest.mark.parametrize(("free", "fits"), [(24, True), (23, False)])
