@@ -15,11 +15,11 @@ import pytest
 from tests.support.shell import Shell
 
 DATA = Path(__file__).parent / "data"
-VERSIONS = ("v1", "v2")
+VERSIONS = ("v1", "v2", "v3")
 TEACHER = Path("../v1/runs/teacher/best.pt")
 CODECS = ("packed", "factor", "lowrank")
 STUDENT = ("--arch", "vgg11", "--width", 1, "--batch-size", 2, "--epochs", 1)
-STORE = {"v1": "words", "v2": "speakers"}
+STORE = {"v1": "words", "v2": "speakers", "v3": "speakers"}
 # The options of the recorded trainings; --resume asks for the same.
 CACHED = (
     *("--mode", "cached", "--task", "word", "--cache", "packed", "--layer", 5, "--beta", 0.5),
@@ -122,6 +122,8 @@ def test_old_files_are_intact_and_listed_as_they_were(enter, version):
         ("v1", "words.h5"),
         ("v2", "runs/cached/best.pt"),
         ("v2", "runs/cached/metrics.jsonl"),
+        ("v3", "features/speakers.zarr/labels/word/c/0"),
+        ("v3", "grams/packed.zarr/layer05/scale/c/0/0"),
     ],
 )
 def test_a_flipped_bit_of_an_old_file_is_damage(enter, version, file):
@@ -190,6 +192,12 @@ def test_the_old_teacher_makes_the_rows_of_the_old_caches(enter):
     caches = (*CODECS, "map", "views")
     done = old.json("verify", *caches, "--recompute", 10, "--ckpt", TEACHER)
     assert (done["ok"], len(done["checked"])) == (True, len(caches))
+
+
+def test_the_old_teacher_makes_the_rows_of_the_old_int8_caches(enter):
+    old = enter("v3")
+    done = old.json("verify", *CODECS, "--recompute", 6, "--ckpt", TEACHER)
+    assert (done["ok"], len(done["checked"])) == (True, len(CODECS))
 
 
 def test_an_old_export_is_the_store_or_cache_it_was_made_from(enter):
