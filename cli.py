@@ -40,6 +40,7 @@ from antigram.studies.click_options import (
     own_option,
     precision_option,
     rows_options,
+    scheduler_option,
     seed_option,
     shown_option,
     task_option,
@@ -127,6 +128,7 @@ def app(ctx: click.Context, workspace: Path | None, as_json: bool, verbose: bool
 @option("--seed", type=SEED, help="Default: 0.")
 @option("--dtype", type=Choice(choices.DTYPES), help="Stored dtype; default: float32.")
 @option("--workers", type=IntRange(1, 256), help="Number of processes; default: one per core.")
+@scheduler_option
 @shown_option(
     "--max-rejected",
     type=COUNT_OR_0,

@@ -36,6 +36,7 @@ __all__ = [
     "own_option",
     "precision_option",
     "rows_options",
+    "scheduler_option",
     "seed_option",
     "shown_option",
     "stream_options",
@@ -72,6 +73,10 @@ device_option = shown_option("--device", type=console.Device(), default="auto")
 precision_option = shown_option("--precision", type=Choice(choices.PRECISIONS), default="32")
 seed_option = partial(shown_option, "--seed", type=SEED, default=0)
 batch_option = partial(shown_option, "--batch-size", "batch_clips", type=COUNT)
+scheduler_option = option(
+    "--scheduler",
+    help="Dask scheduler whose workers do the work: tcp://HOST:PORT, or its scheduler file.",
+)
 views_option = partial(option, "--views", type=COUNT)
 
 

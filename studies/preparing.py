@@ -13,6 +13,7 @@ from antigram.pipeline.corpora import find_corpus
 from antigram.pipeline.corpus import Corpus, CorpusError, locate
 from antigram.pipeline.download.corpora import Downloaded, download
 from antigram.pipeline.errors import InputError
+from antigram.pipeline.execution.dask_cluster import cluster_at
 from antigram.pipeline.features.naming import recipe_for, store_name
 from antigram.pipeline.features.preparation import Prepared, prepare
 from antigram.pipeline.features.store import FeatureStore
@@ -64,6 +65,7 @@ def prepare_corpus(
     within: str | None = None,
     name: str | None = None,
     workers: int | None = None,
+    scheduler: str | None = None,
     max_rejected: int = 0,
     check_sources: bool = False,
     on_progress: OnProgress = lambda *_: None,
@@ -86,6 +88,7 @@ def prepare_corpus(
         within: name of a store; only the recordings of its training split are used.
         name: name of the store; default: corpus plus non-default options.
         workers: number of processes; default: the number of cores.
+        scheduler: address or file of a Dask scheduler, whose workers then do the work.
         max_rejected: number of unusable recordings and segments that may be left out.
         check_sources: read all recordings of an existing store again, to detect edits.
         on_progress: called with the name of a stage, the amount done, and the total.
@@ -128,19 +131,21 @@ def prepare_corpus(
     target = workspace.features / f"{plain_name(name or store_name(adapter, recipe))}.zarr"
     if is_fold_name(target.stem):
         raise InputError(f"`name` {name!r}: names with @ belong to folds; give another name")
-    return prepare(
-        adapter,
-        home,
-        recipe,
-        target,
-        noise=recordings,
-        only=only,
-        workers=cores,
-        max_rejected=max_rejected,
-        check_all=check_sources,
-        on_progress=on_progress,
-        on_message=on_message,
-    )
+    with cluster_at(scheduler, on_message) as cluster:
+        return prepare(
+            adapter,
+            home,
+            recipe,
+            target,
+            noise=recordings,
+            only=only,
+            workers=cores,
+            cluster=cluster,
+            max_rejected=max_rejected,
+            check_all=check_sources,
+            on_progress=on_progress,
+            on_message=on_message,
+        )
 
 
 def _locate(

@@ -20,22 +20,18 @@ from multiprocessing import connection, forkserver
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from antigram.pipeline.execution.executor import Task, WorkerDiedError
 from antigram.pipeline.execution.process import keep_freed_memory
 
-__all__ = ["WorkerDiedError", "Workers"]
+__all__ = ["Workers"]
 
-Task = tuple[Any, ...]
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _METHOD = multiprocessing.get_context("forkserver")
 Result = TypeVar("Result")
 
 
-class WorkerDiedError(RuntimeError):
-    """A task killed its worker twice."""
-
-
 class Workers:
-    """A pool of processes that run tasks; a context manager.
+    """The executor on this machine, a pool of processes; a context manager.
 
     Args:
         count: number of processes.

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from antigram.pipeline.audio.noise import NoiseBank
 from antigram.pipeline.corpus import Corpus
+from antigram.pipeline.execution.executor import Executor
 from antigram.pipeline.execution.process import versions
-from antigram.pipeline.execution.workers import Workers
 from antigram.pipeline.features.first_pass import Rendered
 from antigram.pipeline.features.listing import Listing
 from antigram.pipeline.features.recipe import Recipe
@@ -129,7 +129,7 @@ def small_arrays(
 
 
 def finish_store(
-    pool: Workers,
+    pool: Executor,
     store: Path,
     corpus: Corpus,
     recipe: Recipe,

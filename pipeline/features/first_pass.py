@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antigram.pipeline.callbacks import OnProgress
-from antigram.pipeline.execution.workers import WorkerDiedError, Workers
+from antigram.pipeline.execution.executor import Executor, WorkerDiedError
 from antigram.pipeline.features.journal import (
     CHUNKS,
     FLUSH_S,
@@ -64,7 +64,7 @@ class Rendered:
 
 
 def render_all(
-    pool: Workers,
+    pool: Executor,
     context: Context,
     listing: Listing,
     partial: Path,
@@ -78,7 +78,7 @@ def render_all(
     all chunks of the store are then written again.
 
     Args:
-        pool: workers that run `render_block`.
+        pool: executor of `render_block`.
         context: recipe, corpus, noise and shared memory.
         listing: rows of the corpus.
         partial: folder of the unfinished store.

@@ -25,6 +25,8 @@ import numpy as np
 from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.corpus import Corpus
 from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.pipeline.execution.dask_cluster import DaskCluster
+from antigram.pipeline.execution.executor import Executor
 from antigram.pipeline.execution.memory import available_memory, shared_memory
 from antigram.pipeline.execution.workers import Workers
 from antigram.pipeline.features.assembly import finish_store, small_arrays
@@ -125,6 +127,7 @@ class _Job:
     target: Path
     noise: Mapping[str, list[Path]]
     workers: int
+    cluster: DaskCluster | None
     memory: int
     max_rejected: int
     check_all: bool
@@ -146,6 +149,7 @@ def prepare(
     noise: Mapping[str, list[Path]] | None = None,
     only: Training | None = None,
     workers: int = 1,
+    cluster: DaskCluster | None = None,
     memory: int | None = None,
     max_rejected: int = 0,
     check_all: bool = False,
@@ -169,6 +173,8 @@ def prepare(
         noise: class -> recordings, if the recipe has noise.
         only: the recordings to take, if the recipe has ``within``.
         workers: number of processes.
+        cluster: Dask cluster that renders and writes in place of processes of this machine; all its
+            workers need the file system of this one. Its segments are rendered twice.
         memory: bytes of memory for magnitudes and noise, of all processes together; default: a
             quarter of what is available. Segments without room are rendered twice. What the
             processes take besides does not grow with the corpus, but for lists of its segments.
@@ -187,6 +193,9 @@ def prepare(
             while they are read, or another process is preparing ``target``.
     """
     begun = time.perf_counter()
+    if cluster is not None:
+        home, target = home.absolute(), target.absolute()  # workers have another current folder
+        memory = 0  # other machines do not share it
     job = _Job(
         corpus=corpus,
         home=home,
@@ -194,6 +203,7 @@ def prepare(
         target=target,
         noise=noise or {},
         workers=workers,
+        cluster=cluster,
         memory=available_memory() // _SHARE if memory is None else memory,
         max_rejected=max_rejected,
         check_all=check_all,
@@ -202,7 +212,8 @@ def prepare(
     )
     with locked(target, "preparing"):
         recover(target)
-        Workers.warm_up(_TASKS)  # the fork server imports while the corpus is listed
+        if cluster is None:
+            Workers.warm_up(_TASKS)  # the fork server imports while the corpus is listed
         listing = list_rows(
             corpus,
             home,
@@ -274,8 +285,9 @@ def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
     bank_of = noise_bank(job.noise, job.recipe.sample_rate, partial / "noise.f32", job.memory)
     with bank_of as (bank, left), shared_memory(left) as memory:
         _check_free(job, listing)
-        context = Context(job.recipe, job.home, bank, memory=memory)
-        with Workers(job.workers, set_up, context, _TASKS) as pool:
+        flush = job.cluster is not None
+        context = Context(job.recipe, job.home, bank, memory=memory, flush=flush)
+        with _executor(job, context) as pool:
             fingerprint, sources, computed = _fill(job, listing, context, pool)
     write_sources(partial / "sources", fingerprint, job.home, sources)
     flush_filesystem(partial)
@@ -285,8 +297,18 @@ def _make(job: _Job, listing: Listing) -> tuple[Checked, int]:
     return Checked(known=True, files=len(sources), read=len(sources)), computed
 
 
+def _executor(job: _Job, context: Context) -> Executor:
+    """Start processes of this machine, or use the cluster; all its workers see the same files."""
+    if job.cluster is None:
+        return Workers(job.workers, set_up, context, _TASKS)
+    token = job.partial / "cluster"
+    token.touch()
+    job.cluster.check_files([token, job.home])
+    return job.cluster.workers(set_up, context, token)
+
+
 def _fill(
-    job: _Job, listing: Listing, context: Context, pool: Workers
+    job: _Job, listing: Listing, context: Context, pool: Executor
 ) -> tuple[str, list[Source], int]:
     """Write the group of the store.
 

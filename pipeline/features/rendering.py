@@ -228,8 +228,8 @@ def write_features(
 ) -> Written | int:
     """Write one chunk of features: rows of blocks, normalised by mean and deviation.
 
-    The chunk is not flushed to disk. The file system is flushed once, before the store is
-    published; a chunk that is damaged by an earlier power cut is written again.
+    On one machine, the chunk is not flushed to disk. The file system is flushed once, before the
+    store is published; a chunk that is damaged by an earlier power cut is written again.
 
     Args:
         store: folder of the group.
@@ -246,7 +246,7 @@ def write_features(
     target, crc, sha = chunk_path(store, spec, index), 0, sha256()
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with atomic_file(target, flush=False) as file:
+        with atomic_file(target, flush=_shared().flush) as file:
             for data in _normalised(spec, index, pieces, mean, std):
                 crc = crc32c(data, crc)
                 sha.update(data.data)
@@ -322,5 +322,5 @@ def _runs(positions: Sequence[int], most: int) -> Iterator[range]:
 
 def write_chunks(store: Path, chunks: Sequence[tuple[ArraySpec, int, bytes]]) -> list[Written]:
     """Write many chunks of small arrays in one task, as creating files takes most of the time."""
-    group = Folder(store)
-    return [write_chunk(group, spec, index, data, flush=False) for spec, index, data in chunks]
+    group, flush = Folder(store), _shared().flush
+    return [write_chunk(group, spec, index, data, flush=flush) for spec, index, data in chunks]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from antigram.pipeline.execution.memory import SharedMemory, file_in_memory
 from antigram.pipeline.features.listing import Row
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.sources import Reading
+from antigram.pipeline.storage.durable import PARTIAL
 from antigram.pipeline.storage.files import size_of
 
 __all__ = ["Context", "RowResult", "noise_bank", "render_audio"]
@@ -37,6 +38,7 @@ class Context:
     bank: NoiseBank | None
     noise: NDArray[np.float32] | None = None  # samples of the bank, if they are mapped already
     memory: SharedMemory | None = None  # where workers keep magnitudes
+    flush: bool = False  # whether workers flush what they write: the driver cannot, elsewhere
 
 
 @contextmanager
@@ -60,7 +62,11 @@ def noise_bank(
     recordings = {label: list(paths) for label, paths in noise.items()}
     sizes = sum(size_of(path) for paths in recordings.values() for path in paths)
     if 4 * sizes > memory:  # what 16-bit recordings take as float32 at twice their rate
-        yield NoiseBank.build(recordings, sample_rate, on_disk), memory
+        # Not written in place: workers of a killed run may still have the former file mapped.
+        unfinished = on_disk.with_suffix(PARTIAL)
+        bank = NoiseBank.build(recordings, sample_rate, unfinished)
+        unfinished.replace(on_disk)
+        yield replace(bank, path=on_disk), memory
         return
     with file_in_memory(on_disk) as file:
         bank = NoiseBank.build(recordings, sample_rate, file)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.errors import InputError
-from antigram.pipeline.execution.workers import Workers
+from antigram.pipeline.execution.executor import Executor
 from antigram.pipeline.features.first_pass import Rendered
 from antigram.pipeline.features.journal import (
     CHUNKS,
@@ -44,7 +44,7 @@ def features_spec(recipe: Recipe, rows: int) -> ArraySpec:
 
 
 def normalise_all(
-    pool: Workers,
+    pool: Executor,
     home: Path,
     partial: Path,
     rendered: Rendered,
@@ -55,7 +55,7 @@ def normalise_all(
     """Write the chunks of the array ``features``.
 
     Args:
-        pool: workers that run `write_features`.
+        pool: executor of `write_features`.
         home: the corpus's folder, for messages.
         partial: folder of the unfinished store.
         rendered: result of the first pass.
@@ -111,7 +111,7 @@ def _pieces(rendered: Rendered, rows: slice) -> list[Piece]:
 
 
 def _changed(
-    pool: Workers, home: Path, partial: Path, rendered: Rendered, block: int
+    pool: Executor, home: Path, partial: Path, rendered: Rendered, block: int
 ) -> InputError:
     """Note a block as it is now, for the next run, and return the error that ends this one."""
     rows, note = rendered.blocks[block]

@@ -11,6 +11,7 @@ import pytest
 from antigram.pipeline.audio.noise import NoiseBank, noise_files
 from antigram.pipeline.corpora import CORPORA
 from antigram.pipeline.corpora.gsc import GSC
+from antigram.pipeline.execution.dask_cluster import DaskCluster
 from antigram.pipeline.features.preparation import OnProgress, Prepared, prepare
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.store import FeatureStore
@@ -36,6 +37,7 @@ def prepare_gsc(
     target: Path,
     *,
     workers: int = 1,
+    cluster: DaskCluster | None = None,
     memory: int | None = None,
     noise_home: Path | None = None,
     max_rejected: int = 0,
@@ -58,6 +60,7 @@ def prepare_gsc(
             target,
             noise=noise,
             workers=workers,
+            cluster=cluster,
             memory=memory,
             max_rejected=max_rejected,
             on_progress=on_progress,
