@@ -176,6 +176,41 @@ def _prepare() -> str:
     )
 
 
+def _scale() -> str:
+    """Return the table of what grows with the number of segments."""
+    found = _result("scale")
+    if found is None:
+        return ""
+    sizes = found["segments_in_millions"]
+    growth = found["cpu_time_over_linear"]
+    last = " to ".join(list(sizes)[-2:])
+    rows = []
+    for stage in next(iter(sizes.values())):
+        own = [size[stage] for size in sizes.values()]
+        cells = [f"{one['cpu_seconds']:.1f} s, {one['peak_mb'] / 1000:.2g} GB" for one in own]
+        rows.append([stage, *cells, str(growth.get(stage, {}).get(last, ""))])
+    steps = [size["1,000 steps"] for size in sizes.values()]
+    apart = "; ".join(
+        f"{size} million: {one['until_first_step_s']:.0f} s until the first step, "
+        f"{one['steps_s']:.0f} s of steps of {found['batch']} segments, "
+        f"{one['validation_and_evaluation_s']:.0f} s of evaluation, chunks "
+        + ("mapped" if one["chunks_mapped"] else "read")
+        for size, one in zip(sizes, steps, strict=True)
+    )
+    head = ["", *(f"{size} million" for size in sizes), f"CPU time over linear, {last}"]
+    return (
+        "Stores of tiny segments (3 frames of 2 bins), which have as many chunks, ids and labels "
+        "as stores of one second of speech: CPU time and peak memory of a process for each stage. "
+        "*split* divides the recordings at random, and *three folds* by speaker; *1,000 steps* is "
+        "a complete `train` of a network of 50 weights, with all evaluations (in time, not CPU "
+        f"time: {apart}). Stages of less than a second have no growth. At 36 million, the chunks "
+        "are more than a process may map: reading them is why training and folds grow faster than "
+        "linearly; the order of an epoch is a sort; and looking up 0.3 million chunks depends on "
+        "what the file system keeps in memory.\n\n"
+        f"{_table(head, rows)}\n{_source('scale', found)}.\n\n"
+    )
+
+
 def _demo() -> str:
     found = _result("demo")
     if found is None:
@@ -243,6 +278,8 @@ def docs_page() -> str:
         _cache(),
         "## Preparation\n\n",
         _prepare(),
+        "## Tens of millions of segments\n\n" if _result("scale") else "",
+        _scale(),
         "## Statistics of a comparison\n\n",
         _intervals(),
         "## Demo\n\n",
