@@ -35,11 +35,12 @@ from antigram.cache.grams import LayerRows
 from antigram.cache.key import layer_name
 from antigram.cache.layer import CacheLayer, layer_fingerprint
 from antigram.cache.plan import LayerPlan, plan_layers, teacher_net
-from antigram.model.choices import Codec
+from antigram.model.choices import Codec, RowDtype
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.vgg import Vgg
 from antigram.model.training.checkpoint import Teacher
+from antigram.pipeline.execution.process import keep_freed_memory
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.chunks import ArraySpec, array_digest, encode, write_chunk
 from antigram.pipeline.storage.exchange import export_file
@@ -77,9 +78,9 @@ def made_store(folder: Path, clips: int) -> FeatureStore:
     return prepare(corpus, home, recipe, folder / "noise.zarr").store
 
 
-def teacher() -> Teacher:
+def teacher(seed: int = 0) -> Teacher:
     """Return a full VGG16 with weights drawn from a seed."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     arch = Arch()
     return Teacher(arch, dict(Vgg(arch, 0).state_dict()), "")
 
@@ -122,7 +123,9 @@ def made_layer(path: Path, plan: LayerPlan, clips: int) -> CacheLayer:
 def _part(spec: ArraySpec, index: int, values: np.ndarray) -> np.ndarray:
     span = spec.span(index)
     rows = span.stop - span.start
-    return np.ones(rows, np.float32) if len(spec.shape) == 1 else values[:rows]
+    if spec.shape[1:] != values.shape[1:]:  # norms, energies or scales
+        return np.ones((rows, *spec.shape[1:]), spec.dtype)
+    return values[:rows]
 
 
 def reading(layer: CacheLayer, folder: Path, clips: int, rounds: int) -> dict[str, float]:
@@ -163,14 +166,17 @@ def reading(layer: CacheLayer, folder: Path, clips: int, rounds: int) -> dict[st
 def building(
     store: FeatureStore, net: Teacher, plan: LayerPlan, folder: Path, rounds: int
 ) -> dict[str, float]:
-    """Return clips/s of a build and of the bare forward pass, as medians of alternating rounds."""
+    """Return clips/s of a build and of the bare forward pass, as medians of alternating rounds.
+
+    Clips for each second of CPU time (``_cpu``) are disturbed less by other programs.
+    """
     bare = teacher_net(net, plan.key, CPU)
     target_bytes = plan.bytes_per_clip * len(store)
     x = torch.from_numpy(store.features.read().astype(np.float32))[:, None]
-    rates: dict[str, list[float]] = {"bare": [], "build": []}
+    rates: dict[str, list[float]] = {"bare": [], "build": [], "bare_cpu": [], "build_cpu": []}
     for number in range(rounds):
         with torch.no_grad(), warm_memory(_SPARE):
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.process_time()
             for start in range(0, len(x), 32):
                 bare.run_features(
                     x[start : start + 32],
@@ -181,24 +187,44 @@ def building(
                 )
             took = time.perf_counter() - begun
         rates["bare"].append(len(x) / took)
+        rates["bare_cpu"].append(len(x) / (time.process_time() - cpu))
         target = folder / f"build-{plan.key.layer}-{plan.key.codec}-{number}.zarr"
         with warm_memory(target_bytes + _SPARE):
+            cpu = time.process_time()
             built = build_cache(
                 store, net, {plan.key.layer: plan}, target, made_from={}, device=CPU
             )
         rates["build"].append(built.computed / built.seconds)
+        rates["build_cpu"].append(built.computed / (time.process_time() - cpu))
     return {arm: statistics.median(found) for arm, found in rates.items()}
+
+
+def verifying(layer: CacheLayer, size: int) -> dict[str, float]:
+    """Return the speed of `verify_group` in GB/s, by the clock and by CPU time, as medians."""
+    speeds, by_cpu = [], []
+    for _ in range(5):
+        begun, cpu = time.perf_counter(), time.process_time()
+        problems = list(verify_group(layer.group))
+        speeds.append(size / (time.perf_counter() - begun) / 1e9)
+        by_cpu.append(size / (time.process_time() - cpu) / 1e9)
+        if problems:
+            raise RuntimeError(f"{layer.folder}: {problems[0]}")
+    return {
+        "verify_gb_per_s": statistics.median(speeds),
+        "verify_gb_per_cpu_s": statistics.median(by_cpu),
+    }
 
 
 def main() -> None:
     """Measure reading and building, print the table, and save the result."""
+    keep_freed_memory(of_any_size=True)  # `antigram cache-grams` does the same
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--clips", type=int, default=4_000)
     parser.add_argument("--build-clips", type=int, default=256)
     parser.add_argument("--layers", default="5,13")
-    parser.add_argument("--codecs", default="packed,factor,lowrank")
+    parser.add_argument("--codecs", default="packed,packed-int8,factor,factor-int8,lowrank")
     parser.add_argument("--build-layers", default="3,5,13")
     parser.add_argument("--batches", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
@@ -210,42 +236,41 @@ def main() -> None:
         folder = Path(place)
         store, net = made_store(folder, asked.build_clips), teacher()
 
-        def plan_of(layer: int, codec: Codec) -> LayerPlan:
+        def plan_of(layer: int, form: str) -> LayerPlan:
+            codec, _, dtype = form.partition("-")
             spec = TapSpec(arch=net.arch, layers=(layer,))
             rank = 15 if codec == "lowrank" else None
-            return plan_layers(store, net, spec, codec=codec, rank=rank)[layer]
+            given = cast("Codec", codec), cast("RowDtype", dtype or "float16")
+            return plan_layers(store, net, spec, codec=given[0], dtype=given[1], rank=rank)[layer]
 
         for layer in layers:
             for codec in asked.codecs.split(","):
-                plan = plan_of(layer, cast("Codec", codec))
+                plan = plan_of(layer, codec)
                 cache = folder / f"{layer}-{codec}.zarr"
                 made = made_layer(cache, plan, asked.clips)
                 found: dict[str, Any] = {"us": reading(made, folder, asked.clips, asked.batches)}
                 found["bytes_per_clip"] = plan.bytes_per_clip
                 found["over_memmap"] = found["us"]["memmap"] / found["us"]["antigram"]
                 found["over_zarr"] = found["us"]["zarr"] / found["us"]["antigram"]
-                begun = time.perf_counter()
-                problems = list(verify_group(made.group))
-                took = time.perf_counter() - begun
-                found["verify_gb_per_s"] = plan.bytes_per_clip * asked.clips / took / 1e9
-                if problems:
-                    raise RuntimeError(f"{made.folder}: {problems[0]}")
-                content["reading"][f"layer {layer} {codec}"] = found
+                found |= verifying(made, plan.bytes_per_clip * asked.clips)
+                content["reading"][f"layer {layer} {codec.replace('-', ' ')}"] = found
                 times = ", ".join(f"{way} {us:.0f}" for way, us in found["us"].items())
                 print(
-                    f"layer {layer:2d} {codec:8s} {found['bytes_per_clip'] >> 10:5d} KiB a clip; "
+                    f"layer {layer:2d} {codec:12s} {found['bytes_per_clip'] >> 10:5d} KiB a clip; "
                     f"us a batch: {times}; {found['over_memmap']:.2f} of a memmap's speed, "
                     f"{found['over_zarr']:.0f} x zarr; verify {found['verify_gb_per_s']:.1f} GB/s"
                 )
         for layer in [int(text) for text in asked.build_layers.split(",")]:
-            kept: tuple[Codec, ...] = ("packed", "factor")
-            for codec in kept:
+            for codec in ("packed", "factor"):
                 rates = building(store, net, plan_of(layer, codec), folder, asked.rounds)
                 share = rates["build"] / rates["bare"]
-                content["building"][f"layer {layer} {codec}"] = {**rates, "of_bare": share}
+                cpu_share = rates["build_cpu"] / rates["bare_cpu"]
+                content["building"][f"layer {layer} {codec}"] = {
+                    **rates, "of_bare": share, "of_bare_cpu": cpu_share,
+                }  # fmt: skip
                 print(
                     f"layer {layer:2d} {codec:8s} built at {rates['build']:.1f} clips/s, "
-                    f"bare forward {rates['bare']:.1f}: {share:.2f}"
+                    f"bare forward {rates['bare']:.1f}: {share:.2f}, in CPU time {cpu_share:.2f}"
                 )
     print(json.dumps(content))
     print(save(asked.name, content))

@@ -26,6 +26,7 @@ from antigram.cache.loaded import LoadedBatch
 from antigram.cache.loader_teacher import NOT_KNOWN, Form, LoaderTeacher, frozen, names_of
 from antigram.cache.work import drop_finished, publish_layers, write_root
 from antigram.model.choices import AGGREGATIONS, ROW_DTYPES, Aggregation, Codec, Layer, RowDtype
+from antigram.model.loss.int8 import INT8_REFUSED
 from antigram.model.loss.pairwise import Grid
 from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.choices import check_choice
@@ -88,6 +89,8 @@ def build_from_loader(
     check_choice("aggregation", aggregation, AGGREGATIONS)
     check_choice("dtype", dtype, ROW_DTYPES)
     of_matrix = aggregation in ("gram", "pairwise")
+    if dtype == "int8" and not of_matrix:
+        raise InputError(INT8_REFUSED)
     check_choice("codec", codec, ("auto", "packed", "factor") if of_matrix else ("auto", "map"))
     target, names = Path(target), names_of(net, layers)
     if device is not None:

@@ -98,9 +98,7 @@ def scales_of(key: CacheKey, side: int) -> int:
         key: key of the layer.
         side: number of rows of the square matrix that is compared.
     """
-    if key.dtype != "int8":
-        return 0
-    return 1 if key.codec == "map" else side
+    return side if key.dtype == "int8" else 0
 
 
 def choose_cache(caches: Sequence[Path], store: FeatureStore) -> Path:
@@ -208,7 +206,7 @@ class CacheLayer:
         key, codec = self.key, self.key.codec
         if codec not in _ARRAY_OF:
             raise DamagedError(f"{self.folder}: unknown codec {codec!r}. {self._repair}")
-        if key.dtype not in ROW_DTYPES:
+        if key.dtype not in ROW_DTYPES or (key.dtype == "int8" and codec == "map"):
             raise DamagedError(f"{self.folder}: unknown dtype {key.dtype!r}. {self._repair}")
         values = self.array(values_name(key))
         axes: tuple[int | None, ...] = (

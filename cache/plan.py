@@ -24,6 +24,7 @@ from antigram.model.choices import (
     precision_of,
 )
 from antigram.model.loss.codecs import exact_codec, row_shape
+from antigram.model.loss.int8 import INT8_REFUSED
 from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.backbone import Backbone
 from antigram.model.training.any_teacher import AnyTeacher
@@ -167,10 +168,8 @@ def plan_layers(
         )
     if of_matrix and codec == "map":
         raise InputError("`codec=map`: holds the other aggregations; use `codec=auto`")
-    if dtype == "int8" and spec.aggregation == "compmul":
-        raise InputError(
-            "`dtype=int8`: the values of compmul differ by less than its steps; use `dtype=float32`"
-        )
+    if dtype == "int8" and not of_matrix:
+        raise InputError(INT8_REFUSED)
     if codec == "lowrank":
         if energy is not None and rank is not None:
             raise InputError("`energy` and `rank`: one of the two decides; leave the other out")

@@ -104,7 +104,7 @@ def plan_cache(
         grid: height and width that ``pairwise`` averages maps to; default: `default_grid`.
         codec: form of the rows; ``auto`` chooses the smaller exact one.
         dtype: dtype of the rows; default: float16, with compmul float32. int8 takes half the
-            space of float16, with errors of the similarity of up to 1e-3: see docs/method.md.
+            space of float16, and changes similarities by up to 0.001: see docs/method.md.
         energy: fraction of ||G||^2 that lowrank keeps.
         rank: rank of lowrank, instead of ``energy``.
         precision: precision of the teacher's computation.

@@ -66,8 +66,8 @@ class Rows:
         grid: frames and frequencies that maps of the aggregation ``pairwise`` are averaged to; None
             for other aggregations.
         inverse: ``(batch,)`` float32, `inverse_square` of ``row_norm``, if it is known beforehand.
-        scale: ``(batch, side)`` float16 scales of int8 ``data``, ``(batch, 1)`` for ``map``; None
-            for other dtypes. The loss takes rows without scales: see `widened`.
+        scale: ``(batch, side)`` float16 scales of int8 ``data``; None for other dtypes. The loss
+            takes rows without scales: see `widened`.
     """
 
     codec: Codec

@@ -46,7 +46,6 @@ FORMS: dict[str, tuple[Any, Any, str]] = {
     "lowrank": ("gram", "lowrank", "vectors_int8"),
     "pairwise": ("pairwise", "packed", "gram_int8"),
     "pairwise factor": ("pairwise", "factor", "factor_int8"),
-    "mean": ("mean", "auto", "map_int8"),
 }
 every_form = pytest.mark.parametrize("form", FORMS)
 
@@ -119,7 +118,7 @@ def test_it_takes_little_more_than_half_of_float16_and_says_so(form, cached, sto
     for layer, found in built.layers.items():
         rows, scales = found.values.spec.row_bytes, found.describe()["bytes_per_clip"]
         assert 4 * rows == wide.layers[layer].values.spec.row_bytes
-        side = {"gram": SIDES[layer], "mean": 1}.get(FORMS[form][0], found.side)
+        side = SIDES[layer] if FORMS[form][0] == "gram" else found.side
         assert scales == rows + 2 * side + (12 if FORMS[form][1] == "lowrank" else 8)
         assert found.describe()["dtype"] == "int8"
 
@@ -139,7 +138,7 @@ def test_any_zarr_reader_restores_the_rows(form, cached, store):
     elif form == "pairwise factor":
         want = q * scale[:, None, :] / 127
     else:
-        want = q * (scale if form == "mean" else scale[:, :, None]) / 127
+        want = q * scale[:, :, None] / 127
     got = GramCache(built.path, store).read(CLIPS)[5].data.numpy()
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
@@ -304,10 +303,15 @@ def test_scales_of_another_shape_are_refused(make):
         CacheLayer(path, 5)
 
 
-def test_compmul_is_refused_as_its_values_differ_by_less_than_a_step(store, nets):
-    spec = TapSpec(arch=ARCH, layers=(5,), aggregation="compmul")
-    with pytest.raises(InputError, match="`dtype=int8`: the values of compmul"):
+@pytest.mark.parametrize("aggregation", ["mean", "max", "compmul"])
+def test_other_aggregations_are_refused(aggregation, store, nets, tmp_path):
+    spec = TapSpec(arch=ARCH, layers=(5,), aggregation=aggregation)
+    with pytest.raises(InputError, match="`dtype=int8`: holds the aggregations gram and pairwise"):
         plan_layers(store, nets[0], spec, dtype="int8")
+    with pytest.raises(InputError, match="`dtype=int8`: holds"):
+        build_from_loader(
+            Vgg(ARCH, 3), [5], [], tmp_path / "own.zarr", aggregation=aggregation, dtype="int8"
+        )
 
 
 def test_the_bound_of_lowrank_covers_its_rounding(cached):
