@@ -31,6 +31,7 @@ from antigram.pipeline.storage.backend import (
 )
 from antigram.pipeline.storage.chunk_errors import ChunkErrors
 from antigram.pipeline.storage.chunks import CRC_BYTES, STRING, chunk_key, crc32c, decode_texts
+from antigram.pipeline.storage.gathering import gather
 from antigram.pipeline.storage.layout import fits, spec_of
 from antigram.pipeline.storage.text_table import TextTable
 
@@ -260,7 +261,8 @@ class MappedArray:
         Args:
             rows: indices of the rows.
             view: index along the second axis, if that is an axis of views; None takes all.
-            out: array for the result; default: a new one.
+            out: array for the result; default: a new one. If it is large, as of a batch in pinned
+                memory, several threads fill it.
 
         Raises:
             DamagedError: a chunk is missing, truncated, or does not match its checksum.
@@ -280,9 +282,11 @@ class MappedArray:
             table_rows = table_rows * self.shape[1] + view
         # Gathered as bytes, as rows of an exported file may be unaligned. All indices are in range;
         # the mode "raise" would gather into a buffer and copy it.
-        raw = None if out is None else out.reshape(len(rows), -1).view(np.uint8)
-        raw = table.take(table_rows, axis=0, out=raw, mode="clip")
-        return raw.view(self._dtype).reshape(shape) if out is None else out
+        if out is None:
+            taken = table.take(table_rows, axis=0, mode="clip")
+            return taken.view(self._dtype).reshape(shape)
+        gather(table, table_rows, out.reshape(len(rows), -1).view(np.uint8))
+        return out
 
     def expect(
         self,
