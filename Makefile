@@ -63,6 +63,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.demo
 	$(BIN)/python -m benchmarks.prepare
 	$(BIN)/python -m benchmarks.cache
+	$(BIN)/python -m benchmarks.rows
 	$(BIN)/python -m benchmarks.train_step --device cpu --steps 3
 	$(BIN)/python -m benchmarks.step_pairs --pairs $(BENCH_PAIRS)
 	$(BIN)/python -m benchmarks.share_device

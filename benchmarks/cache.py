@@ -231,7 +231,13 @@ def main() -> None:
     parser.add_argument("--name", default="cache")
     asked = parser.parse_args()
     layers = [int(text) for text in asked.layers.split(",")]
-    content: dict[str, Any] = {"clips": asked.clips, "batch": BATCH, "reading": {}, "building": {}}
+    content: dict[str, Any] = {
+        "clips": asked.clips,
+        "batch": BATCH,
+        "threads": torch.get_num_threads(),
+        "reading": {},
+        "building": {},
+    }
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         store, net = made_store(folder, asked.build_clips), teacher()

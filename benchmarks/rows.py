@@ -9,7 +9,7 @@
   reading them before the checksum, which holds the interpreter's lock.
 * ``ahead``: batches of 13 in random order from checked chunks whose pages are in no memory, with
   and without reading ahead, while a step of 10 ms (a sleep) follows each batch.
-* ``threads``: a batch of rows gathered by one thread and by two.
+* ``threads``: a batch of rows gathered by one thread and by as many as there are cores, up to four.
 
 Pages are dropped with ``posix_fadvise`` in place of a memory that is too small. The result is saved
 in results/rows.json.
@@ -23,8 +23,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +39,7 @@ from antigram.model.loss.codecs import Rows, encode_rows, exact_codec, stored_ro
 from antigram.model.loss.sources import TapSpec
 from antigram.model.training.checkpoint import Teacher, open_teacher
 from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage import gathering
 from antigram.pipeline.storage.folder import MappedFiles
 from antigram.pipeline.storage.mapped import MappedArray
 from benchmarks.cache import BATCH, made_layer, made_store, teacher
@@ -219,35 +219,26 @@ def _waits(values: MappedArray, parts: np.ndarray, *, ahead: bool) -> Iterator[f
 
 
 def threads(path: Path, batches: int) -> dict[str, Any]:
-    """Return GB/s of a batch gathered by one thread and by two, for some sizes of a batch."""
+    """Return GB/s of a batch gathered by one thread and by several, for some sizes of a batch."""
     layer = CacheLayer(path, 5)
     LayerRows(layer).take(np.arange(len(layer.values)))
     values, rng = layer.values, np.random.default_rng(0)
+    least = gathering._LEAST_BYTES
     found: dict[str, Any] = {}
-    with ThreadPoolExecutor(1) as pool:
-        for clips in (13, 128, 512):
-            out = np.empty((clips, *values.shape[1:]), np.dtype(values.spec.dtype))
-
-            def one(rows: np.ndarray, out: np.ndarray = out) -> None:
+    for clips in (13, 128, 512):
+        out = np.empty((clips, *values.shape[1:]), np.dtype(values.spec.dtype))
+        times: dict[str, list[float]] = {"one thread": [], "several": []}
+        for _ in range(batches):
+            rows = rng.integers(0, len(values), clips)
+            for arm, seconds in times.items():
+                gathering._LEAST_BYTES = 0 if arm == "several" else 1 << 60
+                begun = time.perf_counter()
                 values.take(rows, out=out)
-
-            def two(rows: np.ndarray, out: np.ndarray = out) -> None:
-                half = len(rows) // 2
-                other = pool.submit(values.take, rows[:half], None, out[:half])
-                values.take(rows[half:], out=out[half:])
-                other.result()
-
-            arms: dict[str, Callable[[np.ndarray], None]] = {"one": one, "two": two}
-            times: dict[str, list[float]] = {arm: [] for arm in arms}
-            for _ in range(batches):
-                rows = rng.integers(0, len(values), clips)
-                for arm, gather in arms.items():
-                    begun = time.perf_counter()
-                    gather(rows)
-                    times[arm].append(time.perf_counter() - begun)
-            found[f"{out.nbytes / 1e6:.1f} MB"] = {
-                arm: out.nbytes / statistics.median(seconds) / 1e9 for arm, seconds in times.items()
-            }
+                seconds.append(time.perf_counter() - begun)
+        found[f"{out.nbytes / 1e6:.1f} MB"] = {
+            arm: out.nbytes / statistics.median(seconds) / 1e9 for arm, seconds in times.items()
+        }
+    gathering._LEAST_BYTES = least
     return found
 
 

@@ -129,6 +129,7 @@ def _cache() -> str:
             *(f"{one['us'][arm]:.0f}" for arm in ("antigram", "memmap", "h5py", "zarr")),
             f"{one['over_memmap']:.2f}",
             f"{one['verify_gb_per_s']:.1f} GB/s",
+            f"{one['verify_gb_per_cpu_s']:.2f} GB",
         ]
         for key, one in found["reading"].items()
     ]
@@ -138,17 +139,74 @@ def _cache() -> str:
             f"{one['build']:.1f}",
             f"{one['bare']:.1f}",
             f"{one['of_bare']:.2f}",
+            f"{one['of_bare_cpu']:.2f}",
         ]
         for key, one in found["building"].items()
     ]
-    made = _table(["", "built", "bare forward", "ratio"], building)
-    head = ["", "a clip", "antigram", "memmap", "h5py", "zarr", "speed / memmap", "verify"]
+    made = _table(["", "built", "bare forward", "ratio", "ratio in CPU time"], building)
+    head = ["", "a clip", "antigram", "memmap", "h5py", "zarr", "speed / memmap"]
+    head += ["verify", "verify, a second of CPU"]
     return (
         f"A random batch of {found['batch']} from a cache of {found['clips']} clips, full VGG16 "
         "sizes, after first touch, in microseconds; beside one raw numpy memory map, and row by "
-        f"row with h5py and zarr-python.\n\n{_table(head, reading)}\n"
-        "Building one layer against the bare forward pass cut off there, in clips/s.\n\n"
-        f"{made}\n{_source('cache', found)}.\n\n"
+        "row with h5py and zarr-python. `verify` uses all cores. Other programs ran on the same "
+        f"cores; they disturb the figures by CPU time less.\n\n{_table(head, reading)}\n"
+        "Building one layer against the bare forward pass cut off there, in clips/s, with "
+        f"{found['threads']} thread(s).\n\n{made}\n{_source('cache', found)}.\n\n"
+    )
+
+
+def _rows() -> str:
+    """Return what int8 rows change, and how rows are read that are not in memory."""
+    found = _result("rows")
+    if found is None:
+        return ""
+    errors = [
+        [
+            key,
+            str(one["channels"]),
+            f"{one['similarity']:.2f}",
+            *(
+                f"{one[scales][size]:.5f}"
+                for scales in ("channel scales", "one scale")
+                for size in ("largest", "root_mean_square")
+            ),
+        ]
+        for key, one in found["int8"].items()
+    ]
+    head = ["teacher's rows, student", "channels", "similarity", "largest", "rms"]
+    head += ["one scale: largest", "rms"]
+    first, ahead = found["first"], found["ahead"]
+    waits = [
+        [
+            arm,
+            *(f"{ahead[arm][name]:.1f}" for name in ("mean_ms", "median_ms", "slowest_of_100_ms")),
+        ]
+        for arm in ("read ahead", "when needed")
+    ]
+    touched = [
+        [arm, f"{one['gb_per_s']:.2f} GB/s", f"{one['others_held_up']:.0%}"]
+        for arm, one in first.items()
+    ]
+    gathered = [
+        [size, *(f"{one[arm]:.1f} GB/s" for arm in ("one thread", "several"))]
+        for size, one in found["threads"].items()
+    ]
+    of_threads = _table(["a batch", "one thread", "several"], gathered)
+    of_touch = _table(["", "speed", "held up"], touched)
+    return (
+        f"Error of a similarity with int8 rows, {found['networks']}; with the scales that caches "
+        f"have, and with one scale for a segment.\n\n{_table(head, errors)}\n"
+        f"Waiting for a batch of {found['batch']} rows of {ahead['row_bytes'] / 1024:.0f} KiB "
+        f"whose pages are not in memory, in random order, a step of {found['step_ms']:.0f} ms "
+        "after each, in milliseconds. The pages were dropped before each pass, in place of a "
+        f"memory that is too small.\n\n{_table(['', 'mean', 'median', 'slowest of 100'], waits)}\n"
+        "The first check of all chunks, whose pages are not in memory, and the share of the time "
+        "in which another thread waited more than 5 ms for the interpreter: with the pages read "
+        f"before the checksum, and as it touches them.\n\n{of_touch}\n"
+        "A batch of rows gathered from memory by one thread, and by one for each core (up to four, "
+        f"from 8 MB on, for a GPU).\n\n{of_threads}\n"
+        f"{_source('rows', found)}.\n\n"
     )
 
 
@@ -276,6 +334,7 @@ def docs_page() -> str:
         "".join(gpu) or "On a GPU: nothing was measured yet.\n\n",
         "## Caches\n\n",
         _cache(),
+        _rows(),
         "## Preparation\n\n",
         _prepare(),
         "## Tens of millions of segments\n\n" if _result("scale") else "",
