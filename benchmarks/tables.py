@@ -74,7 +74,10 @@ def _pairs() -> str:
     rows = [
         [
             f"layer {layer}",
-            f"{one['median']:.3f} ({one['low']:.3f} to {one['high']:.3f})",
+            *(
+                f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})"
+                for ratio in (one, one["cpu"])
+            ),
             *(
                 f"{counts['flops_over_baseline']:.4f}, {counts['operations_more']}"
                 for counts in (one["teachers"]["1"], one["teachers"]["4"])
@@ -82,7 +85,13 @@ def _pairs() -> str:
         ]
         for layer, one in found["layers"].items()
     ]
-    head = ["", "time (95 %)", "FLOPs, operations more, 1 teacher", "the same, 4 teachers"]
+    head = [
+        "",
+        "time (95 %)",
+        "CPU time (95 %)",
+        "FLOPs, operations more, 1 teacher",
+        "the same, 4 teachers",
+    ]
     return (
         f"Cached steps over baseline steps of the same round, medians of {found['pairs']} rounds "
         f"with their bootstrap intervals (width {found['width']}, batch {found['batch']}, a "

@@ -94,6 +94,7 @@ class Arm:
         self.clips = config.batch_clips
         self.stream = self._stream(len(store))
         self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []  # of all threads, those of the loading among them
         self.waits: list[float] = []
         self.peak = 0
 
@@ -112,7 +113,7 @@ class Arm:
         if on_cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
             torch.cuda.synchronize(self.device)
-        begun, before = time.perf_counter(), self.batches.wait_s
+        begun, before, cpu = time.perf_counter(), self.batches.wait_s, time.process_time()
         batch = next(self.stream)
         waited = self.batches.wait_s - before
         loss = self.step(batch, Sums(self.names, self.device))
@@ -124,6 +125,7 @@ class Arm:
             self.peak = max(self.peak, torch.cuda.max_memory_allocated(self.device))
         if keep:
             self.seconds.append(time.perf_counter() - begun)
+            self.cpu_seconds.append(time.process_time() - cpu)
             self.waits.append(waited)
 
     def close(self) -> None:
