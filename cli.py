@@ -224,22 +224,24 @@ def download(common: Context, corpus: str, subset: str | None) -> None:
 @seed_option(help="Seed of the views.")
 @batch_option(default=32)
 @device_option
+@scheduler_option
 @flag_option("--check-all", help="Read every byte of existing layers, even of those above 8 GB.")
 @flag_option("--dry-run", help="Estimate size, time and break-even; build nothing.")
 @option("--name", help="Name of the cache (default: STORE--CKPT or STORE--TEACHER).")
 @common_options
-def cache_grams(common: Context, dry_run: bool, check_all: bool, **options: Any) -> None:
+def cache_grams(common: Context, dry_run: bool, **options: Any) -> None:
     """Run a teacher, CKPT or TEACHER, over a store once, and store its Gram matrices."""
     from antigram.studies.caching import cache_grams as run
     from antigram.studies.caching import estimate_grams
     from antigram.studies.text import built_text, estimate_text
 
     if dry_run:
+        del options["check_all"], options["scheduler"]
         found = estimate_grams(common.workspace, **options, on_message=common.on_message)
         common.answer(found, estimate_text(found))
         return
     with common.progress() as shown:
-        built = run(common.workspace, **options, check_all=check_all, **shown)
+        built = run(common.workspace, **options, **shown)
     if not built.computed:
         common.on_message(f"{built.path.stem}: already there, with these keys; nothing to do")
     content = built.to_json()

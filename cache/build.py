@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from antigram.cache.cluster_pass import compute_on_cluster
 from antigram.cache.layer import CacheLayer, layers_of
 from antigram.cache.layer_writer import open_writers
 from antigram.cache.pilot import find_rank
@@ -28,6 +29,7 @@ from antigram.model.training.any_teacher import AnyTeacher
 from antigram.model.training.distributed import DistributedContext
 from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.pipeline.execution.dask_cluster import DaskCluster
 from antigram.pipeline.execution.process import versions
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage.files import size_text
@@ -82,6 +84,7 @@ def build_cache(
     device: torch.device,
     on_progress: OnProgress = lambda *_: None,
     distributed: DistributedContext | None = None,
+    cluster: DaskCluster | None = None,
     check_all: bool = False,
 ) -> Built:
     """Build the layers of a cache that are missing, damaged, or whose key differs from the plan's.
@@ -100,6 +103,8 @@ def build_cache(
         on_progress: called with the name of the stage, the segments done so far and the total.
         distributed: rank and world size; taken from torchrun's environment by default. Each rank
             builds its own chunks, and all ranks must call this function.
+        cluster: Dask cluster whose workers compute the chunks in place of this process, on CPUs;
+            they need the file system of this machine. A low rank is still found here.
         check_all: read every chunk of an existing layer; by default, chunks of a layer larger than
             8 GB are looked up with their sizes, and only some of them are read.
 
@@ -124,7 +129,15 @@ def build_cache(
         partial = work_folder(target)
         if missing:
             computed = _make_layers(
-                store, teacher, missing, target, batch_clips, device, on_progress, distributed
+                store,
+                teacher,
+                missing,
+                target,
+                batch_clips,
+                device,
+                on_progress,
+                distributed,
+                cluster,
             )
             if distributed.leads:
                 publish_layers(
@@ -161,6 +174,7 @@ def _make_layers(
     device: torch.device,
     on_progress: OnProgress,
     distributed: DistributedContext,
+    cluster: DaskCluster | None,
 ) -> int:
     """Build layers in the folder beside the cache, on all ranks; rank 0 completes them.
 
@@ -182,9 +196,14 @@ def _make_layers(
     with ExitStack() as open_journals:
         for writer in writers.values():
             open_journals.enter_context(writer.journal)
-        computed = compute_chunks(
-            store, teacher, writers, batch_clips, device, on_progress, distributed
-        )
+        if cluster is None:
+            computed = compute_chunks(
+                store, teacher, writers, batch_clips, device, on_progress, distributed
+            )
+        else:
+            computed = compute_on_cluster(
+                cluster, store, teacher, writers, partial, batch_clips, on_progress
+            )
     computed = int(distributed.sum(torch.tensor(computed, device=device)))  # waits for all ranks
     if distributed.leads:
         for writer in writers.values():

@@ -18,6 +18,7 @@ from antigram.model.loss.pairwise import Grid
 from antigram.model.training.checkpoint import Teacher
 from antigram.model.training.distributed import DistributedContext
 from antigram.pipeline.callbacks import OnProgress
+from antigram.pipeline.execution.dask_cluster import DaskCluster
 from antigram.pipeline.features.store import FeatureStore
 
 __all__ = ["build_cache"]
@@ -51,6 +52,7 @@ def build_cache(
     device: torch.device,
     on_progress: OnProgress = ...,
     distributed: DistributedContext | None = ...,
+    cluster: DaskCluster | None = ...,
     check_all: bool = ...,
 ) -> Built: ...
 

@@ -52,7 +52,7 @@ from antigram.pipeline.storage.manifest import (
     write_manifest,
 )
 
-__all__ = ["LayerWriter", "open_writers"]
+__all__ = ["LayerWriter", "open_writers", "write_arrays"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +227,13 @@ class LayerWriter:
             arrays: rows of the chunk, in the order of ``specs``.
             given: digest of the chunk's input, if the order of the input may change between builds.
         """
-        rows = dict(zip([spec.name for spec in self.specs], arrays, strict=True))
-        written = {
-            spec.name: write_chunk(self._group, spec, index, encode(spec, index, rows[spec.name]))
-            for spec in self._large
-        }
-        self._note(index, written, [rows[spec.name] for spec in self._small], given)
+        self._note(index, *write_arrays(self.folder, self.specs, index, arrays), given)
+
+    def note(
+        self, index: int, written: Mapping[str, Written], rows: Sequence[NDArray[Any]]
+    ) -> None:
+        """Record a chunk from what `write_arrays` returned in another process."""
+        self._note(index, written, rows, None)
 
     def finish(self) -> None:
         """Write norms, metadata and manifest, which makes the layer complete.
@@ -289,6 +290,29 @@ class LayerWriter:
                 first = own.start - span.start
                 out[first : first + own.stop - own.start] = part.reshape(-1, *out.shape[1:])
         return rows
+
+
+def write_arrays(
+    folder: Path, specs: Sequence[ArraySpec], index: int, arrays: Sequence[NDArray[Any]]
+) -> tuple[dict[str, Written], list[NDArray[Any]]]:
+    """Write the chunk of each large array, and flush it to disk.
+
+    Args:
+        folder: folder of the layer.
+        specs: layout of all arrays of the layer.
+        index: index of the chunk.
+        arrays: rows of the chunk, in the order of ``specs``.
+
+    Returns:
+        Checksums by name of the array, and the rows of the small arrays, which are written later.
+    """
+    rows = dict(zip([spec.name for spec in specs], arrays, strict=True))
+    written = {
+        spec.name: write_chunk(Folder(folder), spec, index, encode(spec, index, rows[spec.name]))
+        for spec in specs
+        if spec.name not in SMALL
+    }
+    return written, [rows[spec.name] for spec in specs if spec.name in SMALL]
 
 
 def open_writers(

@@ -26,7 +26,7 @@ from antigram.pipeline.audio.augmentation import Views, apply_views
 from antigram.pipeline.callbacks import OnProgress
 from antigram.pipeline.features.store import FeatureStore
 
-__all__ = ["compute_chunks"]
+__all__ = ["compute_chunks", "rows_of_chunk"]
 
 _IN_FLIGHT = 2  # chunks that may wait for the disk while the teacher runs
 _CACHE_BYTES = 8 << 20  # size of a CPU's cache
@@ -86,26 +86,56 @@ def compute_chunks(
                 _write_all(writers, index, same)
                 computed += size
             elif missing:
-                x = teacher.read(store, span)
-                if key.views is not None:
-                    x, params, view_rows = _views_of(x, store, span, key.views)
                 while len(pending) >= _IN_FLIGHT:
                     pending.pop(0).result()
                 # The memory of a written chunk is reused, as allocating new memory is slow.
                 memory = memories[slot := (slot + 1) % len(memories)]
-                rows = _run_net(net, x, [plans[n] for n in missing], batch_clips, device, memory)
-                if key.views is not None:
-                    rows = {
-                        n: (*(array[view_rows] for array in arrays), params)
-                        for n, arrays in rows.items()
-                    }
-                store.features.look(span)  # raises if the features were overwritten meanwhile
+                wanted = [plans[n] for n in missing]
+                rows = rows_of_chunk(store, teacher, net, wanted, span, batch_clips, device, memory)
                 pending.append(disk.submit(_write_all, writers, index, rows))
                 computed += span.stop - span.start
             on_progress("teacher", span.stop, len(store))
         for future in pending:
             future.result()
     return computed
+
+
+def rows_of_chunk(
+    store: FeatureStore,
+    teacher: AnyTeacher,
+    net: Backbone,
+    plans: Sequence[LayerPlan],
+    span: slice,
+    batch_clips: int,
+    device: torch.device,
+    memory: dict[Layer, tuple[torch.Tensor, ...]],
+) -> dict[Layer, tuple[NDArray[Any], ...]]:
+    """Read the segments of a chunk, and compute its rows.
+
+    Args:
+        store: features.
+        teacher: reads what ``net`` takes.
+        net: the teacher's network, from `teacher_net`.
+        plans: layers to compute; their views are the same.
+        span: rows of the chunk in the store.
+        batch_clips: segments in a batch.
+        device: device of ``net``.
+        memory: tensors that may be used for the result: see `_run_net`.
+
+    Returns:
+        By layer, the arrays of the chunk, in the order of `LayerPlan.specs`.
+
+    Raises:
+        DamagedError: the features were overwritten meanwhile, or are damaged.
+    """
+    x, views = teacher.read(store, span), plans[0].key.views
+    if views is not None:
+        x, params, view_rows = _views_of(x, store, span, views)
+    rows = _run_net(net, x, plans, batch_clips, device, memory)
+    if views is not None:
+        rows = {n: (*(array[view_rows] for array in arrays), params) for n, arrays in rows.items()}
+    store.features.look(span)  # raises if the features were overwritten meanwhile
+    return rows
 
 
 def _views_of(

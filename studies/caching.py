@@ -25,13 +25,14 @@ from antigram.model.loss.sources import TapSpec
 from antigram.model.nets.own import import_own
 from antigram.model.training.any_teacher import AnyTeacher
 from antigram.model.training.device import named_device
-from antigram.model.training.distributed import distributed_context
+from antigram.model.training.distributed import DistributedContext, distributed_context
 from antigram.model.training.external_teacher import ExternalTeacher
 from antigram.model.training.guards import load_teacher, spectrum_note
 from antigram.model.training.teacher_controls import control_teacher
 from antigram.pipeline.audio.augmentation import Views
 from antigram.pipeline.callbacks import OnMessage, OnProgress
 from antigram.pipeline.errors import InputError
+from antigram.pipeline.execution.dask_cluster import cluster_at
 from antigram.pipeline.execution.process import keep_freed_memory
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.workspace import Workspace, plain_name
@@ -212,6 +213,7 @@ def cache_grams(
     *,
     batch_clips: int = 32,
     device: str = "auto",
+    scheduler: str | None = None,
     check_all: bool = False,
     on_progress: OnProgress = lambda *_: None,
     on_message: OnMessage = lambda _: None,
@@ -225,6 +227,7 @@ def cache_grams(
         layers: numbers of a VGG's convolution layers, names of modules, or ``all``.
         batch_clips: segments in a batch.
         device: device of the teacher, such as ``cpu`` or ``auto``.
+        scheduler: address or file of a Dask scheduler, whose workers then compute, on CPUs.
         check_all: read every byte of existing layers, even of those larger than 8 GB: see
             `cache.build.build_cache`.
         on_progress: called with the name of a stage, the amount done, and the total.
@@ -239,10 +242,19 @@ def cache_grams(
     job = plan_cache(
         workspace, ckpt, layers, on_progress=on_progress, on_message=on_message, **arguments
     )
+    if scheduler is not None and device == "auto":
+        device = "cpu"  # workers with and without a GPU would mix two kinds of bytes
     torch_device = named_device(device)
+    if scheduler is not None and (torch_device.type != "cpu" or DistributedContext().size > 1):
+        raise InputError(
+            "`scheduler`: its workers compute on CPUs; for GPUs, use torchrun without `scheduler`"
+        )
     if torch_device.type == "cpu":
         keep_freed_memory(of_any_size=True)  # the teacher then takes a quarter less time
-    with distributed_context(torch_device) as distributed:
+    with (
+        cluster_at(scheduler, on_message) as cluster,
+        distributed_context(torch_device) as distributed,
+    ):
         return build_cache(
             job.store,
             job.teacher,
@@ -253,6 +265,7 @@ def cache_grams(
             device=distributed.device(torch_device),
             on_progress=on_progress if distributed.leads else lambda *_: None,
             distributed=distributed,
+            cluster=cluster,
             check_all=check_all,
         )
 
