@@ -350,7 +350,7 @@ def budget(
     Returns:
         ``baseline`` {memory, flops}; ``layers``: layer -> {arm: {memory, memory_over_baseline,
         flops, flops_over_baseline}}, ``paper_eq4_bytes`` and ``cache`` {codec, dtype,
-        bytes_per_clip, bytes, break_even_epochs}. Memory in bytes.
+        bytes_per_clip, bytes, bytes_per_step, break_even_epochs}. Memory in bytes.
     """
 
     def cost(arm: Arm, chosen: Mapping[Layer, LayerPlan]) -> StepCost:
@@ -387,6 +387,7 @@ def budget(
                 "dtype": plan.key.dtype,
                 "bytes_per_clip": size,
                 "bytes": size * len(store) * nets,
+                "bytes_per_step": size * batch_clips * nets,
                 "break_even_epochs": break_even_epochs(store, plan),
             },
         }

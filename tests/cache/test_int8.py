@@ -331,6 +331,8 @@ def test_the_plan_has_its_size_and_says_the_error(store, nets):
     assert costs["layers"]["5"]["cache"]["bytes_per_clip"] == size
     text = budget_text(costs)
     assert f"({size} bytes a clip; int8 changes a similarity by up to 0.001)" in text
+    assert costs["layers"]["5"]["cache"]["bytes_per_step"] == 4 * size
+    assert "of which a step reads 0.0 MB, and pays off" in text
     assert costs["layers"]["5"]["cached"]["memory"] > costs["baseline"]["memory"]
 
 
