@@ -118,7 +118,8 @@ def budget_text(costs: Fields) -> str:
             f"layer {number}: a cache of {cache['codec']} {cache['dtype']} takes "
             f"{size_text(cache['bytes'])} ({cache['bytes_per_clip']} bytes a clip{rounded}), of "
             f"which a step reads {size_text(cache['bytes_per_step'])}, and pays off against online "
-            f"{after}; the paper's equation 4: {size_text(layer['paper_eq4_bytes'])} beside the training"
+            f"{after}; the paper's equation 4: {size_text(layer['paper_eq4_bytes'])} beside the "
+            "training"
         )
         lines += [
             f"  {arm:9s} {size_text(layer[arm]['memory']):>9} "
