@@ -67,7 +67,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.train_step --device cpu --steps 3
 	$(BIN)/python -m benchmarks.step_pairs --pairs $(BENCH_PAIRS)
 	$(BIN)/python -m benchmarks.share_device
-	$(BIN)/python -m benchmarks.epoch_end --pairs 1
+	$(BIN)/python -m benchmarks.epoch_end
 	$(BIN)/python -m benchmarks.intervals
 	$(BIN)/python -m benchmarks.tables
 

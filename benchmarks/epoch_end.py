@@ -1,24 +1,27 @@
 """Measure what checkpoints add to the time of epochs, at the full size of a VGG16.
 
-Run it with ``python -m benchmarks.epoch_end [--pairs 2] [--step 0.1] [--width 64]``. The training
+Run it with ``python -m benchmarks.epoch_end [--written 3] [--step 0.1] [--width 64]``. The training
 loop runs as it is, on a CPU, but a step only sleeps, as a host does that waits for a GPU, and each
-epoch has a lower validation loss than the one before, so that the best weights always change. Two
-arms take turns: without checkpoints, and with them until at least three have been written. Results
-are seconds of epochs and validations, divided by the number of steps.
+epoch has a lower validation loss than the one before, so that the best weights always change.
+
+Two trainings, one of which writes no checkpoints, take turns epoch by epoch, so that other programs
+disturb both alike. The time of a turn that is not its own does not pass for the writer of
+checkpoints, and no turn ends while a checkpoint is being written. The result is the ratio of the
+mean times of a step, each with its share of the end of an epoch.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
-import shutil
-import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -27,6 +30,7 @@ from torch import Tensor
 
 from antigram.model.nets.arch import Arch
 from antigram.model.nets.backbone import Backbone
+from antigram.model.training import checkpoint_writer
 from antigram.model.training import train as loop
 from antigram.model.training.batches import Batch
 from antigram.model.training.checkpoint_writer import CheckpointWriter
@@ -36,12 +40,11 @@ from antigram.model.training.step import Sums
 from antigram.model.training.student import build_student
 from antigram.pipeline.execution.process import keep_freed_memory
 from antigram.pipeline.features.store import FeatureStore
+from antigram.pipeline.storage.archive import Sink
 from benchmarks.cache import made_store
 from benchmarks.record import save, warm_memory
 
 _CLIPS = 720  # 70 % of them are for training
-_SNAPSHOTS = 3
-_LEAST_EPOCHS = 6
 _MEMORY = 5 << 30  # bytes that averages and copies take
 _CPU = torch.device("cpu")
 
@@ -106,97 +109,155 @@ class _Over(Exception):
     """Ends a training when enough was measured."""
 
 
+@dataclass
+class Arm:
+    """A training that runs in turns with another one.
+
+    Attributes:
+        steps: steps, and batches of validation, since the first epoch.
+        epochs: epochs since the first.
+        seconds: time of the earlier turns since the first epoch.
+        turn: released for each turn.
+        writer: writer of its checkpoints, once the training has begun.
+    """
+
+    steps: int = 0
+    epochs: int = -1
+    seconds: float = 0.0
+    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    writer: CheckpointWriter | None = None
+    _began: float = 0.0
+
+    def begin_turn(self) -> None:
+        """Wait for the turn."""
+        self.turn.acquire()
+        self._began = time.perf_counter()
+
+    def end_turn(self, other: Arm) -> None:
+        """Let the other training run."""
+        self.seconds = self.clock()
+        other.turn.release()
+
+    def clock(self) -> float:
+        """Return the seconds of its turns, during a turn."""
+        return self.seconds + time.perf_counter() - self._began
+
+    def end_epoch(self, steps: int) -> None:
+        """Count an epoch, and begin to count after the first."""
+        self.epochs += 1
+        if self.epochs:
+            self.steps += steps
+        else:
+            self.seconds, self._began = 0.0, time.perf_counter()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was measured."""
+        return {
+            "seconds_per_step": self.seconds / self.steps,
+            "steps": self.steps,
+            "epochs": self.epochs,
+        }
+
+
 def measure(
-    store: FeatureStore, net: Backbone, run: Path, step_s: float, *, checkpoints: bool
+    store: FeatureStore, net: Backbone, folder: Path, step_s: float, most: int
 ) -> dict[str, Any]:
-    """Train until enough epochs, and with checkpoints enough of these, are complete.
+    """Train with and without checkpoints, in turns.
 
     Args:
         store: features.
-        net: the student.
-        run: folder of the run.
+        net: the student of both.
+        folder: folder for the two runs.
         step_s: seconds of a step.
-        checkpoints: whether checkpoints are written.
+        most: number of checkpoints to write.
 
     Returns:
-        ``seconds_per_step`` from the end of the first step, ``steps``, those of validation
-        included, ``epochs``, and ``written``: for each written checkpoint its seconds and bytes.
+        ``ratio``; and ``with`` and ``without``, see `Arm.to_json`; ``with`` has ``written``: for
+        each checkpoint its seconds and bytes.
     """
     config = TrainConfig(
-        mode="baseline", task=store.main_label, arch=net.arch, epochs=10_000, patience=10_000
+        mode="baseline", task=store.main_label, arch=net.arch, epochs=100_000, patience=100_000
     )
+    batches = {
+        split: -(-len(store.rows(split, config.task)) // config.batch_clips)
+        for split in ("train", "validation")
+    }
+    arms = {"without": Arm(), "with": Arm()}
     written: list[dict[str, float]] = []
-    write_all, begun, ended, epochs, steps = RunFiles.write_all, 0.0, 0.0, 0, 0
-    validated = -(-len(store.rows("validation", config.task)) // config.batch_clips)
+    write_all = RunFiles.write_all
 
-    def timed(self: RunFiles, contents: dict[str, Callable[..., object]]) -> None:
+    def timed(self: RunFiles, contents: Mapping[str, Callable[[Sink], object]]) -> None:
         start = time.perf_counter()
         write_all(self, contents)
         if "last.pt" in contents:
-            size = sum((run / name).stat().st_size for name in contents)
+            size = sum((self.folder / name).stat().st_size for name in contents)
             written.append({"seconds": time.perf_counter() - start, "bytes": size})
 
-    def on_progress(_epoch: int, _done: int, _steps: int, known: Any) -> None:  # noqa: ANN401
-        nonlocal begun, ended, epochs, steps
-        if "clips_per_second" in known:  # after a step
-            begun, steps = (begun, steps + 1) if begun else (time.perf_counter(), 0)
-            return
-        epochs, steps = epochs + 1, steps + validated
-        if epochs >= _LEAST_EPOCHS and (len(written) >= _SNAPSHOTS or not checkpoints):
-            ended = time.perf_counter()
-            raise _Over
+    def writer(files: RunFiles, *given: Any, **options: Any) -> CheckpointWriter | _NoCheckpoints:  # noqa: ANN401
+        if files.folder.name == "without":
+            return _NoCheckpoints()
+        made = CheckpointWriter(files, *given, **options)
+        arms["with"].writer = made
+        return made
 
+    def run(name: str, other: str) -> None:
+        arm = arms[name]
+
+        def on_progress(_epoch: int, _done: int, _steps: int, known: Mapping[str, float]) -> None:
+            if "clips_per_second" in known:  # after a step
+                return
+            arm.end_epoch(sum(batches.values()))
+            if arm.writer is not None and arm.writer.writing:
+                return
+            arm.end_turn(arms[other])
+            if len(written) >= most and arm.steps:
+                raise _Over
+            arm.begin_turn()
+
+        arm.begin_turn()
+        with suppress(_Over):
+            loop.train(
+                net, store, None, config, folder / name, device=_CPU, on_progress=on_progress
+            )
+
+    clock = SimpleNamespace(perf_counter=arms["with"].clock)
     with (
         mock.patch.object(loop, "Step", lambda net, *_: _SleepingStep(net, _CPU, step_s)),
+        mock.patch.object(loop, "CheckpointWriter", writer),
         mock.patch.object(torch.optim, "Adam", _FullAdam),
         mock.patch.object(RunFiles, "write_all", timed),
-        mock.patch.object(
-            loop, "CheckpointWriter", CheckpointWriter if checkpoints else _NoCheckpoints
-        ),
-        suppress(_Over),
+        mock.patch.object(checkpoint_writer, "time", clock),
     ):
-        loop.train(net, store, None, config, run, device=_CPU, on_progress=on_progress)
+        thread = threading.Thread(target=run, args=("without", "with"), daemon=True)
+        thread.start()
+        arms["with"].turn.release()
+        run("with", "without")
+        thread.join()
+    ratio = (
+        arms["with"].to_json()["seconds_per_step"] / arms["without"].to_json()["seconds_per_step"]
+    )
     return {
-        "seconds_per_step": (ended - begun) / steps,
-        "steps": steps,
-        "epochs": epochs,
-        "written": written,
+        "ratio": ratio,
+        "without": arms["without"].to_json(),
+        "with": {**arms["with"].to_json(), "written": written},
     }
 
 
 def main() -> None:
     """Measure, print the ratio, and save it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--written", type=int, default=3)
     parser.add_argument("--step", type=float, default=0.1)
     parser.add_argument("--width", type=int, default=64)
     asked = parser.parse_args()
     keep_freed_memory(of_any_size=True)  # `antigram train` does the same
-    arms: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
     with tempfile.TemporaryDirectory() as folder:
         store = made_store(Path(folder), _CLIPS)
         config = TrainConfig(mode="baseline", task="label", arch=Arch("vgg16", asked.width))
         net = build_student(config, len(store.classes[store.main_label]), None, store.shape)
         with warm_memory(_MEMORY * asked.width**2 // 64**2):
-            for number in range(asked.pairs):
-                for arm, measured in arms.items():
-                    run = Path(folder, f"{arm}-{number}")
-                    one = measure(store, net, run, asked.step, checkpoints=arm == "with")
-                    measured.append(one)
-                    gc.collect()  # frees averages and copies, which take gigabytes
-                    shutil.rmtree(run)
-                    print(arm, json.dumps(one), flush=True)
-    ratios = [
-        one["seconds_per_step"] / other["seconds_per_step"]
-        for one, other in zip(arms["with"], arms["without"], strict=True)
-    ]
-    content = {
-        "width": asked.width,
-        "step": asked.step,
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        **arms,
-    }
+            measured = measure(store, net, Path(folder), asked.step, asked.written)
+    content = {"width": asked.width, "step": asked.step, **measured}
     print(json.dumps(content))
     print(save("epoch_end", content))
 

@@ -86,6 +86,11 @@ class CheckpointWriter:
         if kind is None:
             self._raise()
 
+    @property
+    def writing(self) -> bool:
+        """Whether checkpoints are being written."""
+        return self._write is not None and not self._write.done()
+
     def settle(self) -> None:
         """Wait until all is copied that is to be saved; call this before weights change."""
         if self._copying is not None:
@@ -101,7 +106,7 @@ class CheckpointWriter:
         self._raise()
         if self._reserved is None and self._copies:
             self._reserved = self._submit(partial(self._reserve, self._content()))
-        if self._write is not None and not self._write.done():
+        if self.writing:
             return False
         least = 0.0 if epoch_ends else self._save_every_s
         return time.perf_counter() - self._ended > max(least, _PAUSE * self._took)
