@@ -45,7 +45,7 @@ from benchmarks.cache import made_store
 from benchmarks.record import save, warm_memory
 
 _CLIPS = 720  # 70 % of them are for training
-_MEMORY = 9 << 30  # bytes that averages, copies, and files in the system's cache take at most
+_MEMORY = 7 << 30  # bytes that averages, copies, and files in the system's cache take at most
 _CPU = torch.device("cpu")
 
 
