@@ -36,6 +36,7 @@ test: setup
 	$(MAKE) check
 
 test-all: $(DOCS_STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[s3,test-s3]"
 	$(BIN)/python -m pytest -m "gpu or not gpu"
 
 check:

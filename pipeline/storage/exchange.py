@@ -162,7 +162,7 @@ def import_file(source: Path, goal: Path, on_progress: OnProgress = lambda *_: N
             _import_group(group, Folder(partial / prefix), on_progress)
         for _, finished in _groups(folder):
             for problem in verify_group(finished, content=False):
-                raise DamagedError(f"{source}: {problem.path.name}: {problem.problem}")
+                raise DamagedError(f"{source}: {Path(problem.path).name}: {problem.problem}")
         flush_filesystem(partial)
         publish(partial, goal)
     except BaseException:

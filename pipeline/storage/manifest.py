@@ -54,7 +54,7 @@ FORMAT = {"format": "antigram/manifest", "format_version": 1}
 class Problem:
     """A problem in one file of a store, cache or run."""
 
-    path: Path
+    path: Path | str  # text: an address in an object store
     problem: str
 
 

@@ -24,6 +24,7 @@ from antigram.pipeline.storage.manifest import (
     read_manifest,
     unlisted,
 )
+from antigram.pipeline.storage.objects import is_address
 
 __all__ = ["is_unchanged", "verify_group"]
 
@@ -64,6 +65,11 @@ def verify_group(
     return _problems(group, _sizes(group), content=content, sample=sample)
 
 
+def _place(where: str) -> Path | str:
+    """Return a path; an address stays text, as a `Path` would lose a slash."""
+    return where if is_address(where) else Path(where)
+
+
 def _sizes(group: Backend) -> dict[str, int]:
     """Return the size of each object of a group."""
     return {entry.key: entry.size for entry in group.list()}
@@ -76,11 +82,11 @@ def _problems(
     try:
         manifest = read_manifest(group)
     except DamagedError as error:
-        yield Problem(Path(group.where(KEY)), str(error).partition(": ")[2])
+        yield Problem(_place(group.where(KEY)), str(error).partition(": ")[2])
         return
     for key, wanted in manifest.metadata.items():
         if problem := _metadata_problem(group, key, wanted):
-            yield Problem(Path(group.where(key)), problem)
+            yield Problem(_place(group.where(key)), problem)
     keys = list(sizes)
     every = [
         (name, list(chunk_keys(group, name, entry["crc32c"], keys)))
@@ -91,7 +97,7 @@ def _problems(
     else:
         yield from _problems_of_sample(group, every, sizes, sample)
     for key in unlisted(group, manifest, keys):
-        yield Problem(Path(group.where(key)), "unknown file: antigram did not write it")
+        yield Problem(_place(group.where(key)), "unknown file: antigram did not write it")
 
 
 def _problems_of_all(
@@ -112,9 +118,9 @@ def _problems_of_all(
             digests.append(chunk)
             if problem:
                 damaged = True
-                yield Problem(Path(group.where(key)), problem)
+                yield Problem(_place(group.where(key)), problem)
         if content and not damaged and array_digest(digests) != manifest.digests()[name]:
-            where = Path(group.where(name))
+            where = _place(group.where(name))
             yield Problem(where, "content does not match the manifest's SHA-256")
 
 
@@ -137,10 +143,10 @@ def _problems_of_sample(
         wanted = _chunk_size(group, name)
         for key, crc in chunks:
             if (size := sizes.get(key)) is None:
-                yield Problem(Path(group.where(key)), "missing")
+                yield Problem(_place(group.where(key)), "missing")
             elif size != wanted if wanted else size <= CRC_BYTES:
                 expected = f"wanted {wanted}" if wanted else "no text"
-                yield Problem(Path(group.where(key)), f"{size} bytes, {expected}")
+                yield Problem(_place(group.where(key)), f"{size} bytes, {expected}")
             else:
                 present.append((key, crc))
     drawn = SystemRandom().sample(present, min(sample, len(present)))
@@ -148,7 +154,7 @@ def _problems_of_sample(
         drawn, _verify_chunks(group, drawn, sizes, content=False), strict=True
     ):
         if problem:
-            yield Problem(Path(group.where(key)), problem)
+            yield Problem(_place(group.where(key)), problem)
 
 
 def _chunk_size(group: Reader, name: str) -> int | None:
