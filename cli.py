@@ -36,6 +36,7 @@ from antigram.studies.click_options import (
     device_option,
     flag_option,
     layers_option,
+    local_cache_options,
     optimiser_options,
     own_option,
     precision_option,
@@ -329,6 +330,7 @@ def plan(common: Context, **options: Any) -> None:
     type=FloatRange(0, 1e6, max_open=True),
     help="GB of GPU memory for data; default: half of the free memory; 0: none.",
 )
+@local_cache_options
 @option("--max-steps", type=COUNT_OR_0, default=0, help="Stop after N steps; 0: no limit.")
 @flag_option("--resume", help="Continue an interrupted run.")
 @flag_option("--keep-resume", help="Keep last.pt, so that the run can get more --epochs.")

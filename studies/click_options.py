@@ -32,6 +32,7 @@ __all__ = [
     "device_option",
     "flag_option",
     "layers_option",
+    "local_cache_options",
     "optimiser_options",
     "own_option",
     "precision_option",
@@ -106,6 +107,21 @@ def rows_options(command: Callable[..., Any]) -> Callable[..., Any]:
         command
     )
     return shown_option("--tap", type=Choice(choices.TAPS), default="relu")(command)
+
+
+def local_cache_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for data that are named by addresses of an object store."""
+    command = option(
+        "--evict-days",
+        type=FloatRange(0, 1e6),
+        help="First delete local copies that no training has asked for in as many days.",
+    )(command)
+    return option(
+        "--local-cache",
+        type=PATH,
+        help="Folder for local copies of --data and --cache that are s3://, gs:// or az:// "
+        "addresses.",
+    )(command)
 
 
 def optimiser_options(command: Callable[..., Any]) -> Callable[..., Any]:

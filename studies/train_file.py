@@ -35,6 +35,8 @@ _OF_TRAIN: dict[str, Any] = {
     "keep_resume": bool,
     "report": bool,
     "device_memory": float,
+    "local_cache": Path,
+    "evict_days": float,
 }
 _WANTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _WANTED |= {Path: "the path of a file, as text"}

@@ -12,6 +12,7 @@ from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.storage.publish import check_goal
 from antigram.pipeline.workspace import Workspace, claimed_run, plain_name
+from antigram.studies.localised import check_local_cache, localised
 from antigram.studies.options import Options, check_options
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def train_student(
     keep_resume: bool = False,
     report: bool = True,
     device_memory: int | None = None,
+    local_cache: Path | None = None,
+    evict_days: float | None = None,
     display: Callable[[int], AbstractContextManager[Display]] = _silence,
     on_message: OnMessage = lambda _: None,
     **arguments: Any,  # noqa: ANN401 - as `Options` and `TrainConfig` declare them
@@ -80,6 +83,10 @@ def train_student(
         report: write the curves and the report, which takes seconds. A later call with ``resume``
             and the same arguments writes them for a finished run.
         device_memory: bytes of GPU memory for data; default: half of the free memory.
+        local_cache: folder for local copies of a store (``data``) and of caches that are named by
+            addresses such as ``s3://bucket/NAME.zarr``: see `local_copy`.
+        evict_days: first delete the copies in that folder that no training has asked for in as
+            many days.
         display: called with the maximum number of epochs; returns a context manager whose value
             is a `Display`.
         on_message: called with a line of text for each default that was chosen.
@@ -100,6 +107,7 @@ def train_student(
     settings |= words
     if save is not None:
         check_goal("`save`", save)
+    check_local_cache(options, local_cache, evict_days)
 
     import torch  # imported only now, so that contradictory options are refused at once
 
@@ -118,6 +126,7 @@ def train_student(
     with ExitStack() as held:
         distributed = held.enter_context(distributed_context(torch_device))
         torch_device = distributed.device(torch_device)
+        options, addresses = localised(options, local_cache, evict_days, on_message)
         job = resolve(workspace, options, settings, torch_device, on_message)
         config, store = job.config, job.store
         begin = _begin(job, begin_with, on_message)
@@ -145,6 +154,7 @@ def train_student(
                 keep_resume=keep_resume,
                 distributed=distributed,
                 device_memory=device_memory,
+                addresses=addresses,
                 on_message=shown.on_message,
             )
         except torch.OutOfMemoryError as error:

@@ -20,10 +20,12 @@ from antigram.pipeline.features.store import FeatureStore, is_fold
 from antigram.pipeline.storage.archive import SUFFIXES, verify_archive
 from antigram.pipeline.storage.exchange import verify_export
 from antigram.pipeline.storage.manifest import DOCUMENT, LAYER_GROUP, Problem
+from antigram.pipeline.storage.objects import is_address
 from antigram.pipeline.storage.opening import is_exported, open_backend
 from antigram.pipeline.storage.root import has_parts
 from antigram.pipeline.storage.verification import verify_group
 from antigram.pipeline.workspace import Workspace
+from antigram.studies.verify_address import verify_address
 
 __all__ = [
     "Verified",
@@ -45,14 +47,16 @@ _SAMPLED = "all metadata, the size of every chunk, and up to {} chunks, drawn at
 class Verified:
     """A verified path, its kind, and its problems; ``problems`` is empty if it is intact."""
 
-    path: Path
+    path: Path | str  # text: an address in an object store
     kind: str  # a result of `kind_of`
     problems: Sequence[Problem]
     sample: int | None = None  # chunks that were read of each group; None: all
 
     def line(self) -> str:
         """Return a line of text with the number of problems, or the progress of an intact run."""
-        state = f"; {run_state(self.path)}" if self.kind == "run" and not self.problems else ""
+        state = ""
+        if self.kind == "run" and not self.problems:
+            state = f"; {run_state(Path(self.path))}"
         worth = f"{len(self.problems)} problems" if self.problems else "intact"
         if self.sample is not None:
             state = f" as far as it was read: {_SAMPLED.format(self.sample)}"
@@ -145,8 +149,8 @@ def verify_named(
 
     Args:
         workspace: holds the stores, caches and runs.
-        names: names or paths of stores, caches and runs, or paths of ``FILE.pt`` and ``FILE.h5``;
-            default: all stores, caches and runs of the workspace.
+        names: names, paths or addresses of stores and caches, names or paths of runs, or paths of
+            ``FILE.pt`` and ``FILE.h5``; default: all stores, caches and runs of the workspace.
         sample: of each store, and of each layer of a cache, read only this many chunks, drawn at
             random, beside all metadata and the sizes of all chunks; runs and files are read
             completely. By default everything is read.
@@ -175,6 +179,12 @@ def verify_named(
         import_own(arch)
     stores = workspace.members(workspace.features)
     results: list[Verified] = []
+    for address in (name for name in names if is_address(name)):
+        results.append(Verified(address, *verify_address(address, sample), sample))
+        on_verified(results[-1])
+    names = [name for name in names if not is_address(name)]
+    if results and not names:
+        return results
     for path in _with_stores(_chosen(workspace, names)):
         kind, problems = kind_of(path), _problems(path, stores, sample)
         if kind == "cache" and recompute and not problems:

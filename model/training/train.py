@@ -67,6 +67,7 @@ def train(
     keep_resume: bool = False,
     save_every_s: float = 10.0,
     device_memory: int | None = None,
+    addresses: Mapping[str, str] | None = None,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train a student; write config, metrics, checkpoints and result into the run's folder.
@@ -86,6 +87,8 @@ def train(
         save_every_s: least number of seconds between two writes of last.pt within an epoch. Writes
             take at most a twentieth of the time, so they are less frequent if they are slow.
         device_memory: bytes of GPU memory that data may take; by default half of the free memory.
+        addresses: addresses in object stores that data were copied from, by the names of stores
+            and caches; ``result.json`` keeps them.
         on_message: called with a line for each note and warning.
 
     Returns:
@@ -295,6 +298,7 @@ def train(
     result |= {
         "resumable": keep_resume,
         "data_on_device": batches.resident,
+        **({"addresses": dict(addresses)} if addresses else {}),
         **baselines_of(worth),
         **effect.to_json(),
     }
