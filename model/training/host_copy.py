@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from antigram.pipeline.execution.memory import available_memory
 from antigram.pipeline.storage.files import size_text
 
-__all__ = ["Copying", "HostCopy", "available_memory"]
+__all__ = ["Copying", "HostCopy"]
 
 _SHARE = 0.5  # share of the available memory that a copy may take; others need memory, too
 _MEMINFO = Path("/proc/meminfo")
-_CGROUP = Path("/sys/fs/cgroup")  # of version 2, as a container sees its own
 
 
 class Copying:
@@ -102,7 +102,8 @@ class HostCopy:
             return False
         self._memory, self._forms = [], []
         size = sum(tensor.nbytes for tensor in tensors)
-        if size > _SHARE * available_memory():
+        # Where the system does not say what is available, as on macOS, this is tried.
+        if _MEMINFO.exists() and size > _SHARE * available_memory():
             raise MemoryError(f"a copy takes {size_text(size)}")
         try:
             self._memory = [
@@ -149,18 +150,3 @@ def _replaced(tree: Any, replace: Callable[[Tensor], Tensor]) -> Any:  # noqa: A
     if isinstance(tree, list | tuple):
         return type(tree)(_replaced(value, replace) for value in tree)
     return tree
-
-
-def available_memory() -> float:
-    """Return the bytes of memory that this process can still take; infinite if unknown."""
-    least = float("inf")
-    try:
-        text = _MEMINFO.read_text()
-        least = 1024.0 * int(text.partition("MemAvailable:")[2].split()[0])
-        most = int((_CGROUP / "memory.max").read_text())  # "max" without a limit: ValueError
-        used = int((_CGROUP / "memory.current").read_text())
-        stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        least = min(least, most - used + int(stat["inactive_file"]))  # those make way
-    except (OSError, ValueError, KeyError, IndexError):
-        pass
-    return least

@@ -303,10 +303,6 @@ def test_a_copy_keeps_layouts_and_names_and_its_memory_is_used_again():
     assert copied([maps[:1]])[0].shape == (1, 3, 4, 5)  # another tree
 
 
-def test_what_is_available_is_known_here():
-    assert 0 < host_copy.available_memory() < 1 << 50
-
-
 def test_best_and_last_are_renamed_when_both_are_on_disk(run, monkeypatch):
     changes = []
     replaced = type(run.files.folder).replace
