@@ -371,6 +371,7 @@ def train(common: Context, device_memory: float | None, print_config: bool, **op
 @option("--data", help="The store, for --recompute; default: the cache's.")
 @own_option
 @device_option
+@scheduler_option
 @common_options
 def verify(common: Context, **options: Any) -> int:
     """Read every byte of stores, caches, runs, FILE.pt or FILE.h5; exit 3 if any is damaged."""

@@ -1,4 +1,7 @@
-"""Read every byte of stores, caches and runs, and list what is damaged, missing or stale."""
+"""Read every byte of stores, caches and runs, and list what is damaged, missing or stale.
+
+The file is long, as each kind of thing is checked in its own way.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from antigram.cache.layer import BATCHES, CacheLayer, layers_of, open_root
 from antigram.model.training.run_files import has_manifest, run_state, verify_files
 from antigram.pipeline.callbacks import OnMessage
 from antigram.pipeline.errors import InputError, StoredDataError
+from antigram.pipeline.execution.dask_cluster import cluster_at
 from antigram.pipeline.features.store import FeatureStore, is_fold
 from antigram.pipeline.storage.archive import SUFFIXES, verify_archive
 from antigram.pipeline.storage.exchange import verify_export
@@ -23,7 +27,7 @@ from antigram.pipeline.storage.manifest import DOCUMENT, LAYER_GROUP, Problem
 from antigram.pipeline.storage.objects import is_address
 from antigram.pipeline.storage.opening import is_exported, open_backend
 from antigram.pipeline.storage.root import has_parts
-from antigram.pipeline.storage.verification import verify_group
+from antigram.pipeline.storage.verification import RunTasks, verify_group
 from antigram.pipeline.workspace import Workspace
 from antigram.studies.verify_address import verify_address
 
@@ -115,18 +119,20 @@ def verify(path: Path, stores: Sequence[Path] = (), *, sample: int | None = None
     return _problems(path, stores, sample)
 
 
-def _problems(path: Path, stores: Sequence[Path], sample: int | None) -> list[Problem]:
+def _problems(
+    path: Path, stores: Sequence[Path], sample: int | None, run: RunTasks | None = None
+) -> list[Problem]:
     match kind_of(path):
         case "run":
             return list(verify_run(path))
         case "cache":
-            return list(verify_cache(path, stores, sample))
+            return list(verify_cache(path, stores, sample, run))
         case "export":
             return list(verify_export(path))
         case "checkpoint":
             return list(verify_archive(path))
         case _:
-            return list(verify_store(path, sample))
+            return list(verify_store(path, sample, run))
 
 
 def verify_named(
@@ -142,6 +148,7 @@ def verify_named(
     teacher: str | None = None,
     source: Path | None = None,
     noise_source: Path | None = None,
+    scheduler: str | None = None,
     on_verified: Callable[[Verified], None] = lambda _: None,
     on_message: OnMessage = lambda _: None,
 ) -> list[Verified]:
@@ -162,6 +169,8 @@ def verify_named(
         teacher: a teacher that antigram did not train, instead of ``ckpt``: see `external_net`.
         source: folder of the store's recordings, for a teacher that takes audio.
         noise_source: folder of the noise, if noise was mixed in.
+        scheduler: address or file of a Dask scheduler, whose workers then read the chunks of stores
+            and caches in folders, unless only a sample is read.
         on_verified: called with each result once it is known.
         on_message: called with a line of text for each default that was chosen.
 
@@ -185,14 +194,16 @@ def verify_named(
     names = [name for name in names if not is_address(name)]
     if results and not names:
         return results
-    for path in _with_stores(_chosen(workspace, names)):
-        kind, problems = kind_of(path), _problems(path, stores, sample)
-        if kind == "cache" and recompute and not problems:
-            named = _Named(ckpt, teacher, source, noise_source)
-            problems = _recomputed(workspace, path, recompute, named, data, device, on_message)
-        sampled = sample if kind in ("store", "cache") else None
-        results.append(Verified(path, kind, problems, sampled))
-        on_verified(results[-1])
+    with cluster_at(scheduler, on_message) as cluster:
+        for path in _with_stores(_chosen(workspace, names)):
+            run = cluster.seeing(path).run if cluster and path.is_dir() else None
+            kind, problems = kind_of(path), _problems(path, stores, sample, run)
+            if kind == "cache" and recompute and not problems:
+                named = _Named(ckpt, teacher, source, noise_source)
+                problems = _recomputed(workspace, path, recompute, named, data, device, on_message)
+            sampled = sample if kind in ("store", "cache") else None
+            results.append(Verified(path, kind, problems, sampled))
+            on_verified(results[-1])
     return results
 
 
@@ -283,9 +294,11 @@ def _recomputed(
     return list(recompute(path, store, teacher, clips, named_device(device)))
 
 
-def verify_store(path: Path, sample: int | None = None) -> Iterator[Problem]:
-    """Yield the problems of a feature store; ``sample`` as for `verify`."""
-    problems = list(verify_group(open_backend(path), sample=sample))
+def verify_store(
+    path: Path, sample: int | None = None, run: RunTasks | None = None
+) -> Iterator[Problem]:
+    """Yield the problems of a feature store; ``sample`` as for `verify`, ``run`` for its group."""
+    problems = list(verify_group(open_backend(path), sample=sample, run=run))
     yield from problems
     if not problems:
         try:
@@ -299,7 +312,7 @@ def verify_store(path: Path, sample: int | None = None) -> Iterator[Problem]:
 
 
 def verify_cache(
-    path: Path, stores: Sequence[Path], sample: int | None = None
+    path: Path, stores: Sequence[Path], sample: int | None = None, run: RunTasks | None = None
 ) -> Iterator[Problem]:
     """Yield the problems of a Gram cache, which is stale if it fits none of the stores.
 
@@ -307,8 +320,9 @@ def verify_cache(
         path: path of the cache.
         stores: feature stores that it may have been made from.
         sample: as for `verify`.
+        run: as for `verify_group`.
     """
-    problems_of_root = list(verify_group(open_backend(path), sample=sample))
+    problems_of_root = list(verify_group(open_backend(path), sample=sample, run=run))
     yield from problems_of_root
     try:
         root = open_root(path)
@@ -333,7 +347,7 @@ def verify_cache(
             yield Problem(path / layer_name(layer), "missing")
     for number in numbers:
         folder = path / layer_name(number)
-        problems = list(verify_group(open_backend(folder), sample=sample))
+        problems = list(verify_group(open_backend(folder), sample=sample, run=run))
         yield from problems
         if not problems:
             try:

@@ -6,6 +6,8 @@ result is fetched as soon as it is there, and released: what a worker holds is l
 
 A task that kills its worker is run again by the scheduler, on four workers at most; batches that
 waited behind it share the blame. All of them are run again, one at a time.
+
+The file is long, as connection and executor have their failures in common.
 """
 
 from __future__ import annotations
@@ -214,6 +216,15 @@ class DaskCluster:
             token: file that a worker must see before it runs a task.
         """
         return DaskWorkers(self, set_up, shared, token)
+
+    def seeing(self, folder: Path) -> DaskWorkers:
+        """Return an executor on workers that see a folder, for tasks that share nothing else.
+
+        Raises:
+            InputError: a worker does not see it.
+        """
+        self.check_files([folder.absolute()])
+        return self.workers(None, None, folder.absolute())
 
 
 class DaskWorkers:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from random import SystemRandom
+from typing import Any
 
 from antigram.pipeline.errors import DamagedError
 from antigram.pipeline.storage.backend import Backend, Reader, Viewer
 from antigram.pipeline.storage.chunks import CRC_BYTES, STRING, array_digest, crc32c
+from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.layout import spec_of
 from antigram.pipeline.storage.manifest import (
     DOCUMENT,
@@ -26,9 +28,13 @@ from antigram.pipeline.storage.manifest import (
 )
 from antigram.pipeline.storage.objects import is_address
 
-__all__ = ["is_unchanged", "verify_group"]
+__all__ = ["RunTasks", "is_unchanged", "verify_group"]
 
 Chunk = tuple[str, int]  # key and crc32c
+# Runs a function for each task, and yields tasks and results in any order.
+RunTasks = Callable[
+    [Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[tuple[tuple[Any, ...], Any]]
+]
 
 _PART_BYTES = 4 << 20  # of chunks that a thread verifies at once
 _MOST_READ = 8 << 30  # bytes that `is_unchanged` reads
@@ -51,7 +57,11 @@ def is_unchanged(group: Backend, *, check_all: bool = False) -> bool:
 
 
 def verify_group(
-    group: Backend, *, content: bool = True, sample: int | None = None
+    group: Backend,
+    *,
+    content: bool = True,
+    sample: int | None = None,
+    run: RunTasks | None = None,
 ) -> Iterator[Problem]:
     """Read every byte of a group, check it by the manifest, and yield the problems.
 
@@ -61,8 +71,10 @@ def verify_group(
             ten times the speed.
         sample: read all metadata, but only as many chunks, drawn at random; of the others only
             existence and size are checked. By default all chunks are read.
+        run: runs tasks elsewhere, where the same folder is seen; ``group`` is then a folder. By
+            default chunks are read in threads of this process.
     """
-    return _problems(group, _sizes(group), content=content, sample=sample)
+    return _problems(group, _sizes(group), content=content, sample=sample, run=run)
 
 
 def _place(where: str) -> Path | str:
@@ -76,7 +88,12 @@ def _sizes(group: Backend) -> dict[str, int]:
 
 
 def _problems(
-    group: Backend, sizes: Mapping[str, int], *, content: bool, sample: int | None
+    group: Backend,
+    sizes: Mapping[str, int],
+    *,
+    content: bool,
+    sample: int | None,
+    run: RunTasks | None = None,
 ) -> Iterator[Problem]:
     """Yield the problems of a group: see `verify_group`."""
     try:
@@ -93,7 +110,7 @@ def _problems(
         for name, entry in manifest.arrays.items()
     ]
     if sample is None:
-        yield from _problems_of_all(group, every, sizes, manifest, content=content)
+        yield from _problems_of_all(group, every, sizes, manifest, content=content, run=run)
     else:
         yield from _problems_of_sample(group, every, sizes, sample)
     for key in unlisted(group, manifest, keys):
@@ -107,10 +124,15 @@ def _problems_of_all(
     manifest: Manifest,
     *,
     content: bool,
+    run: RunTasks | None,
 ) -> Iterator[Problem]:
     """Read all chunks of all arrays, and yield the problems; see `_problems_of_sample`."""
     together = [chunk for _, chunks in every for chunk in chunks]
-    verified = _verify_chunks(group, together, sizes, content=content)
+    verified = (
+        _verify_chunks(group, together, sizes, content=content)
+        if run is None
+        else _verify_elsewhere(run, Folder(Path(group.where()).absolute()), together, sizes)
+    )
     for name, chunks in every:
         digests: list[str] = []
         damaged = False
@@ -201,6 +223,21 @@ def _verify_chunks(
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+
+
+def _verify_elsewhere(
+    run: RunTasks, folder: Folder, chunks: Sequence[Chunk], sizes: Mapping[str, int]
+) -> Iterator[tuple[str, str]]:
+    """Verify chunks in order, in other processes; see `_verify_chunks`."""
+    parts = list(_parts(chunks, sizes))
+    tasks = ((number, folder, part) for number, part in enumerate(parts))
+    done = {task[0]: result for task, result in run(_verify_numbered, tasks)}
+    for number in range(len(parts)):
+        yield from done[number]
+
+
+def _verify_numbered(_: int, folder: Folder, chunks: Sequence[Chunk]) -> list[tuple[str, str]]:
+    return _verify_part(folder, chunks, content=True)
 
 
 def _parts(chunks: Sequence[Chunk], sizes: Mapping[str, int]) -> Iterator[list[Chunk]]:

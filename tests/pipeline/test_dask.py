@@ -12,6 +12,8 @@ import pytest
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.execution import dask_cluster, dask_tasks
 from antigram.pipeline.execution.dask_cluster import DaskCluster, cluster_at
+from antigram.pipeline.workspace import Workspace
+from antigram.studies.verify import verify_named
 from tests.support import corpus_trees
 from tests.support.dask_clusters import cluster_of
 from tests.support.files import bytes_of
@@ -79,6 +81,20 @@ def test_an_unusable_recording_is_rejected_as_in_a_local_run(cluster, gsc_home, 
     store = prepare_gsc(home, tmp_path / "dask.zarr", max_rejected=1, cluster=cluster).store
     assert store.root["rejected"] == local.root["rejected"]
     assert bytes_of(store.path) == bytes_of(local.path)
+
+
+def test_problems_of_a_store_are_those_of_a_local_look(running, cluster, store_copy):
+    def problems(**given):
+        workspace = Workspace(store_copy.parent)
+        [done] = verify_named(workspace, [str(store_copy)], **given)
+        return done.problems
+
+    assert problems(scheduler=str(running.file)) == []
+    (store_copy / "features" / "c" / "1" / "0" / "0").write_bytes(b"x" * 1000)
+    (store_copy / "features" / "c" / "4" / "0" / "0").unlink()
+    found = problems(scheduler=str(running.file))
+    assert len(found) == 2
+    assert found == problems()
 
 
 def test_a_file_that_no_scheduler_wrote_is_refused(tmp_path):
