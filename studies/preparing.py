@@ -15,7 +15,8 @@ from antigram.pipeline.download.corpora import Downloaded, download
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.execution.dask_cluster import cluster_at
 from antigram.pipeline.features.naming import recipe_for, store_name
-from antigram.pipeline.features.preparation import Prepared, prepare
+from antigram.pipeline.features.preparation import prepare
+from antigram.pipeline.features.prepared import Prepared
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.features.within import Training, training_of
 from antigram.pipeline.workspace import Workspace, is_fold_name, plain_name

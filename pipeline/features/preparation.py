@@ -15,10 +15,8 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,6 +32,7 @@ from antigram.pipeline.features.designs import is_design
 from antigram.pipeline.features.first_pass import render_all
 from antigram.pipeline.features.folds import make_folds
 from antigram.pipeline.features.listing import Listing, Reject, list_rows, split_rows
+from antigram.pipeline.features.prepared import Prepared
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.rejected import check_rejected, list_rejected
 from antigram.pipeline.features.rendering import set_up
@@ -47,9 +46,7 @@ from antigram.pipeline.features.source_record import (
     write_sources,
 )
 from antigram.pipeline.features.sources import Source, joined, name_some, paths_of
-from antigram.pipeline.features.split import SPLITS
 from antigram.pipeline.features.store import FeatureStore
-from antigram.pipeline.features.summary import Summary, summarise
 from antigram.pipeline.features.within import Training
 from antigram.pipeline.storage.durable import flush_filesystem, write_text
 from antigram.pipeline.storage.files import size_of, size_text
@@ -59,62 +56,11 @@ from antigram.pipeline.storage.publish import discard, publish, recover, work_fo
 from antigram.pipeline.storage.verification import is_unchanged
 from antigram.pipeline.workspace import locked
 
-__all__ = ["OnProgress", "Prepared", "prepare"]
+__all__ = ["OnProgress", "prepare"]
 
 _TASKS = "antigram.pipeline.features.rendering"
 _FILES = 2  # number of the layout of unfinished work
 _SHARE = 4  # of the available memory, one part holds magnitudes and noise
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Result of `prepare`.
-
-    Attributes:
-        store: the opened store.
-        seconds: duration of the call.
-        computed: number of segments whose sums were computed in this call.
-        sources: result of comparing the recordings with their record.
-        left_alone: whether the store existed already and was kept.
-        folds: paths of the store's folds, if it was prepared with a design.
-    """
-
-    store: FeatureStore
-    seconds: float
-    computed: int
-    sources: Checked
-    left_alone: bool = False
-    folds: Sequence[Path] = ()
-
-    @cached_property
-    def summary(self) -> Summary:
-        """Summary of the store's contents."""
-        return summarise(self.store)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields of ``prepare --json``."""
-        store, rows = self.store, {split: self.store.rows(split) for split in SPLITS}
-        recordings = store.recording_numbers
-        return {
-            "store": str(store.path),
-            "name": store.name,
-            "fingerprint": store.fingerprint,
-            "clips": {split: len(own) for split, own in rows.items()},
-            "recordings": {split: len(np.unique(recordings[own])) for split, own in rows.items()},
-            "folds": [str(path) for path in self.folds],
-            "shape": list(store.shape),
-            "classes": store.classes,
-            "mean": store.mean,
-            "std": store.std,
-            "rejected": store.root["rejected"],
-            "skipped": store.root["skipped"],
-            "silent": store.root["silent"],
-            "seconds": round(self.seconds, 3),
-            "clips_per_second": round(self.computed / self.seconds, 1),
-            "computed": self.computed,
-            "sources": asdict(self.sources),
-            "summary": self.summary.to_json(),
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from antigram.pipeline.audio.noise import NoiseBank, noise_files
 from antigram.pipeline.corpora.folder import FOLDER
 from antigram.pipeline.corpus import Clip, CorpusError, Skipped
 from antigram.pipeline.errors import InputError
-from antigram.pipeline.features.preparation import Prepared, prepare
+from antigram.pipeline.features.preparation import prepare
+from antigram.pipeline.features.prepared import Prepared
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.storage.folder import Folder
 from antigram.pipeline.storage.verification import verify_group

@@ -14,7 +14,7 @@ import antigram
 from antigram.pipeline.corpora.manifests import pieces
 from antigram.pipeline.corpus import Clip, CorpusError, Note, Rejected, Skipped
 from antigram.pipeline.errors import InputError
-from antigram.pipeline.features.preparation import Prepared
+from antigram.pipeline.features.prepared import Prepared
 from antigram.pipeline.features.source_record import path_of
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.workspace import Workspace

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from antigram.pipeline.corpora.folder import FOLDER
 from antigram.pipeline.errors import InputError
 from antigram.pipeline.features.naming import recipe_for, store_name
-from antigram.pipeline.features.preparation import Prepared, prepare
+from antigram.pipeline.features.preparation import prepare
+from antigram.pipeline.features.prepared import Prepared
 from tests.support.corpus_trees import sound, wav
 from tests.support.listings import entries_of
 

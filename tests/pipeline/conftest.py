@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from antigram.pipeline.download.extract import Limits, unpacked
-from antigram.pipeline.features.preparation import Prepared
+from antigram.pipeline.features.prepared import Prepared
 from antigram.pipeline.storage.chunks import STRING, ArraySpec, encode, write_chunk
 from antigram.pipeline.storage.exchange import export_file
 from antigram.pipeline.storage.folder import Folder

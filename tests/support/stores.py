@@ -12,7 +12,8 @@ from antigram.pipeline.audio.noise import NoiseBank, noise_files
 from antigram.pipeline.corpora import CORPORA
 from antigram.pipeline.corpora.gsc import GSC
 from antigram.pipeline.execution.dask_cluster import DaskCluster
-from antigram.pipeline.features.preparation import OnProgress, Prepared, prepare
+from antigram.pipeline.features.preparation import OnProgress, prepare
+from antigram.pipeline.features.prepared import Prepared
 from antigram.pipeline.features.recipe import Recipe
 from antigram.pipeline.features.store import FeatureStore
 from antigram.pipeline.storage import chunks
