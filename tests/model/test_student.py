@@ -116,7 +116,7 @@ def test_batches_hold_the_clips_asked_for_and_the_last_one_is_short(store):
 
 def test_an_error_while_reading_ahead_is_raised_where_the_batches_are_used(store):
     class Broken:
-        views, stored_bytes = None, 0
+        views, stored_bytes, arrays = None, 0, ()
 
         def read(self, clips, epoch):
             if 20 in clips:
